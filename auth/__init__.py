@@ -1,0 +1,1 @@
+"""HTTP Digest verification, credentials, principals and policy decisions."""

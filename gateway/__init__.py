@@ -1,0 +1,1 @@
+"""The access-control gateway: listeners, admission, pools, routes, audit, commands."""

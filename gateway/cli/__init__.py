@@ -1,0 +1,1 @@
+"""The rhttp-pki command line (click), one module a group of commands."""

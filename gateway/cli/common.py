@@ -1,0 +1,89 @@
+"""What every command shares: the home and passphrase options, and how a failure is told.
+
+Exit status: 0 done, 1 refused or failed (one clear line on stderr), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import click
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(slots=True)
+class Settings:
+    """Options that every command takes, wherever on the command line they stand."""
+
+    home: Path = Path("rhttp-home")
+    passphrase_file: Path | None = None
+
+    def passphrase(self) -> bytes | None:
+        """The passphrase: the file's first line, without its line end; None when no file was named.
+
+        Raises:
+            Failure: the file cannot be read or its first line is empty.
+        """
+        if self.passphrase_file is None:
+            return None
+        try:
+            line = self.passphrase_file.read_bytes().split(b"\n", 1)[0].rstrip(b"\r")
+        except OSError as error:
+            fail(f"cannot read the passphrase file {self.passphrase_file}: {error.strerror}; name a readable file")
+        if not line:
+            fail(f"the passphrase file {self.passphrase_file} starts with an empty line; put the passphrase there")
+        return line
+
+
+class Failure(click.ClickException):
+    """A command that was refused or failed: its one line goes to stderr, exit status 1."""
+
+    exit_code = 1
+
+
+def fail(message: str) -> NoReturn:
+    """End the command with exit status 1 and one line that says what, why and the mend."""
+    raise Failure(" ".join(message.split()))
+
+
+def _set(name: str) -> Callable[[click.Context, click.Parameter, Path | None], None]:
+    def callback(context: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
+        if value is not None:
+            setattr(context.ensure_object(Settings), name, value)
+
+    return callback
+
+
+def common_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Add ``--home`` and ``--passphrase-file``; the command gets them as its first argument, a `Settings`."""
+
+    @click.option(
+        "--home",
+        type=click.Path(path_type=Path, file_okay=False),
+        envvar="RHTTP_PKI_HOME",
+        expose_value=False,
+        is_eager=True,
+        callback=_set("home"),
+        help="The home directory (RHTTP_PKI_HOME; default ./rhttp-home).",
+    )
+    @click.option(
+        "--passphrase-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar="RHTTP_PKI_PASSPHRASE_FILE",
+        expose_value=False,
+        is_eager=True,
+        callback=_set("passphrase_file"),
+        help="A file whose first line unseals the keys (RHTTP_PKI_PASSPHRASE_FILE).",
+    )
+    @click.pass_context
+    @functools.wraps(command)
+    def wrapped(context: click.Context, /, *args: Any, **kwargs: Any) -> R:
+        return command(context.ensure_object(Settings), *args, **kwargs)
+
+    return wrapped
