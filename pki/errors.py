@@ -1,0 +1,119 @@
+"""Every way this package says no, in one file.
+
+    PkiError                 code: a stable slug for logs and audit lines
+    ├─ NameInvalid           a name, pool, trust domain, SPIFFE ID or SAN that breaks its grammar
+    ├─ ProfileViolation      findings: what lint found, all of it
+    ├─ CertificateInvalid    reason: PathReason, detail: for the log, never for the peer
+    ├─ RequestInvalid        a certificate signing request that is not to be signed
+    ├─ InputUnreadable       a file that holds no certificate, revocation list or key where one was asked for
+    ├─ StoreError            a trust store or inventory that cannot be used
+    └─ KeyUnavailable        a sealed key without its passphrase, or with a wrong one
+
+No message carries a key, a passphrase or the content of a file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = [
+    "CertificateInvalid",
+    "Finding",
+    "InputUnreadable",
+    "KeyUnavailable",
+    "NameInvalid",
+    "PathReason",
+    "PkiError",
+    "ProfileViolation",
+    "RequestInvalid",
+    "StoreError",
+]
+
+
+class PathReason(StrEnum):
+    """Why a certification path is refused. The values are public: `verify` prints them, the audit log records them."""
+
+    UNTRUSTED = "untrusted"
+    """No path of good signatures leads from the certificate to a trust anchor (RFC 5280 §6.1.3 (a)(1), (a)(4))."""
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+    PURPOSE = "purpose"
+    """Extended key usage, here or at a CA above, excludes the purpose asked for."""
+    NAME = "name"
+    """A name breaks its grammar, is missing, or lies outside a name constraint."""
+    REVOKED = "revoked"
+    STALE_CRL = "stale_crl"
+    """Whether it is revoked cannot be told: the list is missing, out of date or not to be used."""
+    MALFORMED = "malformed"
+    """Not DER X.509 v3, or an extension that cannot be read."""
+    ROLE = "role"
+    """The issuing CA, the SPIFFE ID and the role asked for do not agree."""
+    PROFILE = "profile"
+    """A structural rule: basic constraints, path length, key usage, an extension that is unknown and critical, policies."""
+    ALGORITHM = "algorithm"
+    """A signature algorithm or key that is not accepted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One rule that a template or certificate breaks.
+
+    `rule` is a stable slug, `where` the field, `message` a clause for people, `reason` what `verify_peer` answers
+    when a certificate breaks it.
+    """
+
+    rule: str
+    where: str
+    message: str
+    rfc: str = ""
+    reason: PathReason = PathReason.PROFILE
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" + (f" ({self.rfc})" if self.rfc else "")
+
+
+class PkiError(Exception):
+    """The root of this package's errors."""
+
+    code: str = "pki"
+
+
+class NameInvalid(PkiError):
+    code = "name_invalid"
+
+
+class ProfileViolation(PkiError):
+    """A template or certificate that lint does not pass; carries every finding."""
+
+    code = "profile_violation"
+
+    def __init__(self, findings: tuple[Finding, ...]) -> None:
+        super().__init__("; ".join(str(finding) for finding in findings))
+        self.findings = findings
+
+
+class CertificateInvalid(PkiError):
+    """A path that is refused: `reason` is stable, `detail` is for the log only."""
+
+    def __init__(self, reason: PathReason, detail: str = "") -> None:
+        super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
+        self.reason = reason
+        self.detail = detail
+        self.code = reason.value
+
+
+class RequestInvalid(PkiError):
+    code = "request_invalid"
+
+
+class InputUnreadable(PkiError):
+    code = "input_unreadable"
+
+
+class StoreError(PkiError):
+    code = "store"
+
+
+class KeyUnavailable(PkiError):
+    code = "key_unavailable"
