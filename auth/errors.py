@@ -1,0 +1,68 @@
+"""What `auth` raises when it cannot decide. A wrong password or a replayed counter is a value, never one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class AuthError(Exception):
+    """Base of everything `auth` raises on purpose.
+
+    ``code`` is a stable slug for logs and machines. The text names the fault and the mend and holds no secret.
+    """
+
+    code = "auth"
+
+
+class CredentialsUnavailable(AuthError):
+    """Stored credentials cannot be read: wrong state key or a damaged row. The store is at fault, not a user."""
+
+    code = "credentials_unavailable"
+
+
+class UserExists(AuthError):
+    """A user of that name is there already."""
+
+    code = "user_exists"
+
+
+class UserUnknown(AuthError):
+    """No user of that name."""
+
+    code = "user_unknown"
+
+
+class UserNameInvalid(AuthError):
+    """The text is no NAME and so can never match a certificate."""
+
+    code = "user_name_invalid"
+
+
+class PasswordRefused(AuthError):
+    """The password breaks the policy of `auth.passwords`; the text says which rule, never the password."""
+
+    code = "password_refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyProblem:
+    """One fault of a policy file: where (``line`` from 1, None when the whole file is meant) and what."""
+
+    file: str
+    line: int | None
+    message: str
+
+    def __str__(self) -> str:
+        where = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{where}: {self.message}"
+
+
+class PolicyInvalid(AuthError):
+    """Policies that may not be used, with every problem at once. Raised at load, never while a request is decided."""
+
+    code = "policy_invalid"
+
+    def __init__(self, problems: Sequence[PolicyProblem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(str(problem) for problem in self.problems))

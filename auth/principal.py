@@ -1,0 +1,43 @@
+"""Who asks: the principal of policies and of the audit log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+PrincipalKind = Literal["Client", "Worker", "Master"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """A verified identity as policies see it. Hashable, so it can be part of a cache key.
+
+    It proves nothing by itself: whoever builds one must hold the verified peer (or own the dispatch listener).
+
+    Args:
+        kind: the Cedar entity type.
+        name: the NAME of the certificate.
+        pool: the pool of a worker's certificate; None for the other kinds.
+        labels: the labels of the certificate, sorted by key, each key once.
+    """
+
+    kind: PrincipalKind
+    name: str
+    pool: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """The form that ``[groups]``, the audit log and ``Rhttp-Identity`` use, such as ``client/alice``."""
+        return f"{self.kind.lower()}/{self.name}"
+
+    def label(self, key: str) -> str | None:
+        """The value of one label, None when the certificate carries no such label."""
+        for known, value in self.labels:
+            if known == key:
+                return value
+        return None
+
+
+LOCAL_MASTER: Final = Principal(kind="Master", name="local")
+"""Whoever may open the dispatch listener."""
