@@ -1,0 +1,84 @@
+# Shared by the scripts beside this file: `. scripts/lib.sh`, never run by itself.
+#
+# It promises: ROOT is the checkout, standard input is empty (nothing here may wait for a person), and after
+# `make_venv` $VENV/bin has the pinned tools and the project itself. Works as root and as anyone else; only root
+# gets missing system packages installed, everyone else is told which to ask for.
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
+VENV="$ROOT/.venv"
+exec </dev/null
+
+say() { printf '%s\n' "== $*" >&2; }
+
+die() {
+    printf '%s\n' "error: $*" >&2
+    exit 1
+}
+
+# install_debian PACKAGE...: installs them when we are root on a machine with apt-get; otherwise fails with their names.
+install_debian() {
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+        printf '%s\n' "error: missing system packages (Debian names): $*; install them and run this again" >&2
+        return 1
+    fi
+    say "installing $*"
+    export DEBIAN_FRONTEND=noninteractive
+    if [ -z "${RHTTP_APT_UPDATED:-}" ]; then
+        apt-get -qq update || return 1
+        export RHTTP_APT_UPDATED=1
+    fi
+    apt-get -qq install --no-install-recommends -y "$@" >/dev/null
+}
+
+# need_commands COMMAND:PACKAGE...: the packages whose command is not on the PATH. The command is asked first, because
+# a vendor's nodejs brings its own npm and conflicts with Debian's package of that name.
+need_commands() {
+    local pair missing=()
+    for pair in "$@"; do
+        command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair##*:}")
+    done
+    [ "${#missing[@]}" -eq 0 ] || install_debian "${missing[@]}"
+}
+
+# need_header PATH PACKAGE: the same for a C header below /usr/include.
+need_header() {
+    [ -e "/usr/include/$1" ] || compgen -G "/usr/include/*/$1" >/dev/null || install_debian "$2"
+}
+
+# Prints the first Python that is new enough and can make a virtual environment with pip in it.
+find_python() {
+    local python
+    for python in "${PYTHON:-python3.11}" python3.11 python3.12 python3.13 python3; do
+        if "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+            printf '%s\n' "$python"
+            return 0
+        fi
+    done
+    return 1
+}
+
+# Makes or refreshes .venv from requirements-dev.lock; quick when nothing changed since the last time.
+make_venv() {
+    local python stamp want
+    # Two runs at once in one checkout must not build the same folder: the checkout's own folder is the lock.
+    exec 9<"$ROOT"
+    flock 9
+    stamp="$VENV/.made-from"
+    want="$(cat "$ROOT/requirements-dev.lock" "$ROOT/pyproject.toml" | sha256sum) $ROOT"
+    if [ ! -x "$VENV/bin/python" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
+        if ! python="$(find_python)"; then
+            install_debian python3 python3-venv || die "Python 3.11 or newer with the venv module is needed"
+            python="$(find_python)" || die "Python 3.11 or newer with the venv module is needed"
+        fi
+        say "making .venv with $("$python" --version)"
+        rm -rf "$VENV"
+        "$python" -m venv "$VENV"
+        "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
+            --require-hashes --no-deps -r "$ROOT/requirements-dev.lock"
+        "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
+            --no-deps --no-build-isolation --editable "$ROOT"
+        printf '%s\n' "$want" >"$stamp"
+    fi
+    flock -u 9
+    exec 9<&-
+}
