@@ -15,31 +15,31 @@ class AuthError(Exception):
     code = "auth"
 
 
-class CredentialsUnavailable(AuthError):
+class CredentialsUnavailable(AuthError):  # noqa: N818 - says what is the case, like every error of ours
     """Stored credentials cannot be read: wrong state key or a damaged row. The store is at fault, not a user."""
 
     code = "credentials_unavailable"
 
 
-class UserExists(AuthError):
+class UserExists(AuthError):  # noqa: N818 - says what is the case, like every error of ours
     """A user of that name is there already."""
 
     code = "user_exists"
 
 
-class UserUnknown(AuthError):
+class UserUnknown(AuthError):  # noqa: N818 - says what is the case, like every error of ours
     """No user of that name."""
 
     code = "user_unknown"
 
 
-class UserNameInvalid(AuthError):
+class UserNameInvalid(AuthError):  # noqa: N818 - says what is the case, like every error of ours
     """The text is no NAME and so can never match a certificate."""
 
     code = "user_name_invalid"
 
 
-class PasswordRefused(AuthError):
+class PasswordRefused(AuthError):  # noqa: N818 - says what is the case, like every error of ours
     """The password breaks the policy of `auth.passwords`; the text says which rule, never the password."""
 
     code = "password_refused"
@@ -58,7 +58,7 @@ class PolicyProblem:
         return f"{where}: {self.message}"
 
 
-class PolicyInvalid(AuthError):
+class PolicyInvalid(AuthError):  # noqa: N818 - says what is the case, like every error of ours
     """Policies that may not be used, with every problem at once. Raised at load, never while a request is decided."""
 
     code = "policy_invalid"
