@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from gateway.limits import Limits
+from pydantic import ConfigDict, Field
+
+from gateway.limits import GIB, KIB, MIB, Int, Limits, count, size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,12 +117,19 @@ class PoolConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditConfig:
-    """The audit log: bytes a file may have, finished files kept for each stream (0: all), what a full disk means."""
+    """The ``[audit]`` table: the audit log's files. Checked by its annotations, like `Limits`."""
 
-    max_bytes: int = 64 * 1024 * 1024
-    keep: int = 0
-    when_full: Literal["refuse", "continue"] = "refuse"
-    fold_after: int = 10
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    max_bytes: Annotated[Int, size(1 * KIB, 16 * GIB, "One file may have; then the next is begun.")] = 64 * MIB
+    keep: Annotated[Int, count(0, 1000000, "Finished files kept for each stream; 0 keeps all.")] = 0
+    when_full: Annotated[
+        Literal["refuse", "continue"],
+        Field(description="When a line cannot be written: refuse requests, or go on without the line."),
+    ] = "refuse"
+    fold_after: Annotated[
+        Int, count(1, 100000, "Refusals a second of one source and reason that get a line each; then one for all.")
+    ] = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, Strict
 
 KIB = 1024
 MIB = 1024 * KIB
+GIB = 1024 * MIB
 
 # TOML has types, so a number in quotes or a boolean is a mistake. (A strict *table* would refuse a mapping too.)
 Int = Annotated[int, Strict()]
