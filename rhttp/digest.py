@@ -10,7 +10,6 @@ Posture: untrusted peer on either side; bad input is answered with values, never
 from __future__ import annotations
 
 import hashlib
-import os
 import unicodedata
 from binascii import Error as HexError
 from binascii import unhexlify
@@ -278,7 +277,7 @@ class DigestClient:
         user: visible ASCII without ":" (RFC 7616 §3.4.4); anything else is a ValueError.
         password: normalised to NFC, sent as UTF-8 into the hash, kept in memory for new realms.
         algorithms: what it may use, most wanted first. MD5 only if named here.
-        entropy: gives that many unpredictable bytes, for the client nonce.
+        entropy: gives that many unpredictable bytes, for the client nonce (`os.urandom`, `secrets.token_bytes`).
     """
 
     def __init__(
@@ -286,8 +285,8 @@ class DigestClient:
         user: str,
         password: str,
         *,
+        entropy: Callable[[int], bytes],
         algorithms: Sequence[Algorithm] = (Algorithm.SHA_256, Algorithm.SHA_512_256),
-        entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         if not user or not user.isascii() or not user.isprintable() or ":" in user:
             raise ValueError("a Digest user name is visible ASCII without a colon")

@@ -1,0 +1,277 @@
+"""The credential store (I/O): users and their sealed H(A1) values in the state database.
+
+H(A1) equals the password for Digest, so each is sealed with AES-256-GCM under the state key; the additional data are
+the user's name and the algorithm, so a row moved to another user or algorithm does not open. What a thief of the
+database alone learns: names, roles, times, which algorithms.
+
+Posture: trusts whoever holds the database *and* the state key. A row that does not open fails everything that reads it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from auth.credentials import DUMMY_HA1
+from auth.errors import CredentialsUnavailable, UserExists, UserUnknown
+from auth.passwords import normalise_password, parse_user_name
+from auth.tables import user_credentials, users
+from rhttp.digest import Algorithm, ha1
+
+__all__ = ["StoredUser", "UserCredentials", "UserExists", "UserStore", "read_users", "seal_ha1", "unseal_ha1"]
+
+STATE_KEY_BYTES: Final = 32
+_FORMAT: Final = b"\x01"  # AES-256-GCM; 12 bytes of nonce, then the ciphertext with its tag
+_NONCE: Final = 12
+_MEND: Final = "use the state key of this home, or set the password again with `rhttp-pki user passwd`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredUser:
+    """What may be shown of a user. Times are seconds since the epoch."""
+
+    name: str
+    role: str | None
+    enabled: bool
+    algorithms: tuple[str, ...]
+    created_at: float
+    changed_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserCredentials:
+    """A user with its opened H(A1) values (algorithm's name to lower-case hex). Its repr shows none of them."""
+
+    name: str
+    enabled: bool
+    ha1: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"<UserCredentials of {self.name}>"
+
+
+class UserStore:
+    """Users of one realm. Every method is one transaction, or a part of the one that the caller's ``connection`` is in.
+
+    Args:
+        state_key: 32 bytes; anything else is `CredentialsUnavailable`.
+        realm: part of every H(A1): users of another realm must be given new passwords.
+        on_write: called in each writing transaction.
+        algorithms: for which H(A1) is stored when a password is set.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        state_key: bytes,
+        realm: str,
+        on_write: Callable[[Connection], None],
+        *,
+        algorithms: Sequence[str] = (Algorithm.SHA_256,),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        _require_key(state_key)
+        self._engine = engine
+        self._state_key = state_key
+        self._realm = realm
+        self._on_write = on_write
+        self._algorithms = tuple(Algorithm(name) for name in algorithms)
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<UserStore of realm {self._realm!r}>"
+
+    def add(self, name: str, password: str, *, role: str | None = None, connection: Connection | None = None) -> None:
+        """Make an enabled user.
+
+        Raises:
+            UserNameInvalid, PasswordRefused: see `auth.passwords`.
+            UserExists: there is one of that name, enabled or not.
+        """
+        parse_user_name(name)
+        sealed = self._seal(name, password)
+        now = self._clock()
+        row = {"name": name, "role": role, "enabled": True, "created_at": now, "changed_at": now}
+        with self._writing(connection) as writing:
+            if _is_there(writing, name):
+                raise _exists(name)
+            try:
+                writing.execute(insert(users), row)
+            except IntegrityError:  # another command was quicker (only where transactions do not wait)
+                raise _exists(name) from None
+            writing.execute(insert(user_credentials), sealed)
+
+    def passwd(self, name: str, password: str, *, connection: Connection | None = None) -> None:
+        """Give a user a new password, for the algorithms of this store and no other; a disabled one stays disabled.
+
+        Raises:
+            PasswordRefused: see `auth.passwords`.
+            UserUnknown: there is no such user.
+        """
+        sealed = self._seal(name, password)
+        with self._writing(connection) as writing:
+            self._change(writing, name)
+            writing.execute(delete(user_credentials).where(user_credentials.c.name == name))
+            writing.execute(insert(user_credentials), sealed)
+
+    def disable(self, name: str, *, connection: Connection | None = None) -> bool:
+        """Refuse the user until it is enabled again; whether that changed anything. Raises `UserUnknown`."""
+        return self._set_enabled(name, False, connection)
+
+    def enable(self, name: str, *, connection: Connection | None = None) -> bool:
+        """Undo `disable`, with the password of before; whether that changed anything. Raises `UserUnknown`."""
+        return self._set_enabled(name, True, connection)
+
+    def remove(self, name: str, *, connection: Connection | None = None) -> None:
+        """Forget the user and its password. Raises `UserUnknown`."""
+        with self._writing(connection) as writing:
+            # Not left to ON DELETE CASCADE: SQLite only obeys it when a pragma is on.
+            writing.execute(delete(user_credentials).where(user_credentials.c.name == name))
+            if writing.execute(delete(users).where(users.c.name == name)).rowcount != 1:
+                raise _unknown(name)
+
+    def list(self, *, connection: Connection | None = None) -> tuple[StoredUser, ...]:
+        """All users by name. Opens nothing."""
+        with self._reading(connection) as connection:
+            known: dict[str, list[str]] = {}
+            columns = select(user_credentials.c.name, user_credentials.c.algorithm).order_by(
+                user_credentials.c.algorithm
+            )
+            for name, algorithm in connection.execute(columns):
+                known.setdefault(name, []).append(algorithm)
+            rows = connection.execute(select(users).order_by(users.c.name)).all()
+        return tuple(
+            StoredUser(
+                name=row.name,
+                role=row.role,
+                enabled=bool(row.enabled),
+                algorithms=tuple(known.get(row.name, ())),
+                created_at=row.created_at,
+                changed_at=row.changed_at,
+            )
+            for row in rows
+        )
+
+    def export(self, algorithm: str = Algorithm.SHA_256, *, connection: Connection | None = None) -> tuple[str, ...]:
+        """``user:realm:H(A1)`` lines of the enabled users that have that algorithm: as secret as their passwords.
+
+        Disabled users are left out, since the format cannot say that they are. Raises `CredentialsUnavailable`.
+        """
+        with self._reading(connection) as connection:
+            found = read_users(connection, self._state_key)
+        return tuple(
+            f"{user.name}:{self._realm}:{user.ha1[algorithm]}"
+            for user in found
+            if user.enabled and algorithm in user.ha1
+        )
+
+    def _seal(self, name: str, password: str) -> Sequence[Mapping[str, object]]:
+        normal = normalise_password(password)
+        return [
+            {
+                "name": name,
+                "algorithm": algorithm.value,
+                "sealed": seal_ha1(self._state_key, name, algorithm, ha1(name, self._realm, normal, algorithm)),
+            }
+            for algorithm in self._algorithms
+        ]
+
+    def _set_enabled(self, name: str, enabled: bool, connection: Connection | None) -> bool:
+        with self._writing(connection) as writing:
+            was = writing.execute(select(users.c.enabled).where(users.c.name == name)).scalar_one_or_none()
+            if was is None:
+                raise _unknown(name)
+            if bool(was) is not enabled:
+                self._change(writing, name, enabled=enabled)
+            return bool(was) is not enabled
+
+    def _change(self, writing: Connection, name: str, **values: object) -> None:
+        change = update(users).where(users.c.name == name).values(changed_at=self._clock(), **values)
+        if writing.execute(change).rowcount != 1:
+            raise _unknown(name)
+
+    @contextmanager
+    def _reading(self, connection: Connection | None) -> Iterator[Connection]:
+        if connection is not None:
+            yield connection
+            return
+        with self._engine.connect() as own:
+            yield own
+
+    @contextmanager
+    def _writing(self, connection: Connection | None) -> Iterator[Connection]:
+        if connection is not None:
+            yield connection
+            self._on_write(connection)
+            return
+        with self._engine.begin() as own:
+            yield own
+            self._on_write(own)
+
+
+def read_users(connection: Connection, state_key: bytes) -> tuple[UserCredentials, ...]:
+    """All users by name with their credentials opened, for a state snapshot.
+
+    Raises:
+        CredentialsUnavailable: wrong state key or a damaged row; then nothing is answered.
+    """
+    _require_key(state_key)
+    opened: dict[str, dict[str, str]] = {}
+    for name, algorithm, sealed in connection.execute(select(user_credentials)):
+        opened.setdefault(name, {})[algorithm] = unseal_ha1(state_key, name, algorithm, sealed)
+    rows = connection.execute(select(users.c.name, users.c.enabled).order_by(users.c.name))
+    return tuple(UserCredentials(name=name, enabled=bool(enabled), ha1=opened.get(name, {})) for name, enabled in rows)
+
+
+def seal_ha1(state_key: bytes, name: str, algorithm: str, value: str) -> bytes:
+    """Seal one H(A1). The nonce is random: 2^32 seals under one key are safe, passwords are set less often."""
+    nonce = os.urandom(_NONCE)
+    return _FORMAT + nonce + AESGCM(state_key).encrypt(nonce, value.encode(), _bound_to(name, algorithm))
+
+
+def unseal_ha1(state_key: bytes, name: str, algorithm: str, sealed: bytes) -> str:
+    """Open what `seal_ha1` made for the same user and algorithm.
+
+    Raises:
+        CredentialsUnavailable: wrong key, damaged, or sealed for another user or algorithm.
+    """
+    try:
+        if sealed[:1] != _FORMAT:
+            raise ValueError
+        value = AESGCM(state_key).decrypt(sealed[1 : 1 + _NONCE], sealed[1 + _NONCE :], _bound_to(name, algorithm))
+        if len(value) != len(DUMMY_HA1[Algorithm(algorithm)]):
+            raise ValueError
+        return value.decode("ascii")
+    except (InvalidTag, ValueError):
+        raise CredentialsUnavailable(f"the {algorithm} password of user {name} does not open; {_MEND}") from None
+
+
+def _bound_to(name: str, algorithm: str) -> bytes:
+    return b"\0".join((b"rhttp-pki user credential", name.encode(), algorithm.encode()))
+
+
+def _require_key(state_key: bytes) -> None:
+    if len(state_key) != STATE_KEY_BYTES:
+        raise CredentialsUnavailable(f"the state key has {len(state_key)} bytes, not {STATE_KEY_BYTES}; {_MEND}")
+
+
+def _is_there(connection: Connection, name: str) -> bool:
+    return connection.execute(select(users.c.name).where(users.c.name == name)).first() is not None
+
+
+def _exists(name: str) -> UserExists:
+    return UserExists(f"there is a user {name} already; set its password with `rhttp-pki user passwd {name}`")
+
+
+def _unknown(name: str) -> UserUnknown:
+    return UserUnknown(f"there is no user {name[:80]!r}; `rhttp-pki user list` shows who is there")
