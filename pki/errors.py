@@ -12,6 +12,9 @@
 No message carries a key, a passphrase or the content of a file.
 """
 
+# Refusals read as facts ("certificate invalid"), and the names are this package's interface.
+# ruff: noqa: N818
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -50,7 +53,7 @@ class PathReason(StrEnum):
     ROLE = "role"
     """The issuing CA, the SPIFFE ID and the role asked for do not agree."""
     PROFILE = "profile"
-    """A structural rule: basic constraints, path length, key usage, an extension that is unknown and critical, policies."""
+    """A structural rule: basic constraints, path length, key usage, an unknown critical extension, policies."""
     ALGORITHM = "algorithm"
     """A signature algorithm or key that is not accepted."""
 

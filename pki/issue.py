@@ -1,6 +1,7 @@
 """Issuing: request -> template -> findings -> signed -> linted again.
 
-API skeleton; the shapes are stable, the bodies follow.
+Pure: time and entropy are arguments (ECDSA's per-signature randomness is OpenSSL's). Whether a name may be issued, to
+whom, and what is written down about it, is the inventory's and the caller's.
 """
 
 from __future__ import annotations
@@ -10,9 +11,37 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from pki.errors import Finding, ProfileViolation, StoreError
 from pki.keys import PrivateKey, PublicKey
+from pki.lint import lint
 from pki.names import Role, SpiffeId
+from pki.profiles import CA_PROFILES, LEAF_PROFILES, PROFILES, ProfileName
+from pki.signatures import certificate_key, is_signed_by
+from pki.template import (
+    CertificateTemplate,
+    HostName,
+    build_template,
+    ca_subject,
+    host_subject,
+    peer_subject,
+    serial_from,
+)
+
+__all__ = [
+    "IssuerKey",
+    "certificate_pem",
+    "issue",
+    "issue_ca",
+    "issue_peer",
+    "issue_root",
+    "issue_server",
+    "serial_from",
+    "serial_hex",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,16 +51,51 @@ class IssuerKey:
     certificate: x509.Certificate
     key: PrivateKey = field(repr=False)
 
+    def __post_init__(self) -> None:
+        if certificate_key(self.certificate) != self.key.public_key():
+            raise StoreError("a CA key does not belong to its certificate")
 
-def serial_from(entropy: bytes) -> int:
-    """A serial number of 159 random bits out of 20 random bytes (RFC 5280 §4.1.2.2: positive, at most 20 octets)."""
-    raise NotImplementedError
+
+def issue(template: CertificateTemplate, issuer: IssuerKey | PrivateKey) -> x509.Certificate:
+    """Sign the template; a bare key signs a root's template.
+
+    Raises:
+        ProfileViolation: lint found something before or after signing, or the signature does not verify.
+    """
+    key, certificate = (issuer.key, issuer.certificate) if isinstance(issuer, IssuerKey) else (issuer, None)
+    _refuse(lint(template, template.profile, issuer=certificate))
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(template.subject)
+        .issuer_name(template.issuer)
+        .public_key(template.public_key)
+        .serial_number(template.serial_number)
+        .not_valid_before(template.not_valid_before_utc)
+        .not_valid_after(template.not_valid_after_utc)
+    )
+    for extension in template.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    signed = builder.sign(key, hashes.SHA256() if isinstance(key, ec.EllipticCurvePrivateKey) else None)
+    _refuse(lint(signed, template.profile, issuer=certificate))
+    if not is_signed_by(signed, key.public_key()):
+        _refuse((Finding(rule="signature", where="signatureValue", message="does not verify"),))
+    return signed
 
 
 def issue_root(
     *, key: PrivateKey, trust_domain: str, at: datetime, entropy: bytes, lifetime: timedelta | None = None
 ) -> x509.Certificate:
-    raise NotImplementedError
+    """A root over its own key; 10 years unless told."""
+    template = build_template(
+        PROFILES[ProfileName.ROOT],
+        subject=ca_subject(None, trust_domain),
+        public_key=key.public_key(),
+        issuer=None,
+        at=at,
+        entropy=entropy,
+        lifetime=lifetime,
+    )
+    return issue(template, key)
 
 
 def issue_ca(
@@ -44,7 +108,17 @@ def issue_ca(
     entropy: bytes,
     lifetime: timedelta | None = None,
 ) -> x509.Certificate:
-    raise NotImplementedError
+    """The issuing CA of a role; 2 years unless told."""
+    template = build_template(
+        CA_PROFILES[role],
+        subject=ca_subject(role, trust_domain),
+        public_key=public_key,
+        issuer=root.certificate,
+        at=at,
+        entropy=entropy,
+        lifetime=lifetime,
+    )
+    return issue(template, root)
 
 
 def issue_peer(
@@ -56,11 +130,23 @@ def issue_peer(
     entropy: bytes,
     lifetime: timedelta | None = None,
 ) -> x509.Certificate:
-    raise NotImplementedError
+    """A client's, worker's or master's certificate; `issuer` must be that role's CA, or `ProfileViolation`."""
+    _refuse(lint(issuer.certificate, CA_PROFILES[identity.role]))
+    template = build_template(
+        LEAF_PROFILES[identity.role],
+        subject=peer_subject(identity),
+        public_key=public_key,
+        names=[x509.UniformResourceIdentifier(str(identity))],
+        issuer=issuer.certificate,
+        at=at,
+        entropy=entropy,
+        lifetime=lifetime,
+    )
+    return issue(template, issuer)
 
 
 def issue_server(
-    names: Sequence[x509.DNSName | x509.IPAddress],
+    names: Sequence[HostName],
     *,
     issuer: IssuerKey,
     public_key: PublicKey,
@@ -68,14 +154,33 @@ def issue_server(
     entropy: bytes,
     lifetime: timedelta | None = None,
 ) -> x509.Certificate:
-    raise NotImplementedError
+    """A server's certificate for DNS names and IP addresses (`parse_san`); repeated names count once."""
+    _refuse(lint(issuer.certificate, CA_PROFILES[Role.SERVER]))
+    names = list(dict.fromkeys(names))
+    template = build_template(
+        LEAF_PROFILES[Role.SERVER],
+        subject=host_subject(names),
+        public_key=public_key,
+        names=names,
+        issuer=issuer.certificate,
+        at=at,
+        entropy=entropy,
+        lifetime=lifetime,
+    )
+    return issue(template, issuer)
 
 
 def serial_hex(serial: int) -> str:
-    """Lower-case hex without colons, an even number of digits: the form of the inventory and the commands."""
-    raise NotImplementedError
+    """Lower-case hex, no colons, an even number of digits: the form of the inventory and of `--serial`."""
+    text = f"{serial:x}"
+    return text.zfill(len(text) + len(text) % 2)
 
 
 def certificate_pem(*path: x509.Certificate) -> bytes:
     """PEM blocks in the order given."""
-    raise NotImplementedError
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in path)
+
+
+def _refuse(findings: tuple[Finding, ...]) -> None:
+    if findings:
+        raise ProfileViolation(findings)

@@ -5,8 +5,8 @@ A sealed envelope is::
     magic "RHTTPSEAL" | version 1 | log2 N | r | p | salt (16) | nonce (12) | AES-256-GCM(secret) with its tag (16)
 
 The AES key is scrypt(passphrase, salt, N, r, p) (RFC 7914); everything before the ciphertext is the additional data of
-the AEAD, so neither version nor cost can be changed unseen. PEM's own encryption is not used: `cryptography` derives its
-key with PBKDF2 of 2,048 rounds. Costs are bounded on reading, so that a forged envelope cannot ask for all the memory.
+the AEAD, so neither version nor cost can be changed unseen. PEM's own encryption is not used: `cryptography` derives
+its key with PBKDF2 of 2,048 rounds. Costs are bounded on reading: a forged envelope cannot ask for all the memory.
 
 `generate_key`, `seal` draw from the system's randomness unless `entropy` is given; nothing here reads or writes files.
 Not promised: that secrets are wiped from memory (Python cannot).

@@ -61,7 +61,7 @@ def parse_name(text: str) -> str:
 
 
 def parse_dns_name(text: str) -> str:
-    """A DNS name in lower-case A-labels (RFC 5280 §4.2.1.6), no wildcard, no final dot, no IP address; or `NameInvalid`."""
+    """A DNS name in lower-case A-labels, no wildcard, no final dot, not an IP address; or `NameInvalid`."""
     if len(text) > _MAX_DNS_NAME or not _DNS_NAME.fullmatch(text):
         raise NameInvalid(f"{text[:80]!r} is no DNS name in lower case without wildcard (write IDNs as xn-- labels)")
     if _ALL_DIGITS.fullmatch(text.rsplit(".", 1)[-1]):
@@ -114,7 +114,7 @@ class SpiffeId:
 
 
 def parse_spiffe_id(text: str) -> SpiffeId:
-    """The identity that the URI names, or `NameInvalid`. `str()` of the answer is the text that came in, byte for byte."""
+    """The identity that the URI names, or `NameInvalid`. `str()` of the answer is the text that came in."""
     if len(text) > _MAX_SPIFFE_ID:
         raise NameInvalid("a SPIFFE ID has at most 2048 characters")
     scheme, _, rest = text.partition("://")

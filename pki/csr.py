@@ -1,0 +1,39 @@
+"""Certificate signing requests: proof that the asker holds the key, and nothing else.
+
+Only the public key is taken. Names, attributes and extensions in the request are ignored, not refused: tools insist on
+writing a subject, and what the certificate says is decided by who asks, never by what is asked for.
+"""
+
+from __future__ import annotations
+
+from cryptography import x509
+
+from pki.errors import RequestInvalid
+from pki.keys import PublicKey, key_type
+from pki.signatures import certificate_key, is_signed_by
+
+__all__ = ["parse_request"]
+
+_MAX_REQUEST = 64 << 10
+
+
+def parse_request(data: bytes) -> PublicKey:
+    """The public key of a PKCS #10 request in PEM or DER, once its self-signature verified (RFC 2986 §4.2).
+
+    Raises:
+        RequestInvalid: unreadable, over 64 KiB, a key that is none of p256, p384, ed25519, or a signature that does not
+            verify or uses a weak digest.
+    """
+    if len(data) > _MAX_REQUEST:
+        raise RequestInvalid("the request is over 64 KiB")
+    try:
+        is_pem = data.lstrip().startswith(b"-----")
+        request = x509.load_pem_x509_csr(data) if is_pem else x509.load_der_x509_csr(data)
+    except (ValueError, TypeError, x509.InvalidVersion):
+        raise RequestInvalid("no certificate signing request in PEM or DER") from None
+    key = certificate_key(request)
+    if key_type(key) is None:
+        raise RequestInvalid("the request's key is none of p256, p384, ed25519")
+    if not is_signed_by(request, key):
+        raise RequestInvalid("the request is not signed by its own key, or with a digest that is not accepted")
+    return key  # type: ignore[return-value]  # key_type said so

@@ -1,0 +1,117 @@
+"""The few facts of a certificate's encoding that `cryptography` parses but does not tell.
+
+Input has been parsed as DER by `cryptography` before, so this reader only walks; anything odd is still a ValueError.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+__all__ = ["GENERALIZED_TIME", "CertificateShape", "certificate_shape", "parse_policy_mappings"]
+
+_SEQUENCE = 0x30
+_OID = 0x06
+_VERSION_TAG = 0xA0
+GENERALIZED_TIME = 0x18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateShape:
+    """What RFC 5280 §4.1 says about the encoding of the outer fields."""
+
+    same_algorithm: bool
+    """signatureAlgorithm equals tbsCertificate.signature, parameters included (§4.1.1.2)."""
+    serial_octets: int
+    not_before_tag: int
+    not_after_tag: int
+
+
+def certificate_shape(certificate: x509.Certificate) -> CertificateShape:
+    """Walk the outer fields; ValueError when the walk does not fit."""
+    tbs = certificate.tbs_certificate_bytes
+    inside = _children(tbs, 0, limit=8)
+    if inside and inside[0][0] == _VERSION_TAG:
+        inside = inside[1:]
+    # serialNumber, signature, issuer, validity
+    serial, signature, _issuer, validity = inside[:4]
+    der = _children_of(certificate)
+    times = _children(tbs, validity[1], limit=2)
+    outer_algorithm = der[1][2]
+    inner_algorithm = tbs[signature[1] : signature[3]]
+    return CertificateShape(
+        same_algorithm=outer_algorithm == inner_algorithm,
+        serial_octets=serial[3] - serial[2],
+        not_before_tag=times[0][0],
+        not_after_tag=times[1][0],
+    )
+
+
+def parse_policy_mappings(value: bytes) -> tuple[tuple[str, str], ...]:
+    """The (issuerDomainPolicy, subjectDomainPolicy) pairs of a policyMappings extension (RFC 5280 §4.2.1.5)."""
+    pairs = []
+    for tag, start, _, _ in _children(value, 0, limit=256):
+        if tag != _SEQUENCE:
+            raise ValueError("policy mapping is no SEQUENCE")
+        oids = _children(value, start, limit=2)
+        if [oid[0] for oid in oids] != [_OID, _OID]:
+            raise ValueError("policy mapping holds two OIDs")
+        pairs.append((_dotted(value[oids[0][2] : oids[0][3]]), _dotted(value[oids[1][2] : oids[1][3]])))
+    if not pairs:
+        raise ValueError("empty policy mappings")
+    return tuple(pairs)
+
+
+def _children_of(certificate: x509.Certificate) -> list[tuple[int, int, bytes]]:
+    der = certificate.public_bytes(Encoding.DER)
+    return [(tag, start, der[start:end]) for tag, start, _, end in _children(der, 0, limit=3)]
+
+
+def _children(data: bytes, offset: int, *, limit: int) -> list[tuple[int, int, int, int]]:
+    """(tag, start, content start, end) of up to `limit` elements inside the SEQUENCE that starts at `offset`."""
+    tag, position, end = _header(data, offset)
+    if tag != _SEQUENCE:
+        raise ValueError("no SEQUENCE")
+    found: list[tuple[int, int, int, int]] = []
+    while position < end and len(found) < limit:
+        child_tag, content, child_end = _header(data, position)
+        if child_end > end:
+            raise ValueError("element runs over")
+        found.append((child_tag, position, content, child_end))
+        position = child_end
+    return found
+
+
+def _header(data: bytes, offset: int) -> tuple[int, int, int]:
+    """Tag, start of the content, end of the element. Low tag numbers and definite lengths only (DER)."""
+    if offset + 2 > len(data):
+        raise ValueError("truncated")
+    tag, first = data[offset], data[offset + 1]
+    content = offset + 2
+    length = first
+    if first & 0x80:
+        octets = first & 0x7F
+        if not 1 <= octets <= 4:
+            raise ValueError("length")
+        length = int.from_bytes(data[content : content + octets])
+        content += octets
+    if content + length > len(data):
+        raise ValueError("truncated")
+    return tag, content, content + length
+
+
+def _dotted(content: bytes) -> str:
+    """An OID's content octets as dotted text (X.690 §8.19)."""
+    arcs: list[int] = []
+    value = 0
+    for octet in content:
+        value = value << 7 | octet & 0x7F
+        if not octet & 0x80:
+            arcs.append(value)
+            value = 0
+    if not arcs or content[-1] & 0x80:
+        raise ValueError("OID")
+    head = min(arcs[0] // 40, 2)
+    return ".".join(str(arc) for arc in (head, arcs[0] - 40 * head, *arcs[1:]))

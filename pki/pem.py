@@ -1,0 +1,56 @@
+"""Reading PEM files of certificates and revocation lists, with the two failures told apart.
+
+No block of the kind, a block without end, or base64 that is none: the file is unreadable (`InputUnreadable`). A block
+whose content is no DER X.509: the certificate is malformed (`CertificateInvalid`). Text around blocks is allowed, as
+bundles carry it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+from cryptography import x509
+
+from pki.errors import CertificateInvalid, InputUnreadable, PathReason
+
+__all__ = ["read_certificates", "read_crls"]
+
+T = TypeVar("T")
+
+_MAX_BYTES = 64 << 20
+_MAX_BLOCKS = 4096
+
+
+def read_certificates(data: bytes, *, what: str = "certificate file") -> list[x509.Certificate]:
+    """One or more certificates, in their order."""
+    return _read(data, b"(?:X509 )?CERTIFICATE", x509.load_der_x509_certificate, what, PathReason.MALFORMED)
+
+
+def read_crls(data: bytes, *, what: str = "revocation list") -> list[x509.CertificateRevocationList]:
+    """One or more revocation lists. One that is no DER is `CertificateInvalid` (stale_crl): it decides nothing."""
+    return _read(data, b"X509 CRL", x509.load_der_x509_crl, what, PathReason.STALE_CRL)
+
+
+def _read(data: bytes, label: bytes, load: Callable[[bytes], T], what: str, reason: PathReason) -> list[T]:
+    if len(data) > _MAX_BYTES:
+        raise InputUnreadable(f"the {what} is over {_MAX_BYTES >> 20} MiB")
+    begins = re.findall(rb"-----BEGIN %b-----" % label, data)
+    blocks = re.findall(rb"-----BEGIN (%b)-----([A-Za-z0-9+/=\s]+)-----END \1-----" % label, data)
+    if not begins or len(begins) != len(blocks) or len(blocks) > _MAX_BLOCKS:
+        raise InputUnreadable(f"the {what} holds no PEM block of the right kind, a damaged one, or too many")
+    return [_load(body, load, what, reason) for _, body in blocks]
+
+
+def _load(body: bytes, load: Callable[[bytes], T], what: str, reason: PathReason) -> T:
+    try:
+        der = base64.b64decode(b"".join(body.split()), validate=True)
+    except binascii.Error:
+        raise InputUnreadable(f"the {what} holds a damaged PEM block") from None
+    try:
+        return load(der)
+    except (ValueError, TypeError, x509.InvalidVersion) as error:
+        raise CertificateInvalid(reason, f"{what}: {error}") from None

@@ -1,0 +1,275 @@
+"""Revocation: building the lists of our CAs, and judging certificates by lists (RFC 5280 §5, §6.3).
+
+Only complete, direct lists count: signed by the issuing CA itself, for all reasons. A list that is out of date, of
+another scope, or holds anything critical that is not understood decides nothing, and a certificate on which nothing
+decides is refused (`stale_crl`). Online status (OCSP) and fetching are not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from itertools import pairwise
+from typing import Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
+
+from pki.constraints import normal_name
+from pki.errors import CertificateInvalid, PathReason
+from pki.extensions import find
+from pki.issue import IssuerKey, serial_hex
+from pki.signatures import certificate_key, is_signed_by
+
+__all__ = [
+    "CrlView",
+    "RevocationReason",
+    "RevocationView",
+    "RevokedEntry",
+    "RevokedSerials",
+    "build_crl",
+    "check_revocation",
+]
+
+_MAX_ENTRIES = 1_000_000
+_LIST_EXTENSIONS = frozenset(
+    {ExtensionOID.AUTHORITY_KEY_IDENTIFIER, ExtensionOID.CRL_NUMBER, ExtensionOID.ISSUING_DISTRIBUTION_POINT}
+)
+_ENTRY_EXTENSIONS = frozenset({CRLEntryExtensionOID.CRL_REASON, CRLEntryExtensionOID.INVALIDITY_DATE})
+
+
+class RevocationView(Protocol):
+    """What verification asks. An answer that cannot be given is `CertificateInvalid` (stale_crl), never False."""
+
+    def is_revoked(self, serial: int) -> bool: ...
+
+
+class RevocationReason(StrEnum):
+    """The reasons that `revoke` takes. No hold and no removal: here revocation is for ever."""
+
+    UNSPECIFIED = "unspecified"
+    KEY_COMPROMISE = "keyCompromise"
+    AFFILIATION_CHANGED = "affiliationChanged"
+    SUPERSEDED = "superseded"
+    CESSATION_OF_OPERATION = "cessationOfOperation"
+    PRIVILEGE_WITHDRAWN = "privilegeWithdrawn"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevokedEntry:
+    """One line of a list. `revoked_at` is aware."""
+
+    serial: int
+    revoked_at: datetime
+    reason: RevocationReason = RevocationReason.UNSPECIFIED
+
+
+class RevokedSerials:
+    """A view over serial numbers in the inventory's hex form."""
+
+    __slots__ = ("_serials",)
+
+    def __init__(self, serials: frozenset[str]) -> None:
+        self._serials = serials
+
+    def is_revoked(self, serial: int) -> bool:
+        return serial_hex(serial) in self._serials
+
+
+def build_crl(
+    issuer: IssuerKey,
+    entries: Iterable[RevokedEntry],
+    *,
+    number: int,
+    at: datetime,
+    lifetime: timedelta = timedelta(days=1),
+) -> x509.CertificateRevocationList:
+    """A complete list of the issuer, good for `lifetime`; `number` must grow from list to list (§5.2.3).
+
+    ValueError for a naive time, a serial number that is listed twice, or a lifetime that is not positive.
+    """
+    if at.tzinfo is None or lifetime <= timedelta(0):
+        raise ValueError("a list needs an aware time and a positive lifetime")
+    at = at.replace(microsecond=0)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.certificate.subject)
+        .last_update(at)
+        .next_update((at + lifetime).replace(microsecond=0))
+        .add_extension(x509.CRLNumber(number), critical=False)
+        .add_extension(_authority(issuer.certificate), critical=False)
+    )
+    seen: set[int] = set()
+    for entry in entries:
+        if entry.serial in seen:
+            raise ValueError("a serial number is listed twice")
+        seen.add(entry.serial)
+        builder = builder.add_revoked_certificate(_entry(entry))
+    return builder.sign(issuer.key, hashes.SHA256() if isinstance(issuer.key, ec.EllipticCurvePrivateKey) else None)
+
+
+def _authority(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    own = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
+
+
+def _entry(entry: RevokedEntry) -> x509.RevokedCertificate:
+    builder = x509.RevokedCertificateBuilder().serial_number(entry.serial).revocation_date(entry.revoked_at)
+    if entry.reason is not RevocationReason.UNSPECIFIED:  # §5.3.1: absent rather than unspecified
+        builder = builder.add_extension(x509.CRLReason(x509.ReasonFlags(entry.reason.value)), critical=False)
+    return builder.build()
+
+
+class CrlView:
+    """One list of one CA at one moment. Building it checks the list as a whole; `is_revoked` is then a look-up.
+
+    Raises:
+        CertificateInvalid: stale_crl, with the cause in the detail.
+    """
+
+    __slots__ = ("_point", "_revoked", "_scope")
+
+    def __init__(self, crl: x509.CertificateRevocationList, issuer: x509.Certificate, *, at: datetime) -> None:
+        try:
+            self._scope = _check_list(crl, issuer, at.replace(microsecond=0))
+            self._revoked = _serials(crl)
+        except (ValueError, TypeError, x509.DuplicateExtension) as error:
+            raise _stale(f"the list cannot be read: {error}") from None
+
+    def is_revoked(self, serial: int) -> bool:
+        return serial in self._revoked
+
+    def covers(self, certificate: x509.Certificate) -> bool:
+        """Whether the list's scope (§5.2.5) takes in the certificate; its issuer has been matched by the caller."""
+        scope = self._scope
+        if scope is None:
+            return True
+        basic = find(certificate.extensions, x509.BasicConstraints)
+        is_ca = basic is not None and basic.ca
+        if (scope.only_contains_ca_certs and not is_ca) or (scope.only_contains_user_certs and is_ca):
+            return False
+        if scope.full_name is None:
+            return True
+        points = find(certificate.extensions, x509.CRLDistributionPoints) or ()
+        return any(_is_point(point, scope.full_name) for point in points)
+
+
+def check_revocation(
+    path: Sequence[x509.Certificate],
+    crls: Sequence[x509.CertificateRevocationList],
+    *,
+    at: datetime,
+    every: bool,
+) -> None:
+    """Judge a validated path (leaf first, anchor last) by the lists; `CertificateInvalid` revoked or stale_crl.
+
+    The leaf needs a list that decides on it. So does each CA below the anchor with `every`; without it only those
+    whose issuer has a list among `crls`.
+    """
+    for index, (certificate, issuer) in enumerate(pairwise(path)):
+        name = normal_name(issuer.subject)
+        own = [crl for crl in crls if normal_name(crl.issuer) == name]
+        if own or every or index == 0:
+            _check_one(certificate, issuer, own, at)
+
+
+def _check_one(
+    certificate: x509.Certificate,
+    issuer: x509.Certificate,
+    crls: Sequence[x509.CertificateRevocationList],
+    at: datetime,
+) -> None:
+    decided, failure = False, _stale("no revocation list of the issuer")
+    for crl in crls:
+        try:
+            view = CrlView(crl, issuer, at=at)
+        except CertificateInvalid as error:
+            failure = error
+            continue
+        if not view.covers(certificate):
+            failure = _stale("the revocation list does not cover the certificate")
+        elif view.is_revoked(certificate.serial_number):
+            raise CertificateInvalid(PathReason.REVOKED, f"serial {serial_hex(certificate.serial_number)}")
+        else:
+            decided = True
+    if not decided:
+        raise failure
+
+
+def _check_list(
+    crl: x509.CertificateRevocationList, issuer: x509.Certificate, at: datetime
+) -> x509.IssuingDistributionPoint | None:
+    key = certificate_key(issuer)
+    usage = find(issuer.extensions, x509.KeyUsage)
+    authority = find(crl.extensions, x509.AuthorityKeyIdentifier)
+    own = find(issuer.extensions, x509.SubjectKeyIdentifier)
+    names_other = (
+        authority is not None
+        and authority.key_identifier is not None
+        and own is not None
+        and authority.key_identifier != own.digest
+    )
+    if normal_name(crl.issuer) != normal_name(issuer.subject) or names_other:
+        raise _stale("the list is of another issuer")
+    if usage is not None and not usage.crl_sign:
+        raise _stale("the issuer may not sign lists")
+    if not is_signed_by(crl, key) or not crl.is_signature_valid(key):  # type: ignore[arg-type]  # any strong key fits
+        raise _stale("the list's signature does not verify")
+    if at < crl.last_update_utc:
+        raise _stale("the list is not yet in force")
+    if crl.next_update_utc is None or at > crl.next_update_utc:
+        raise _stale("the list is out of date")
+    scope = None
+    for extension in crl.extensions:
+        if extension.oid == ExtensionOID.DELTA_CRL_INDICATOR:
+            raise _stale("a delta list")
+        if extension.critical and extension.oid not in _LIST_EXTENSIONS:
+            raise _stale(f"the list's extension {extension.oid.dotted_string} is critical and not understood")
+        if isinstance(extension.value, x509.IssuingDistributionPoint):
+            scope = extension.value
+    if scope is not None and (
+        scope.indirect_crl
+        or scope.only_some_reasons is not None
+        or scope.only_contains_attribute_certs
+        or scope.relative_name is not None
+    ):
+        raise _stale("an indirect list, or one of a scope that is not handled")
+    return scope
+
+
+def _serials(crl: x509.CertificateRevocationList) -> frozenset[int]:
+    if len(crl) > _MAX_ENTRIES:
+        raise _stale("the list is too long")
+    serials: set[int] = set()
+    for entry in crl:
+        for extension in entry.extensions:
+            if extension.critical and extension.oid not in _ENTRY_EXTENSIONS:
+                raise _stale(f"an entry's extension {extension.oid.dotted_string} is critical and not understood")
+            if (
+                isinstance(extension.value, x509.CRLReason)
+                and extension.value.reason is x509.ReasonFlags.remove_from_crl
+            ):
+                raise _stale("an entry of a delta list")
+        if entry.serial_number in serials:
+            raise _stale("a serial number is listed twice")
+        serials.add(entry.serial_number)
+    return frozenset(serials)
+
+
+def _is_point(point: x509.DistributionPoint, names: Sequence[x509.GeneralName]) -> bool:
+    """Whether the certificate's distribution point is the list's (§6.3.3 (b)(2)); only points made of URIs count."""
+    own = point.full_name or ()
+    return (
+        point.crl_issuer is None
+        and point.reasons is None
+        and all(isinstance(name, x509.UniformResourceIdentifier) for name in own)
+        and any(name in names for name in own)
+    )
+
+
+def _stale(detail: str) -> CertificateInvalid:
+    return CertificateInvalid(PathReason.STALE_CRL, detail)
