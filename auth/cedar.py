@@ -267,7 +267,7 @@ class PolicyEngine:
             )
             verdict, reasons = result.decision.value, tuple(result.diagnostics.reasons)
             errors = tuple(result.diagnostics.errors)
-            failed = tuple(match.group(1) if (match := _FAILED.match(error)) else "?" for error in errors)
+            failed = tuple(match.group(1) if (match := _FAILED.match(error)) else "" for error in errors)
             decision = fold(verdict, [self._name(number) for number in reasons], [self._name(n) for n in failed])
         except QueryInvalid as error:
             return Denied(DenyReason.QUERY_INVALID), (), (str(error),)
@@ -278,7 +278,7 @@ class PolicyEngine:
 
     def _name(self, number: str) -> str:
         policy = self._facts.get(number)
-        return "?" if policy is None else policy.id
+        return "" if policy is None else policy.id
 
     def _store(self, identity: _Identity, key: tuple[object, object], decision: Decision) -> None:
         if len(identity.answers) >= self._max_own:

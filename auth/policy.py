@@ -115,22 +115,27 @@ def fold(verdict: str, reasons: Sequence[str], failed: Sequence[str]) -> Decisio
 
     Args:
         verdict: ``Allow``, ``Deny`` or anything else, which counts as no decision.
-        reasons: ids of the policies that decided.
-        failed: ids of the policies that could not be evaluated.
+        reasons: ids of the policies that decided; an empty one names nobody.
+        failed: ids of the policies that could not be evaluated, an empty one for a failure that names none.
     """
+    by, broken = _named(reasons), _named(failed)
     if verdict == "Deny":
-        if reasons:
-            return Denied(DenyReason.FORBIDDEN, tuple(sorted(reasons)))
+        if by:
+            return Denied(DenyReason.FORBIDDEN, by)
         if failed:
-            return Denied(DenyReason.EVALUATION_ERROR, tuple(sorted(failed)))
+            return Denied(DenyReason.EVALUATION_ERROR, broken)
         return Denied(DenyReason.NOT_PERMITTED)
     if verdict != "Allow":
-        return Denied(DenyReason.NO_DECISION, tuple(sorted(failed)))
+        return Denied(DenyReason.NO_DECISION, broken)
     if failed:
-        return Denied(DenyReason.EVALUATION_ERROR, tuple(sorted(failed)))
-    if not reasons:
+        return Denied(DenyReason.EVALUATION_ERROR, broken)
+    if not by:
         return Denied(DenyReason.UNNAMED_ALLOW)
-    return Allowed(tuple(sorted(reasons)))
+    return Allowed(by)
+
+
+def _named(ids: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(filter(None, ids))))
 
 
 def source_text(source: str) -> str:

@@ -36,6 +36,9 @@ _OPTIONAL = re.compile(r"optional attribute `(\w+)` in context")
 # The validator says everything once for each action, and numbers a policy that we show by its line.
 _REPEATED = re.compile(r'for policy `policy0`, | for Action::"\w+"')
 
+# What the validator adds whenever a scope names an entity type or an action that there is not.
+_CONSEQUENCE = "unable to find an applicable action given the policy scope constraints"
+
 _Faults = tuple[str, list[tuple[int, str]]]
 
 
@@ -154,7 +157,9 @@ def _examine_one(statement: Statement, schema: cedarpy.Schema, groups: Mapping[s
         where = _line_of(statement, json.dumps(group, ensure_ascii=False))
         faults.append((where, f'Group::"{group}" is not in [groups] of gateway.toml; add it there or mend the name'))
     checked = cedarpy.validate_policies(statement.text, schema)
-    told = dict.fromkeys(_REPEATED.sub("", str(error.error)) for error in checked.errors)
+    told = list(dict.fromkeys(_REPEATED.sub("", str(error.error)) for error in checked.errors))
+    if any(message.startswith("unrecognized") for message in told):
+        told = [message for message in told if message != _CONSEQUENCE]
     faults += [(_line_of_quoted(statement, message), _with_mend(message)) for message in told]
     if not faults and not checked.validation_passed:
         faults.append((line, "does not pass the schema"))
