@@ -63,7 +63,8 @@ class UserStore:
     """Users of one realm. Every method is one transaction, or a part of the one that the caller's ``connection`` is in.
 
     Args:
-        state_key: 32 bytes; anything else is `CredentialsUnavailable`.
+        state_key: 32 bytes; None for a store that neither sets nor exports passwords (`CredentialsUnavailable` if it
+            is asked to).
         realm: part of every H(A1): users of another realm must be given new passwords.
         on_write: called in each writing transaction.
         algorithms: for which H(A1) is stored when a password is set.
@@ -73,16 +74,15 @@ class UserStore:
     def __init__(
         self,
         engine: Engine,
-        state_key: bytes,
+        state_key: bytes | None,
         realm: str,
         on_write: Callable[[Connection], None],
         *,
         algorithms: Sequence[str] = (Algorithm.SHA_256,),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        _require_key(state_key)
         self._engine = engine
-        self._state_key = state_key
+        self._key = None if state_key is None else _checked_key(state_key)
         self._realm = realm
         self._on_write = on_write
         self._algorithms = tuple(Algorithm(name) for name in algorithms)
@@ -168,7 +168,7 @@ class UserStore:
         Disabled users are left out, since the format cannot say that they are. Raises `CredentialsUnavailable`.
         """
         with self._reading(connection) as connection:
-            found = read_users(connection, self._state_key)
+            found = read_users(connection, self._state_key())
         return tuple(
             f"{user.name}:{self._realm}:{user.ha1[algorithm]}"
             for user in found
@@ -176,15 +176,22 @@ class UserStore:
         )
 
     def _seal(self, name: str, password: str) -> Sequence[Mapping[str, object]]:
-        normal = normalise_password(password)
+        normal, state_key = normalise_password(password), self._state_key()
         return [
             {
                 "name": name,
                 "algorithm": algorithm.value,
-                "sealed": seal_ha1(self._state_key, name, algorithm, ha1(name, self._realm, normal, algorithm)),
+                "sealed": seal_ha1(state_key, name, algorithm, ha1(name, self._realm, normal, algorithm)),
             }
             for algorithm in self._algorithms
         ]
+
+    def _state_key(self) -> bytes:
+        if self._key is None:
+            raise CredentialsUnavailable(
+                "this store was opened without the state key; open the home with its passphrase"
+            )
+        return self._key
 
     def _set_enabled(self, name: str, enabled: bool, connection: Connection | None) -> bool:
         with self._writing(connection) as writing:
@@ -225,7 +232,7 @@ def read_users(connection: Connection, state_key: bytes) -> tuple[UserCredential
     Raises:
         CredentialsUnavailable: wrong state key or a damaged row; then nothing is answered.
     """
-    _require_key(state_key)
+    _checked_key(state_key)
     opened: dict[str, dict[str, str]] = {}
     for name, algorithm, sealed in connection.execute(select(user_credentials)):
         opened.setdefault(name, {})[algorithm] = unseal_ha1(state_key, name, algorithm, sealed)
@@ -260,9 +267,10 @@ def _bound_to(name: str, algorithm: str) -> bytes:
     return b"\0".join((b"rhttp-pki user credential", name.encode(), algorithm.encode()))
 
 
-def _require_key(state_key: bytes) -> None:
+def _checked_key(state_key: bytes) -> bytes:
     if len(state_key) != STATE_KEY_BYTES:
         raise CredentialsUnavailable(f"the state key has {len(state_key)} bytes, not {STATE_KEY_BYTES}; {_MEND}")
+    return state_key
 
 
 def _is_there(connection: Connection, name: str) -> bool:
