@@ -1,0 +1,164 @@
+"""A throw-away home with a client and a worker, made for measuring with the commands that users have."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rig.processes import BenchFailed, Server, free_port, start
+
+CLIENT, WORKER, POOL = "bench-client", "bench-worker", "bench"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What an `issue-*` command wrote for one identity."""
+
+    name: str
+    folder: Path
+
+    @property
+    def password(self) -> str:
+        return (self.folder / "password").read_text().splitlines()[0]
+
+    def rig_arguments(self, port: int, path: str) -> list[str | Path]:
+        """The load rig's options to come as this identity and to insist on our server certificate."""
+        return [
+            *("--port", str(port), "--path", path, "--ca", self.folder / "trust.pem"),
+            *("--cert", self.folder / "cert.pem", "--key", self.folder / "key.pem"),
+            *("--user", self.name, "--password-file", self.folder / "password"),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchHome:
+    """The home directory (unsealed keys: it lives for minutes) and its two bundles."""
+
+    folder: Path
+    command: Path
+    client: Bundle
+    worker: Bundle
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "certs" / "root.pem"
+
+    @property
+    def client_ca(self) -> Path:
+        return self.folder / "certs" / "client-ca.pem"
+
+    @property
+    def server_certificate(self) -> Path:
+        return self.folder / "certs" / "server.pem"
+
+    @property
+    def server_key(self) -> Path:
+        return self.folder / "keys" / "server.key"
+
+
+def find_command(root: Path) -> Path:
+    """`rhttp-pki`: the one named by RHTTP_PKI, in the checkout's .venv, beside this Python, or on the PATH."""
+    places = [root / ".venv" / "bin" / "rhttp-pki", Path(sys.executable).parent / "rhttp-pki"]
+    if named := os.environ.get("RHTTP_PKI"):
+        places.insert(0, Path(named))
+    for place in places:
+        if place.exists():
+            return place
+    if on_path := shutil.which("rhttp-pki"):
+        return Path(on_path)
+    raise BenchFailed("rhttp-pki is not installed: run scripts/test once, or name the command in RHTTP_PKI")
+
+
+def make_home(command: Path, folder: Path, *, origin: int, workers: int) -> BenchHome:
+    """`init`, `issue-client`, `issue-worker`, then limits that let one identity hold all the bench's connections."""
+
+    def run(*arguments: str) -> None:
+        told = subprocess.run(
+            [command, arguments[0], "--home", str(folder), *arguments[1:]],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        if told.returncode:
+            raise BenchFailed(f"rhttp-pki {' '.join(arguments)} failed: {' '.join(told.stderr.split())}")
+
+    run("init", "--trust-domain", "bench.internal")
+    run("issue-client", CLIENT)
+    run("issue-worker", WORKER, "--pool", POOL)
+    file = folder / "gateway.toml"
+    settings: dict[str, Any] = tomllib.loads(file.read_text())
+    settings["masters"] = {"jobs": {"urls": [f"http://127.0.0.1:{origin}"]}}
+    settings["routes"] = [{"path": "/jobs/*", "master": "jobs"}]
+    settings["pools"] = {POOL: {"mode": "hosted"}}
+    room = workers + 1000
+    # The rig's idle workers are silent by design: nobody may ask them for a sign of life while they are counted.
+    limits = {
+        "connections": room,
+        "connections_per_client": room,
+        "connections_per_worker": room,
+        "liveness_idle": 600,
+    }
+    settings["limits"] = {**settings.get("limits", {}), **limits}
+    file.write_text(toml(settings))
+    bundles = folder / "bundles"
+    return BenchHome(folder, command, Bundle(CLIENT, bundles / CLIENT), Bundle(WORKER, bundles / WORKER))
+
+
+def start_gateway(home: BenchHome, *, folder: Path) -> Server:
+    """Start the gateway on the server core; ready on return, as `/-/health` says."""
+    port = free_port()
+    command: list[str | Path] = [home.command, "gateway", "--home", home.folder, "--listen", f"127.0.0.1:{port}"]
+    server = start("gateway", command, port=port, folder=folder)
+    context = ssl.create_default_context(cafile=str(home.client.folder / "trust.pem"))
+    context.load_cert_chain(home.client.folder / "cert.pem", home.client.folder / "key.pem")
+
+    def is_healthy() -> bool:
+        connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=2)
+        try:
+            connection.request("GET", "/-/health")
+            # 401: health asks for Digest like every path; whoever answers that is up.
+            return connection.getresponse().status in {200, 401}
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    server.wait_until(is_healthy)
+    return server
+
+
+def toml(settings: Mapping[str, Any], path: str = "") -> str:
+    """The settings as TOML: tables, arrays of tables, strings, numbers, booleans and lists of these."""
+    plain, tables = [], []
+    for key, value in settings.items():
+        name = f"{path}{key}"
+        if isinstance(value, Mapping):
+            tables.append(f"\n[{name}]\n{toml(value, name + '.')}")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            tables.extend(f"\n[[{name}]]\n{toml(item, name + '.')}" for item in value)
+        else:
+            plain.append(f"{key} = {literal(value)}\n")
+    return "".join(plain + tables)
+
+
+def literal(value: object) -> str:
+    """One TOML value."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(literal, value))}]"
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'

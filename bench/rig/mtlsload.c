@@ -1,0 +1,411 @@
+/* mtlsload - load rig for gateways that ask for a client certificate and HTTP Digest.
+ *
+ * One epoll loop, one thread, OpenSSL. It plays either side:
+ *   client  keep-alive requests over N mutual-TLS connections (closed loop, depth 1)
+ *   connect a fresh full TLS handshake + one request per connection; with --upgrade the request asks to
+ *           switch roles, its 101 counts, and the connection ends there: one admission after the other
+ *   worker  N connections that ask to switch roles (Upgrade) and then serve requests
+ *   idle    N connections that ask once (101 or 2xx) and are then held open and silent; says "ready" on
+ *           stderr when all N are held
+ *   master  listens in the clear, answers each Upgrade with 101, then sends requests down every
+ *           connection that it was handed (closed loop, depth 1): what a reverse-HTTP master does
+ *   origin  listens in the clear and answers every request with 200 and --reply bytes: the cheapest master
+ *
+ * master and origin take --port 0 and then say "port N" on stderr.
+ *
+ * Build: cc -O2 -o mtlsload mtlsload.c -lssl -lcrypto     (Debian: libssl-dev)
+ * Usage: mtlsload MODE --port P [--host 127.0.0.1] [--conns N] [--seconds S]
+ *          [--cert F --key F] [--ca F] [--plain] [--user U --password W|--password-file F]
+ *          [--method M] [--path /p] [--header 'K: v']... [--body BYTES]
+ *          [--upgrade TOKEN|none] [--ramp CONNS_PER_SECOND] [--sni NAME] [--reply BYTES] [--tls12]
+ *          [--pid PID]...   processes of the server under test: adds their CPU seconds over the run and
+ *                           their proportional memory (PSS) at its end, children not included
+ * Prints one JSON object: counts, errors by kind, rates, latency percentiles in microseconds.
+ * Exit status: 0 when no error was counted, 1 otherwise, 2 on bad usage.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/rand.h>
+#include <openssl/ssl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum mode { CLIENT, CONNECT, WORKER, IDLE, MASTER, ORIGIN };
+enum state { DEAD, TCP, TLS, SEND, RECV, SERVE, HELD, ASKED };
+
+struct conn {
+    int fd, nc, auth_tries;
+    enum state st;
+    SSL *ssl;
+    char *out; size_t outlen, outoff, outcap;
+    char *in;  size_t inlen, incap;
+    char nonce[256], realm[128], opaque[128], algo[32], cnonce[24];
+    char ha1[65];
+    int have_nonce, md5;
+    int want_write;
+    double t0, tconn;
+};
+
+static struct {
+    enum mode mode; const char *host, *cert, *key, *ca, *user, *password, *method, *path, *upgrade, *sni;
+    const char *headers[16]; int pids[64], npids, nheaders, port, conns, body, reply, plain, tls12, switching; double seconds, ramp;
+} o = { .host = "127.0.0.1", .method = "GET", .path = "/", .conns = 32, .seconds = 5, .reply = 16, .ramp = 0 };
+
+static SSL_CTX *ctx;
+static int ep;
+static struct conn *cs;
+static char *bodybuf, *replybuf;
+static unsigned long done, tls_ok, upgraded, closed_by_peer, challenged;
+static unsigned long e_tcp, e_tls, e_status, e_io, e_parse;
+static unsigned long statuses[6];
+static int first_bad_status;
+static unsigned *lat; static size_t nlat, caplat;
+static double t_start, t_stop, t_ready;
+static int stopping;
+static size_t bytes_in, bytes_out;
+
+static void server_usage(double *cpu, double *mb) {
+    *cpu = *mb = 0;
+    for (int i = 0; i < o.npids; i++) {
+        char f[64], l[1024]; FILE *p; unsigned long u = 0, s = 0;
+        snprintf(f, sizeof f, "/proc/%d/stat", o.pids[i]);
+        if ((p = fopen(f, "r"))) { if (fgets(l, sizeof l, p)) { char *q = strrchr(l, ')'); if (q) sscanf(q + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &u, &s); } fclose(p); }
+        *cpu += (double)(u + s) / sysconf(_SC_CLK_TCK);
+        snprintf(f, sizeof f, "/proc/%d/smaps_rollup", o.pids[i]);
+        if ((p = fopen(f, "r"))) { unsigned long k; while (fgets(l, sizeof l, p)) if (sscanf(l, "Pss: %lu kB", &k) == 1) *mb += k / 1024.0; fclose(p); }
+    }
+}
+static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec + t.tv_nsec / 1e9; }
+static void die(const char *m) { fprintf(stderr, "mtlsload: %s\n", m); exit(2); }
+static void sample(double s) {
+    if (nlat == caplat) { caplat = caplat ? caplat * 2 : 1 << 16; lat = realloc(lat, caplat * sizeof *lat); }
+    lat[nlat++] = (unsigned)(s * 1e6);
+}
+static void hex(const unsigned char *d, unsigned n, char *h) { for (unsigned i = 0; i < n; i++) sprintf(h + 2 * i, "%02x", d[i]); }
+static void digest(int md5, const char *s, char *h) {
+    unsigned char d[EVP_MAX_MD_SIZE]; unsigned n;
+    EVP_Digest(s, strlen(s), d, &n, md5 ? EVP_md5() : EVP_sha256(), NULL); hex(d, n, h);
+}
+static void put(struct conn *c, const char *p, size_t n) {
+    if (c->outlen + n > c->outcap) { c->outcap = (c->outlen + n) * 2; c->out = realloc(c->out, c->outcap); }
+    memcpy(c->out + c->outlen, p, n); c->outlen += n;
+}
+static void puts_(struct conn *c, const char *s) { put(c, s, strlen(s)); }
+
+static int param(const char *h, const char *end, const char *name, char *dst, size_t cap) {
+    size_t n = strlen(name);
+    for (const char *p = h; p + n + 1 < end; p++)
+        if (!strncasecmp(p, name, n) && p[n] == '=' && (p == h || p[-1] == ' ' || p[-1] == ',')) {
+            p += n + 1; const char *q;
+            if (*p == '"') { p++; q = memchr(p, '"', end - p); } else for (q = p; q < end && *q != ',' && *q != '\r'; q++);
+            if (!q || (size_t)(q - p) >= cap) return 0;
+            memcpy(dst, p, q - p); dst[q - p] = 0; return 1;
+        }
+    return 0;
+}
+static void authorize(struct conn *c) {
+    char a[1024], ha2[65], resp[65], line[2048];
+    if (!c->ha1[0]) { snprintf(a, sizeof a, "%s:%s:%s", o.user, c->realm, o.password); digest(c->md5, a, c->ha1); }
+    snprintf(a, sizeof a, "%s:%s", o.method, o.path); digest(c->md5, a, ha2);
+    c->nc++;
+    snprintf(a, sizeof a, "%s:%s:%08x:%s:auth:%s", c->ha1, c->nonce, c->nc, c->cnonce, ha2); digest(c->md5, a, resp);
+    int n = snprintf(line, sizeof line,
+        "Authorization: Digest username=\"%s\", realm=\"%s\", nonce=\"%s\", uri=\"%s\", %s%s%sresponse=\"%s\", "
+        "qop=auth, nc=%08x, cnonce=\"%s\"%s%s%s\r\n", o.user, c->realm, c->nonce, o.path,
+        c->algo[0] ? "algorithm=" : "", c->algo, c->algo[0] ? ", " : "", resp, c->nc, c->cnonce,
+        c->opaque[0] ? ", opaque=\"" : "", c->opaque, c->opaque[0] ? "\"" : "");
+    put(c, line, n);
+}
+static void request(struct conn *c) {
+    char l[512]; c->outlen = c->outoff = 0;
+    snprintf(l, sizeof l, "%s %s HTTP/1.1\r\nHost: %s:%d\r\n", o.method, o.path, o.sni ? o.sni : "localhost", o.port); puts_(c, l);
+    if (o.user && c->have_nonce) authorize(c);
+    for (int i = 0; i < o.nheaders; i++) { puts_(c, o.headers[i]); puts_(c, "\r\n"); }
+    if (o.switching) {
+        snprintf(l, sizeof l, "Connection: Upgrade\r\nUpgrade: %s\r\nContent-Length: 0\r\n", o.upgrade); puts_(c, l);
+        if (!strcmp(o.upgrade, "ptth")) puts_(c, "ALPN: http%2F1.1\r\n");
+    } else if (o.body) { snprintf(l, sizeof l, "Content-Length: %d\r\n", o.body); puts_(c, l); }
+    puts_(c, "\r\n");
+    if (o.body && !o.switching) put(c, bodybuf, o.body);
+    c->st = SEND; c->inlen = 0; c->t0 = now();
+}
+static void watch(struct conn *c, int w) {
+    if (w == c->want_write) return;
+    c->want_write = w;
+    struct epoll_event e = { .events = EPOLLIN | (w ? EPOLLOUT : 0), .data.ptr = c };
+    epoll_ctl(ep, EPOLL_CTL_MOD, c->fd, &e);
+}
+static void drop(struct conn *c) {
+    if (c->ssl) SSL_free(c->ssl);
+    if (c->fd >= 0) close(c->fd);
+    c->ssl = NULL; c->fd = -1; c->st = DEAD; c->inlen = c->outlen = c->outoff = 0;
+}
+static void open_(struct conn *c) {
+    struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(o.port) };
+    inet_pton(AF_INET, o.host, &a.sin_addr);
+    c->have_nonce = c->nc = c->auth_tries = 0; c->want_write = 0; c->ha1[0] = 0; c->tconn = now();
+    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    if (c->fd < 0) { e_tcp++; c->st = DEAD; return; }
+    int one = 1; setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (connect(c->fd, (void *)&a, sizeof a) && errno != EINPROGRESS) { e_tcp++; drop(c); return; }
+    struct epoll_event e = { .events = EPOLLIN | EPOLLOUT, .data.ptr = c }; c->want_write = 1;
+    epoll_ctl(ep, EPOLL_CTL_ADD, c->fd, &e);
+    c->st = TCP;
+}
+static int io_read(struct conn *c, char *p, int n) {
+    if (!c->ssl) { int r = read(c->fd, p, n); if (r > 0) { bytes_in += r; return r; } return r < 0 && errno == EAGAIN ? -2 : -1; }
+    int r = SSL_read(c->ssl, p, n);
+    if (r > 0) { bytes_in += r; return r; }
+    int e = SSL_get_error(c->ssl, r); ERR_clear_error();
+    return e == SSL_ERROR_WANT_READ || e == SSL_ERROR_WANT_WRITE ? -2 : -1;
+}
+static int io_write(struct conn *c, char *p, int n) {
+    if (!c->ssl) { int r = write(c->fd, p, n); if (r >= 0) { bytes_out += r; return r; } return errno == EAGAIN ? -2 : -1; }
+    int r = SSL_write(c->ssl, p, n);
+    if (r > 0) { bytes_out += r; return r; }
+    int e = SSL_get_error(c->ssl, r); ERR_clear_error();
+    return e == SSL_ERROR_WANT_READ || e == SSL_ERROR_WANT_WRITE ? -2 : -1;
+}
+static int flush_(struct conn *c) {
+    while (c->outoff < c->outlen) {
+        int r = io_write(c, c->out + c->outoff, (int)(c->outlen - c->outoff));
+        if (r == -2) { watch(c, 1); return 1; }
+        if (r < 0) return -1;
+        c->outoff += r;
+    }
+    c->outlen = c->outoff = 0; watch(c, 0); return 0;
+}
+static int listening(void) { return o.mode == MASTER || o.mode == ORIGIN; }
+static void finish_or_reopen(struct conn *c) { drop(c); if (!stopping && !listening()) open_(c); }
+static char *first_line(const char *path) {
+    char *l = NULL; size_t cap = 0; FILE *f = fopen(path, "r");
+    if (!f || getline(&l, &cap, f) < 0) die("cannot read --password-file");
+    fclose(f); l[strcspn(l, "\r\n")] = 0; return l;
+}
+
+/* length of the first complete message in the buffer, 0 if incomplete, -1 if malformed; head end in *headlen */
+static long message(struct conn *c, size_t *headlen, int is_response, int head_only_ok) {
+    char *e = memmem(c->in, c->inlen, "\r\n\r\n", 4);
+    if (!e) return c->inlen > 65536 ? -1 : 0;
+    size_t h = e + 4 - c->in; *headlen = h;
+    int status = is_response && h > 12 ? atoi(c->in + 9) : 0;
+    long len = -1; int chunked = 0;
+    for (char *p = c->in; p < e; ) {
+        char *n = memmem(p, e + 2 - p, "\r\n", 2); if (!n) break;
+        if (!strncasecmp(p, "content-length:", 15)) len = atol(p + 15);
+        else if (!strncasecmp(p, "transfer-encoding:", 18)) chunked = 1;
+        p = n + 2;
+    }
+    if (is_response && (status / 100 == 1 || status == 204 || status == 304 || head_only_ok)) return h;
+    if (chunked) {
+        size_t p = h;
+        for (;;) {
+            char *n = memmem(c->in + p, c->inlen - p, "\r\n", 2); if (!n) return 0;
+            long k = strtol(c->in + p, NULL, 16); p = n + 2 - c->in;
+            if (k < 0) return -1;
+            if (p + k + 2 > c->inlen) return 0;
+            p += k + 2; if (k == 0) return p;
+        }
+    }
+    if (len < 0) { if (is_response) return -1; len = 0; }
+    return h + len <= c->inlen ? (long)(h + len) : 0;
+}
+static void shift(struct conn *c, size_t n) { memmove(c->in, c->in + n, c->inlen - n); c->inlen -= n; }
+
+static void on_response(struct conn *c, long n, size_t h) {
+    int status = atoi(c->in + 9);
+    if (status >= 100 && status < 600) statuses[status / 100]++;
+    if (status == 401 && o.user && c->auth_tries++ < 3) {
+        char *e = c->in + h; char *p = c->in; int found = 0;
+        challenged++;
+        while ((p = memmem(p, e - p, "\r\n", 2))) {
+            p += 2;
+            if (!strncasecmp(p, "www-authenticate:", 17)) {
+                char *le = memmem(p, e - p, "\r\n", 2); char algo[32] = ""; param(p + 17, le, "algorithm", algo, sizeof algo);
+                int md5 = !algo[0] || !strncasecmp(algo, "MD5", 3);
+                if (strcasecmp(algo, "SHA-256") && !md5) continue;
+                if (found && md5) continue;                       /* prefer SHA-256 */
+                if (!param(p + 17, le, "nonce", c->nonce, sizeof c->nonce)) continue;
+                c->realm[0] = c->opaque[0] = 0; c->ha1[0] = 0;
+                param(p + 17, le, "realm", c->realm, sizeof c->realm); param(p + 17, le, "opaque", c->opaque, sizeof c->opaque);
+                strcpy(c->algo, algo); c->md5 = md5; c->have_nonce = found = 1; c->nc = 0;
+            }
+        }
+        unsigned char r[8]; RAND_bytes(r, 8); hex(r, 8, c->cnonce);
+        if (found) { shift(c, n); request(c); flush_(c); return; }
+    }
+    if (o.mode == WORKER || o.mode == IDLE) {
+        if (status == 101 || (o.mode == IDLE && status / 100 == 2)) {
+            upgraded++; sample(now() - c->tconn); if (upgraded == (unsigned long)o.conns) { t_ready = now(); fprintf(stderr, "ready\n"); }
+            shift(c, n); c->st = o.mode == IDLE ? HELD : SERVE;
+        }
+        else { if (!first_bad_status) first_bad_status = status; e_status++; drop(c); }
+        return;
+    }
+    int good = o.switching ? status == 101 : status / 100 == 2;
+    if (!good) { if (!first_bad_status) first_bad_status = status; e_status++; }
+    else { upgraded += o.switching; done++; c->auth_tries = 0; sample(now() - (o.mode == CONNECT ? c->tconn : c->t0)); }
+    { char *e = c->in + h, *p = c->in;                                     /* nextnonce */
+      while ((p = memmem(p, e - p, "\r\n", 2))) { p += 2;
+        if (!strncasecmp(p, "authentication-info:", 20)) { char *le = memmem(p, e - p, "\r\n", 2); char nn[256];
+            if (param(p + 20, le, "nextnonce", nn, sizeof nn)) { strcpy(c->nonce, nn); c->nc = 0; } } } }
+    int closing = memmem(c->in, h, "onnection: close", 16) != NULL;
+    shift(c, n);
+    if (o.mode == CONNECT || closing || (!good && o.mode != MASTER)) { finish_or_reopen(c); return; }
+    if (stopping) { drop(c); return; }
+    request(c); if (flush_(c) < 0) { e_io++; finish_or_reopen(c); } else if (c->st == SEND && c->outlen == 0) c->st = RECV;
+}
+static void on_ready(struct conn *c, unsigned ev) {
+    if (c->st == TCP) {
+        int err = 0; socklen_t l = sizeof err; getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &err, &l);
+        if (err || (ev & EPOLLERR)) { e_tcp++; drop(c); return; }
+        if (!(ev & EPOLLOUT)) return;
+        if (o.plain) { tls_ok++; request(c); }
+        else { c->ssl = SSL_new(ctx); SSL_set_fd(c->ssl, c->fd); SSL_set_connect_state(c->ssl);
+               if (o.sni) SSL_set_tlsext_host_name(c->ssl, o.sni);
+               c->st = TLS; }
+    }
+    if (c->st == TLS) {
+        int r = SSL_do_handshake(c->ssl);
+        if (r == 1) { tls_ok++; request(c); }
+        else { int e = SSL_get_error(c->ssl, r); ERR_clear_error();
+            if (e == SSL_ERROR_WANT_WRITE) { watch(c, 1); return; }
+            if (e == SSL_ERROR_WANT_READ) { watch(c, 0); return; }
+            e_tls++; finish_or_reopen(c); return; }
+    }
+    if (c->outlen > c->outoff) { int r = flush_(c); if (r < 0) { e_io++; finish_or_reopen(c); return; } if (r) return; }
+    if (c->st == SEND) c->st = RECV;
+    for (;;) {
+        if (c->st == DEAD) return;
+        if (c->inlen + 16384 > c->incap) { c->incap = c->inlen + 32768; c->in = realloc(c->in, c->incap); }
+        int r = io_read(c, c->in + c->inlen, 16384);
+        if (r == -2) {
+            if (c->st == HELD && c->inlen == 0 && c->incap) { free(c->in); c->in = NULL; c->incap = 0; free(c->out); c->out = NULL; c->outcap = 0; }
+            return;
+        }
+        if (r < 0) {
+            if (c->st == SERVE || c->st == HELD) { closed_by_peer++; drop(c); }
+            else { if (!stopping) e_io++; finish_or_reopen(c); }
+            return;
+        }
+        c->inlen += r;
+        for (;;) {
+            size_t h; int resp = c->st != SERVE;
+            if (c->st == HELD || !c->inlen) break;
+            if (c->st == ASKED) {
+                long n = message(c, &h, 0, 0); if (n <= 0) break;
+                char l[160]; snprintf(l, sizeof l, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", o.upgrade);
+                shift(c, n); put(c, l, strlen(l)); flush_(c); upgraded++; request(c); flush_(c);
+                if (c->st == SEND && c->outlen == 0) c->st = RECV;
+                break;
+            }
+            long n = message(c, &h, resp, resp && !strcmp(o.method, "HEAD"));
+            if (n < 0) { e_parse++; drop(c); return; }
+            if (!n) break;
+            if (resp) { if (c->st == SEND) c->st = RECV; on_response(c, n, h); if (c->st == DEAD || c->st == TCP) return; if (c->st == SEND && c->outlen == 0) c->st = RECV; }
+            else {
+                char l[160]; int m = snprintf(l, sizeof l, "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n", o.reply);
+                int head = !strncmp(c->in, "HEAD ", 5);
+                put(c, l, m); if (!head) put(c, replybuf, o.reply);
+                done++; shift(c, n); if (flush_(c) < 0) { e_io++; drop(c); return; }
+            }
+        }
+    }
+}
+static void accept_all(int ls) {
+    for (;;) {
+        int fd = accept4(ls, NULL, NULL, SOCK_NONBLOCK); if (fd < 0) return;
+        struct conn *c = NULL; for (int i = 0; i < o.conns; i++) if (cs[i].st == DEAD) { c = &cs[i]; break; }
+        if (!c) { close(fd); e_tcp++; continue; }
+        int one = 1; setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        c->fd = fd; c->st = o.mode == ORIGIN ? SERVE : ASKED; c->want_write = 0; c->have_nonce = 0;
+        struct epoll_event e = { .events = EPOLLIN, .data.ptr = c }; epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e);
+    }
+}
+static int cmp(const void *a, const void *b) { unsigned x = *(unsigned *)a, y = *(unsigned *)b; return x < y ? -1 : x > y; }
+static unsigned pct(double p) { return nlat ? lat[(size_t)(p * (nlat - 1))] : 0; }
+
+int main(int argc, char **argv) {
+    if (argc < 2) die("usage: mtlsload client|connect|worker|idle|master|origin --port P ... (see the head of mtlsload.c)");
+    o.mode = !strcmp(argv[1], "client") ? CLIENT : !strcmp(argv[1], "connect") ? CONNECT : !strcmp(argv[1], "worker") ? WORKER : !strcmp(argv[1], "idle") ? IDLE : !strcmp(argv[1], "master") ? MASTER : !strcmp(argv[1], "origin") ? ORIGIN : (die("unknown mode"), 0);
+    o.method = NULL; o.port = -1;
+    for (int i = 2; i < argc; i++) {
+        const char *k = argv[i];
+        if (!strcmp(k, "--plain")) { o.plain = 1; continue; }
+        if (!strcmp(k, "--tls12")) { o.tls12 = 1; continue; }
+        if (i + 1 >= argc) die("an option lacks its value");
+        const char *v = argv[++i];
+        if (!strcmp(k, "--host")) o.host = v; else if (!strcmp(k, "--port")) o.port = atoi(v); else if (!strcmp(k, "--conns")) o.conns = atoi(v);
+        else if (!strcmp(k, "--seconds")) o.seconds = atof(v); else if (!strcmp(k, "--cert")) o.cert = v; else if (!strcmp(k, "--key")) o.key = v;
+        else if (!strcmp(k, "--ca")) o.ca = v; else if (!strcmp(k, "--user")) o.user = v; else if (!strcmp(k, "--password")) o.password = v; else if (!strcmp(k, "--password-file")) o.password = first_line(v);
+        else if (!strcmp(k, "--method")) o.method = v; else if (!strcmp(k, "--path")) o.path = v; else if (!strcmp(k, "--body")) o.body = atoi(v);
+        else if (!strcmp(k, "--header")) { if (o.nheaders < 16) o.headers[o.nheaders++] = v; } else if (!strcmp(k, "--upgrade")) o.upgrade = v;
+        else if (!strcmp(k, "--ramp")) o.ramp = atof(v); else if (!strcmp(k, "--sni")) o.sni = v; else if (!strcmp(k, "--reply")) o.reply = atoi(v);
+        else if (!strcmp(k, "--pid")) { if (o.npids < 64) o.pids[o.npids++] = atoi(v); }
+        else die("unknown option");
+    }
+    if (o.port < 0 || (!o.port && !listening())) die("--port is needed");
+    o.switching = o.mode == WORKER || o.mode == IDLE || (o.mode == CONNECT && o.upgrade);
+    if (!o.upgrade) o.upgrade = "PTTH/1.0";
+    if (!strcmp(o.upgrade, "none")) o.switching = 0;
+    if (!o.method) o.method = o.mode == WORKER || o.mode == IDLE || o.switching ? "POST" : "GET";
+    if (o.user && !o.password) die("--user needs --password");
+    struct rlimit rl = { 1048576, 1048576 }; if (setrlimit(RLIMIT_NOFILE, &rl)) { getrlimit(RLIMIT_NOFILE, &rl); rl.rlim_cur = rl.rlim_max; setrlimit(RLIMIT_NOFILE, &rl); }
+    ctx = SSL_CTX_new(TLS_client_method());
+    SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
+    SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION); if (o.tls12) SSL_CTX_set_max_proto_version(ctx, TLS1_2_VERSION);
+    SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
+    if (o.cert && (SSL_CTX_use_certificate_chain_file(ctx, o.cert) != 1 || SSL_CTX_use_PrivateKey_file(ctx, o.key ? o.key : o.cert, SSL_FILETYPE_PEM) != 1)) die("cannot read the certificate or its key");
+    if (o.ca) { if (SSL_CTX_load_verify_locations(ctx, o.ca, NULL) != 1) die("cannot read --ca"); SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL); }
+    static const unsigned char alpn[] = "\x08http/1.1"; SSL_CTX_set_alpn_protos(ctx, alpn, sizeof alpn - 1);
+    bodybuf = malloc(o.body + 1); memset(bodybuf, 'b', o.body); replybuf = malloc(o.reply + 1); memset(replybuf, 'r', o.reply);
+    ep = epoll_create1(0); cs = calloc(o.conns, sizeof *cs);
+    for (int i = 0; i < o.conns; i++) { cs[i].fd = -1; cs[i].st = DEAD; }
+    int ls = -1; static struct conn listener;
+    if (listening()) {
+        struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(o.port) }; inet_pton(AF_INET, o.host, &a.sin_addr); int one = 1;
+        ls = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0); setsockopt(ls, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+        if (bind(ls, (void *)&a, sizeof a) || listen(ls, 4096)) die("cannot listen");
+        socklen_t al = sizeof a; getsockname(ls, (void *)&a, &al); fprintf(stderr, "port %d\n", ntohs(a.sin_port));
+        struct epoll_event e = { .events = EPOLLIN, .data.ptr = &listener }; epoll_ctl(ep, EPOLL_CTL_ADD, ls, &e);
+    }
+    double cpu0, mb, cpu1; server_usage(&cpu0, &mb);
+    t_start = now(); t_stop = t_start + o.seconds;
+    int opened = 0; struct epoll_event ev[512];
+    for (;;) {
+        double t = now();
+        if (t >= t_stop && !stopping) { stopping = 1; server_usage(&cpu1, &mb); if (o.mode == WORKER || o.mode == IDLE || o.mode == CONNECT || o.mode == ORIGIN) break; t_stop = t + 1.0; }
+        else if (t >= t_stop) break;
+        int may = o.ramp > 0 ? (int)((t - t_start) * o.ramp) + 1 : o.conns;
+        for (int burst = 0; !listening() && opened < o.conns && opened < may && burst < 256 && !stopping; burst++) open_(&cs[opened++]);
+        int live = stopping ? 0 : 1;
+        if (stopping) for (int i = 0; i < o.conns; i++) if (cs[i].st != DEAD) { live = 1; break; }
+        if (!live) break;
+        int n = epoll_wait(ep, ev, 512, 20);
+        for (int i = 0; i < n; i++) if (ev[i].data.ptr == &listener) accept_all(ls); else on_ready(ev[i].data.ptr, ev[i].events);
+    }
+    double el = now() - t_start; if (stopping && (o.mode == CLIENT || o.mode == MASTER)) el = o.seconds < el ? o.seconds : el;
+    qsort(lat, nlat, sizeof *lat, cmp);
+    struct rusage ru; getrusage(RUSAGE_SELF, &ru);
+    unsigned long errs = e_tcp + e_tls + e_status + e_io + e_parse;
+    printf("{\"mode\": \"%s\", \"conns\": %d, \"seconds\": %.3f, \"tls\": %lu, \"challenged\": %lu, \"upgraded\": %lu, \"ready_s\": %.3f, \"done\": %lu, \"per_second\": %.1f, "
+           "\"p50_us\": %u, \"p90_us\": %u, \"p99_us\": %u, \"p999_us\": %u, \"max_us\": %u, \"closed_by_peer\": %lu, "
+           "\"errors\": {\"tcp\": %lu, \"tls\": %lu, \"status\": %lu, \"io\": %lu, \"parse\": %lu, \"first_bad_status\": %d}, \"rig_cpu_s\": %.2f, \"mb_in\": %.1f, \"mb_out\": %.1f, \"server_cpu_s\": %.2f, \"server_pss_mb\": %.1f}\n",
+           argv[1], o.conns, el, tls_ok, challenged, upgraded, t_ready ? t_ready - t_start : 0.0, done, (o.mode == IDLE ? upgraded : done) / el, pct(.5), pct(.9), pct(.99), pct(.999), pct(1),
+           closed_by_peer, e_tcp, e_tls, e_status, e_io, e_parse, first_bad_status,
+           ru.ru_utime.tv_sec + ru.ru_stime.tv_sec + (ru.ru_utime.tv_usec + ru.ru_stime.tv_usec) / 1e6, bytes_in / 1e6, bytes_out / 1e6, cpu1 - cpu0, mb);
+    return errs ? 1 : 0;
+}

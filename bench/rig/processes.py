@@ -1,0 +1,234 @@
+"""Processes of the bench: started pinned, watched, ended by their own id, never by name.
+
+Every server gets a folder of its own and a log in it; the last lines of that log explain a start that failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+SERVER_CORE = 0
+RIG_CORE = 1
+START_SECONDS = 30.0
+STOP_SECONDS = 20.0
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+class BenchFailed(Exception):  # noqa: N818 - says what is the case, like every error of ours
+    """The measurement cannot be made or cannot be believed; the text is one clear line."""
+
+
+def pinned(core: int, command: Sequence[str | Path]) -> list[str]:
+    """The command, bound to one core: what it starts stays there too."""
+    return ["taskset", "-c", str(core), *map(str, command)]
+
+
+def free_port() -> int:
+    """A loopback port that is free now (nothing holds it for us until the server binds it)."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def need(present: object, *packages: str) -> None:
+    """Install Debian packages unless what they bring is present already; only root gets that done.
+
+    Raises:
+        BenchFailed: it is missing and we may not or cannot install it.
+    """
+    if present:
+        return
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise BenchFailed(f"missing, by their Debian names: {' '.join(packages)}; install them and run this again")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for step in (["update"], ["install", "--no-install-recommends", "-y", *packages]):
+        subprocess.run(
+            ["apt-get", "-qq", *step], env=environment, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+
+
+class Server:
+    """One running server; `pid` is the process that we started, its children are found in /proc."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.name = name
+        self.process = process
+        self.port = port
+        self.log = log
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def complaint(self) -> str:
+        """The end of the server's log, in one line."""
+        lines = self.log.read_text(errors="replace").strip().splitlines()[-5:] if self.log.exists() else []
+        return " | ".join(lines)
+
+    def wait_until(self, is_ready: Callable[[], bool]) -> None:
+        """Return when `is_ready` says so.
+
+        Raises:
+            BenchFailed: the server ended, or 30 s went by.
+        """
+        limit = time.monotonic() + START_SECONDS
+        while not is_ready():
+            if self.process.poll() is not None:
+                raise BenchFailed(
+                    f"{self.name} ended at once with status {self.process.returncode}: {self.complaint()}"
+                )
+            if time.monotonic() > limit:
+                raise BenchFailed(f"{self.name} was not ready within {START_SECONDS:.0f} s: {self.complaint()}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End it by its id: SIGTERM, and SIGKILL to it and its children when it does not go."""
+        family = tree(self.pid)
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            for pid in family:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, 9)
+            self.process.wait()
+
+
+def start(
+    name: str, command: Sequence[str | Path], *, port: int, folder: Path, environment: Mapping[str, str] | None = None
+) -> Server:
+    """Start a server on the server core, its output going to `folder/NAME.log`."""
+    log = folder / f"{name}.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            pinned(SERVER_CORE, command),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            cwd=folder,
+            env={**os.environ, **(environment or {})},
+        )
+    return Server(name, process, port, log)
+
+
+def accepts(port: int) -> bool:
+    """Does something on the loopback interface accept connections on this port?"""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat behind the command name; empty when the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def tree(pid: int) -> list[int]:
+    """The process and all its living descendants."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (fields := _stat(int(entry.name))):
+            parents.setdefault(int(fields[1]), []).append(int(entry.name))
+    found = [pid]
+    for member in found:
+        found.extend(parents.get(member, []))
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time that the process and its descendants have used, in seconds (resolution: one tick, 10 ms)."""
+    return sum(int(fields[11]) + int(fields[12]) for member in tree(pid) if (fields := _stat(member))) / TICK
+
+
+def pss_kib(pid: int) -> int:
+    """Proportional memory of one process, in KiB."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1])
+    raise BenchFailed(f"the kernel tells no PSS for process {pid}")
+
+
+class Rig:
+    """The load rig, built once into `bench/build` and always run on the rig core."""
+
+    def __init__(self, bench: Path) -> None:
+        self.binary = bench / "build" / "mtlsload"
+        source = bench / "rig" / "mtlsload.c"
+        if not self.binary.exists() or self.binary.stat().st_mtime < source.stat().st_mtime:
+            need(shutil.which("gcc"), "gcc", "libc6-dev")
+            need(Path("/usr/include/openssl/ssl.h").exists(), "libssl-dev")
+            self.binary.parent.mkdir(exist_ok=True)
+            build = ["gcc", "-O2", "-o", str(self.binary), str(source), "-lssl", "-lcrypto"]
+            subprocess.run(build, check=True, stdin=subprocess.DEVNULL)
+
+    def run(self, mode: str, arguments: Sequence[str | Path], *, seconds: float) -> dict[str, Any]:
+        """One bounded run; its counts.
+
+        Raises:
+            BenchFailed: a request failed: numbers with errors in them are not comparable.
+        """
+        command = pinned(RIG_CORE, [self.binary, mode, *arguments, "--seconds", str(seconds)])
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds + 30, check=False)
+        return self._counts(mode, done.returncode, done.stdout, done.stderr)
+
+    @staticmethod
+    def _counts(mode: str, status: int, out: bytes, err: bytes) -> dict[str, Any]:
+        if not out:
+            raise BenchFailed(f"the rig said nothing in mode {mode}: {err.decode(errors='replace').strip()}")
+        counts: dict[str, Any] = json.loads(out)
+        if status:
+            raise BenchFailed(f"the rig counted errors in mode {mode}: {counts['errors']}")
+        return counts
+
+    @contextlib.contextmanager
+    def origin(self, *, reply: int, folder: Path) -> Iterator[int]:
+        """The fast origin in the clear, on the rig core; yields its port."""
+        arguments = ["--port", "0", "--conns", "4096", "--reply", str(reply), "--seconds", "3600"]
+        command = pinned(RIG_CORE, [self.binary, "origin", *arguments])
+        with (folder / "origin.json").open("wb") as out:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE)
+        try:
+            yield int(_line(process, START_SECONDS).removeprefix("port "))
+        finally:
+            process.kill()
+            process.wait()
+
+    @contextlib.contextmanager
+    def held(self, arguments: Sequence[str | Path], *, seconds: float) -> Iterator[None]:
+        """Connections that are open and silent while the block runs (at most `seconds`)."""
+        command = pinned(RIG_CORE, [self.binary, "idle", *arguments, "--seconds", str(seconds)])
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            if _line(process, seconds) != "ready":
+                out, err = process.communicate()
+                self._counts("idle", process.returncode, out, err)
+                raise BenchFailed(f"not all connections were admitted within {seconds:.0f} s: {out.decode().strip()}")
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _line(process: subprocess.Popen[bytes], seconds: float) -> str:
+    """The next line on a child's stderr, empty when it ended; the child is killed when none comes in time."""
+    assert process.stderr is not None
+    limit = threading.Timer(seconds + 5, process.kill)
+    limit.start()
+    try:
+        return process.stderr.readline().decode().strip()
+    finally:
+        limit.cancel()
