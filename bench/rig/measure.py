@@ -17,7 +17,7 @@ from rig.report import Report, median
 JOB_PATH = "/jobs/small"
 REVERSE_PATH = f"/-/reverse/{POOL}"
 WARM_UP_SECONDS = 1.0
-WARM_UP_ADMISSIONS = 200
+FIRST_WORKERS = 200
 RAMP_PER_SECOND = 400
 
 
@@ -71,28 +71,37 @@ def stage(options: Options, *, with_apache: bool) -> Iterator[Stage]:
 
 
 def requests(options: Options) -> dict[str, Any]:
-    """Small keep-alive requests through mutual TLS, Digest, a role rule and a proxy: ours against Apache's, in turn."""
+    """Small keep-alive requests through mutual TLS, Digest, a role rule and a proxy: ours against Apache's, in turn.
+
+    `ratio` compares requests a second; `cpu_us` is the processor time of the whole server for one request, which tells
+    the same where nothing else runs and still means something where something does.
+    """
     settings = {"conns": options.conns, "seconds": options.seconds, "reply_bytes": options.reply}
     with stage(options, with_apache=options.apache) as on:
         report = Report("requests", options.command, settings)
 
         def once(server: Server, seconds: float) -> dict[str, Any]:
             arguments = [*on.home.client.rig_arguments(server.port, JOB_PATH), "--conns", str(options.conns)]
-            return on.rig.run("client", arguments, seconds=seconds)
+            before = cpu_seconds(server.pid)
+            counts = on.rig.run("client", arguments, seconds=seconds)
+            spent = cpu_seconds(server.pid) - before
+            if not counts["done"]:
+                raise BenchFailed(f"{server.name} answered nothing: {server.complaint()}")
+            return {"per_s": counts["per_second"], "p99_us": counts["p99_us"], "cpu_us": spent * 1e6 / counts["done"]}
 
         for server in on.servers():
             once(server, WARM_UP_SECONDS)
         for number in range(1, options.rounds + 1):
             row: dict[str, Any] = {"round": number}
             for server in on.servers():
-                counts = once(server, options.seconds)
-                row[f"{server.name}_per_s"] = counts["per_second"]
-                row[f"{server.name}_p99_us"] = counts["p99_us"]
+                row.update({f"{server.name}_{what}": value for what, value in once(server, options.seconds).items()})
             if on.apache:
                 row["ratio"] = row["gateway_per_s"] / row["apache_per_s"]
             report.row(**row)
         results = {
-            f"median_{server.name}_per_s": median(report.column(f"{server.name}_per_s")) for server in on.servers()
+            f"median_{server.name}_{what}": median(report.column(f"{server.name}_{what}"))
+            for what in ("per_s", "cpu_us")
+            for server in on.servers()
         }
         if on.apache:
             results["ratio"] = median(report.column("ratio"))
@@ -139,29 +148,27 @@ def admission(options: Options) -> dict[str, Any]:
 
 
 def idle(options: Options) -> dict[str, Any]:
-    """Memory of one idle reversed connection: growth of the data process while N workers hang on it, divided by N."""
+    """Memory of one idle reversed connection: growth of the data process by N silent workers, divided by N."""
     settings = {"workers": options.workers, "ramp_per_s": RAMP_PER_SECOND}
     with stage(options, with_apache=False) as on:
         report = Report("idle", options.command, settings)
-        worker = on.home.worker
 
         def held(count: int) -> contextlib.AbstractContextManager[None]:
-            arguments = [*worker.rig_arguments(on.gateway.port, REVERSE_PATH), "--conns", str(count)]
+            arguments = [*on.home.worker.rig_arguments(on.gateway.port, REVERSE_PATH), "--conns", str(count)]
             # Twice the time that the ramp takes, and what a slow machine needs on top.
             seconds = 2 * count / RAMP_PER_SECOND + 60
             return on.rig.held([*arguments, "--ramp", str(RAMP_PER_SECOND)], seconds=seconds)
 
-        # What is loaded and grown once must not be divided among the workers.
-        with held(min(WARM_UP_ADMISSIONS, options.workers)):
+        # What is loaded and grown once must not be divided among the workers, and memory that a first crowd left behind
+        # must not hide what a second one needs: so the first ones stay while the others come.
+        with held(min(FIRST_WORKERS, options.workers)):
             data = data_process(on.gateway)
-        empty = pss_kib(data)
-        for number in range(1, 3):
+            before = pss_kib(data)
             with held(options.workers):
                 full = pss_kib(data)
-            grown = full - empty
-            report.row(round=number, empty_kib=empty, full_kib=full, kib_per_worker=grown / options.workers)
-        # The first fill counts: a second one reuses memory that the first left behind.
-        return report.finish(kib_per_worker=report.column("kib_per_worker")[0])
+        kib = (full - before) / options.workers
+        report.row(workers=options.workers, before_kib=before, full_kib=full, kib_per_worker=kib)
+        return report.finish(kib_per_worker=kib)
 
 
 def data_process(gateway: Server) -> int:
