@@ -1,0 +1,223 @@
+"""``list``, ``show``, ``crl``, ``verify``: commands that look at certificates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import click
+
+from gateway.cli.common import Settings, common_options, fail
+from gateway.cli.options import INSTANT, NAME, absolute, json_option
+
+if TYPE_CHECKING:
+    from pki.inventory import CertificateRecord
+
+_ROLES = click.Choice(["client", "worker", "master", "server"])
+_MAX_FILE = 64 << 20
+_UNREADABLE = 2
+_PUBLIC = 0o644
+
+
+@click.command("list")
+@common_options
+@click.option("--role", type=_ROLES, help="Only certificates of this role.")
+@click.option("--all", "with_expired", is_flag=True, help="Expired ones too.")
+@json_option
+def list_certificates(settings: Settings, role: str | None, with_expired: bool, as_json: bool) -> None:
+    """List the certificates that were issued and have not expired, revoked ones included."""
+    from gateway.desk import Desk
+    from gateway.home import Home
+    from pki.names import Role
+
+    now = int(datetime.now(UTC).timestamp())
+    with Desk(Home(settings.home), None) as desk:
+        found = desk.inventory.certificates(role=Role(role) if role else None, valid_at=None if with_expired else now)
+    if as_json:
+        _print_json({"certificates": [_entry(record, now) for record in found]})
+    else:
+        _print_table(found, now)
+
+
+@click.command()
+@common_options
+@click.argument("name", type=NAME)
+@json_option
+def show(settings: Settings, name: str, as_json: bool) -> None:
+    """Show whose NAME is, its Digest user, and every certificate that was issued to it."""
+    from auth.store import UserStore
+    from gateway.desk import Desk
+    from gateway.home import Home
+    from gateway.state import bump
+
+    now = int(datetime.now(UTC).timestamp())
+    with Desk(Home(settings.home), None) as desk:
+        identity = desk.inventory.find(name)
+        found = desk.inventory.certificates(name=name)
+        users = UserStore(desk.engine, None, desk.basics.realm, bump).list()
+    user = next((user for user in users if user.name == name), None)
+    if identity is None:
+        fail(f"no certificate was ever issued to {name}; `rhttp-pki list` shows who has one")
+    shown_user = None if user is None else {"enabled": user.enabled, "algorithms": list(user.algorithms)}
+    if as_json:
+        table = {"name": name, "role": identity.role.value, "pool": identity.pool, "user": shown_user}
+        _print_json({**table, "certificates": [_entry(record, now) for record in found]})
+        return
+    state = "none" if user is None else f"{'enabled' if user.enabled else 'disabled'} ({', '.join(user.algorithms)})"
+    click.echo(f"{identity}; Digest user: {state}")
+    _print_table(found, now)
+
+
+@click.command()
+@common_options
+@click.option("--role", type=_ROLES, required=True, help="Whose issuing CA signs the list.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write here instead of standard output.")
+def crl(settings: Settings, role: str, out: Path | None) -> None:
+    """Sign the revocation list of a role's issuing CA: PEM, good for a day, with a number that grows."""
+    passphrase = settings.passphrase()
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from gateway.desk import Desk
+    from gateway.home import Home
+    from pki.files import write_atomic
+    from pki.inventory import fingerprint_of
+    from pki.names import Role
+    from pki.revocation import RevocationReason, RevokedEntry, build_crl
+
+    with Desk(Home(settings.home), passphrase) as desk:
+        issuer = desk.authority(Role(role)).issuer
+        fingerprint = fingerprint_of(issuer.certificate)
+        # The number before the entries: a list with a higher number never knows less.
+        number = desk.inventory.next_crl_number(fingerprint)
+        entries = [
+            RevokedEntry(
+                serial=int(record.serial, 16),
+                revoked_at=datetime.fromtimestamp(record.revoked_at or 0, UTC),
+                reason=RevocationReason(record.reason or RevocationReason.UNSPECIFIED),
+            )
+            for record in desk.inventory.revoked_by(fingerprint)
+        ]
+    signed = build_crl(issuer, entries, number=number, at=datetime.now(UTC)).public_bytes(Encoding.PEM)
+    if out is None:
+        click.echo(signed, nl=False)
+    else:
+        write_atomic(absolute(out), signed, mode=_PUBLIC)
+        click.echo(f"list {number} of the {role} CA, {len(entries)} revoked, in {out}")
+
+
+@click.command()
+@common_options
+@click.option("--role", type=_ROLES, required=True, help="What the certificate must be good for.")
+@click.option("--trust", type=click.Path(path_type=Path), required=True, help="PEM file: each certificate an anchor.")
+@click.option("--crl", "crl_file", type=click.Path(path_type=Path), help="PEM file of revocation lists.")
+@click.option("--time", "at", type=INSTANT, help="Judge as of this time (RFC 3339; default now).")
+@click.option("--profile", type=click.Choice(["rhttp", "rfc5280"]), default="rhttp", show_default=True)
+@click.argument("chain", type=click.Path(path_type=Path))
+def verify(
+    _settings: Settings,
+    role: str,
+    trust: Path,
+    crl_file: Path | None,
+    at: datetime | None,
+    profile: str,
+    chain: Path,
+) -> None:
+    """Validate the path in CHAIN (PEM, leaf first) as the gateway does.
+
+    Prints `valid` and exits 0; prints a reason code (untrusted, expired, not_yet_valid, purpose, name, revoked,
+    stale_crl, malformed, role, profile, algorithm) and exits 1; exits 2 when a file cannot be read. No home is needed.
+    """
+    from pki.errors import CertificateInvalid, InputUnreadable, PathReason
+    from pki.names import Role
+    from pki.verify import verify_file
+
+    try:
+        verify_file(
+            _read(chain),
+            _read(trust),
+            role=Role(role),
+            at=at or datetime.now(UTC),
+            profile=cast(Literal["rhttp", "rfc5280"], profile),
+            crls_pem=None if crl_file is None else _read(crl_file),
+        )
+    except CertificateInvalid as error:
+        click.echo(error.reason.value)
+        if error.detail:
+            click.echo(" ".join(error.detail.split()), err=True)
+        raise click.exceptions.Exit(1) from None
+    except InputUnreadable as error:
+        click.echo(f"Error: {error}", err=True)
+        raise click.exceptions.Exit(_UNREADABLE) from None
+    except Exception as error:
+        # Whatever a hostile file does to the parser, the answer is no.
+        click.echo(PathReason.MALFORMED.value)
+        click.echo(f"the certificate cannot be judged ({type(error).__name__})", err=True)
+        raise click.exceptions.Exit(1) from None
+    click.echo("valid")
+
+
+def _read(path: Path) -> bytes:
+    from pki.errors import InputUnreadable
+
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_FILE + 1)
+    except OSError as error:
+        raise InputUnreadable(f"cannot read {path}: {error.strerror}") from None
+
+
+def _entry(record: CertificateRecord, now: int) -> dict[str, Any]:
+    return {
+        "serial": record.serial,
+        "name": record.name,
+        "role": record.role.value,
+        "pool": record.pool,
+        "labels": dict(record.labels),
+        "status": _status(record, now),
+        "not_before": _stamp(record.not_before),
+        "not_after": _stamp(record.not_after),
+        "issued_at": _stamp(record.issued_at),
+        "revoked_at": None if record.revoked_at is None else _stamp(record.revoked_at),
+        "reason": record.reason,
+        "fingerprint": record.fingerprint,
+    }
+
+
+def _status(record: CertificateRecord, now: int) -> str:
+    if record.revoked_at is not None:
+        return "revoked"
+    if now > record.not_after:
+        return "expired"
+    return "valid"
+
+
+def _stamp(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _print_json(value: object) -> None:
+    import orjson
+
+    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+
+
+def _print_table(records: Sequence[CertificateRecord], now: int) -> None:
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("NAME", "ROLE", "POOL", "STATUS", "EXPIRES", "SERIAL", "LABELS"):
+        table.add_column(title, no_wrap=title != "LABELS")
+    for record in records:
+        labels = " ".join(f"{key}={value}" for key, value in sorted(record.labels.items()))
+        status = _status(record, now) + (f" ({record.reason})" if record.reason else "")
+        cells = (record.name or "-", record.role.value, record.pool or "-", status, _stamp(record.not_after))
+        table.add_row(*cells, record.serial, labels)
+    # What is piped is for programs: no width cuts it.
+    width = None if sys.stdout.isatty() else 400
+    console = Console(width=width, highlight=False, markup=False, soft_wrap=False)
+    console.print(table if records else "no certificates")

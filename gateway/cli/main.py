@@ -1,0 +1,110 @@
+"""``rhttp-pki``: the root command, which knows every other by name and loads only the one that is called.
+
+One place turns what can go wrong into one line on stderr and an exit status; a traceback is never shown, because its
+frames may hold keys and passwords.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from gateway.cli.common import fail
+
+__all__ = ["cli", "main"]
+
+_COMMANDS: Mapping[str, tuple[str, str]] = {
+    "init": ("gateway.cli.pki", "Make a home: keys, certificates, configuration, policy."),
+    "issue-client": ("gateway.cli.pki", "Issue a client its certificate, password and bundle."),
+    "issue-worker": ("gateway.cli.pki", "Issue a worker of a pool its certificate, password and bundle."),
+    "issue-master": ("gateway.cli.pki", "Issue a master its certificate, password and bundle."),
+    "issue-server": ("gateway.cli.pki", "Issue the gateway a new server certificate."),
+    "renew": ("gateway.cli.pki", "Put a new key and certificate into a bundle."),
+    "revoke": ("gateway.cli.pki", "Revoke certificates and cut what they hold open."),
+    "list": ("gateway.cli.certificates", "List the certificates that were issued."),
+    "show": ("gateway.cli.certificates", "Show everything about one name."),
+    "crl": ("gateway.cli.certificates", "Sign a certificate revocation list."),
+    "verify": ("gateway.cli.certificates", "Validate a certification path as the gateway does."),
+    "user": ("gateway.cli.users", "Manage Digest credentials."),
+    "policy": ("gateway.cli.policy", "Check the policy, or have a decision explained."),
+    "gateway": ("gateway.cli.run", "Run the gateway."),
+    "worker": ("gateway.cli.worker", "Run a worker: dial, authenticate, switch roles, serve."),
+    "status": ("gateway.cli.run", "Show what is connected now."),
+    "reload": ("gateway.cli.run", "Have the running gateway take up its files again."),
+    "drain": ("gateway.cli.run", "Have the running gateway finish its work and end."),
+    "audit": ("gateway.cli.audit", "Follow the audit log, or verify it."),
+    "db": ("gateway.cli.db", "Look after the state database."),
+}
+"""Each command: the module that defines it (any attribute of it that is a command of that name), and what it does."""
+
+_DEBUG = "RHTTP_PKI_DEBUG"
+_OURS = frozenset({"gateway", "auth", "pki", "rhttp"})
+
+
+class Root(click.Group):
+    """A group that imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(_COMMANDS[cmd_name][0])
+        found = (
+            thing for thing in vars(module).values() if isinstance(thing, click.Command) and thing.name == cmd_name
+        )
+        return next(found, None)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+            raise
+        except Exception as error:
+            if os.environ.get(_DEBUG) == "1":
+                raise
+            fail(_describe(error))
+
+
+def _describe(error: Exception) -> str:
+    """What one line can say of a failure. Only texts written for people are shown: others may quote their input."""
+    package = type(error).__module__.partition(".")[0]
+    if package in _OURS:
+        return str(error)
+    if package == "sqlalchemy":
+        from gateway.state import unavailable
+
+        return str(unavailable(error))
+    if isinstance(error, OSError):
+        place = error.filename if isinstance(error.filename, str) else "a file"
+        why = error.strerror or type(error).__name__
+        return f"cannot use {place}: {why}; check its permissions and the disk"
+    if isinstance(error, ModuleNotFoundError):
+        return f"the module {error.name} is not installed; install rhttp-pki again, with its dependencies"
+    return f"internal error ({type(error).__name__}), a bug; run it again with {_DEBUG}=1 and report what that prints"
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="rhttp-pki", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Access-control gateway for Reverse HTTP: certificates by role, HTTP Digest, policies, audit."""
+
+
+def main() -> None:
+    """The entry point of the installed command."""
+    # Before anything opens: whatever is made without a mode of its own is the owner's alone.
+    os.umask(0o077)
+    cli(prog_name="rhttp-pki")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Option values of several commands: a wrong one is wrong usage (exit status 2) and says how to write it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+__all__ = [
+    "DURATION",
+    "INSTANT",
+    "LABEL",
+    "NAME",
+    "SAN",
+    "SERIAL",
+    "TRUST_DOMAIN",
+    "absolute",
+    "json_option",
+    "label_map",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_DURATION = re.compile(r"([0-9]{1,9})([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_MAX_DURATION = timedelta(days=20 * 365)
+_LABEL = re.compile(r"([a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?)=([A-Za-z0-9](?:[A-Za-z0-9._:/-]{0,61}[A-Za-z0-9])?)")
+_MAX_LABELS = 16
+# 20 octets at most (RFC 5280 §4.1.2.2); colons as openssl prints them.
+_SERIAL = re.compile(r"[0-9a-f]{1,40}")
+
+
+class _Duration(click.ParamType[timedelta]):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        match = _DURATION.fullmatch(str(value))
+        if match is None:
+            self.fail(f"{value!r} is no duration; write a number and s, m, h or d: 90s, 15m, 24h, 30d", param, ctx)
+        found = timedelta(seconds=0)
+        if int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] <= _MAX_DURATION.total_seconds():
+            found = timedelta(**{_UNITS[match[2]]: int(match[1])})
+        if not found:
+            self.fail(f"{value!r} must be more than nothing and at most 20 years", param, ctx)
+        return found
+
+
+class _Name(click.ParamType[str]):
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from pki.errors import NameInvalid
+        from pki.names import parse_name
+
+        try:
+            return parse_name(str(value))
+        except NameInvalid as error:
+            self.fail(str(error), param, ctx)
+
+
+class _San(click.ParamType[str]):
+    name = "san"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from pki.errors import NameInvalid
+        from pki.names import parse_san
+
+        try:
+            parse_san(str(value))
+        except NameInvalid as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+class _TrustDomain(click.ParamType[str]):
+    name = "domain"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from pki.errors import NameInvalid
+        from pki.names import parse_trust_domain
+
+        try:
+            return parse_trust_domain(str(value))
+        except NameInvalid as error:
+            self.fail(f"no trust domain: {error}", param, ctx)
+
+
+class _Label(click.ParamType[tuple[str, str]]):
+    name = "label"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        match = _LABEL.fullmatch(str(value))
+        if match is None:
+            self.fail(
+                f"{value!r} is no label; write key=value: the key of a-z 0-9 . _ -, the value of letters, digits"
+                " and . _ : / -, each up to 63 and with a letter or digit at both ends",
+                param,
+                ctx,
+            )
+        return match[1], match[2]
+
+
+class _Serial(click.ParamType[str]):
+    name = "hex"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value).lower().removeprefix("0x").replace(":", "")
+        if not _SERIAL.fullmatch(text):
+            self.fail(f"{value!r} is no serial number; write it in hex, as `list` shows it", param, ctx)
+        # An even number of digits, as in the inventory, whatever zeros were left out or put before.
+        text = text.lstrip("0") or "0"
+        return text.zfill(len(text) + len(text) % 2)
+
+
+class _Instant(click.ParamType[datetime]):
+    name = "rfc3339"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        try:
+            found = datetime.fromisoformat(str(value))
+        except ValueError:
+            found = None
+        if found is None or found.tzinfo is None or "T" not in str(value).upper():
+            self.fail(f"{value!r} is no RFC 3339 time with a zone; write 2026-01-31T12:00:00Z", param, ctx)
+        return found
+
+
+DURATION = _Duration()
+NAME = _Name()
+SAN = _San()
+TRUST_DOMAIN = _TrustDomain()
+LABEL = _Label()
+SERIAL = _Serial()
+INSTANT = _Instant()
+
+
+def json_option(command: F) -> F:
+    """Add ``--json`` as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def label_map(pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Labels by key; each key once, and not too many."""
+    labels = dict(pairs)
+    if len(labels) != len(pairs):
+        raise click.BadParameter("the same label is given twice", param_hint="--label")
+    if len(labels) > _MAX_LABELS:
+        raise click.BadParameter(f"at most {_MAX_LABELS} labels", param_hint="--label")
+    return labels
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root, symbolic links kept."""
+    return Path(os.path.abspath(path))

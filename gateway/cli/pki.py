@@ -1,0 +1,256 @@
+"""``init``, ``issue-*``, ``renew``, ``revoke``: commands that make and end certificates.
+
+Libraries are imported inside the commands: a command that is refused by its options must not wait for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gateway.cli.common import Settings, common_options, fail
+from gateway.cli.options import DURATION, LABEL, NAME, SAN, SERIAL, TRUST_DOMAIN, absolute, label_map
+
+if TYPE_CHECKING:
+    from gateway.desk import Desk
+    from pki.inventory import CertificateRecord
+
+_DEFAULT_TRUST_DOMAIN = "rhttp.internal"
+_MAX_CSR = 1 << 16
+# RFC 5280 §5.3.1, without those that make no sense for good (certificateHold, removeFromCRL) or are a CA's.
+_REASONS = (
+    "unspecified",
+    "keyCompromise",
+    "affiliationChanged",
+    "superseded",
+    "cessationOfOperation",
+    "privilegeWithdrawn",
+)
+
+
+@click.command()
+@common_options
+@click.option("--trust-domain", type=TRUST_DOMAIN, default=_DEFAULT_TRUST_DOMAIN, show_default=True)
+@click.option("--san", "sans", type=SAN, multiple=True, help="A further name of the gateway: DNS:name or IP:address.")
+def init(settings: Settings, trust_domain: str, sans: tuple[str, ...]) -> None:
+    """Make a home: a root and issuing CAs, a server certificate, configuration, policy, state.
+
+    The place may be missing or an empty directory; anything else is left alone and refused. With --passphrase-file
+    all keys are sealed, and every command that needs one asks for it.
+    """
+    passphrase = settings.passphrase()
+    from gateway.home import Home
+    from gateway.homemaker import HomePlan, make_home
+    from pki.files import DirectoryTaken
+
+    home = Home(settings.home)
+    # The realm is the trust domain's for good: every stored credential is made for it.
+    plan = HomePlan(trust_domain=trust_domain, realm=f"rhttp@{trust_domain}", sans=sans, passphrase=passphrase)
+    try:
+        make_home(home, plan, at=datetime.now(UTC))
+    except DirectoryTaken:
+        fail(
+            f"{home.path} exists and is not an empty directory; nothing is overwritten: name another place with --home"
+        )
+    click.echo(f"home {home.path} of the trust domain {trust_domain}; issue certificates, then run: rhttp-pki gateway")
+
+
+def _issue_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(
+        (
+            click.argument("name", type=NAME),
+            click.option(
+                "--out", type=click.Path(path_type=Path), help="Where to put the bundle (default HOME/bundles/NAME)."
+            ),
+            click.option("--ttl", type=DURATION, help="Lifetime: 90s, 15m, 24h, 30d."),
+            click.option(
+                "--csr",
+                type=click.Path(path_type=Path, exists=True, dir_okay=False, readable=True),
+                help="Certify the key of this signing request (PKCS#10); of it only the key is used.",
+            ),
+            click.option("--no-user", is_flag=True, help="Make no Digest user."),
+            click.option("--key-type", type=click.Choice(["p256", "p384", "ed25519"]), help="Of a new key (p256)."),
+        )
+    ):
+        command = option(command)
+    return common_options(command)
+
+
+@click.command("issue-client")
+@_issue_options
+def issue_client(settings: Settings, name: str, **options: Any) -> None:
+    """Issue a client NAME its certificate, Digest password and bundle (30 days)."""
+    _issue(settings, "client", name, None, **options)
+
+
+@click.command("issue-worker")
+@_issue_options
+@click.option("--pool", type=NAME, required=True, help="The only pool that it may reverse into.")
+@click.option("--label", "labels", type=LABEL, multiple=True, help="key=value, for policies and dispatch.")
+def issue_worker(settings: Settings, name: str, pool: str, **options: Any) -> None:
+    """Issue a worker NAME its certificate, Digest password and bundle (24 hours)."""
+    _issue(settings, "worker", name, pool, **options)
+
+
+@click.command("issue-master")
+@_issue_options
+def issue_master(settings: Settings, name: str, **options: Any) -> None:
+    """Issue a master NAME its certificate, Digest password and bundle (30 days)."""
+    _issue(settings, "master", name, None, **options)
+
+
+def _issue(
+    settings: Settings,
+    role: str,
+    name: str,
+    pool: str | None,
+    *,
+    out: Path | None,
+    ttl: timedelta | None,
+    csr: Path | None,
+    no_user: bool,
+    key_type: str | None,
+    labels: tuple[tuple[str, str], ...] = (),
+) -> None:
+    label_table = label_map(labels)
+    if csr is not None and key_type is not None:
+        raise click.UsageError("--key-type is for a new key; with --csr the request has the key")
+    from gateway.issuing import IssueOrder, issue_bundle
+    from pki.files import DirectoryTaken
+    from pki.inventory import Identity
+    from pki.keys import KeyType
+    from pki.names import Role
+
+    with _desk(settings) as desk:
+        order = IssueOrder(
+            owner=Identity(name=name, role=Role(role), pool=pool),
+            out=absolute(out) if out is not None else desk.home.bundles / name,
+            lifetime=ttl,
+            key_type=KeyType(key_type or "p256"),
+            csr=_read_csr(csr),
+            labels=label_table,
+            with_user=not no_user,
+        )
+        try:
+            issued = issue_bundle(desk, order)
+        except DirectoryTaken:
+            fail(f"{order.out} is not an empty directory; name another with --out, or renew the bundle that lies there")
+        _say_issued(issued.record, f"in {issued.place}")
+        if issued.user_kept:
+            click.echo(
+                f"the user {name} was there before and keeps the password: no password file is written here; "
+                f"copy it from the earlier bundle, or set a new one with: rhttp-pki user passwd {name}",
+                err=True,
+            )
+        # The new user can sign in at once, and not only when the gateway looks at the state next.
+        _tell(desk, "/refresh", must=False)
+
+
+def _read_csr(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        data = file.read(_MAX_CSR + 1)
+    if len(data) > _MAX_CSR:
+        fail(f"{path} is too large for a signing request")
+    return data
+
+
+@click.command("issue-server")
+@common_options
+@click.option("--san", "sans", type=SAN, multiple=True, help="DNS:name or IP:address, beside localhost.")
+@click.option("--ttl", type=DURATION, help="Lifetime: 24h, 30d.")
+def issue_server(settings: Settings, sans: tuple[str, ...], ttl: timedelta | None) -> None:
+    """Issue the gateway a new server certificate (30 days), taken up without a restart.
+
+    It always names localhost, 127.0.0.1 and ::1. Without --san it names what the present one does.
+    """
+    from gateway.issuing import issue_server as issue
+
+    with _desk(settings) as desk:
+        record = issue(desk, sans, ttl)
+        _say_issued(record, f"in {desk.home.server_cert}")
+        _tell(desk, "/reload", must=True)
+
+
+@click.command()
+@common_options
+@click.argument("bundle", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.option("--ttl", type=DURATION, help="Lifetime (default: that of the certificate renewed).")
+def renew(settings: Settings, bundle: Path, ttl: timedelta | None) -> None:
+    """Put a new key and certificate for the same identity into BUNDLE.
+
+    Password, labels and pool stay. The old certificate is valid until it expires; if it must not be, revoke its serial.
+    """
+    from gateway.issuing import renew_bundle
+
+    with _desk(settings) as desk:
+        issued = renew_bundle(desk, absolute(bundle), ttl)
+        _say_issued(issued.record, f"in {issued.place}")
+        _tell(desk, "/refresh", must=False)
+
+
+@click.command()
+@common_options
+@click.argument("name", type=NAME, required=False)
+@click.option("--serial", type=SERIAL, help="Revoke one certificate, by its serial in hex.")
+@click.option("--reason", type=click.Choice(_REASONS, case_sensitive=False), default="unspecified", show_default=True)
+def revoke(settings: Settings, name: str | None, serial: str | None, reason: str) -> None:
+    """Revoke every certificate of NAME, or the one with --serial, and cut the connections that use it.
+
+    Returns when the running gateway, in every process, has cut them. The Digest user stays; see `rhttp-pki user`.
+    """
+    if (name is None) == (serial is None):
+        raise click.UsageError("give NAME or --serial HEX, one of them")
+    with _desk(settings) as desk:
+        at = int(datetime.now(UTC).timestamp())
+        records = desk.inventory.revoke(name=name, serial=serial, reason=reason, at=at)
+        unlogged: Exception | None = None
+        try:
+            for record in records:
+                desk.audit("pki.revoked", record, reason=reason)
+        except Exception as error:
+            # The gateway must hear of it all the same.
+            unlogged = error
+        # Also when nothing was left to revoke: the command may be a second try after the gateway was not reached.
+        cut = _tell(desk, "/revoke", must=True)
+        if unlogged is not None:
+            raise unlogged
+        what = (
+            f"{len(records)} certificate(s) revoked"
+            if records
+            else "nothing left to revoke (it was revoked or expired before)"
+        )
+        told = "no gateway runs" if cut is None else f"the gateway cut {cut} connection(s)"
+        click.echo(f"{name or serial}: {what}; {told}")
+
+
+def _desk(settings: Settings) -> Desk:
+    passphrase = settings.passphrase()
+    from gateway.desk import Desk
+    from gateway.home import Home
+
+    return Desk(Home(settings.home), passphrase)
+
+
+def _say_issued(record: CertificateRecord, where: str) -> None:
+    until = datetime.fromtimestamp(record.not_after, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    who = record.role.value if record.name is None else f"{record.role.value} {record.name}"
+    click.echo(f"{who}: certificate {record.serial}, valid until {until}, {where}")
+
+
+def _tell(desk: Desk, path: str, *, must: bool) -> int | None:
+    from gateway.desk import GatewayUnreached
+
+    try:
+        return desk.tell_gateway(path)
+    except GatewayUnreached as error:
+        if must:
+            raise
+        # It looks at the state twice a second by itself.
+        click.echo(f"note: {error}", err=True)
+        return None

@@ -1,0 +1,112 @@
+"""The desk where an operator's commands are carried out (I/O): a home with its state, authorities and audit log.
+
+Posture: the operator is trusted; what commands read from elsewhere is not, and is checked where it is read.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from gateway.home import Home
+from gateway.state import bump, check_schema, open_state
+from pki.authority import Authority
+from pki.inventory import CertificateRecord, Inventory
+from pki.keys import seal
+from pki.names import Role
+
+if TYPE_CHECKING:
+    from auth.store import UserStore
+
+__all__ = ["Desk", "GatewayUnreached"]
+
+
+class GatewayUnreached(Exception):  # noqa: N818 - says what is the case, like every error of ours
+    """What was asked is written, but the running gateway did not confirm that it took it up."""
+
+    code = "gateway_unreached"
+
+
+class Desk:
+    """One home, open for one command; a context manager that lets the state go at the end."""
+
+    def __init__(self, home: Home, passphrase: bytes | None) -> None:
+        """Raises `HomeInvalid` or `StateUnavailable` when the home cannot be worked with. No key is opened yet."""
+        home.require()
+        self.home = home
+        self.basics = home.basics()
+        self._passphrase = passphrase
+        self.engine = open_state(home, self.basics.state_url)
+        try:
+            check_schema(self.engine)
+        except BaseException:
+            self.engine.dispose()
+            raise
+        self.inventory = Inventory(self.engine, on_write=bump)
+
+    def __enter__(self) -> Desk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.dispose()
+
+    def authority(self, role: Role) -> Authority:
+        """The issuing CA of a role, its key unsealed."""
+        key = self.home.read_secret(self.home.ca_key(role), self._passphrase)
+        return Authority.from_pem(role, certificate=self.home.ca_cert(role).read_bytes(), key=key)
+
+    def users(self) -> UserStore:
+        """The Digest users, with the key that opens their credentials."""
+        from auth.store import UserStore
+
+        state_key = self.home.read_secret(self.home.state_key, self._passphrase)
+        return UserStore(self.engine, state_key, self.basics.realm, bump)
+
+    def seal_like_home(self, secret: bytes) -> bytes:
+        """The content for a key file of this home: sealed when the others are."""
+        return seal(secret, self._passphrase) if self._passphrase and self.home.is_sealed() else secret
+
+    def audit(
+        self, event: str, record: CertificateRecord, *, reason: str | None = None, old: str | None = None
+    ) -> None:
+        """One line in the ``cli`` stream, on disk when this returns; `old` is the serial that a renewal replaces."""
+        from gateway.auditlog import append_cli
+
+        name = record.name or "gateway"
+        detail = {
+            "role": record.role.value,
+            "pool": record.pool,
+            "labels": " ".join(f"{key}={value}" for key, value in sorted(record.labels.items())) or None,
+            "expires": datetime.fromtimestamp(record.not_after, UTC).isoformat().replace("+00:00", "Z"),
+            "serial": old,
+        }
+        append_cli(
+            self.home.path,
+            event,
+            identity=f"{record.role.value}/{name}",
+            serial=record.serial,
+            outcome="done",
+            reason=reason,
+            detail={key: value for key, value in detail.items() if value is not None},
+        )
+
+    def tell_gateway(self, path: str) -> int | None:
+        """Have the running gateway do what `path` of its admin socket says; wait until it has.
+
+        Returns how many connections were cut, None when no gateway runs.
+
+        Raises:
+            GatewayUnreached: one runs but did not confirm.
+        """
+        from gateway.adminclient import AdminFailed, call
+
+        try:
+            answer = call(self.home.path, "POST", path, {})
+        except AdminFailed as error:
+            raise GatewayUnreached(
+                f"the change is written, but the running gateway did not confirm it: {error}"
+            ) from None
+        if answer is None:
+            return None
+        cut = answer.get("cut", 0)
+        return cut if isinstance(cut, int) else 0

@@ -1,0 +1,292 @@
+"""Issuing and renewing (I/O): what `issue-*` and `renew` do at the desk.
+
+The order is always the same: refuse what can be refused, sign, enter in the inventory, write the audit line, and only
+then let anybody see the result. A certificate that is handed out is therefore always known and can be revoked; one that
+could not be handed out is revoked at once.
+
+Posture: the operator is trusted; the files of a bundle and a signing request are not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from sqlalchemy import Connection, select
+
+from gateway.bundle import (
+    CERT,
+    CURL,
+    KEY,
+    PASSWORD,
+    SETTINGS,
+    TRUST,
+    build_curl_conf,
+    build_settings,
+    gateway_url,
+)
+from gateway.desk import Desk
+from gateway.homemaker import server_names
+from pki.errors import CertificateInvalid, InputUnreadable
+from pki.files import Staging, replace_files, staged_directory
+from pki.inventory import CertificateRecord, Identity, fingerprint_of
+from pki.issue import certificate_pem, serial_hex
+from pki.keys import KeyType, PublicKey, generate_key, key_type, private_key_pem
+from pki.names import Role, SpiffeId
+from pki.pem import read_certificates
+
+__all__ = ["BundleInvalid", "IssueOrder", "Issued", "issue_bundle", "issue_server", "renew_bundle"]
+
+_SECRET, _PUBLIC = 0o600, 0o644
+_MAX_FILE = 1 << 20
+# A certificate that was signed but never handed out (RFC 5280 §5.3.1).
+_UNDELIVERED = "cessationOfOperation"
+
+
+class BundleInvalid(Exception):  # noqa: N818 - says what is the case, like every error of ours
+    """A directory is not a bundle of this home that can be renewed; the message says why, and the mend."""
+
+    code = "bundle_invalid"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssueOrder:
+    """What is to be issued: for whom, where to, and how. `csr` is the content of a request, instead of a new key."""
+
+    owner: Identity
+    out: Path
+    lifetime: timedelta | None = None
+    key_type: KeyType = KeyType.P256
+    csr: bytes | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    with_user: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """What was issued; `user_kept`: the user was there before, so no password lies in the bundle."""
+
+    record: CertificateRecord
+    place: Path
+    user_kept: bool = False
+
+
+class _User:
+    """The Digest user of a name: made with its first certificate, left alone afterwards.
+
+    Of a user that is there only a hash of the password is stored, and a new one would break the bundle that holds it.
+    """
+
+    __slots__ = ("_owner", "_store", "exists", "password")
+
+    def __init__(self, desk: Desk, owner: Identity, *, make: bool) -> None:
+        # Opened before the transaction: unsealing the state key takes a while, and may be refused.
+        self._store = desk.users() if make else None
+        self._owner = owner
+        self.exists = False
+        self.password: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<user {self._owner.name}>"
+
+    def enter(self, connection: Connection) -> None:
+        """Make the user in the transaction that `connection` is in, unless it exists or is not wanted."""
+        from auth.errors import UserExists
+        from auth.passwords import GENERATED_ENTROPY, build_password
+        from auth.tables import users
+
+        if self._store is None:
+            query = select(users.c.name).where(users.c.name == self._owner.name)
+            self.exists = connection.execute(query).first() is not None
+            return
+        password = build_password(os.urandom(GENERATED_ENTROPY))
+        self.exists = True
+        with suppress(UserExists):
+            self._store.add(self._owner.name, password, role=self._owner.role.value, connection=connection)
+            self.password = password
+
+    def take_back(self) -> None:
+        """Forget the user if it was made here."""
+        if self._store is not None and self.password is not None:
+            with suppress(Exception):
+                self._store.remove(self._owner.name)
+
+
+def issue_bundle(desk: Desk, order: IssueOrder) -> Issued:
+    """Issue a certificate, make the Digest user when the name has none, and lay both down as a bundle.
+
+    Raises:
+        NameTaken: the name has another role or pool.
+        DirectoryTaken: the bundle's directory is not empty.
+        PkiError: the request or the names are not ones to be signed, or a key is not to be had.
+    """
+    owner = order.owner
+    desk.inventory.require_free(owner)
+    with staged_directory(order.out) as staging:
+        public_key, key_pem = _key_for(order)
+        path, record = _sign(desk, owner, public_key, order.lifetime, order.labels)
+        # One transaction, so that of two commands at once for a new name only one makes the user and has its password.
+        user = _User(desk, owner, make=order.with_user)
+        desk.inventory.record(record, user.enter)
+        try:
+            _fill(staging, desk, order, path, key_pem, user)
+            desk.audit("pki.issued", record)
+            staging.commit()
+        except BaseException:
+            _take_back(desk, record)
+            user.take_back()
+            raise
+    return Issued(record=record, place=order.out, user_kept=order.with_user and user.password is None)
+
+
+def _key_for(order: IssueOrder) -> tuple[PublicKey, bytes | None]:
+    if order.csr is not None:
+        from pki.csr import parse_request
+
+        return parse_request(order.csr), None
+    key = generate_key(order.key_type)
+    return key.public_key(), private_key_pem(key)
+
+
+def _sign(
+    desk: Desk, owner: Identity, public_key: PublicKey, lifetime: timedelta | None, labels: Mapping[str, str]
+) -> tuple[tuple[x509.Certificate, ...], CertificateRecord]:
+    identity = SpiffeId(trust_domain=desk.basics.trust_domain, role=owner.role, name=owner.name, pool=owner.pool)
+    now = datetime.now(UTC)
+    path = desk.authority(owner.role).issue_peer(
+        identity, public_key=public_key, at=now, entropy=os.urandom, lifetime=lifetime
+    )
+    record = CertificateRecord.build(
+        path[0], issuer=path[1], role=owner.role, owner=owner, labels=labels, at=int(now.timestamp())
+    )
+    return path, record
+
+
+def _fill(
+    staging: Staging,
+    desk: Desk,
+    order: IssueOrder,
+    path: Sequence[x509.Certificate],
+    key_pem: bytes | None,
+    user: _User,
+) -> None:
+    staging.write(CERT, certificate_pem(*path), mode=_PUBLIC)
+    staging.write(TRUST, desk.home.root_cert.read_bytes(), mode=_PUBLIC)
+    if key_pem is not None:
+        staging.write(KEY, key_pem)
+    if user.password is not None:
+        staging.write(PASSWORD, f"{user.password}\n".encode())
+    name = order.owner.name if user.exists else None
+    curl = build_curl_conf(order.out, user=name, password=user.password, has_key=key_pem is not None)
+    staging.write(CURL, curl)
+    url = gateway_url(desk.basics.listen, _dns_names(_read_path(desk.home.server_cert)[0]))
+    staging.write(SETTINGS, build_settings(order.owner, gateway=url, has_user=user.exists), mode=_PUBLIC)
+
+
+def _take_back(desk: Desk, record: CertificateRecord) -> None:
+    """Revoke what was signed and not handed out; its key is gone, so when that fails too, little is lost."""
+    with suppress(Exception):
+        desk.inventory.revoke(serial=record.serial, reason=_UNDELIVERED, at=record.issued_at)
+
+
+def renew_bundle(desk: Desk, bundle: Path, lifetime: timedelta | None = None) -> Issued:
+    """Put a new key and certificate of the same identity, labels, key type and (by default) lifetime into a bundle.
+
+    The certificate that it replaces stays valid until it expires, for connections that are open.
+
+    Raises:
+        BundleInvalid: it is no bundle of this home, holds no key, or its certificate was revoked.
+    """
+    old = _renewable(desk, bundle)
+    certificate = x509.load_pem_x509_certificate(old.pem.encode())
+    kind = key_type(certificate.public_key())
+    if old.name is None or kind is None:
+        raise BundleInvalid(f"{bundle} is not a client's, worker's or master's bundle; use issue-server for servers")
+    owner = Identity(name=old.name, role=old.role, pool=old.pool)
+    key = generate_key(kind)
+    if lifetime is None:
+        lifetime = timedelta(seconds=old.not_after - old.issued_at)
+    path, record = _sign(desk, owner, key.public_key(), lifetime, old.labels)
+    desk.inventory.record(record)
+    try:
+        desk.audit("pki.renewed", record, old=old.serial)
+        replace_files(
+            {
+                bundle / KEY: (private_key_pem(key), _SECRET),
+                bundle / CERT: (certificate_pem(*path), _PUBLIC),
+            }
+        )
+    except BaseException:
+        _take_back(desk, record)
+        raise
+    return Issued(record=record, place=bundle)
+
+
+def _renewable(desk: Desk, bundle: Path) -> CertificateRecord:
+    place = bundle / CERT
+    try:
+        leaf = _read_path(place)[0]
+        has_key = (bundle / KEY).is_file()
+    except FileNotFoundError:
+        raise BundleInvalid(f"{bundle} is no bundle (no {CERT} in it); name the directory that issue-* made") from None
+    except (InputUnreadable, CertificateInvalid) as error:
+        raise BundleInvalid(f"{place}: {error}; issue a new bundle") from None
+    record = desk.inventory.by_serial(serial_hex(leaf.serial_number))
+    if record is None or record.fingerprint != fingerprint_of(leaf):
+        raise BundleInvalid(f"the certificate in {bundle} was not issued by this home; use the home that issued it")
+    if record.revoked_at is not None:
+        raise BundleInvalid(f"the certificate in {bundle} was revoked ({record.reason}); issue a new bundle")
+    if not has_key:
+        raise BundleInvalid(
+            f"{bundle} holds no {KEY}: its key is kept elsewhere; issue again with --csr, into a new directory"
+        )
+    return record
+
+
+def issue_server(desk: Desk, sans: Sequence[str], lifetime: timedelta | None = None) -> CertificateRecord:
+    """A new key and certificate for the TLS listener, in the home. Without `sans` the names of the present one stay.
+
+    A running gateway goes on with the old one until it is told to reload.
+    """
+    home = desk.home
+    names = server_names(sans) if sans else list(_names(_read_path(home.server_cert)[0]))
+    key = generate_key()
+    now = datetime.now(UTC)
+    path = desk.authority(Role.SERVER).issue_server(
+        names, public_key=key.public_key(), at=now, entropy=os.urandom, lifetime=lifetime
+    )
+    record = CertificateRecord.build(
+        path[0], issuer=path[1], role=Role.SERVER, owner=None, labels={}, at=int(now.timestamp())
+    )
+    desk.inventory.record(record)
+    try:
+        desk.audit("pki.issued", record)
+        replace_files(
+            {
+                home.server_key: (desk.seal_like_home(private_key_pem(key)), _SECRET),
+                home.server_cert: (certificate_pem(*path), _PUBLIC),
+            }
+        )
+    except BaseException:
+        _take_back(desk, record)
+        raise
+    return record
+
+
+def _read_path(place: Path) -> list[x509.Certificate]:
+    with place.open("rb") as file:
+        return read_certificates(file.read(_MAX_FILE))
+
+
+def _names(certificate: x509.Certificate) -> list[x509.DNSName | x509.IPAddress]:
+    sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [name for name in sans if isinstance(name, x509.DNSName | x509.IPAddress)]
+
+
+def _dns_names(certificate: x509.Certificate) -> list[str]:
+    return [name.value for name in _names(certificate) if isinstance(name, x509.DNSName)]

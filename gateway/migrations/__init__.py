@@ -1,0 +1,1 @@
+"""The history of the state's schema: one line of revisions, run by Alembic."""

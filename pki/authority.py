@@ -1,0 +1,132 @@
+"""The home's authorities: a root and one issuing CA per role, made once, and each issuing for its role only.
+
+No files, no state, no clock: PEM, times and entropy come as arguments, certificates go out as answers. What was issued
+is entered in the inventory by the caller, before anybody gets to see it.
+
+Not checked here: whether a name is free, and whether who asks for a certificate should have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography import x509
+
+from pki.errors import StoreError
+from pki.issue import IssuerKey, issue_ca, issue_peer, issue_root, issue_server
+from pki.keys import KeyType, PublicKey, generate_key, load_private_key
+from pki.names import Role, SpiffeId
+from pki.pem import read_certificates
+
+__all__ = ["Authority", "Hierarchy", "make_hierarchy"]
+
+_SERIAL_BYTES = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hierarchy:
+    """A new root and its issuing CAs, with their keys."""
+
+    root: IssuerKey
+    issuing: Mapping[Role, IssuerKey]
+
+
+def make_hierarchy(trust_domain: str, *, at: datetime, entropy: Callable[[int], bytes]) -> Hierarchy:
+    """A root and an issuing CA for every role, P-256, with the default lifetimes of their profiles (10 and 2 years).
+
+    Keys are drawn from the system's randomness, serial numbers from `entropy`. Raises `NameInvalid` for a trust domain
+    that is none.
+    """
+    root_key = generate_key()
+    root_certificate = issue_root(key=root_key, trust_domain=trust_domain, at=at, entropy=entropy(_SERIAL_BYTES))
+    root = IssuerKey(certificate=root_certificate, key=root_key)
+    issuing: dict[Role, IssuerKey] = {}
+    for role in Role:
+        key = generate_key(KeyType.P256)
+        certificate = issue_ca(
+            role,
+            root=root,
+            public_key=key.public_key(),
+            trust_domain=trust_domain,
+            at=at,
+            entropy=entropy(_SERIAL_BYTES),
+        )
+        issuing[role] = IssuerKey(certificate=certificate, key=key)
+    return Hierarchy(root=root, issuing=issuing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authority:
+    """One issuing CA at work."""
+
+    role: Role
+    issuer: IssuerKey
+
+    @classmethod
+    def from_pem(cls, role: Role, *, certificate: bytes, key: bytes) -> Authority:
+        """The CA of `role` from its certificate and its unsealed key.
+
+        Raises:
+            InputUnreadable, CertificateInvalid: one of them is not what it should be.
+            StoreError: they do not belong together.
+        """
+        found = read_certificates(certificate, what=f"file of the {role.value} CA")
+        if len(found) != 1:
+            raise StoreError(f"the {role.value} CA's file holds {len(found)} certificates, not one")
+        return cls(role=role, issuer=IssuerKey(certificate=found[0], key=load_private_key(key)))
+
+    def issue_peer(
+        self,
+        identity: SpiffeId,
+        *,
+        public_key: PublicKey,
+        at: datetime,
+        entropy: Callable[[int], bytes],
+        lifetime: timedelta | None = None,
+    ) -> tuple[x509.Certificate, ...]:
+        """A certificate for a client, worker or master: its path, leaf first, without the root.
+
+        Raises:
+            ProfileViolation: it would not be one that our verification accepts.
+            ValueError: the identity has another role than this CA.
+        """
+        if identity.role is not self.role:
+            raise ValueError(f"the {self.role.value} CA issues nothing for a {identity.role.value}")
+        leaf = issue_peer(
+            identity,
+            issuer=self.issuer,
+            public_key=public_key,
+            at=at,
+            entropy=entropy(_SERIAL_BYTES),
+            lifetime=lifetime,
+        )
+        return leaf, self.issuer.certificate
+
+    def issue_server(
+        self,
+        names: Sequence[x509.DNSName | x509.IPAddress],
+        *,
+        public_key: PublicKey,
+        at: datetime,
+        entropy: Callable[[int], bytes],
+        lifetime: timedelta | None = None,
+    ) -> tuple[x509.Certificate, ...]:
+        """A certificate for the gateway's TLS listener: its path, leaf first, without the root.
+
+        Raises:
+            ProfileViolation: it would not be one that our verification accepts.
+            ValueError: this is not the server CA.
+        """
+        if self.role is not Role.SERVER:
+            raise ValueError(f"the {self.role.value} CA issues nothing for servers")
+        leaf = issue_server(
+            names,
+            issuer=self.issuer,
+            public_key=public_key,
+            at=at,
+            entropy=entropy(_SERIAL_BYTES),
+            lifetime=lifetime,
+        )
+        return leaf, self.issuer.certificate

@@ -1,0 +1,313 @@
+"""The inventory: who may hold certificates, and every certificate that was issued (I/O: SQLAlchemy Core).
+
+It works on an engine given to it and makes no tables. `on_write` is called once inside every transaction that writes.
+Two writers at the same time are safe when transactions start with the write lock (SQLite: BEGIN IMMEDIATE) or, as in
+PostgreSQL, `on_write` locks a common row before anything is read; every writing method therefore calls it first.
+
+Reads carry the execution option ``rhttp_read_only``, by which an engine may start them without the write lock.
+
+Posture: trusts the database. Failures of the database come out as SQLAlchemy raises them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy import Connection, Engine, Row, Select, insert, select, update
+
+from pki.errors import StoreError
+from pki.issue import serial_hex
+from pki.names import Role
+from pki.tables import authorities, certificates, identities
+
+__all__ = [
+    "AuthorityRecord",
+    "CertificateRecord",
+    "Identity",
+    "Inventory",
+    "NameTaken",
+    "UnknownCertificate",
+    "fingerprint_of",
+]
+
+
+class NameTaken(StoreError):  # noqa: N818 - says what is the case, like every error of ours
+    """The name belongs to another role or pool in this home."""
+
+    code = "name_taken"
+
+
+class UnknownCertificate(StoreError):  # noqa: N818
+    """No certificate of that name or serial was issued here."""
+
+    code = "unknown_certificate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """A name with its role and, for a worker, its pool."""
+
+    name: str
+    role: Role
+    pool: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.role.value}/{self.name}" if self.pool is None else f"{self.role.value}/{self.pool}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateRecord:
+    """A certificate that was issued. Times are whole seconds since the epoch; `name` is None for a server's."""
+
+    serial: str
+    name: str | None
+    role: Role
+    pool: str | None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    fingerprint: str
+    issuer: str
+    not_before: int
+    not_after: int
+    pem: str = field(repr=False)
+    issued_at: int
+    revoked_at: int | None = None
+    reason: str | None = None
+
+    @classmethod
+    def build(
+        cls,
+        certificate: x509.Certificate,
+        *,
+        issuer: x509.Certificate,
+        role: Role,
+        owner: Identity | None,
+        labels: Mapping[str, str],
+        at: int,
+    ) -> CertificateRecord:
+        """The record of a certificate just signed; that it says what `owner` and `role` say is the caller's promise."""
+        return cls(
+            serial=serial_hex(certificate.serial_number),
+            name=owner.name if owner else None,
+            role=role,
+            pool=owner.pool if owner else None,
+            labels=labels,
+            fingerprint=fingerprint_of(certificate),
+            issuer=fingerprint_of(issuer),
+            not_before=int(certificate.not_valid_before_utc.timestamp()),
+            not_after=int(certificate.not_valid_after_utc.timestamp()),
+            pem=certificate.public_bytes(Encoding.PEM).decode("ascii"),
+            issued_at=at,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityRecord:
+    """A root or issuing CA of this home; `role` is ``root`` or a `Role`'s value."""
+
+    fingerprint: str
+    role: str
+    not_before: int
+    not_after: int
+    pem: str = field(repr=False)
+
+
+def fingerprint_of(certificate: x509.Certificate) -> str:
+    """SHA-256 of the DER in lower-case hex."""
+    return certificate.fingerprint(SHA256()).hex()
+
+
+class Inventory:
+    """Reads and writes the inventory of one home. Every method is one transaction."""
+
+    __slots__ = ("_engine", "_on_write")
+
+    def __init__(self, engine: Engine, *, on_write: Callable[[Connection], None]) -> None:
+        self._engine = engine
+        self._on_write = on_write
+
+    def add_authority(self, certificate: x509.Certificate, *, role: Role | None) -> None:
+        """Enter a CA (role None: the root)."""
+        with self._engine.begin() as connection:
+            self._on_write(connection)
+            connection.execute(
+                insert(authorities).values(
+                    fingerprint=fingerprint_of(certificate),
+                    role=role.value if role else "root",
+                    not_before=int(certificate.not_valid_before_utc.timestamp()),
+                    not_after=int(certificate.not_valid_after_utc.timestamp()),
+                    pem=certificate.public_bytes(Encoding.PEM).decode("ascii"),
+                )
+            )
+
+    def authorities(self) -> tuple[AuthorityRecord, ...]:
+        """The root and the issuing CAs, by role."""
+        columns = authorities.c
+        query = select(columns.fingerprint, columns.role, columns.not_before, columns.not_after, columns.pem)
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(columns.role, columns.not_before)).all()
+        return tuple(
+            AuthorityRecord(fingerprint=row[0], role=row[1], not_before=row[2], not_after=row[3], pem=row[4])
+            for row in rows
+        )
+
+    def _reading(self) -> Connection:
+        return self._engine.connect().execution_options(rhttp_read_only=True)
+
+    def find(self, name: str) -> Identity | None:
+        """Whose the name is; None when nobody has it."""
+        with self._reading() as connection:
+            return _find(connection, name)
+
+    def require_free(self, owner: Identity) -> None:
+        """Raise `NameTaken` when the name has another role or pool. `record` looks again, with the write lock."""
+        _refuse_other(self.find(owner.name), owner)
+
+    def record(self, record: CertificateRecord, also: Callable[[Connection], None] | None = None) -> None:
+        """Enter a certificate, and its identity when the name is new; `also` may do more in the same transaction.
+
+        Raises:
+            NameTaken: the name has another role or pool.
+        """
+        with self._engine.begin() as connection:
+            self._on_write(connection)
+            if record.name is not None:
+                _enter(connection, Identity(name=record.name, role=record.role, pool=record.pool), record.issued_at)
+            connection.execute(insert(certificates).values(**_values(record)))
+            if also is not None:
+                also(connection)
+
+    def revoke(
+        self, *, name: str | None = None, serial: str | None = None, reason: str, at: int
+    ) -> tuple[CertificateRecord, ...]:
+        """Revoke every certificate of a name that has not expired, or the one with this serial.
+
+        Returns the newly revoked. What is revoked already stays as it is. Exactly one of `name` and `serial` is given.
+
+        Raises:
+            UnknownCertificate: there is no such certificate, expired or not.
+        """
+        if (name is None) == (serial is None):
+            raise ValueError("name or serial, one of them")
+        is_meant = certificates.c.name == name if serial is None else certificates.c.serial == serial
+        with self._engine.begin() as connection:
+            self._on_write(connection)
+            found = _records(connection, select(certificates).where(is_meant).order_by(certificates.c.not_after))
+            if not found:
+                what = f"name {name}" if serial is None else f"serial {serial}"
+                raise UnknownCertificate(f"no certificate with the {what} was issued in this home")
+            now_revoked = [
+                record
+                for record in found
+                if record.revoked_at is None and (serial is not None or record.not_after >= at)
+            ]
+            for record in now_revoked:
+                connection.execute(
+                    update(certificates)
+                    .where(certificates.c.serial == record.serial)
+                    .values(revoked_at=at, reason=reason)
+                )
+        return tuple(now_revoked)
+
+    def by_serial(self, serial: str) -> CertificateRecord | None:
+        """The certificate with this serial (lower-case hex), or None."""
+        with self._reading() as connection:
+            found = _records(connection, select(certificates).where(certificates.c.serial == serial))
+        return found[0] if found else None
+
+    def certificates(
+        self, *, name: str | None = None, role: Role | None = None, valid_at: int | None = None
+    ) -> tuple[CertificateRecord, ...]:
+        """Certificates by name, role and (`valid_at`) not expired then; the newest of a name first, server's first."""
+        query = select(certificates)
+        if name is not None:
+            query = query.where(certificates.c.name == name)
+        if role is not None:
+            query = query.where(certificates.c.role == role.value)
+        if valid_at is not None:
+            query = query.where(certificates.c.not_after >= valid_at)
+        # Databases differ in where NULLs sort, so the server's (without a name) are told apart by role.
+        order = (
+            certificates.c.role != Role.SERVER.value,
+            certificates.c.name,
+            certificates.c.issued_at.desc(),
+            certificates.c.serial,
+        )
+        with self._reading() as connection:
+            return tuple(_records(connection, query.order_by(*order)))
+
+    def revoked_by(self, issuer: str) -> tuple[CertificateRecord, ...]:
+        """Revoked certificates of one issuing CA (its fingerprint), by serial: what its revocation list names."""
+        is_meant = (certificates.c.issuer == issuer) & certificates.c.revoked_at.is_not(None)
+        with self._reading() as connection:
+            return tuple(_records(connection, select(certificates).where(is_meant).order_by(certificates.c.serial)))
+
+    def next_crl_number(self, issuer: str) -> int:
+        """A number for a revocation list of this CA that was never given before (RFC 5280 §5.2.3).
+
+        Raises:
+            UnknownCertificate: the CA is not in the inventory.
+        """
+        is_meant = authorities.c.fingerprint == issuer
+        with self._engine.begin() as connection:
+            self._on_write(connection)
+            connection.execute(update(authorities).where(is_meant).values(crl_number=authorities.c.crl_number + 1))
+            number = connection.execute(select(authorities.c.crl_number).where(is_meant)).scalar()
+        if number is None:
+            raise UnknownCertificate(
+                f"the CA {issuer} is not in the inventory of this home; restore state.db from a backup"
+            )
+        return int(number)
+
+
+def _find(connection: Connection, name: str) -> Identity | None:
+    row = connection.execute(
+        select(identities.c.role, identities.c.pool).where(identities.c.name == name)
+    ).one_or_none()
+    return None if row is None else Identity(name=name, role=Role(row[0]), pool=row[1])
+
+
+def _enter(connection: Connection, owner: Identity, at: int) -> None:
+    there = _find(connection, owner.name)
+    _refuse_other(there, owner)
+    if there is None:
+        row = {"name": owner.name, "role": owner.role.value, "pool": owner.pool, "created_at": at}
+        connection.execute(insert(identities).values(row))
+
+
+def _refuse_other(there: Identity | None, wanted: Identity) -> None:
+    if there is not None and there != wanted:
+        raise NameTaken(f"the name {wanted.name} belongs to {there} and cannot be {wanted}; choose another name")
+
+
+def _records(connection: Connection, query: Select[tuple[object, ...]]) -> list[CertificateRecord]:
+    return [_record(row) for row in connection.execute(query)]
+
+
+def _record(row: Row[tuple[object, ...]]) -> CertificateRecord:
+    values = dict(row._mapping)
+    values["role"] = Role(values["role"])
+    values["labels"] = json.loads(values["labels"])
+    return CertificateRecord(**values)
+
+
+def _values(record: CertificateRecord) -> dict[str, object]:
+    return {
+        "serial": record.serial,
+        "name": record.name,
+        "role": record.role.value,
+        "pool": record.pool,
+        "labels": json.dumps(dict(record.labels), sort_keys=True),
+        "fingerprint": record.fingerprint,
+        "issuer": record.issuer,
+        "not_before": record.not_before,
+        "not_after": record.not_after,
+        "pem": record.pem,
+        "issued_at": record.issued_at,
+        "revoked_at": record.revoked_at,
+        "reason": record.reason,
+    }
