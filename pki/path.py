@@ -21,7 +21,7 @@ from pki.der import GENERALIZED_TIME, certificate_shape
 from pki.errors import CertificateInvalid, PathReason
 from pki.extensions import find
 from pki.policies import PolicyState
-from pki.signatures import certificate_key, is_signed_by, is_strong_key, is_strong_signature
+from pki.signatures import PureKey, certificate_key, is_signed_by, is_strong_key, is_strong_signature
 
 __all__ = ["Path", "check_time", "find_path", "validate_path"]
 
@@ -164,7 +164,7 @@ def _check_extensions(certificate: x509.Certificate, extensions: x509.Extensions
     is_ca = basic is not None and basic.ca
     alternative = next((e for e in extensions if e.oid == ExtensionOID.SUBJECT_ALTERNATIVE_NAME), None)
     is_named = bool(certificate.subject.rdns) or (not is_ca and alternative is not None and alternative.critical)
-    has_identifier = find(certificate.extensions, x509.SubjectKeyIdentifier) is not None
+    own = find(certificate.extensions, x509.SubjectKeyIdentifier)
     rules = (
         (is_ca or usage is None or not usage.key_cert_sign, "keyCertSign without being a CA (§4.2.1.9)"),
         (is_ca or basic is None or basic.path_length is None, "a path length without being a CA (§4.2.1.9)"),
@@ -172,16 +172,28 @@ def _check_extensions(certificate: x509.Certificate, extensions: x509.Extensions
             is_ca or find(certificate.extensions, x509.NameConstraints) is None,
             "name constraints outside of a CA (§4.2.1.10)",
         ),
-        (is_ca is False or has_identifier, "a CA without subject key identifier (§4.2.1.2)"),
+        (not is_ca or own is not None, "a CA without subject key identifier (§4.2.1.2)"),
+        (is_anchored if authority is None else authority.key_identifier is not None, "no authority key identifier"),
         (
-            is_anchored or (authority is not None and authority.key_identifier is not None),
-            "no authority key identifier (§4.2.1.1)",
+            not is_anchored or authority is None or own is None or authority.key_identifier == own.digest,
+            "a self-issued anchor that names another key (§4.2.1.1)",
+        ),
+        (
+            usage is None or _is_sensible(usage, certificate_key(certificate)),
+            "key usage (§4.2.1.3, RFC 8410, RFC 9881)",
         ),
         (is_named, "an empty subject, and no critical subject alternative name (§4.1.2.6)"),
     )
     for holds, detail in rules:
         if not holds:
             raise CertificateInvalid(PathReason.PROFILE, detail)
+
+
+def _is_sensible(usage: x509.KeyUsage, key: object) -> bool:
+    """At least one bit is set, and a key that can only sign is not for encrypting or agreeing."""
+    other = usage.key_encipherment or usage.data_encipherment or usage.key_agreement
+    some = usage.digital_signature or usage.content_commitment or usage.key_cert_sign or usage.crl_sign
+    return some and not other if isinstance(key, PureKey) else some or other
 
 
 def _check_ca(certificate: x509.Certificate, below: int | None, *, counts: bool) -> int | None:

@@ -27,12 +27,19 @@ _MAX_BLOCKS = 4096
 
 def read_certificates(data: bytes, *, what: str = "certificate file") -> list[x509.Certificate]:
     """One or more certificates, in their order."""
-    return _read(data, b"(?:X509 )?CERTIFICATE", x509.load_der_x509_certificate, what, PathReason.MALFORMED)
+    return _read(data, b"(?:X509 )?CERTIFICATE", _load_certificate, what, PathReason.MALFORMED)
 
 
 def read_crls(data: bytes, *, what: str = "revocation list") -> list[x509.CertificateRevocationList]:
     """One or more revocation lists. One that is no DER is `CertificateInvalid` (stale_crl): it decides nothing."""
     return _read(data, b"X509 CRL", x509.load_der_x509_crl, what, PathReason.STALE_CRL)
+
+
+def _load_certificate(der: bytes) -> x509.Certificate:
+    certificate = x509.load_der_x509_certificate(der)
+    # Names are decoded late by the library; a path cannot be built around one that cannot be read.
+    _ = certificate.subject, certificate.issuer
+    return certificate
 
 
 def _read(data: bytes, label: bytes, load: Callable[[bytes], T], what: str, reason: PathReason) -> list[T]:

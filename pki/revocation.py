@@ -36,9 +36,6 @@ __all__ = [
 ]
 
 _MAX_ENTRIES = 1_000_000
-_LIST_EXTENSIONS = frozenset(
-    {ExtensionOID.AUTHORITY_KEY_IDENTIFIER, ExtensionOID.CRL_NUMBER, ExtensionOID.ISSUING_DISTRIBUTION_POINT}
-)
 _ENTRY_EXTENSIONS = frozenset({CRLEntryExtensionOID.CRL_REASON, CRLEntryExtensionOID.INVALIDITY_DATE})
 
 
@@ -223,12 +220,14 @@ def _check_list(
         raise _stale("the list is not yet in force")
     if crl.next_update_utc is None or at > crl.next_update_utc:
         raise _stale("the list is out of date")
+    if find(crl.extensions, x509.CRLNumber) is None:
+        raise _stale("the list has no number")
     scope = None
     for extension in crl.extensions:
         if extension.oid == ExtensionOID.DELTA_CRL_INDICATOR:
             raise _stale("a delta list")
-        if extension.critical and extension.oid not in _LIST_EXTENSIONS:
-            raise _stale(f"the list's extension {extension.oid.dotted_string} is critical and not understood")
+        if extension.critical and extension.oid != ExtensionOID.ISSUING_DISTRIBUTION_POINT:
+            raise _stale(f"the list's extension {extension.oid.dotted_string} may not be critical")
         if isinstance(extension.value, x509.IssuingDistributionPoint):
             scope = extension.value
     if scope is not None and (

@@ -1,7 +1,7 @@
 """Which keys and signatures count, and whether one signature verifies. Everything not listed is refused.
 
 Accepted: RSA of 2,048 to 8,192 bits with PKCS #1 v1.5 or PSS, ECDSA on P-256, P-384, P-521 (all with SHA-256, -384 or
--512), Ed25519, Ed448. So no SHA-1, MD5, DSA, short RSA, odd curves or explicit curve parameters.
+-512), Ed25519, Ed448, ML-DSA. So no SHA-1, MD5, DSA, short RSA, odd curves or explicit curve parameters.
 """
 
 from __future__ import annotations
@@ -9,15 +9,31 @@ from __future__ import annotations
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
 
-__all__ = ["certificate_key", "is_signed_by", "is_strong_key", "is_strong_signature"]
+__all__ = ["PureKey", "certificate_key", "is_signed_by", "is_strong_key", "is_strong_signature"]
 
 Signed = x509.Certificate | x509.CertificateRevocationList | x509.CertificateSigningRequest
 
 _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-_PURE = frozenset({x509.SignatureAlgorithmOID.ED25519, x509.SignatureAlgorithmOID.ED448})
+# Schemes that hash for themselves (RFC 8410, RFC 9881): no parameters, no digest to judge.
+_PURE = frozenset(
+    {
+        x509.SignatureAlgorithmOID.ED25519,
+        x509.SignatureAlgorithmOID.ED448,
+        x509.SignatureAlgorithmOID.ML_DSA_44,
+        x509.SignatureAlgorithmOID.ML_DSA_65,
+        x509.SignatureAlgorithmOID.ML_DSA_87,
+    }
+)
+PureKey = (
+    ed25519.Ed25519PublicKey
+    | ed448.Ed448PublicKey
+    | mldsa.MLDSA44PublicKey
+    | mldsa.MLDSA65PublicKey
+    | mldsa.MLDSA87PublicKey
+)
 _MIN_RSA_BITS = 2048
 _MAX_RSA_BITS = 8192  # verification cost grows with the square; nobody asked for more
 
@@ -38,7 +54,7 @@ def is_strong_key(key: object) -> bool:
         case ec.EllipticCurvePublicKey():
             return isinstance(key.curve, _CURVES)
         case _:
-            return isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey)
+            return isinstance(key, PureKey)
 
 
 def is_strong_signature(signed: Signed) -> bool:

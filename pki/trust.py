@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 
 from pki.errors import CertificateInvalid, Finding, InputUnreadable, PathReason, StoreError
 from pki.lint import lint
@@ -51,7 +50,7 @@ def lint_authority(role: Role, certificate: x509.Certificate, root: x509.Certifi
 
 
 class TrustStore:
-    """The CAs that `verify_peer` goes by. Immutable; a CA is recognised by the SHA-256 of its certificate.
+    """The CAs that `verify_peer` goes by. Immutable; a CA is recognised by its whole certificate, never by a name.
 
     Times are not looked at here: they are at every verification, so a store with an expired CA refuses, and loads.
     """
@@ -61,11 +60,11 @@ class TrustStore:
     def __init__(self, authorities: Iterable[IssuingCa], *, trust_domain: str | None = None) -> None:
         self.trust_domain = trust_domain
         self._by_subject: dict[bytes, tuple[IssuingCa, ...]] = {}
-        known: set[bytes] = set()
+        known: set[x509.Certificate] = set()
         for authority in authorities:
             subject = authority.certificate.subject.public_bytes()
             self._by_subject[subject] = (*self._by_subject.get(subject, ()), authority)
-            known |= {certificate.fingerprint(hashes.SHA256()) for certificate in authority.above}
+            known.update(authority.above)
         self._known = frozenset(known)
 
     @classmethod
@@ -87,7 +86,7 @@ class TrustStore:
             raise StoreError(str(error)) from None
         if len(roots) != 1:
             raise StoreError("the root file holds more than one certificate")
-        if len({ca.fingerprint(hashes.SHA256()) for _, ca in found}) != len(found):
+        if len({ca for _, ca in found}) != len(found):
             raise StoreError("one CA stands for two roles, or twice for one")
         for role, ca in found:
             findings = lint_authority(role, ca, roots[0])
@@ -100,7 +99,7 @@ class TrustStore:
 
     def knows(self, certificate: x509.Certificate) -> bool:
         """Whether the certificate is one of the store's own."""
-        return certificate.fingerprint(hashes.SHA256()) in self._known
+        return certificate in self._known
 
     def issuer_of(self, leaf: x509.Certificate) -> IssuingCa | None:
         """The CA whose name the leaf carries as issuer and whose key signed it."""

@@ -209,6 +209,10 @@ def _check_company(path: Sequence[x509.Certificate], trust: TrustStore) -> x509.
     if not 1 <= len(path) <= MAX_PRESENTED:
         raise CertificateInvalid(PathReason.PROFILE, f"not 1 to {MAX_PRESENTED} certificates")
     leaf, *others = path
+    try:
+        _ = leaf.subject, leaf.issuer
+    except (ValueError, TypeError) as error:
+        raise CertificateInvalid(PathReason.MALFORMED, str(error)) from None
     if trust.knows(leaf):
         raise CertificateInvalid(PathReason.PROFILE, "a CA's certificate is no peer's")
     if not all(trust.knows(other) for other in others):
