@@ -1,0 +1,86 @@
+"""What a running gateway leaves in ``HOME/run``: the lock that makes it the only one, and a note of its addresses."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import orjson
+
+
+class AlreadyRunning(Exception):  # noqa: N818 - says what is the case, like every error of ours
+    """Another gateway holds the home's lock."""
+
+
+class RunFolderUnsafe(Exception):  # noqa: N818
+    """``HOME/run`` is not a folder that only its owner may enter."""
+
+
+def require_private(folder: Path) -> None:
+    """Make the folder if it is missing, and insist that it is ours and 0700.
+
+    Raises:
+        RunFolderUnsafe: it is no folder, another user's, or open to others.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise RunFolderUnsafe(f"cannot make the folder {folder}: {error.strerror}") from None
+    if not stat.S_ISDIR(found.st_mode):
+        raise RunFolderUnsafe(f"{folder} is not a folder; move it away")
+    if found.st_uid != os.geteuid():
+        raise RunFolderUnsafe(f"{folder} belongs to uid {found.st_uid}, not to this process's user; chown it")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise RunFolderUnsafe(f"{folder} is open to other users; chmod 700 {folder}")
+
+
+class GatewayLock:
+    """``run/gateway.lock`` held by ``flock``: the kernel lets go of it however the holder ends."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock at once.
+
+        Raises:
+            AlreadyRunning: somebody holds it; the text names the pid.
+            OSError: the file cannot be opened.
+        """
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(self._fd, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._fd)
+            raise AlreadyRunning(
+                f"a gateway with pid {holder} already runs for this home (it holds {path}); "
+                "end it first or use another home"
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def release(self) -> None:
+        """Let go. The file stays: unlinking it would let two holders lock two files of one name."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+
+
+def write_note(path: Path, value: Mapping[str, object]) -> None:
+    """Write the JSON file in one step: a reader sees the whole of it or the file before it."""
+    content = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, content)
+    finally:
+        os.close(fd)
+    beside.replace(path)
+
+
+def remove_note(path: Path) -> None:
+    """Remove the note; it may be gone already."""
+    path.unlink(missing_ok=True)
