@@ -1,0 +1,43 @@
+"""One gateway's status out of its processes' statuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from gateway.fleet import DataProcess
+
+
+def merge(values: Iterable[object]) -> object:
+    """One value out of several of the same shape: numbers add up, lists join, objects merge key by key.
+
+    Anything else (names, modes, flags, None) is the same in every process, so the first one counts.
+    """
+    found = list(values)
+    first = found[0] if found else None
+    if isinstance(first, Mapping):
+        tables = [value for value in found if isinstance(value, Mapping)]
+        keys = dict.fromkeys(key for table in tables for key in table)
+        return {key: merge(table[key] for table in tables if key in table) for key in keys}
+    if isinstance(first, list):
+        return [item for value in found if isinstance(value, list) for item in value]
+    if isinstance(first, int | float) and not isinstance(first, bool):
+        return sum(value for value in found if isinstance(value, int | float) and not isinstance(value, bool))
+    return first
+
+
+def merge_pools(statuses: Iterable[object]) -> list[object]:
+    """The pools of several processes, each process giving a list of objects with a ``pool``, merged by that name."""
+    by_name: dict[str, list[object]] = {}
+    for pools in statuses:
+        for pool in pools if isinstance(pools, list) else ():
+            if isinstance(pool, Mapping):
+                by_name.setdefault(str(pool.get("pool")), []).append(pool)
+    return [merge(same) for same in by_name.values()]
+
+
+def process_entry(process: DataProcess, restarts: int, status: Mapping[str, object] | None) -> dict[str, object]:
+    """One line of ``processes``: what only this process knows; None when it did not answer."""
+    entry: dict[str, object] = {"stream": process.stream, "pid": process.pid, "restarts": restarts}
+    if status is None:
+        return entry | {"answers": False}
+    return entry | {"answers": True} | {key: value for key, value in status.items() if key not in entry}
