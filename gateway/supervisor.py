@@ -1,0 +1,388 @@
+"""The supervisor: one process that owns the sockets, the admin socket, the state and the data processes of a gateway.
+
+It serves nobody itself and holds what a data process must not: the state's key, the key that signs checkpoints, the
+passphrase. Changes (reload, state, restarts of a process, the beginning of a drain) pass one at a time under one lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+from gateway.admin import AdminServer, Answer
+from gateway.config import Config
+from gateway.control import ApplyState, Ask, Drain, Question, StateFresh
+from gateway.fleet import COMMAND, Fleet, Problem
+from gateway.listeners import Listener, Purpose
+from gateway.loader import Loaded, LoadFailed
+from gateway.material import Material
+from gateway.runfiles import remove_note, write_note
+from gateway.state import StateSnapshot
+from gateway.statewatch import StateUnreadable, StateWatch
+from gateway.statusview import merge, merge_pools, process_entry
+
+CHECKPOINT_INTERVAL: Final = 1.0
+STATUS_TIMEOUT: Final = 5.0
+HEAD_TIMEOUT: Final = 30.0
+"""A process that cannot tell its audit head for so long is wedged: it cuts nobody either, so it is killed."""
+DRAIN_SLACK: Final = 5.0
+"""Seconds that a process may take beyond the drain's own timeout before it is killed."""
+
+FIXED: Final[tuple[tuple[str, Callable[[Config], object]], ...]] = (
+    ("trust_domain", lambda config: config.trust_domain),
+    ("listen", lambda config: config.listen),
+    ("dispatch", lambda config: config.dispatch),
+    ("processes", lambda config: config.processes),
+    ("digest.realm", lambda config: config.digest.realm),
+    ("state.url", lambda config: config.state.url),
+    ("metrics.listen", lambda config: config.metrics.listen),
+)
+"""Keys that a running gateway keeps: sockets are bound, names are in certificates and credentials."""
+
+
+class Trail(Protocol):
+    """Where the supervisor's own acts are recorded; all calls block on the disk."""
+
+    def record(self, event: str, outcome: str, detail: Mapping[str, object]) -> None:
+        """Add an act of the operator's to the ``cli`` stream."""
+        ...
+
+    def checkpoint(self, heads: Sequence[Mapping[str, object]]) -> None:
+        """Sign and store the heads of the processes' streams, and of ``cli``."""
+        ...
+
+    def settle(self) -> None:
+        """Sign and store what is on disk of every stream, while no process writes."""
+        ...
+
+
+def fixed_changes(old: Config, new: Config) -> tuple[Problem, ...]:
+    """A problem for each key that differs and cannot change while the gateway runs."""
+    return tuple(
+        (key, "cannot change while the gateway runs; put it back, or restart the gateway")
+        for key, value in FIXED
+        if value(old) != value(new)
+    )
+
+
+class Supervisor:
+    """One gateway from its bound sockets to its end."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        load_again: Callable[[], Loaded],
+        listeners: Mapping[Purpose, Listener],
+        admin: Listener,
+        trail: Trail,
+        *,
+        say: Callable[[str], None],
+        log: Callable[[str], None],
+        version: str,
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        """``load_again`` blocks and raises `LoadFailed`; ``say`` gets a line at readiness, ``log`` everything else.
+
+        ``command`` starts a data process; it gets the descriptors as arguments.
+        """
+        self._loaded = loaded
+        self._load_again = load_again
+        self._listeners = listeners
+        self._admin_listener = admin
+        self._trail = trail
+        self._say = say
+        self._log = log
+        self._version = version
+        self._started = time.time()
+        self._generation = 1
+        self._generation_at = self._started
+        self._nonce_key = secrets.token_bytes(32)
+        self._lock = asyncio.Lock()
+        self._draining = False
+        self._signalled = False
+        self._drain_asked = asyncio.Event()
+        self._now_asked = asyncio.Event()
+        self._failed = False
+        self._due = asyncio.Event()
+        self._sign_fault = ""
+        self._background: set[asyncio.Task[None]] = set()
+        self._watch = StateWatch(
+            loaded.state,
+            loaded.snapshot,
+            push=self._push,
+            fresh=lambda at: self._fleet.send(StateFresh(at=at)),
+            lock=self._lock,
+            log=log,
+        )
+        self._fleet = Fleet(
+            listeners,
+            loaded.config.processes,
+            command=command,
+            material=lambda stream: (self._material(self._loaded, stream), self._watch.fresh_at),
+            lock=self._lock,
+            log=log,
+            on_due=self._due.set,
+        )
+        self._admin = AdminServer(
+            {
+                "/status": {"GET": self._get_status},
+                "/reload": {"POST": self._post_reload},
+                "/drain": {"POST": self._post_drain},
+                "/revoke": {"POST": self._post_revoke},
+                "/refresh": {"POST": self._post_refresh},
+            },
+            log=log,
+        )
+
+    def _material(self, loaded: Loaded, stream: str) -> Material:
+        return loaded.material(stream, snapshot=self._watch.snapshot, nonce_key=self._nonce_key)
+
+    async def run(self) -> int:
+        """Serve until drained or told to end; returns the exit status. Sockets stay open: the caller closes them."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end_signal)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload_by_signal()))
+        note = self._loaded.home.run / "gateway.json"
+        try:
+            if not await self._start():
+                return 1
+            write_note(note, {"pid": os.getpid(), "version": self._version, "listeners": self._addresses()})
+            for purpose, listener in self._listeners.items():
+                self._say(f"{'TLS' if purpose == 'tls' else purpose} listener on {listener.url}")
+            self._say("ready")
+            return await self._until_ended()
+        finally:
+            for task in self._background:
+                task.cancel()
+            await self._fleet.stop()
+            await self._signed(self._trail.settle)
+            await self._admin.close(grace=1.0)
+            remove_note(note)
+
+    async def _start(self) -> bool:
+        if not await self._signed(self._trail.settle):
+            return False
+        start = asyncio.create_task(self._fleet.start())
+        asked = asyncio.create_task(self._drain_asked.wait())
+        await asyncio.wait({start, asked}, return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        if not start.done():
+            start.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await start
+            self._log("ended before it was ready")
+            return False
+        problems = start.result()
+        for path, message in problems:
+            self._log(f"{path}: {message}" if path else message)
+        if problems:
+            return False
+        await self._admin.start(self._admin_listener.sock)
+        self._spawn(self._watch.run(), vital=True)
+        self._spawn(self._sign_for_ever(), vital=True)
+        return True
+
+    def _spawn(self, work: Awaitable[None], *, vital: bool = False) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception as error:
+                self._log(f"failed inside: {type(error).__name__}: {error}")
+                if vital:  # without its state watch or its checkpoints a gateway must not go on
+                    self._failed = True
+                    self._drain_asked.set()
+
+        task = asyncio.create_task(guarded())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _addresses(self) -> dict[str, object]:
+        listeners: dict[str, object] = {purpose: one.facts() for purpose, one in self._listeners.items()}
+        return listeners | {"admin": self._admin_listener.facts()}
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _end_signal(self) -> None:
+        if self._signalled:
+            self._now_asked.set()
+        self._signalled = True
+        self._drain_asked.set()
+
+    async def _until_ended(self) -> int:
+        await self._drain_asked.wait()
+        timeout = self._loaded.config.limits.drain_timeout
+        self._log(f"draining for at most {timeout:g} s")
+        drained = asyncio.create_task(self._drain(timeout))
+        now = asyncio.create_task(self._now_asked.wait())
+        await asyncio.wait({drained, now}, return_when=asyncio.FIRST_COMPLETED)
+        now.cancel()
+        if not drained.done():
+            self._fleet.kill()
+            drained.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await drained
+            self._log("ended before it was drained")
+            return 1
+        await drained
+        return 1 if self._failed else 0
+
+    async def _drain(self, seconds: float) -> None:
+        async with self._lock:  # behind a reload that is under way; from here on reloads are refused
+            self._draining = True
+            self._fleet.release()
+        # Not under the lock: a revocation during the drain still cuts at once.
+        await asyncio.gather(
+            self._fleet.command(lambda number: Drain(id=number, timeout=seconds), within=seconds + DRAIN_SLACK),
+            self._record("admin.drain"),
+        )
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    async def _push(self, snapshot: StateSnapshot) -> int:
+        text = snapshot.to_bytes().decode()
+        answers = await self._fleet.command(lambda number: ApplyState(id=number, snapshot=text))
+        return sum(done.cut for done in answers.values())
+
+    # -- audit -------------------------------------------------------------------------------------------------------
+
+    async def _record(self, event: str, outcome: str = "done", **detail: object) -> None:
+        try:
+            await asyncio.to_thread(self._trail.record, event, outcome, detail)
+        except Exception as error:  # the act is done or must be done: say that its line is missing
+            self._log(f"{event} could not be recorded in the audit log: {type(error).__name__}: {error}")
+
+    async def _sign_for_ever(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CHECKPOINT_INTERVAL):
+                    await self._due.wait()
+            self._due.clear()
+            await self._sign()
+
+    async def _sign(self) -> None:
+        answers = await self._fleet.command(
+            lambda number: Ask(id=number, question=Question.AUDIT_HEAD), within=HEAD_TIMEOUT
+        )
+        heads = [done.value for done in answers.values() if done.value]
+        await self._signed(lambda: self._trail.checkpoint(heads))
+
+    async def _signed(self, sign: Callable[[], None]) -> bool:
+        try:
+            await asyncio.to_thread(sign)
+        except Exception as error:
+            fault = f"{type(error).__name__}: {error}"
+            if fault != self._sign_fault:  # once, not every second
+                self._log(f"no checkpoint can be written: {fault}")
+            self._sign_fault = fault
+            return False
+        if self._sign_fault:
+            self._log("checkpoints can be written again")
+        self._sign_fault = ""
+        return True
+
+    # -- reload ------------------------------------------------------------------------------------------------------
+
+    async def _reload(self) -> tuple[Problem, ...]:
+        """Take up configuration, policy and certificates in every process, or in none and say why."""
+        async with self._lock:
+            if self._draining:
+                return (("", "the gateway is draining; it takes up nothing any more"),)
+            try:
+                loaded = await asyncio.to_thread(self._load_again)
+                if problems := fixed_changes(self._loaded.config, loaded.config):
+                    return problems
+                await self._watch.refresh_locked()
+            except LoadFailed as error:
+                return tuple((problem.path, problem.message) for problem in error.problems)
+            except StateUnreadable as error:
+                return (("state", str(error)),)
+            problems = await self._fleet.change(lambda stream: self._material(loaded, stream))
+            if problems:
+                return problems
+            self._loaded = loaded
+            self._generation += 1
+            self._generation_at = time.time()
+        return ()
+
+    async def _reload_and_tell(self) -> tuple[Problem, ...]:
+        problems = await self._reload()
+        if problems:
+            for path, message in problems:
+                self._log(f"reload refused: {path}: {message}" if path else f"reload refused: {message}")
+        else:
+            self._log(f"reloaded; generation {self._generation}")
+        await self._record("admin.reload", "refused" if problems else "done", count=len(problems))
+        return problems
+
+    async def _reload_by_signal(self) -> None:
+        await self._reload_and_tell()
+
+    # -- the admin socket's answers ----------------------------------------------------------------------------------
+
+    async def _post_reload(self, _body: Mapping[str, object]) -> Answer:
+        problems = await self._reload_and_tell()
+        if not problems:
+            return Answer(body={"reloaded": True, "generation": self._generation})
+        return Answer(
+            status=409,
+            body={
+                "error": "the reload is refused; the old configuration stays",
+                "problems": [{"path": path, "message": message} for path, message in problems],
+            },
+        )
+
+    async def _post_drain(self, _body: Mapping[str, object]) -> Answer:
+        self._drain_asked.set()
+        return Answer(status=202, body={"draining": True, "timeout": self._loaded.config.limits.drain_timeout})
+
+    async def _post_refresh(self, _body: Mapping[str, object]) -> Answer:
+        try:
+            pushed = await self._watch.refresh()
+        except StateUnreadable as error:
+            return Answer(status=503, body={"error": str(error)})
+        return Answer(body={"version": pushed.version, "cut": pushed.cut, "processes": len(self._fleet.members)})
+
+    async def _post_revoke(self, body: Mapping[str, object]) -> Answer:
+        answer = await self._post_refresh(body)
+        done = answer.status == 200
+        await self._record("admin.revoke", "done" if done else "failed", connections=answer.body.get("cut", 0))
+        return answer
+
+    async def _get_status(self, _body: Mapping[str, object]) -> Answer:
+        members = self._fleet.members
+        answers = await self._fleet.ask(Question.STATUS, within=STATUS_TIMEOUT)
+        statuses = {stream: done.value for stream, done in answers.items()}
+        state = {
+            "version": self._watch.snapshot.version,
+            "readable": self._watch.readable,
+            "fresh_at": _stamp(self._watch.fresh_at),
+        }
+        return Answer(
+            body={
+                "version": self._version,
+                "pid": os.getpid(),
+                "home": str(self._loaded.home.path),
+                "started": _stamp(self._started),
+                "draining": self._draining,
+                "listeners": self._addresses(),
+                "config": {"generation": self._generation, "since": _stamp(self._generation_at)},
+                "state": state,
+                "processes": [
+                    process_entry(one, self._fleet.restarts[one.stream], statuses.get(one.stream)) for one in members
+                ],
+                "connections": merge(status.get("connections", {}) for status in statuses.values()) or {},
+                "pools": merge_pools(status.get("pools") for status in statuses.values()),
+            }
+        )
+
+
+def _stamp(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

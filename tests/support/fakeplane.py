@@ -1,0 +1,111 @@
+"""A data plane that serves nothing but shows what the supervisor did with it; run as a script it is a data process.
+
+It is steered by words in the policy text: ``refuse`` (prepare finds a problem), ``crash-prepare``, ``crash-start``,
+``hang-apply``, ``hang-drain``, ``many-lines``. Every listening socket answers each connection with one line: its
+purpose, the process's pid, and whether it drains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+
+from gateway.material import Material
+from gateway.process import run
+from gateway.state import StateSnapshot
+
+
+class FakeDataPlane:
+    """What `gateway.process.DataPlaneLike` asks for."""
+
+    def __init__(self) -> None:
+        self.prepared: Material | None = None
+        self.live: Material | None = None
+        self.commits = 0
+        self.rollbacks = 0
+        self.states: list[int] = []
+        self.fresh: list[float] = []
+        self.draining = False
+        self.servers: list[asyncio.Server] = []
+
+    async def prepare(self, material: Material) -> list[tuple[str, str]]:
+        if "crash-prepare" in material.policy_text:
+            raise RuntimeError("prepare was told to crash")
+        if "refuse" in material.policy_text:
+            return [("routes.0.path", "the policy text says refuse")]
+        self.prepared = material
+        return []
+
+    def commit(self) -> None:
+        assert self.prepared is not None
+        self.live, self.prepared = self.prepared, None
+        self.commits += 1
+
+    def rollback(self) -> None:
+        self.prepared = None
+        self.rollbacks += 1
+
+    async def apply_state(self, snapshot: StateSnapshot) -> int:
+        assert self.live is not None
+        if "hang-apply" in self.live.policy_text:
+            await asyncio.Event().wait()
+        self.states.append(snapshot.version)
+        return len(snapshot.revoked)
+
+    def state_fresh(self, at: float) -> None:
+        self.fresh.append(at)
+
+    async def start(self, sockets: Mapping[str, socket.socket]) -> None:
+        assert self.live is not None
+        if "crash-start" in self.live.policy_text:
+            raise RuntimeError("start was told to crash")
+        for name, sock in sockets.items():
+            self.servers.append(await asyncio.start_server(self._serve(name), sock=sock))
+
+    def _serve(self, name: str):  # type: ignore[no-untyped-def]
+        async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(f"{name} {os.getpid()} {'draining' if self.draining else 'serving'}\n".encode())
+            writer.close()
+
+        return serve
+
+    async def drain(self, timeout: float) -> None:
+        assert self.live is not None
+        self.draining = True
+        if "hang-drain" in self.live.policy_text:
+            await asyncio.sleep(timeout)
+
+    def status(self) -> dict[str, object]:
+        material = self.live
+        assert material is not None
+        return {
+            "connections": {"open": 2, "workers": 1},
+            "pools": [{"pool": "render", "mode": "hosted", "slots": {"total": 2, "free": 1}, "workers": []}],
+            "draining": self.draining,
+            "commits": self.commits,
+            "rollbacks": self.rollbacks,
+            "states": self.states,
+            "fresh": len(self.fresh),
+            "policy": material.policy_text,
+            "snapshot": material.snapshot.version,
+            "nonce_key": material.nonce_key.hex(),
+            "arguments": sys.argv,
+            "ignored": [str(signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)],
+        }
+
+    def metrics_text(self) -> bytes:
+        return b"# nothing\n"
+
+    def audit_head(self) -> dict[str, object]:
+        assert self.live is not None
+        if "many-lines" in self.live.policy_text:
+            return {"stream": self.live.stream, "seq": 5000, "hash": "ab" * 32, "file": "p0-000001.jsonl"}
+        return {"stream": self.live.stream, "seq": 1, "hash": "cd" * 32, "file": "p0-000001.jsonl"}
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:], FakeDataPlane))
