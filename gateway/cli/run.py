@@ -1,0 +1,156 @@
+"""``rhttp-pki gateway``, ``status``, ``reload``, ``drain``: running the gateway, and talking to the one that runs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import orjson
+
+from gateway.adminclient import AdminFailed, call
+from gateway.cli.common import Settings, common_options, fail
+
+_POLL = 0.2
+_DRAIN_SLACK = 15.0
+
+
+@click.command("gateway")
+@common_options
+@click.option("--listen", metavar="HOST:PORT", help="The TLS listener, instead of `listen` in gateway.toml.")
+@click.option("--dispatch", metavar="HOST:PORT|unix:PATH", help="The dispatch listener, instead of `dispatch`.")
+@click.option("--processes", type=click.IntRange(1, 1024), help="Data processes, instead of `processes`.")
+@click.option("--check", is_flag=True, help="Load and check everything, start nothing.")
+def gateway_command(
+    settings: Settings, listen: str | None, dispatch: str | None, processes: int | None, check: bool
+) -> None:
+    """Run the gateway of the home in the foreground.
+
+    Tells each listener and then `gateway: ready` on stdout, everything else on stderr. SIGHUP reloads; SIGTERM and
+    SIGINT drain and end with status 0, a second one ends at once.
+    """
+    # Here, not above: `status` and the like need none of what the gateway needs (half a second of imports).
+    from gateway.loader import LoadFailed, load
+    from gateway.serve import serve
+
+    given = {"listen": listen, "dispatch": dispatch, "processes": None if processes is None else str(processes)}
+    overrides = {key: value for key, value in given.items() if value is not None}
+    passphrase = settings.passphrase()
+    try:
+        if check:
+            load(settings.home, overrides=overrides, passphrase=passphrase)
+            click.echo("gateway: everything is in order")
+            return
+        status = serve(settings.home, overrides=overrides, passphrase=passphrase, say=_say, log=_log)
+    except LoadFailed as error:
+        for problem in error.problems:
+            _log(str(problem))
+        raise SystemExit(1) from None
+    raise SystemExit(status)
+
+
+def _say(line: str) -> None:
+    click.echo(f"gateway: {line}")  # click.echo flushes
+
+
+def _log(line: str) -> None:
+    click.echo(f"gateway: {' '.join(line.split())}", err=True)
+
+
+@click.command("status")
+@common_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status_command(settings: Settings, as_json: bool) -> None:
+    """Show what is connected to the running gateway now."""
+    status = _ask(settings.home, "GET", "/status")
+    if as_json:
+        click.echo(orjson.dumps(status, option=orjson.OPT_INDENT_2).decode())
+    else:
+        _show(status)
+
+
+@click.command("reload")
+@common_options
+def reload_command(settings: Settings) -> None:
+    """Have the running gateway take up its configuration, policy and certificates, all of it or nothing."""
+    answer = _ask(settings.home, "POST", "/reload", timeout=300.0)
+    click.echo(f"reloaded; generation {answer.get('generation')}")
+
+
+@click.command("drain")
+@common_options
+@click.option("--no-wait", is_flag=True, help="Return when draining has begun.")
+def drain_command(settings: Settings, no_wait: bool) -> None:
+    """Have the running gateway take nothing new, finish what runs and end; returns when it has ended."""
+    answer = _ask(settings.home, "POST", "/drain")
+    timeout = float(answer.get("timeout", 0.0))
+    click.echo(f"draining for at most {timeout:g} s")
+    if no_wait:
+        return
+    ends = time.monotonic() + timeout + _DRAIN_SLACK
+    while _runs(settings.home):
+        if time.monotonic() > ends:
+            fail("the gateway still runs after its drain; look at its log, or end it with a second SIGTERM")
+        time.sleep(_POLL)
+    click.echo("drained")
+
+
+def _runs(home: Path) -> bool:
+    try:
+        return call(home, "GET", "/status", timeout=10.0) is not None
+    except AdminFailed:
+        return True  # it ended while answering, or is slow: the next look tells
+
+
+def _ask(home: Path, method: str, path: str, timeout: float = 30.0) -> dict[str, Any]:
+    try:
+        answer = call(home, method, path, {} if method == "POST" else None, timeout)
+    except AdminFailed as error:
+        _refused(error)
+    if answer is None:
+        fail(f"no gateway runs for the home {home}; start it with `rhttp-pki gateway`, or name another with --home")
+    return answer
+
+
+def _refused(error: AdminFailed) -> NoReturn:
+    for path, message in error.problems:
+        click.echo(f"{path}: {message}" if path else message, err=True)
+    fail(str(error))
+
+
+def _show(status: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    state = status.get("state", {})
+    facts = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("gateway", f"{'draining' if status.get('draining') else 'serving'}, version {status.get('version')}"),
+        ("pid", status.get("pid")),
+        ("started", status.get("started")),
+        *((name, one.get("url")) for name, one in status.get("listeners", {}).items()),
+        ("configuration", f"generation {status.get('config', {}).get('generation')}"),
+        ("state", f"version {state.get('version')}{'' if state.get('readable') else ', unreadable now'}"),
+        ("connections", ", ".join(f"{name} {count}" for name, count in status.get("connections", {}).items())),
+        ("processes", ", ".join(f"{one.get('stream')} pid {one.get('pid')}" for one in status.get("processes", ()))),
+    ):
+        facts.add_row(Text(name), Text(str(value)))  # Text: nothing that comes from outside is markup
+    console.print(facts)
+    pools = Table("pool", "mode", "free", "total", "waiting", "workers")
+    for pool in status.get("pools", ()):
+        slots = pool.get("slots", {})
+        free = slots.get("free")
+        cells = (
+            pool.get("pool"),
+            pool.get("mode"),
+            "-" if free is None else free,
+            slots.get("total"),
+            pool.get("waiting", 0),
+            len(pool.get("workers", ())),
+        )
+        pools.add_row(*(Text(str(cell)) for cell in cells))
+    if pools.row_count:
+        console.print(pools)
