@@ -76,6 +76,11 @@ ProxyPass "/jobs/" "http://127.0.0.1:{origin}/jobs/" max=64 keepalive=On
 """
 
 
+def httpd() -> str | None:
+    """Where Apache's program is; Debian keeps it where only root looks."""
+    return shutil.which("apache2", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+
+
 def issuer_name(home: BenchHome) -> str:
     """The client CA's subject as Apache writes `SSL_CLIENT_I_DN` (RFC 2253)."""
     told = subprocess.run(
@@ -93,7 +98,7 @@ def issuer_name(home: BenchHome) -> str:
 
 def start_apache(home: BenchHome, *, origin: int, folder: Path) -> Server:
     """Start Apache on the server core with the home's server certificate and its client's identity; ready on return."""
-    need(shutil.which("apache2"), "apache2")
+    need(httpd(), "apache2-bin")  # the programs alone: the package apache2 would start a service
     need(shutil.which("openssl"), "openssl")
     modules = Path("/usr/lib/apache2/modules")
     # Run by root it hands the work to an unprivileged user, who has to reach this folder.
@@ -122,7 +127,10 @@ def start_apache(home: BenchHome, *, origin: int, folder: Path) -> Server:
         )
     )
     server = start(
-        "apache", ["apache2", "-d", folder, "-f", folder / "httpd.conf", "-DFOREGROUND"], port=port, folder=folder
+        "apache",
+        [httpd() or "apache2", "-d", folder, "-f", folder / "httpd.conf", "-DFOREGROUND"],
+        port=port,
+        folder=folder,
     )
     server.log = folder / "error.log" if (folder / "error.log").exists() else server.log
     server.wait_until(lambda: accepts(port))
@@ -139,5 +147,7 @@ def unprivileged() -> str:
 
 def apache_version() -> str:
     """As Apache says it: `Apache/2.4.71 (Debian)`."""
-    told = subprocess.run(["apache2", "-v"], check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    told = subprocess.run(
+        [httpd() or "apache2", "-v"], check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
     return told.stdout.splitlines()[0].partition(": ")[2]

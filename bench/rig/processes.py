@@ -204,8 +204,7 @@ class Rig:
         try:
             yield int(_line(process, START_SECONDS).removeprefix("port "))
         finally:
-            process.kill()
-            process.wait()
+            end(process)
 
     @contextlib.contextmanager
     def held(self, arguments: Sequence[str | Path], *, seconds: float) -> Iterator[None]:
@@ -219,8 +218,16 @@ class Rig:
                 raise BenchFailed(f"not all connections were admitted within {seconds:.0f} s: {out.decode().strip()}")
             yield
         finally:
-            process.kill()
-            process.wait()
+            end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a child of ours, reap it and close its pipes."""
+    process.kill()
+    process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 def _line(process: subprocess.Popen[bytes], seconds: float) -> str:

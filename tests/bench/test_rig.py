@@ -1,0 +1,127 @@
+"""The bench's own parts: a number is worth what the thing that counted it is worth."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+sys.path.insert(0, str(BENCH))
+
+from rig.home import toml  # noqa: E402
+from rig.processes import BenchFailed, Rig, cpu_seconds, pss_kib, tree  # noqa: E402
+
+KEYS = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
+PLAIN = st.text("abc \\\"'é\u20ac#=[]") | st.integers(-(2**40), 2**40) | st.booleans()
+TABLES = st.dictionaries(KEYS, PLAIN | st.lists(PLAIN, max_size=3), max_size=4)
+
+
+@given(st.dictionaries(KEYS, PLAIN | TABLES | st.lists(TABLES, min_size=1, max_size=3), max_size=4))
+def test_toml_written_reads_back_the_same(settings: dict[str, Any]) -> None:
+    """The configuration that the bench changes means what it was meant to, whatever stood in it before."""
+    assert tomllib.loads(toml(settings)) == settings
+
+
+@pytest.fixture
+def busy_family() -> Iterator[subprocess.Popen[str]]:
+    """A process whose child has burnt 0.3 s of processor time and then waits for its standard input to end."""
+    script = (
+        "import subprocess, sys\n"
+        "burn = 'import os, sys, time\\n"
+        "while sum(os.times()[:2]) < 0.3: pass\\n"
+        'sys.stdout.write("burnt\\\\n"); sys.stdout.flush(); sys.stdin.read()\'\n'
+        "sys.exit(subprocess.run([sys.executable, '-c', burn]).returncode)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "burnt\n"
+        yield process
+        process.stdin.close()
+
+
+def test_cpu_seconds_counts_the_child_too(busy_family: subprocess.Popen[str]) -> None:
+    """Time that a child spent is the server's time: the gateway's work is done in one."""
+    family = tree(busy_family.pid)
+    assert len(family) == 2
+    assert 0.25 <= cpu_seconds(busy_family.pid) < 5
+    assert cpu_seconds(family[1]) >= 0.25
+
+
+def test_pss_kib_of_a_process_is_its_memory() -> None:
+    """Memory that a process really fills appears in the count, in KiB."""
+    before = pss_kib(os.getpid())
+    filled = bytearray(os.urandom(1 << 20) * 32)
+    grown = pss_kib(os.getpid()) - before
+    assert len(filled) == 32 << 20
+    assert 30_000 < grown < 40_000
+
+
+@pytest.fixture(scope="module")
+def rig() -> Rig:
+    """The load rig, built from source."""
+    if (
+        shutil.which("gcc") is None
+        or shutil.which("taskset") is None
+        or not Path("/usr/include/openssl/ssl.h").exists()
+    ):
+        pytest.skip("gcc, taskset or OpenSSL's headers are not installed")
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("the bench needs two cores")
+    return Rig(BENCH)
+
+
+def test_rig_client_counts_what_the_origin_served(rig: Rig, tmp_path: Path) -> None:
+    """Both ends of the rig agree: requests are answered, and only answered ones are counted."""
+    with rig.origin(reply=16, folder=tmp_path) as port:
+        counts = rig.run("client", ["--plain", "--port", str(port), "--conns", "4"], seconds=0.3)
+    assert counts["done"] > 100
+    assert sum(counts["errors"].values()) == 0
+    assert json.dumps(counts)
+
+
+def test_rig_admission_answered_without_101_fails_the_run(rig: Rig, tmp_path: Path) -> None:
+    """A 200 is no admission: with --upgrade only a 101 counts, and a run with errors is no measurement."""
+    with rig.origin(reply=16, folder=tmp_path) as port, pytest.raises(BenchFailed, match="counted errors"):
+        rig.run("connect", ["--plain", "--port", str(port), "--conns", "1", "--upgrade", "PTTH/1.0"], seconds=0.2)
+
+
+def test_rig_server_gone_fails_the_run(rig: Rig, tmp_path: Path) -> None:
+    """Nobody there: the run fails instead of reporting zero."""
+    with rig.origin(reply=16, folder=tmp_path) as port:
+        pass
+    with pytest.raises(BenchFailed, match="counted errors"):
+        rig.run("client", ["--plain", "--port", str(port), "--conns", "1"], seconds=0.2)
+
+
+@pytest.mark.long
+def test_bench_quick_measures_all_three(tmp_path: Path) -> None:
+    """`bench/run quick` runs the gateway and Apache from nothing and reports a ratio for each comparison."""
+    out = tmp_path / "out.json"
+    told = subprocess.run(
+        [sys.executable, BENCH / "run", "quick", "--json", out],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    reports = {report["measurement"]: report["results"] for report in json.loads(out.read_text())["reports"]}
+    assert set(reports) == {"requests", "admission", "idle"}
+    assert reports["requests"]["ratio"] > 0
+    assert reports["admission"]["ratio"] > 0
+    assert reports["idle"]["kib_per_worker"] > 0
