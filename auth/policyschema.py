@@ -13,7 +13,7 @@ SCHEMA_TEXT = """\
 
 type Circumstances = {
   listener: String,      // "tls", "dispatch"
-  protocol: String,      // "http/1.1"
+  protocol: String,      // "http/1.1"; for reverse what the worker asks for, e.g. "ptth/1.0"
   digest?: String,       // the Digest algorithm, e.g. "SHA-256"; absent: no Digest credentials were given
   tls_version?: String,  // e.g. "TLSv1.3"; absent without TLS
   method?: String,       // e.g. "POST"

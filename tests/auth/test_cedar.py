@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from unittest import mock
 
 import cedarpy
@@ -423,6 +425,20 @@ def test_other_pool_or_labels_is_another_identity() -> None:
     moved = Principal(kind="Worker", name="w1", pool="other", labels=W1.labels)
     assert isinstance(engine.decide(query(W1, "reverse", "Pool/render")), Allowed)
     assert isinstance(engine.decide(query(moved, "reverse", "Pool/render")), Denied)
+
+
+def test_engine_is_freed_when_a_reload_lets_go_of_it() -> None:
+    """Engine, cache and deciders hold no cycle: memory comes back at once, with the garbage collector off too."""
+    engine = load(DEFAULT_POLICY)
+    decider = engine.decider(ALICE, "request", "Route", "jobs")
+    decider.decide(TLS)
+    seen = weakref.ref(engine)
+    gc.disable()
+    try:
+        del engine, decider
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_explain_names_policies_with_effect_and_line() -> None:
