@@ -47,9 +47,9 @@ class Context(NamedTuple):
     A named tuple and not a dataclass: one is made for every request (0.3 µs instead of 1.6 µs for a frozen dataclass),
     and a decision's cache key is cut out of it with one `operator.itemgetter`.
 
-    ``listener`` is the purpose of the listener (``tls``, ``dispatch``), ``protocol`` the HTTP version (``http/1.1``) or,
-    for ``reverse``, the protocol that the worker asks for, ``digest`` the algorithm that the peer proved its password with, ``path`` the normal path without its query,
-    ``source`` an IP address, ``now`` seconds since the epoch.
+    ``listener`` is the purpose of the listener (``tls``, ``dispatch``), ``protocol`` the HTTP version (``http/1.1``)
+    or, for ``reverse``, the protocol that the worker asks for, ``digest`` the algorithm that the peer proved its
+    password with, ``path`` the normal path without its query, ``source`` an IP address, ``now`` seconds since the epoch.
     """
 
     listener: str

@@ -7,7 +7,7 @@ import re
 
 import cedarpy
 
-from auth.cedar import SCHEMA_TEXT
+from auth.cedar import SCHEMA_TEXT, PolicyEngine
 from auth.policy import Context, Decision, PolicyQuery, fold, minute_text, source_text
 from auth.principal import Principal
 
@@ -15,6 +15,20 @@ ALICE = Principal(kind="Client", name="alice")
 W1 = Principal(kind="Worker", name="w1", pool="render", labels=(("gpu", "a100"), ("zone", "b")))
 M1 = Principal(kind="Master", name="m1")
 TLS = Context("tls", "http/1.1", "SHA-256")
+OPEN = '@id("open") permit (principal, action, resource);\n'
+READS_ALL = OPEN + "".join(
+    f'@id("reads-{key}") forbid (principal, action, resource) when {{ context has {key} && {test} }};\n'
+    for key, test in {
+        "now": 'context.now < datetime("1980-01-01")',
+        "source": 'context.source.isInRange(ip("10.0.0.0/8"))',
+        "path": 'context.path like "/secret/*"',
+    }.items()
+)
+
+
+def load(text: str, groups: dict[str, list[str]] | None = None, **bounds: int) -> PolicyEngine:
+    """An engine for the text; `bounds` make its cache small."""
+    return PolicyEngine.load(text, groups=groups or {}, **bounds)
 
 
 def query(
