@@ -49,7 +49,8 @@ class Context(NamedTuple):
 
     ``listener`` is the purpose of the listener (``tls``, ``dispatch``), ``protocol`` the HTTP version (``http/1.1``)
     or, for ``reverse``, the protocol that the worker asks for, ``digest`` the algorithm that the peer proved its
-    password with, ``path`` the normal path without its query, ``source`` an IP address, ``now`` seconds since the epoch.
+    password with, ``path`` the normal path without its query, ``source`` an IP address, ``now`` seconds since the
+    epoch.
     """
 
     listener: str
