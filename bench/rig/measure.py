@@ -73,8 +73,8 @@ def stage(options: Options, *, with_apache: bool) -> Iterator[Stage]:
 def requests(options: Options) -> dict[str, Any]:
     """Small keep-alive requests through mutual TLS, Digest, a role rule and a proxy: ours against Apache's, in turn.
 
-    `ratio` compares requests a second. `cpu_ratio` compares the processor time of the whole server for one request (more
-    than 1: Apache needs more), which tells the same where nothing else runs and still means something where something does.
+    `ratio` compares requests a second. `cpu_ratio` compares the processor time that the whole server spends on a
+    request (over 1: Apache needs more): the same where nothing else runs, and still of use where something does.
     """
     settings = {"conns": options.conns, "seconds": options.seconds, "reply_bytes": options.reply}
     with stage(options, with_apache=options.apache) as on:
