@@ -77,7 +77,7 @@ def issue(template: CertificateTemplate, issuer: IssuerKey | PrivateKey) -> x509
         builder = builder.add_extension(extension.value, extension.critical)
     signed = builder.sign(key, hashes.SHA256() if isinstance(key, ec.EllipticCurvePrivateKey) else None)
     _refuse(lint(signed, template.profile, issuer=certificate))
-    if not is_signed_by(signed, key.public_key()):
+    if not is_signed_by(signed, template.public_key if certificate is None else certificate_key(certificate)):
         _refuse((Finding(rule="signature", where="signatureValue", message="does not verify"),))
     return signed
 

@@ -21,7 +21,7 @@ from pki.profiles import ALL_HOSTS, CLOCK_CUSHION, USAGE_BITS, Profile, SanKind
 from pki.signatures import certificate_key, is_strong_signature
 from pki.template import CertificateTemplate, host_subject, peer_subject
 
-__all__ = ["Finding", "lint", "spiffe_id_of"]
+__all__ = ["Finding", "lint", "reason_of", "spiffe_id_of"]
 
 _CRITICAL = frozenset({ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.NAME_CONSTRAINTS})
 # Pointers to revocation data bind nobody; they may stand in any certificate but a root.
@@ -40,6 +40,23 @@ def lint(
         return tuple(_findings(subject, profile, issuer))
     except (ValueError, TypeError, x509.DuplicateExtension) as error:
         return (Finding(rule="malformed", where="certificate", message=str(error), reason=PathReason.MALFORMED),)
+
+
+def reason_of(findings: tuple[Finding, ...]) -> PathReason:
+    """The most telling reason among findings (at least one): what cannot be read or trusted first, form last."""
+    reasons = {finding.reason for finding in findings}
+    return next(reason for reason in _TELLING if reason in reasons)
+
+
+_TELLING = (
+    PathReason.MALFORMED,
+    PathReason.ALGORITHM,
+    PathReason.UNTRUSTED,
+    PathReason.ROLE,
+    PathReason.PURPOSE,
+    PathReason.NAME,
+    PathReason.PROFILE,
+)
 
 
 def spiffe_id_of(certificate: x509.Certificate | CertificateTemplate) -> SpiffeId:

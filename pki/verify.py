@@ -30,11 +30,11 @@ from cryptography.x509.verification import (
 
 from pki.errors import CertificateInvalid, Finding, PathReason
 from pki.issue import serial_hex
-from pki.lint import lint, spiffe_id_of
+from pki.lint import lint, reason_of, spiffe_id_of
 from pki.names import PEER_ROLES, Role
 from pki.path import check_time, find_path
 from pki.pem import read_certificates, read_crls
-from pki.profiles import LEAF_PROFILES
+from pki.profiles import LEAF_PROFILES, PROFILES, ProfileName
 from pki.revocation import RevocationView, check_revocation
 from pki.signatures import certificate_key, is_signed_by
 from pki.trust import IssuingCa, TrustStore, lint_authority
@@ -263,7 +263,7 @@ def _window(path: Sequence[x509.Certificate]) -> tuple[float, float]:
 
 def _refuse(findings: tuple[Finding, ...]) -> None:
     if findings:
-        raise CertificateInvalid(findings[0].reason, "; ".join(map(str, findings)))
+        raise CertificateInvalid(reason_of(findings), "; ".join(map(str, findings)))
 
 
 def _only_purpose(policy: Policy, _certificate: x509.Certificate, usage: x509.ExtendedKeyUsage) -> None:
@@ -322,7 +322,9 @@ def _issuing_of(
             findings = lint_authority(role, certificate, root)
             if not findings:
                 return IssuingCa(role=role, certificate=certificate, root=root, key=key)
-            refusal = CertificateInvalid(findings[0].reason, "issuing CA: " + "; ".join(map(str, findings)))
+            refusal = CertificateInvalid(reason_of(findings), "issuing CA: " + "; ".join(map(str, findings)))
+            if not lint(certificate, PROFILES[ProfileName.ROOT]):
+                refusal = CertificateInvalid(PathReason.PROFILE, "signed by a root, which signs issuing CAs only")
     raise refusal
 
 

@@ -1,0 +1,70 @@
+"""Certificate signing requests: the key and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from support.certs import a_key, common_name
+
+from pki.csr import parse_request
+from pki.errors import RequestInvalid
+from pki.keys import KeyType
+
+_SPKI = PublicFormat.SubjectPublicKeyInfo
+
+
+def request(key: object = None, digest: hashes.HashAlgorithm | None = None) -> x509.CertificateSigningRequest:
+    key = key or a_key()
+    builder = x509.CertificateSigningRequestBuilder().subject_name(common_name("somebody-else"))
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    pure = not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
+    return builder.sign(key, None if pure else digest or hashes.SHA256())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KeyType)
+@pytest.mark.parametrize("encoding", [Encoding.PEM, Encoding.DER])
+def test_request_signed_by_its_key_gives_the_key(kind: KeyType, encoding: Encoding) -> None:
+    """Subject and extensions that it asks for are ignored: only the key comes back."""
+    data = request(a_key(kind)).public_bytes(encoding)
+    assert a_key(kind).public_key() == parse_request(data)
+
+
+def test_request_with_a_broken_signature_is_refused() -> None:
+    """Proof of possession: one flipped bit in the signature is no proof."""
+    data = bytearray(request().public_bytes(Encoding.DER))
+    data[-1] ^= 1
+    with pytest.raises(RequestInvalid, match="signed"):
+        parse_request(bytes(data))
+
+
+def test_request_for_another_key_than_the_signer_is_refused() -> None:
+    """Swapping in somebody's public key does not get a certificate for it."""
+    mine = request(a_key()).public_bytes(Encoding.DER)
+    point = a_key().public_key().public_bytes(Encoding.DER, _SPKI)
+    other = a_key(number=1).public_key().public_bytes(Encoding.DER, _SPKI)
+    with pytest.raises(RequestInvalid, match="signed"):
+        parse_request(mine.replace(point, other))
+
+
+def test_request_signed_with_a_weak_digest_is_refused() -> None:
+    with pytest.raises(RequestInvalid, match="digest"):
+        parse_request(request(digest=hashes.SHA224()).public_bytes(Encoding.PEM))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [rsa.generate_private_key(public_exponent=65537, key_size=2048), ec.generate_private_key(ec.SECP521R1())],
+    ids=["rsa", "p521"],
+)
+def test_request_for_a_key_of_another_kind_is_refused(key: object) -> None:
+    with pytest.raises(RequestInvalid, match="none of"):
+        parse_request(request(key).public_bytes(Encoding.PEM))
+
+
+@pytest.mark.parametrize("data", [b"", b"junk", b"-----BEGIN CERTIFICATE REQUEST-----\n", b"0" * 70_000, b"\x30\x80"])
+def test_request_that_is_none_is_refused(data: bytes) -> None:
+    with pytest.raises(RequestInvalid):
+        parse_request(data)

@@ -1,0 +1,482 @@
+"""Verifying peers and files: every refusal with its reason, from one valid path in which one thing is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from support.certs import (
+    AT,
+    DOMAIN,
+    NOTHING_REVOKED,
+    authority,
+    entropy,
+    forge,
+    peer,
+    peer_template,
+    pem,
+    root,
+    server,
+    sign_unlinted,
+    toggled_criticality,
+    trust,
+    with_extension,
+    with_field,
+    without_extension,
+)
+
+from pki import verify
+from pki.errors import CertificateInvalid, InputUnreadable, PathReason
+from pki.issue import IssuerKey, certificate_pem, issue_ca, issue_peer, issue_root
+from pki.keys import KeyType, generate_key
+from pki.names import PEER_ROLES, Role, SpiffeId
+from pki.profiles import key_usage
+from pki.revocation import RevocationView, RevokedEntry, RevokedSerials, build_crl
+from pki.template import CertificateTemplate
+from pki.verify import PeerVerifier, TrustStore, ValidatedPath, VerifiedPeer, verify_file, verify_peer
+
+DAY = timedelta(days=1)
+URI = x509.UniformResourceIdentifier
+ROLES = sorted(PEER_ROLES)
+Mutation = Callable[[CertificateTemplate], CertificateTemplate]
+
+
+def check(
+    *path: x509.Certificate,
+    at: datetime = AT,
+    roles: frozenset[Role] = PEER_ROLES,
+    revocation: RevocationView = NOTHING_REVOKED,
+    store: TrustStore | None = None,
+) -> VerifiedPeer:
+    return verify_peer(path, trust=store or trust(), roles=roles, at=at, revocation=revocation)
+
+
+def refusal(action: Callable[[], object]) -> PathReason:
+    with pytest.raises(CertificateInvalid) as caught:
+        action()
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("kind", KeyType)
+def test_peer_of_each_role_and_key_proves_its_identity(role: Role, kind: KeyType) -> None:
+    """The proof carries role, name, pool, serial, fingerprint and the window of the whole path."""
+    leaf = peer(role, kind=kind)
+    proof = check(leaf)
+    assert (proof.role, proof.name, proof.pool) == (role, "w1", "render" if role is Role.WORKER else None)
+    assert proof.serial == leaf.serial_number == int(proof.serial_hex, 16)
+    assert proof.fingerprint == leaf.fingerprint(hashes.SHA256())
+    assert proof.expires == leaf.not_valid_after_utc.timestamp()
+    assert not hasattr(proof, "__dict__")
+
+
+@pytest.mark.parametrize("order", [(), (0,), (1,), (0, 1), (1, 0), (1, 0, 0)], ids=str)
+def test_path_in_any_order_and_company_verifies(order: tuple[int, ...]) -> None:
+    """The role CA and the root may be there, in any order, or not."""
+    above = (authority(Role.WORKER).certificate, root().certificate)
+    assert check(peer(), *(above[index] for index in order)).name == "w1"
+
+
+def test_path_with_a_certificate_that_is_not_the_homes_is_refused() -> None:
+    """Home paths are exactly root, role CA, leaf."""
+    assert refusal(lambda: check(peer(), peer(name="w2"))) is PathReason.PROFILE
+    assert refusal(lambda: check(peer(), forge("x", ca=True).certificate)) is PathReason.PROFILE
+
+
+def test_path_that_is_empty_or_too_long_is_refused() -> None:
+    assert refusal(check) is PathReason.PROFILE
+    assert refusal(lambda: check(peer(), *[root().certificate] * 8)) is PathReason.PROFILE
+    assert check(peer(), *[root().certificate] * 7).name == "w1"
+
+
+def test_path_with_the_ca_first_is_refused() -> None:
+    """A CA's certificate is nobody's identity."""
+    assert refusal(lambda: check(authority(Role.WORKER).certificate, peer())) is PathReason.PROFILE
+    assert refusal(lambda: check(root().certificate)) is PathReason.PROFILE
+
+
+MUTATIONS: list[tuple[str, Mutation, PathReason]] = [
+    ("no-eku", without_extension(x509.ExtendedKeyUsage), PathReason.PURPOSE),
+    (
+        "both-ekus",
+        with_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
+        ),
+        PathReason.PURPOSE,
+    ),
+    (
+        "server-eku",
+        with_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False),
+        PathReason.PURPOSE,
+    ),
+    (
+        "two-uris",
+        with_extension(
+            x509.SubjectAlternativeName([URI(f"spiffe://{DOMAIN}/worker/render/{name}") for name in ("w1", "w2")]),
+            critical=False,
+        ),
+        PathReason.NAME,
+    ),
+    (
+        "other-role",
+        with_extension(x509.SubjectAlternativeName([URI(f"spiffe://{DOMAIN}/master/w1")]), critical=False),
+        PathReason.ROLE,
+    ),
+    ("no-san", without_extension(x509.SubjectAlternativeName), PathReason.NAME),
+    ("no-aki", without_extension(x509.AuthorityKeyIdentifier), PathReason.PROFILE),
+    ("no-bc", without_extension(x509.BasicConstraints), PathReason.PROFILE),
+    ("ca", with_extension(x509.BasicConstraints(True, 0), critical=True), PathReason.PROFILE),
+    ("usage", with_extension(key_usage(frozenset({"key_agreement"})), critical=True), PathReason.PROFILE),
+    ("ku-not-critical", toggled_criticality(x509.KeyUsage), PathReason.PROFILE),
+    (
+        "unknown-critical",
+        with_extension(
+            x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.55555.1"), b"\x05\x00"), critical=True
+        ),
+        PathReason.PROFILE,
+    ),
+    (
+        "malformed-san",
+        with_extension(x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, b"junk"), critical=False),
+        PathReason.MALFORMED,
+    ),
+    ("p521", with_field(public_key=ec.generate_private_key(ec.SECP521R1()).public_key()), PathReason.ALGORITHM),
+    ("expired", with_field(not_valid_after_utc=AT - timedelta(seconds=1)), PathReason.EXPIRED),
+    ("future", with_field(not_valid_before_utc=AT + timedelta(seconds=1)), PathReason.NOT_YET_VALID),
+    ("long", with_field(not_valid_after_utc=AT + timedelta(days=731)), PathReason.PROFILE),
+    ("issuer-name", with_field(issuer=root().certificate.subject), PathReason.UNTRUSTED),
+]
+
+
+@pytest.mark.parametrize(("mutate", "reason"), [row[1:] for row in MUTATIONS], ids=[row[0] for row in MUTATIONS])
+def test_leaf_with_one_thing_broken_is_refused_with_its_reason(mutate: Mutation, reason: PathReason) -> None:
+    """Signed by the right CA, and still refused: online, and from a file."""
+    leaf = sign_unlinted(mutate(peer_template()), authority(Role.WORKER).key)
+    assert refusal(lambda: check(leaf)) is reason
+    chain = pem(leaf, authority(Role.WORKER).certificate)
+    assert refusal(lambda: verify_file(chain, pem(root().certificate), role=Role.WORKER, at=AT)) is reason
+
+
+def test_leaf_of_another_trust_domain_is_refused_where_the_domain_is_known() -> None:
+    """A store with a trust domain takes identities of that domain only; a file knows none."""
+    elsewhere = x509.SubjectAlternativeName([URI("spiffe://elsewhere.example/worker/render/w1")])
+    leaf = sign_unlinted(with_extension(elsewhere, critical=False)(peer_template()), authority(Role.WORKER).key)
+    assert refusal(lambda: check(leaf)) is PathReason.NAME
+    chain = pem(leaf, authority(Role.WORKER).certificate)
+    assert isinstance(verify_file(chain, pem(root().certificate), role=Role.WORKER, at=AT), VerifiedPeer)
+
+
+def test_leaf_signed_by_the_root_is_refused() -> None:
+    """The library's verifier alone takes it: path length 1 allows, but does not demand, a CA between."""
+    leaf = sign_unlinted(peer_template(issuer=root()), root().key)
+    assert refusal(lambda: check(leaf)) is PathReason.UNTRUSTED
+    assert refusal(lambda: check(leaf, root().certificate)) is PathReason.UNTRUSTED
+    file = lambda: verify_file(pem(leaf), pem(root().certificate), role=Role.WORKER, at=AT)  # noqa: E731
+    assert refusal(file) is PathReason.PROFILE
+
+
+def test_leaf_signed_by_a_stranger_with_the_cas_name_is_untrusted() -> None:
+    """A CA is recognised by its certificate, never by its name."""
+    key = generate_key()
+    leaf = sign_unlinted(peer_template(), key)
+    assert refusal(lambda: check(leaf)) is PathReason.UNTRUSTED
+
+
+def test_leaf_of_another_home_with_equal_names_is_untrusted() -> None:
+    """Two homes of the same trust domain do not trust one another."""
+    other_key, ca_key = generate_key(), generate_key()
+    other = IssuerKey(
+        certificate=issue_root(key=other_key, trust_domain=DOMAIN, at=AT, entropy=entropy()), key=other_key
+    )
+    ca = IssuerKey(
+        certificate=issue_ca(
+            Role.WORKER, root=other, public_key=ca_key.public_key(), trust_domain=DOMAIN, at=AT, entropy=entropy()
+        ),
+        key=ca_key,
+    )
+    leaf = sign_unlinted(peer_template(issuer=ca), ca.key)
+    assert refusal(lambda: check(leaf)) is PathReason.UNTRUSTED
+    assert refusal(lambda: check(leaf, ca.certificate)) is PathReason.PROFILE
+
+
+def test_leaf_with_a_flipped_signature_bit_is_untrusted() -> None:
+    der = bytearray(peer().public_bytes(Encoding.DER))
+    der[-1] ^= 1
+    assert refusal(lambda: check(x509.load_der_x509_certificate(bytes(der)))) is PathReason.UNTRUSTED
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_role_that_is_not_asked_for_is_refused(role: Role) -> None:
+    """A valid worker is no client."""
+    assert refusal(lambda: check(peer(role), roles=PEER_ROLES - {role})) is PathReason.ROLE
+    assert refusal(lambda: check(server())) is PathReason.ROLE
+    assert check(server(), roles=frozenset({Role.SERVER})).name == "localhost"
+
+
+@pytest.mark.parametrize("issuer", ROLES)
+@pytest.mark.parametrize("role", ROLES)
+def test_identity_counts_only_under_its_own_roles_ca(role: Role, issuer: Role) -> None:
+    """Who signed it says what it may be: a stolen client CA makes no worker."""
+    leaf = sign_unlinted(peer_template(role, authority(issuer)), authority(issuer).key)
+    if role is issuer:
+        assert check(leaf).role is role
+    else:
+        assert refusal(lambda: check(leaf)) is PathReason.ROLE
+
+
+def test_times_are_inclusive_to_the_second_and_count_for_the_whole_path() -> None:
+    """notBefore through notAfter; fractions of `at` are dropped."""
+    leaf = peer()
+    begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    assert check(leaf, at=begin).name == check(leaf, at=end).name == "w1"
+    assert check(leaf, at=end + timedelta(milliseconds=999)).name == "w1"
+    assert refusal(lambda: check(leaf, at=begin - timedelta(microseconds=1))) is PathReason.NOT_YET_VALID
+    assert refusal(lambda: check(leaf, at=end + timedelta(seconds=1))) is PathReason.EXPIRED
+
+
+def test_expired_issuing_ca_refuses_a_leaf_that_claims_longer_life() -> None:
+    """The window is that of the whole path."""
+    end = authority(Role.WORKER).certificate.not_valid_after_utc
+    leaf = sign_unlinted(
+        with_field(not_valid_before_utc=end - DAY, not_valid_after_utc=end + DAY)(peer_template()),
+        authority(Role.WORKER).key,
+    )
+    assert refusal(lambda: check(leaf, at=end + timedelta(seconds=1))) is PathReason.EXPIRED
+
+
+def test_revoked_serial_is_refused() -> None:
+    leaf = peer()
+    proof = check(leaf)
+    assert refusal(lambda: check(leaf, revocation=RevokedSerials(frozenset({proof.serial_hex})))) is PathReason.REVOKED
+    assert check(peer(), revocation=RevokedSerials(frozenset({proof.serial_hex}))).name == "w1"
+
+
+def test_naive_time_or_no_role_is_the_callers_mistake() -> None:
+    """The library takes naive times as UTC; we do not guess, and an empty demand is not met by everyone."""
+    with pytest.raises(ValueError, match="aware"):
+        check(peer(), at=AT.replace(tzinfo=None))
+    with pytest.raises(ValueError, match="role"):
+        check(peer(), roles=frozenset())
+
+
+@pytest.mark.parametrize("role", Role)
+def test_second_opinion_is_asked_and_can_refuse(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With our own lint switched off, the library's verifier still refuses what it knows to be wrong."""
+    template = peer_template(Role.WORKER)
+    leaf = sign_unlinted(without_extension(x509.ExtendedKeyUsage)(template), authority(Role.WORKER).key)
+    monkeypatch.setattr(verify, "lint", lambda *_, **__: ())
+    with pytest.raises(CertificateInvalid, match="library's verifier") as caught:
+        check(leaf)
+    assert caught.value.reason is PathReason.PROFILE
+    assert check(server() if role is Role.SERVER else peer(role), roles=frozenset({role})).role is role
+
+
+# --- the verifier with a memory ------------------------------------------------------------------------------------
+
+
+def test_verifier_remembers_signatures_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second look costs no signature; time, revocation and company are judged again."""
+    verifier, leaf = PeerVerifier(trust()), peer()
+    proof = verifier.verify((leaf,), at=AT, revocation=NOTHING_REVOKED)
+    monkeypatch.setattr(verify, "_verify_under", lambda *_, **__: pytest.fail("verified again"))
+    assert verifier.verify((leaf, root().certificate), at=AT, revocation=NOTHING_REVOKED) is proof
+    revoked = RevokedSerials(frozenset({proof.serial_hex}))
+    assert refusal(lambda: verifier.verify((leaf,), at=AT, revocation=revoked)) is PathReason.REVOKED
+    stranger = forge("x").certificate
+    assert refusal(lambda: verifier.verify((leaf, stranger), at=AT, revocation=NOTHING_REVOKED)) is PathReason.PROFILE
+
+
+@pytest.mark.parametrize(
+    ("shift", "reason"), [(DAY + timedelta(seconds=1), PathReason.EXPIRED), (-DAY, PathReason.NOT_YET_VALID)]
+)
+def test_verifier_looks_at_the_time_on_every_call(shift: timedelta, reason: PathReason) -> None:
+    verifier, leaf = PeerVerifier(trust()), peer()
+    verifier.verify((leaf,), at=AT, revocation=NOTHING_REVOKED)
+    assert refusal(lambda: verifier.verify((leaf,), at=AT + shift, revocation=NOTHING_REVOKED)) is reason
+
+
+def test_verifier_memory_is_bounded_and_refusals_are_not_kept() -> None:
+    """The oldest goes first; a stranger's certificates take no room."""
+    verifier = PeerVerifier(trust(), max_cached=2)
+    leaves = [peer(name=f"w{number}") for number in range(3)]
+    for leaf in leaves:
+        verifier.verify((leaf,), at=AT, revocation=NOTHING_REVOKED)
+    assert len(verifier._known) == 2
+    assert leaves[0].fingerprint(hashes.SHA256()) not in verifier._known
+    with pytest.raises(CertificateInvalid):
+        verifier.verify((forge("x").certificate,), at=AT, revocation=NOTHING_REVOKED)
+    assert len(verifier._known) == 2
+    PeerVerifier(trust(), max_cached=0).verify((leaves[0],), at=AT, revocation=NOTHING_REVOKED)
+
+
+def test_verifier_takes_peers_only() -> None:
+    """A server's certificate is no client."""
+    verifier = PeerVerifier(trust())
+    assert refusal(lambda: verifier.verify((server(),), at=AT, revocation=NOTHING_REVOKED)) is PathReason.ROLE
+
+
+class _Broken:
+    def is_revoked(self, serial: int) -> bool:
+        raise RuntimeError("no view")
+
+
+def test_verifier_raises_nothing_but_its_own_refusal() -> None:
+    """It runs in a TLS callback: a bug below is a refusal."""
+    verifier = PeerVerifier(trust())
+    assert refusal(lambda: verifier.verify((peer(),), at=AT, revocation=_Broken())) is PathReason.MALFORMED
+    naive = AT.replace(tzinfo=None)
+    assert refusal(lambda: verifier.verify((peer(),), at=naive, revocation=NOTHING_REVOKED)) is PathReason.MALFORMED
+    junk = [object()]
+    assert refusal(lambda: verifier.verify(junk, at=AT, revocation=NOTHING_REVOKED)) is PathReason.MALFORMED  # type: ignore[arg-type]
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("profile", ["rhttp", "rfc5280"])
+@pytest.mark.parametrize("anchor", ["root", "ca", "both"])
+def test_file_of_a_bundle_verifies_under_root_or_ca(role: Role, profile: str, anchor: str) -> None:
+    """Every anchor in the trust file counts, a root or the issuing CA itself."""
+    leaf = server() if role is Role.SERVER else peer(role)
+    ca = authority(role).certificate
+    anchors = {"root": [root().certificate], "ca": [ca], "both": [ca, root().certificate]}[anchor]
+    answer = verify_file(pem(leaf, ca), pem(*anchors), role=role, at=AT, profile=profile)  # type: ignore[arg-type]
+    assert isinstance(answer, VerifiedPeer if profile == "rhttp" else ValidatedPath)
+    assert answer.fingerprint == leaf.fingerprint(hashes.SHA256())
+
+
+@pytest.mark.parametrize("profile", ["rhttp", "rfc5280"])
+def test_file_with_its_ca_missing_is_untrusted(profile: str) -> None:
+    action = lambda: verify_file(pem(peer()), pem(root().certificate), role=Role.WORKER, at=AT, profile=profile)  # type: ignore[arg-type]  # noqa: E731
+    assert refusal(action) is PathReason.UNTRUSTED
+
+
+@pytest.mark.parametrize("profile", ["rhttp", "rfc5280"])
+def test_file_with_other_certificates_in_any_order_verifies(profile: str) -> None:
+    """The leaf comes first; what is of no use is left alone."""
+    others = [
+        root().certificate,
+        peer(name="w9"),
+        authority(Role.CLIENT).certificate,
+        authority(Role.WORKER).certificate,
+    ]
+    chain = b"some text\n" + pem(peer(), *others)
+    answer = verify_file(chain, pem(root().certificate), role=Role.WORKER, at=AT, profile=profile)  # type: ignore[arg-type]
+    assert answer.serial_hex
+
+
+def test_file_of_another_role_is_refused() -> None:
+    """A worker's bundle is no client's, whatever the anchor counts for."""
+    chain, anchors = pem(peer(), authority(Role.WORKER).certificate), pem(root().certificate)
+    assert refusal(lambda: verify_file(chain, anchors, role=Role.CLIENT, at=AT)) is PathReason.ROLE
+    assert refusal(lambda: verify_file(chain, anchors, role=Role.SERVER, at=AT)) is PathReason.PURPOSE
+    strict = lambda: verify_file(chain, anchors, role=Role.SERVER, at=AT, profile="rfc5280")  # noqa: E731
+    assert refusal(strict) is PathReason.PURPOSE
+
+
+JUNK = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"junk",
+        b"\x30\x82\x01\x00",
+        b"-----BEGIN CERTIFICATE-----\n",
+        b"-----BEGIN CERTIFICATE-----\nAAA\n-----END CERTIFICATE-----\n",
+        b"-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n",
+        pem(peer())[:-30],
+        pem(peer()) + b"-----BEGIN CERTIFICATE-----\n",
+    ],
+    ids=["empty", "text", "der", "begin", "base64", "alphabet", "cut", "second-cut"],
+)
+@pytest.mark.parametrize("which", ["chain", "trust", "crl"])
+def test_file_that_is_no_pem_is_unreadable(data: bytes, which: str) -> None:
+    """Unreadable is another answer than invalid."""
+    files = {"chain": pem(peer(), authority(Role.WORKER).certificate), "trust": pem(root().certificate), "crl": None}
+    files[which] = data
+    with pytest.raises(InputUnreadable):
+        verify_file(files["chain"] or b"", files["trust"] or b"", role=Role.WORKER, at=AT, crls_pem=files["crl"])
+
+
+def test_file_whose_block_is_no_certificate_is_malformed() -> None:
+    good = pem(peer(), authority(Role.WORKER).certificate)
+    assert refusal(lambda: verify_file(JUNK, pem(root().certificate), role=Role.WORKER, at=AT)) is PathReason.MALFORMED
+    assert refusal(lambda: verify_file(good, JUNK, role=Role.WORKER, at=AT)) is PathReason.MALFORMED
+
+
+def test_file_with_lists_needs_one_that_decides_on_the_leaf() -> None:
+    """Without a list that speaks of it, whether it is revoked cannot be told."""
+    leaf, ca = peer(), authority(Role.WORKER)
+    chain, anchors = pem(leaf, ca.certificate), pem(root().certificate)
+
+    def judged(*crls: x509.CertificateRevocationList) -> object:
+        data = b"".join(crl.public_bytes(Encoding.PEM) for crl in crls)
+        return verify_file(chain, anchors, role=Role.WORKER, at=AT, crls_pem=data)
+
+    mine = build_crl(ca, [RevokedEntry(serial=leaf.serial_number, revoked_at=AT)], number=1, at=AT)
+    other = build_crl(ca, [RevokedEntry(serial=5, revoked_at=AT)], number=1, at=AT)
+    client = build_crl(authority(Role.CLIENT), [], number=1, at=AT)
+    old = build_crl(ca, [], number=1, at=AT - 9 * DAY)
+    above = build_crl(root(), [RevokedEntry(serial=ca.certificate.serial_number, revoked_at=AT)], number=1, at=AT)
+    assert isinstance(judged(other), VerifiedPeer)
+    assert isinstance(judged(other, client, old), VerifiedPeer)
+    assert refusal(lambda: judged(mine)) is PathReason.REVOKED
+    assert refusal(lambda: judged(other, mine)) is PathReason.REVOKED
+    assert refusal(lambda: judged(client)) is PathReason.STALE_CRL
+    assert refusal(lambda: judged(old)) is PathReason.STALE_CRL
+    assert refusal(lambda: judged(other, above)) is PathReason.REVOKED
+
+
+def test_file_under_rfc5280_with_lists_needs_one_for_every_ca() -> None:
+    ca = authority(Role.WORKER)
+    chain, anchors = pem(peer(), ca.certificate), pem(root().certificate)
+    leafs = build_crl(ca, [], number=1, at=AT).public_bytes(Encoding.PEM)
+    roots = build_crl(root(), [], number=1, at=AT).public_bytes(Encoding.PEM)
+    strict = lambda crls: verify_file(chain, anchors, role=Role.WORKER, at=AT, profile="rfc5280", crls_pem=crls)  # noqa: E731
+    assert refusal(lambda: strict(leafs)) is PathReason.STALE_CRL
+    assert isinstance(strict(leafs + roots), ValidatedPath)
+
+
+def test_file_takes_no_naive_time() -> None:
+    with pytest.raises(ValueError, match="aware"):
+        verify_file(pem(peer()), pem(root().certificate), role=Role.WORKER, at=AT.replace(tzinfo=None))
+
+
+def test_file_with_an_issuing_ca_that_breaks_its_profile_is_refused() -> None:
+    """A foreign CA without the name constraints of a worker CA makes no worker here, even as an anchor."""
+    lax = forge("lax CA", ca=True, path_length=0)
+    leaf = sign_unlinted(
+        with_field(issuer=lax.certificate.subject)(peer_template()),
+        lax.key,  # type: ignore[arg-type]
+    )
+    assert refusal(lambda: verify_file(pem(leaf), pem(lax), role=Role.WORKER, at=AT)) is PathReason.PURPOSE
+
+
+# --- trust stores --------------------------------------------------------------------------------------------------
+
+
+def test_store_with_two_cas_of_one_role_takes_both() -> None:
+    """While a CA rolls over, certificates of the old and the new one verify."""
+    key = generate_key()
+    new = IssuerKey(
+        certificate=issue_ca(
+            Role.WORKER, root=root(), public_key=key.public_key(), trust_domain=DOMAIN, at=AT, entropy=entropy()
+        ),
+        key=key,
+    )
+    both = certificate_pem(authority(Role.WORKER).certificate, new.certificate)
+    store = TrustStore.from_pem(certificate_pem(root().certificate), {Role.WORKER: both})
+    who = SpiffeId(trust_domain=DOMAIN, role=Role.WORKER, name="w2", pool="render")
+    leaf = issue_peer(who, issuer=new, public_key=generate_key().public_key(), at=AT, entropy=entropy())
+    assert check(leaf, store=store).name == "w2"
+    assert check(peer(), store=store).name == "w1"
+    assert refusal(lambda: check(leaf)) is PathReason.UNTRUSTED
