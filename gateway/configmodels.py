@@ -8,9 +8,12 @@ Posture: trusts the operator to mean well, not to type well.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, fields
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic.fields import FieldInfo
 
 from gateway.configvalues import AuditConfig
 from gateway.limits import Float, Int, Limits, count, seconds
@@ -50,8 +53,8 @@ class DigestTable(Table):
 
     realm: Text = Field(description="Protection space; fixed by `init`, passwords are stored for it.")
     algorithms: list[Text] = Field(["SHA-256"], description="Algorithms to offer, strongest first.")
-    nonce_lifetime: Annotated[Float, seconds(86400, "A nonce is current so long, then stale.", low=1)] = 300.0
-    window: Annotated[Int, count(16, 65536, "Nonce counts remembered for each nonce.")] = 1024
+    nonce_lifetime: Annotated[Float, seconds(86400, "A nonce is current so long, then stale.")] = 300.0
+    window: Annotated[Int, count(1, 65536, "Nonce counts remembered for each nonce.")] = 1024
     nonces_per_identity: Annotated[Int, count(1, 4096, "Live nonces of one identity; older ones become stale.")] = 64
 
 
@@ -117,3 +120,65 @@ TABLES: dict[str, tuple[str, type[Any]]] = {
 GROUPS_TEXT = 'Principals of each group, `client/NAME`, `worker/NAME` or `master/NAME`; policies say `Group::"NAME"`.'
 # Tables that later work brings: named here so that setting one says so instead of "unknown key".
 NOT_BUILT = {"enroll": "enrolment", "pki": "the plain listener for revocation lists"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One key of a table, for messages and the reference. `default` is None where there is none."""
+
+    name: str
+    expects: str
+    default: object
+    required: bool
+    description: str
+
+    @property
+    def blank(self) -> str | list[str]:
+        """What stands for a required key that is not there; those are texts and lists of texts."""
+        return [] if self.expects == "a list of texts" else ""
+
+
+def keys_of(table: type[Any]) -> tuple[Key, ...]:
+    """The keys of a table in the order in which they are documented."""
+    if issubclass(table, BaseModel):
+        return tuple(
+            _key(name, info.annotation, info, info.default, required=info.is_required())
+            for name, info in table.model_fields.items()
+        )
+    hints = get_type_hints(table, include_extras=True)
+    keys = []
+    for field in fields(table):
+        kind, *notes = get_args(hints[field.name])
+        info = next(note for note in notes if isinstance(note, FieldInfo))
+        keys.append(_key(field.name, kind, info, field.default, required=False))
+    return tuple(keys)
+
+
+def _key(name: str, kind: Any, info: FieldInfo, default: object, *, required: bool) -> Key:
+    bounds = {sign: getattr(note, sign) for note in info.metadata for sign in ("gt", "ge", "le") if hasattr(note, sign)}
+    extra = info.json_schema_extra
+    unit = str(extra["unit"]) if isinstance(extra, dict) else ""
+    return Key(
+        name=name,
+        expects=_expects(kind, bounds, unit),
+        default=None if required else default,
+        required=required,
+        description=info.description or "",
+    )
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def _expects(kind: Any, bounds: dict[str, float], unit: str) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(f'"{choice}"' for choice in get_args(kind))
+    if get_origin(kind) is list:
+        return "a list of texts"
+    if get_origin(kind) is UnionType or get_origin(kind) is Union:
+        kind = get_args(kind)[0]  # "... | None": the key may be absent
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    low = f" above {bounds['gt']:g} up to" if "gt" in bounds else f" from {bounds['ge']:g} to" if "ge" in bounds else ""
+    high = f" {bounds['le']:.15g}" if "le" in bounds else ""
+    return f"{_KINDS[kind]}{low}{high}{f' ({unit})' if unit else ''}"
