@@ -169,7 +169,8 @@ class Rig:
         self.binary = bench / "build" / "mtlsload"
         source = bench / "rig" / "mtlsload.c"
         if not self.binary.exists() or self.binary.stat().st_mtime < source.stat().st_mtime:
-            need(shutil.which("gcc"), "gcc", "libc6-dev")
+            need(shutil.which("gcc"), "gcc")
+            need(Path("/usr/include/stdio.h").exists(), "libc6-dev")
             need(Path("/usr/include/openssl/ssl.h").exists(), "libssl-dev")
             self.binary.parent.mkdir(exist_ok=True)
             build = ["gcc", "-O2", "-o", str(self.binary), str(source), "-lssl", "-lcrypto"]
