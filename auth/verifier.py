@@ -50,7 +50,7 @@ class Authenticated:
         self.algorithm: Final = algorithm
 
     def __repr__(self) -> str:
-        return f"Authenticated(user={self.user!r}, algorithm={self.algorithm!r})"
+        return f"Authenticated(user={self.user!r}, algorithm={str(self.algorithm)!r})"
 
 
 @dataclass(frozen=True, slots=True)
