@@ -40,4 +40,5 @@ def process_entry(process: DataProcess, restarts: int, status: Mapping[str, obje
     entry: dict[str, object] = {"stream": process.stream, "pid": process.pid, "restarts": restarts}
     if status is None:
         return entry | {"answers": False}
-    return entry | {"answers": True} | {key: value for key, value in status.items() if key not in entry}
+    # Pools are shown once, for the whole gateway.
+    return entry | {"answers": True} | {key: value for key, value in status.items() if key not in entry | {"pools": 0}}

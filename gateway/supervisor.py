@@ -271,7 +271,7 @@ class Supervisor:
         answers = await self._fleet.command(
             lambda number: Ask(id=number, question=Question.AUDIT_HEAD), within=HEAD_TIMEOUT
         )
-        heads = [done.value for done in answers.values() if done.value]
+        heads = [done.value for done in answers.values() if done.value.get("seq")]  # 0: no line yet
         await self._signed(lambda: self._trail.checkpoint(heads))
 
     async def _signed(self, sign: Callable[[], None]) -> bool:

@@ -1,1 +1,1 @@
-"""HTTP/1.1 and Reverse HTTP itself: heads, codecs, Digest formula, the worker side. Imports no other package of this project."""
+"""HTTP/1.1 and Reverse HTTP: heads, codecs, Digest formula, the worker side. Imports no other package of ours."""

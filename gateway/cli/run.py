@@ -124,10 +124,8 @@ def _show(status: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
     state = status.get("state", {})
-    facts = Table.grid(padding=(0, 2))
-    for name, value in (
+    facts = (
         ("gateway", f"{'draining' if status.get('draining') else 'serving'}, version {status.get('version')}"),
         ("pid", status.get("pid")),
         ("started", status.get("started")),
@@ -136,9 +134,9 @@ def _show(status: dict[str, Any]) -> None:
         ("state", f"version {state.get('version')}{'' if state.get('readable') else ', unreadable now'}"),
         ("connections", ", ".join(f"{name} {count}" for name, count in status.get("connections", {}).items())),
         ("processes", ", ".join(f"{one.get('stream')} pid {one.get('pid')}" for one in status.get("processes", ()))),
-    ):
-        facts.add_row(Text(name), Text(str(value)))  # Text: nothing that comes from outside is markup
-    console.print(facts)
+    )
+    for name, value in facts:
+        click.echo(f"{name:<14} {value}")
     pools = Table("pool", "mode", "free", "total", "waiting", "workers")
     for pool in status.get("pools", ()):
         slots = pool.get("slots", {})
@@ -151,6 +149,6 @@ def _show(status: dict[str, Any]) -> None:
             pool.get("waiting", 0),
             len(pool.get("workers", ())),
         )
-        pools.add_row(*(Text(str(cell)) for cell in cells))
+        pools.add_row(*(Text(str(cell)) for cell in cells))  # Text: nothing that comes from outside is markup
     if pools.row_count:
-        console.print(pools)
+        Console(highlight=False).print(pools)

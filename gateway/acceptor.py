@@ -1,0 +1,166 @@
+"""Accepting connections on the TLS and dispatch listeners, within limits.
+
+When a limit is reached we stop accepting: the kernel's backlog holds the peers, and nobody gets half a service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from typing import Final
+
+from gateway.config import TcpAddress
+from gateway.connection import Connection
+from gateway.generation import Seen
+from gateway.identity import local_master, peer_of
+from gateway.services import Services
+from rhttp.server import ServerEnd
+from rhttp.tls import TlsLink
+
+_BURST: Final = 64
+"""Connections accepted in one turn."""
+
+
+class TlsAcceptor:
+    """The TLS listener."""
+
+    def __init__(self, services: Services, sock: socket.socket) -> None:
+        self._services = services
+        self._socket = sock
+        self._listening = False
+        self._shaking = 0
+        self._closed = False
+
+    def start(self) -> None:
+        """Accept from now on."""
+        if not self._listening and not self._closed:
+            self._listening = True
+            self._services.loop.add_reader(self._socket.fileno(), self._accept)
+
+    def _pause(self) -> None:
+        if self._listening:
+            self._listening = False
+            self._services.loop.remove_reader(self._socket.fileno())
+
+    def tick(self) -> None:
+        """Look whether there is room again; called a few times a second."""
+        if not self._listening and self._has_room():
+            self.start()
+
+    def close(self) -> None:
+        """Accept no more."""
+        self._closed = True
+        self._pause()
+
+    def _has_room(self) -> bool:
+        limits = self._services.generation.config.limits
+        return self._shaking < limits.handshakes and self._services.counters.connections < limits.connections
+
+    def _accept(self) -> None:
+        services = self._services
+        for _ in range(_BURST):
+            if not self._has_room():
+                self._pause()
+                return
+            try:
+                sock, address = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:
+                self._pause()  # out of descriptors: the next tick tries again
+                return
+            self._shake(services, sock, address)
+
+    def _shake(self, services: Services, sock: socket.socket, address: tuple[str, int]) -> None:
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:
+            sock.close()
+            return
+        source = _source(address[0])
+        self._shaking += 1
+        services.counters.connections += 1
+
+        def done(link: TlsLink, failure: str | None) -> None:
+            self._shaking -= 1
+            if failure is None:
+                self._open(link, source)
+                return
+            services.counters.connections -= 1
+            services.counters.handshakes_refused += 1
+            services.record_refusal(
+                "tls.refused", {"source": source, "listener": "tls", "outcome": "refused", "reason": failure}
+            )
+
+        TlsLink(
+            services.loop,
+            sock,
+            services.generation.context,
+            server=True,
+            wheel=services.wheel,
+            timeout=services.generation.config.limits.handshake_timeout,
+            done=done,
+        )
+
+    def _open(self, link: TlsLink, source: str) -> None:
+        services = self._services
+        handshake, link.handshake = link.handshake, None
+        seen = handshake.peer if handshake is not None else None
+        if not isinstance(seen, Seen):
+            # OpenSSL accepted and our verification never ran: impossible, therefore refused.
+            services.counters.connections -= 1
+            services.record_refusal(
+                "tls.refused", {"source": source, "listener": "tls", "outcome": "refused", "reason": "not_verified"}
+            )
+            link.abort()
+            return
+        peer = peer_of(seen.peer, services.snapshot.labels, source=source, der=seen.der)
+        connection = Connection(services, peer, "tls", link.version())
+        limits = services.generation.config.limits
+        allowed = limits.connections_per_worker if peer.role == "worker" else limits.connections_per_client
+        connection.is_over_limit = services.registry.held(peer.identity) >= allowed
+        services.registry.add(connection)
+        link.set_protocol(connection.end)
+        connection.end.connection_made(link)  # type: ignore[arg-type]  # a Link
+
+
+def _source(host: str) -> str:
+    """The peer's address: IPv4 that is mapped into IPv6 unmapped, without a zone."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return str(address)
+
+
+class DispatchAcceptor:
+    """The dispatch listener: plain HTTP for masters on this host."""
+
+    def __init__(self, services: Services, sock: socket.socket) -> None:
+        self._services = services
+        self._socket = sock
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Accept from now on."""
+        loop = self._services.loop
+        if self._socket.family == socket.AF_UNIX:
+            self._server = await loop.create_unix_server(self._make, sock=self._socket)
+        else:
+            self._server = await loop.create_server(self._make, sock=self._socket)
+
+    def _make(self) -> ServerEnd:
+        services = self._services
+        dispatch = services.generation.config.dispatch
+        # A TCP dispatch listener is on a loopback literal, so its peers are too.
+        peer = local_master(dispatch.host if isinstance(dispatch, TcpAddress) else None)
+        connection = Connection(services, peer, "dispatch", None)
+        services.counters.connections += 1
+        services.registry.add(connection)
+        return connection.end
+
+    def close(self) -> None:
+        """Accept no more."""
+        if self._server is not None:
+            self._server.close()

@@ -1,0 +1,122 @@
+"""Admission: the checks that every request passes, in their order, before anything is done for it.
+
+The certificate was verified in the handshake; here it is looked at again for each request, since it may have been
+revoked or have run out. Then Digest, then policy. Everything denies by default.
+
+Posture: untrusted client, worker and master.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from auth.policy import Allowed, Context, ResourceType
+from auth.verifier import Authenticated, Unauthenticated
+from gateway.call import Admitted, Call
+from gateway.services import Services
+
+_TLS: Final = b"tls"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A negative answer: what the peer is told and what the audit log says."""
+
+    status: int
+    slug: str
+    event: str
+    reason: str
+    policy: tuple[str, ...] = ()
+    stale: bool = False
+    """For the challenge of a 401 (RFC 7616 section 3.3)."""
+
+
+def check_peer(services: Services, call: Call) -> Refused | None:
+    """Step 1: the certificate still holds, and we still know enough to say so."""
+    peer = call.peer
+    if peer.serial is None:
+        return None
+    if peer.serial in services.snapshot.revoked:
+        return Refused(status=403, slug="forbidden", event="auth.refused", reason="revoked")
+    if peer.expires <= services.epoch:
+        return Refused(status=403, slug="forbidden", event="auth.refused", reason="expired")
+    if services.state_is_stale():
+        return Refused(status=503, slug="state-stale", event="auth.refused", reason="state_stale")
+    return None
+
+
+def check_digest(services: Services, call: Call) -> Authenticated | Refused | None:
+    """Step 2: Digest credentials. None: there are none, and policy says whether that will do.
+
+    The dispatch listener asks for none: whoever may open it is its master.
+    """
+    if call.peer.serial is None:
+        return None
+    head = call.head
+    if head.authorization is None:
+        return None
+    outcome = call.generation.verifier.check(
+        head.authorization,
+        method=head.method,
+        uri=head.target,
+        listener=_TLS,
+        binding=call.peer.fingerprint,
+        expected_user=call.peer.name,
+        credentials=services.credentials,
+        now=services.epoch,
+    )
+    if isinstance(outcome, Unauthenticated):
+        return Refused(
+            status=401,
+            slug="unauthenticated",
+            event="auth.refused",
+            reason=outcome.reason.value,
+            stale=outcome.stale,
+        )
+    return outcome
+
+
+def check_policy(
+    services: Services,
+    call: Call,
+    digest: Authenticated | None,
+    action: str,
+    resource_type: ResourceType,
+    resource: str,
+    *,
+    protocol: str = "http/1.1",
+    tls_version: str | None = None,
+) -> Admitted | Refused:
+    """Step 3: the policy's decision. A denial without Digest credentials is a challenge, not a final word."""
+    peer = call.peer
+    context = call.context = Context(
+        call.listener,
+        protocol,
+        digest.algorithm if digest is not None else None,
+        tls_version,
+        call.head.method.decode("ascii"),
+        call.target.decode("ascii"),
+        peer.source,
+        services.epoch,
+    )
+    decision = call.generation.engine.decider(peer.principal, action, resource_type, resource).decide(context)
+    if isinstance(decision, Allowed):
+        return Admitted(digest, decision)
+    if digest is None and peer.serial is not None:
+        return Refused(status=401, slug="unauthenticated", event="auth.refused", reason="absent")
+    return Refused(
+        status=403, slug="forbidden", event="policy.denied", reason=decision.reason, policy=decision.policy_ids
+    )
+
+
+def challenge(services: Services, call: Call, refused: Refused) -> bytes:
+    """The ``WWW-Authenticate`` field line of a 401."""
+    value = call.generation.verifier.challenge(
+        listener=_TLS,
+        binding=call.peer.fingerprint,
+        now=services.epoch,
+        entropy=services.entropy(),
+        stale=refused.stale,
+    )
+    return b"WWW-Authenticate: %b\r\n" % value

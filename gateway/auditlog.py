@@ -1,0 +1,251 @@
+"""I/O: writing the audit log: one stream for each data process, one for commands and the supervisor.
+
+Posture: untrusted client + untrusted worker in what is written; see `gateway.audit` for the lines themselves.
+
+Promised: a line is handed to the kernel whole, with ``write(2)``, before `AuditWriter.write` returns, so it survives
+the death of the process. Not promised: that it survives a power failure within the second that ``fdatasync`` may take.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from gateway.audit import AuditUnavailable
+from gateway.auditfiles import locked, make_directory, open_lock, sync_directory
+from gateway.auditstream import StreamFile
+from gateway.checkpoints import CheckpointLog, CheckpointRefused, Head, read_signing_key
+from gateway.configvalues import AuditConfig
+from gateway.refusals import RefusalFolder
+
+SYNC_INTERVAL: Final = 1.0  # seconds between two fdatasync at most
+_CLI: Final = "cli"
+
+
+class AuditWriter:
+    """The writer of one data process's stream. Used by one thread; a thread of its own syncs to disk.
+
+    `previous` tells how the stream's last run ended (for the `gateway.start` line), `torn` the file a half line was
+    moved to. `lost` counts lines that could not be written; the first line after a gap is preceded by one
+    ``admin.audit_resumed`` whose ``count`` says so.
+    """
+
+    def __init__(self, directory: Path, stream: str, config: AuditConfig, lock: int) -> None:
+        self._directory = directory
+        self._lock = lock
+        self._file = StreamFile(directory, stream, config)
+        self._folder = RefusalFolder(config.fold_after)
+        self._append = self._file.append
+        self._faulty = False
+        self._sync_failed = False
+        self._dirty = False
+        self._closed = False
+        self._wake = threading.Event()
+        self._wake.set()  # what an earlier run left may not be on disk yet
+        self._stop = threading.Event()
+        self._durable: Head | None = None
+        self._syncing = threading.Lock()
+        self.previous = self._file.previous
+        self.torn = self._file.torn
+        self.lost = 0
+        self._thread = threading.Thread(target=self._sync_loop, name=f"audit-{stream}", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(cls, directory: Path, stream: str, config: AuditConfig | None = None) -> Self:
+        """Go on where the stream ended, with what a crash left behind its last line set aside as ``*.torn``.
+
+        Raises:
+            AuditUnavailable: the directory cannot be used, the stream's end cannot be read, or another process writes.
+        """
+        try:
+            make_directory(directory)
+            lock = open_lock(directory / f"{stream}.lock", wait=False)
+        except BlockingIOError as error:
+            raise AuditUnavailable(f"another process writes {stream} in {directory}; stop it first") from error
+        except OSError as error:
+            raise AuditUnavailable(f"{directory}: {error.strerror}") from error
+        try:
+            return cls(directory, stream, config or AuditConfig(), lock)
+        except OSError as error:
+            os.close(lock)
+            raise AuditUnavailable(f"{directory}: {error.strerror}") from error
+        except BaseException:
+            os.close(lock)
+            raise
+
+    def write(self, event: str, fields: Mapping[str, object]) -> None:
+        """Write one line; when this returns the kernel has all of it.
+
+        Raises:
+            FieldRefused: a bug of the caller; nothing is written and nothing counts as lost.
+            AuditUnavailable: the line is not in the log. The chain is sound, the next call tries again.
+        """
+        try:
+            if self._faulty:
+                self._resume()
+            self._append(event, fields, time.time_ns() // 1000)
+        except AuditUnavailable:
+            self._faulty = True
+            self.lost += 1
+            raise
+        if not self._dirty:
+            self._dirty = True
+            self._wake.set()
+
+    def refusal(self, event: str, fields: Mapping[str, object], now: float) -> None:
+        """Write a refusal, or count it: see `RefusalFolder`. Raises like `write`; ``now`` in seconds."""
+        for due, entry in self._folder.refuse(event, fields, now):
+            self.write(due, entry)
+
+    def tick(self, now: float) -> None:
+        """Write the refusals that were counted in seconds that are over; the owner calls it once a second."""
+        for event, entry in self._folder.due(now):
+            self.write(event, entry)
+
+    def flush_refusals(self) -> None:
+        """Write every counted refusal, the running second's too: before ``gateway.stop``."""
+        for event, entry in self._folder.flush():
+            self.write(event, entry)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last write and the last sync to disk worked."""
+        return not self._faulty and not self._sync_failed
+
+    def head(self) -> tuple[int, str]:
+        """Number and hash (lower hex) of the last line written; (0, 64 zeros) for a stream without lines."""
+        seq, digest, _ = self._file.builder.head
+        return seq, digest.decode()
+
+    def durable(self) -> Head | None:
+        """The last line known to be on disk, with its file; None when there is none.
+
+        A checkpoint should name this one: after a power failure the log may end before `head`, and a checkpoint that
+        names a line which the disk never saw looks like tampering for ever.
+        """
+        return self._durable
+
+    def sync(self) -> None:
+        """Bring everything written so far to disk now (blocks); raises AuditUnavailable."""
+        try:
+            self._sync()
+        except OSError as error:
+            raise AuditUnavailable(f"{self._directory}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Sync and let the stream go. `flush_refusals` and ``gateway.stop`` before it are the owner's business.
+
+        Raises:
+            AuditUnavailable: the sync failed; everything was let go all the same.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._stop.set()
+        self._wake.set()
+        self._thread.join()
+        try:
+            self.sync()
+        finally:
+            os.close(self._file.fd)
+            os.close(self._lock)
+
+    def _resume(self) -> None:
+        self._append("admin.audit_resumed", {"count": self.lost, "outcome": "resumed"}, time.time_ns() // 1000)
+        self._faulty = False
+        self.lost = 0
+
+    def _head(self) -> Head:
+        seq, digest, file = self._file.builder.head
+        return Head(seq=seq, hash=digest.decode(), file=file)
+
+    def _sync_loop(self) -> None:
+        while not self._stop.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            self._dirty = False
+            with suppress(OSError):  # healthy says so, and the next line starts the next try
+                self._sync()
+            self._stop.wait(SYNC_INTERVAL)
+
+    def _sync(self) -> None:
+        with self._syncing:
+            # The head is taken before anything is synced, and the full files come before the current one, so that a
+            # rotation in between cannot make it wrong. Only here are descriptors of full files closed.
+            head = self._head()
+            try:
+                self._sync_files()
+            except OSError:
+                self._sync_failed = True
+                raise
+            self._sync_failed = False
+            if head.seq:
+                self._durable = head
+
+    def _sync_files(self) -> None:
+        replaced = self._file.replaced
+        rotated = bool(replaced)
+        while replaced:
+            os.fdatasync(replaced[0])
+            os.close(replaced.popleft())
+        os.fdatasync(self._file.fd)
+        if rotated or self._durable is None:
+            sync_directory(self._directory)
+
+
+def append_cli(
+    home: Path,
+    event: str,
+    *,
+    config: AuditConfig | None = None,
+    key: Ed25519PrivateKey | None = None,
+    sign: bool = True,
+    **fields: object,
+) -> Head:
+    """Append one line to the ``cli`` stream of a home, on disk when this returns; safe from many processes at once.
+
+    The supervisor uses it too, with ``sign=False``: its own checkpoints name the head that comes back. A command signs
+    a checkpoint itself with ``key``, or with the home's key when that opens without a passphrase; when it cannot, the
+    next gateway start does.
+
+    Raises:
+        FieldRefused: a bug of the caller; nothing is written.
+        AuditUnavailable: the line is not in the log.
+    """
+    directory = home / "audit"
+    config = config or AuditConfig()
+    try:
+        make_directory(directory)
+        with locked(directory / "cli.lock"):
+            head = _append_locked(directory, event, fields, config)
+    except OSError as error:
+        raise AuditUnavailable(f"{directory}: {error.strerror}") from error
+    signing = key or (read_signing_key(home / "keys" / "checkpoint.key") if sign else None)
+    if signing is not None and sign:
+        # When this fails the line is in the log and chained; `audit verify` tells what is wrong with the checkpoints.
+        with suppress(CheckpointRefused, AuditUnavailable):
+            CheckpointLog(directory, config).append({_CLI: head}, signing)
+    return head
+
+
+def _append_locked(directory: Path, event: str, fields: Mapping[str, object], config: AuditConfig) -> Head:
+    file = StreamFile(directory, _CLI, config)
+    try:
+        file.append(event, fields, time.time_ns() // 1000)
+        os.fdatasync(file.fd)
+        seq, digest, name = file.builder.head
+        if file.builder.head[0] == 1 or file.replaced:
+            sync_directory(directory)
+        return Head(seq=seq, hash=digest.decode(), file=name)
+    finally:
+        os.close(file.fd)
+        for fd in file.replaced:
+            os.close(fd)

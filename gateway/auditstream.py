@@ -1,0 +1,160 @@
+"""I/O: the end of one stream on disk, found again after a crash and written line by line.
+
+Posture: untrusted client + untrusted worker in what is written; what a crash left is looked at first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NoReturn
+
+from gateway.audit import AuditUnavailable, LineBuilder, ParsedLine, Previous, line_hash, parse_line
+from gateway.auditfiles import list_segments, read_tail, segment_name, set_aside, write_all
+from gateway.checkpoints import Head
+from gateway.configvalues import AuditConfig
+
+_EXTEND: Final = 16  # when a new file cannot be made, the old one may grow by a 16th before the next try
+_FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+
+
+class StreamFile:
+    """The end of one stream on disk: its open file, its size and its chain. The caller holds the stream's lock."""
+
+    __slots__ = (
+        "_broken",
+        "_directory",
+        "_max_bytes",
+        "_rotate_at",
+        "_stream",
+        "builder",
+        "fd",
+        "index",
+        "previous",
+        "replaced",
+        "size",
+        "torn",
+    )
+
+    def __init__(self, directory: Path, stream: str, config: AuditConfig) -> None:
+        self._directory = directory
+        self._stream = stream
+        self._max_bytes = self._rotate_at = config.max_bytes
+        self._broken = False
+        self.replaced: deque[int] = deque()  # descriptors of full files, to be synced and closed by the owner
+        segments = list_segments(directory).get(stream, [])
+        self.index = segments[-1].index if segments else 1
+        self.size = 0
+        self.fd = os.open(directory / self._name(), _FLAGS, 0o600)
+        try:
+            tail = read_tail(self.fd, self._is_line)
+            self.torn = set_aside(directory, self.fd, self._name(), tail)
+            self.size = tail.end
+            last = _parsed(tail.line)
+            if last is None and len(segments) > 1:
+                last = self._last_of(segments[-2].path)
+            if last is None and self.index > 1:
+                raise AuditUnavailable(f"{stream} has no line to go on from; run `audit verify`, then move it away")
+        except BaseException:
+            os.close(self.fd)
+            raise
+        self.previous: Previous = "none" if last is None and self.torn is None else "unclean"
+        if last is None:
+            self.builder = LineBuilder(stream, file=self._name())
+            return
+        parsed, line = last
+        digest = line_hash(line)
+        self.builder = LineBuilder(stream, seq=parsed.seq, digest=digest, last_us=parsed.stamp_us, file=self._name())
+        if parsed.event == "gateway.stop" and self.torn is None:
+            self.previous = "clean"
+
+    def append(self, event: str, fields: Mapping[str, object], now_us: int) -> None:
+        """Write one line with ``write(2)``; the chain moves on only when all of it is in the file.
+
+        Raises:
+            FieldRefused: see `gateway.audit`; nothing is written.
+            AuditUnavailable: the line is not in the log, nor a part of it once the file could be cut again.
+        """
+        if self._broken:
+            self._mend()
+        builder = self.builder
+        line = builder.build(event, fields, now_us)
+        size = self.size + len(line)
+        if size > self._rotate_at and self.size:
+            self._rotate()
+            size = self.size + len(line)
+        try:
+            written = os.write(self.fd, line)
+            if written != len(line):
+                write_all(self.fd, line, written)
+        except OSError as error:
+            self._broken = True
+            self._fail(error)
+        self.size = size
+        builder.commit(line)
+
+    def _fail(self, error: OSError) -> NoReturn:
+        with suppress(AuditUnavailable):  # the next append tries again before it writes anything
+            self._mend()
+        raise AuditUnavailable(f"{self._name()}: {error.strerror}") from error
+
+    def _mend(self) -> None:
+        try:
+            os.ftruncate(self.fd, self.size)
+        except OSError as error:
+            raise AuditUnavailable(f"{self._name()}: {error.strerror}; a torn line cannot be cut off") from error
+        self._broken = False
+
+    def _rotate(self) -> None:
+        try:
+            name = segment_name(self._stream, self.index + 1)
+            fd = os.open(self._directory / name, _FLAGS | os.O_EXCL, 0o600)
+        except OSError:
+            # The line itself may still fit: a log that grows too long is better than one that stops.
+            self._rotate_at = self.size + max(4096, self._max_bytes // _EXTEND)
+            return
+        self.replaced.append(self.fd)
+        self.fd = fd
+        self.index += 1
+        self.size = 0
+        self._rotate_at = self._max_bytes
+        self.builder.file = name
+
+    def _last_of(self, path: Path) -> tuple[ParsedLine, bytes] | None:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return _parsed(read_tail(fd, self._is_line).line)
+        finally:
+            os.close(fd)
+
+    def _is_line(self, line: bytes) -> bool:
+        parsed = parse_line(line)
+        return parsed is not None and parsed.stream == self._stream
+
+    def _name(self) -> str:
+        return segment_name(self._stream, self.index)
+
+
+def _parsed(line: bytes | None) -> tuple[ParsedLine, bytes] | None:
+    parsed = parse_line(line) if line is not None else None
+    return (parsed, line) if parsed is not None and line is not None else None
+
+
+def head_on_disk(directory: Path, stream: str) -> Head | None:
+    """The last whole line of a stream that nobody writes (the supervisor's last checkpoint at its end, or its first).
+
+    Raises:
+        AuditUnavailable, OSError: the stream's end cannot be read.
+    """
+    for segment in reversed(list_segments(directory).get(stream, [])):
+        fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            last = _parsed(read_tail(fd, lambda line: parse_line(line) is not None).line)
+        finally:
+            os.close(fd)
+        if last is not None:
+            return Head(seq=last[0].seq, hash=line_hash(last[1]).decode(), file=segment.path.name)
+    return None

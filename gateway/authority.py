@@ -1,0 +1,48 @@
+"""Which authorities (``Host``) this gateway answers for, by listener (RFC 9110 section 7.4).
+
+Posture: pure, meets bytes of untrusted clients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from rhttp.target import split_authority
+
+_MEMO: Final = 1024
+
+
+class Authorities:
+    """A set of host names and addresses; ports are not compared, since a forwarded port is nobody's fault."""
+
+    __slots__ = ("_hosts", "_memo")
+
+    def __init__(self, hosts: Iterable[str]) -> None:
+        self._hosts = frozenset(host.lower().rstrip(".").encode("ascii") for host in hosts)
+        self._memo: dict[bytes, bool | None] = {}
+
+    def covers(self, authority: bytes) -> bool | None:
+        """True: ours. False: somebody else's (421). None: no authority at all by its grammar (400)."""
+        memo = self._memo
+        try:
+            return memo[authority]
+        except KeyError:
+            parts = split_authority(authority)
+            known = None if parts is None else parts[0].rstrip(b".") in self._hosts
+            if len(memo) >= _MEMO:
+                memo.clear()
+            memo[authority] = known
+            return known
+
+
+def same_origin(origin: bytes, host: bytes | None, scheme: bytes) -> bool:
+    """Whether an ``Origin`` value names the very authority that the request is for (RFC 6454)."""
+    prefix, separator, authority = origin.partition(b"://")
+    if not separator or host is None or prefix.lower() != scheme:
+        return False
+    ours, theirs = split_authority(host), split_authority(authority)
+    if ours is None or theirs is None:
+        return False
+    default = 443 if scheme == b"https" else 80
+    return (ours[0], ours[1] or default) == (theirs[0], theirs[1] or default)

@@ -1,0 +1,240 @@
+"""One connection of a client, worker or master: each request through admission, then to where it belongs.
+
+Posture: meets untrusted clients, workers and masters.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway import admission, own
+from gateway.admission import Refused
+from gateway.answers import refuse
+from gateway.authority import same_origin
+from gateway.call import Admitted, Call
+from gateway.exchange import Exchange, Inbound
+from gateway.forward import forwarded, request_fields, via_names
+from gateway.identity import Peer
+from gateway.routes import is_reserved
+from gateway.services import Services
+from rhttp.fields import TOKEN, values
+from rhttp.head import SAFE, RequestHead
+from rhttp.server import ServerEnd
+from rhttp.target import BadTarget, Target
+from rhttp.upgrade import OFFER
+
+_MAX_REQUEST_ID: Final = 128
+
+
+class Connection:
+    """The owner of one server end. Registered under its peer's identity, so that it can be cut."""
+
+    __slots__ = ("_services", "end", "is_local", "is_over_limit", "listener", "peer", "tls_version", "upgrade_refused")
+
+    def __init__(self, services: Services, peer: Peer, listener: str, tls_version: str | None) -> None:
+        self._services = services
+        self.peer = peer
+        self.listener = listener
+        self.tls_version = tls_version
+        self.is_local = peer.serial is None
+        self.is_over_limit = False
+        """Its identity has too many connections: it is told so, and closed."""
+        self.upgrade_refused = False
+        """A role switch was answered 401 here; one more request is allowed."""
+        self.end = ServerEnd(self, services.generation.limits, services.wheel)
+
+    # ---- ServerOwner ----
+
+    def request_received(self, end: ServerEnd, head: RequestHead) -> None:
+        """Steps in their order: certificate, head, Digest, policy, then own path, pool or route."""
+        services = self._services
+        generation = services.generation
+        call = Call(head, self.peer, self.listener, services.ids.next(), generation)
+        if self.upgrade_refused:
+            end.close_after = True  # this is the one more request
+        if self.is_over_limit:
+            end.close_after = True
+            refuse(services, end, call, 503, "overloaded", "connections_of_identity")
+            return
+        # 1. The certificate still holds.
+        stopped = admission.check_peer(services, call)
+        if stopped is not None:
+            end.close_after = True
+            self.refused(end, call, stopped)
+            return
+        # 2. The head means one thing only and is for us.
+        resolved = generation.routes.resolve(head.target, method=head.method)
+        if isinstance(resolved, BadTarget):
+            refuse(services, end, call, 400, "target-invalid", f"target_{resolved.fault.value.replace('-', '_')}")
+            return
+        target, route = resolved
+        call.target = target.path
+        call.query = target.query
+        if not self._check_head(end, call, target):
+            return
+        # 3. Digest.
+        digest = admission.check_digest(services, call)
+        if isinstance(digest, Refused):
+            self.refused(end, call, digest)
+            return
+        # 4. and 5. Policy, then what was asked for.
+        if is_reserved(target.path):
+            own.serve(services, self, end, call, digest)
+            return
+        resource = route.name if route is not None else ""
+        admitted = admission.check_policy(
+            services, call, digest, "request", "Route", resource, tls_version=self.tls_version
+        )
+        if isinstance(admitted, Refused):
+            self.refused(end, call, admitted)
+            return
+        call.admitted = admitted
+        if route is None:
+            refuse(services, end, call, 404, "not-found", "no_route")
+            return
+        if head.method not in SAFE and not route.allow_cross_site and not self._check_origin(end, call):
+            return
+        self.forward(end, call, admitted, generation.masters[route.master], target.normal)
+
+    def request_malformed(self, end: ServerEnd, status: int, code: str, detail: str) -> None:
+        """Bytes that are no request: answer, and close, since nothing behind them can be trusted."""
+        services = self._services
+        head = RequestHead()
+        head.method = b"GET"
+        end.request = head
+        call = Call(head, self.peer, self.listener, services.ids.next(), services.generation)
+        end.close_after = True
+        refuse(services, end, call, status, code, detail)
+
+    def end_closed(self, end: ServerEnd) -> None:
+        """The connection is gone."""
+        services = self._services
+        services.counters.connections -= 1
+        services.registry.remove(self)
+
+    def cut(self, reason: str) -> None:
+        """End the connection now; what runs on it is aborted."""
+        self._services.record_cut(self.peer, self.listener, reason)
+        self.end.abort()
+
+    # ---- steps ----
+
+    def _check_head(self, end: ServerEnd, call: Call, target: Target) -> bool:
+        """The rest of step 2: authority, expectations, upgrades with content, and pages that drive a browser here."""
+        services, head = self._services, call.head
+        authority = target.authority if target.authority is not None else head.host
+        ours = call.generation.dispatch_authorities if self.is_local else call.generation.authorities
+        if authority is not None and ours is not None:
+            covered = ours.covers(authority)
+            if target.authority is not None and head.host is not None and target.authority != head.host:
+                covered = None  # RFC 9112 section 3.2.2 lets the target win; two names for one request are refused
+            if not covered:
+                if covered is None:
+                    refuse(services, end, call, 400, "bad-request", "authority_malformed")
+                else:
+                    refuse(services, end, call, 421, "misdirected", "authority_not_ours")
+                return False
+        if head.expect is not None and head.expect != [b"100-continue"]:
+            refuse(services, end, call, 417, "expectation-failed", "expectation_unknown")
+            return False
+        if head.upgrade is not None and head.has_content:
+            end.close_after = True
+            refuse(services, end, call, 400, "bad-request", "upgrade_with_content")
+            return False
+        if ours is not None and self.is_local and any(f[0] in (b"origin", b"sec-fetch-site") for f in head.fields):
+            refuse(services, end, call, 403, "cross-site", "web_page_on_dispatch")
+            return False
+        if self.peer.role == "master":
+            given = values(head.fields, b"rhttp-request-id")
+            if len(given) == 1 and len(given[0]) <= _MAX_REQUEST_ID and TOKEN.fullmatch(given[0]):
+                call.parent_id = given[0].decode("ascii")
+        return True
+
+    def _check_origin(self, end: ServerEnd, call: Call) -> bool:
+        for origin in values(call.head.fields, b"origin"):
+            if not same_origin(origin, call.head.host, b"http" if self.is_local else b"https"):
+                refuse(self._services, end, call, 403, "cross-site", "cross_site_origin")
+                return False
+        return True
+
+    def refused(self, end: ServerEnd, call: Call, refused: Refused) -> None:
+        """Answer a refusal: with a challenge when it is a 401, and closing when a role switch was asked for.
+
+        The first 401 to a role switch keeps the connection for one more request and a short time only: some workers
+        abandon the socket without closing it.
+        """
+        extra = b""
+        services = self._services
+        second_chance = False
+        if refused.status == 401:
+            services.counters.unauthenticated += 1
+            extra = admission.challenge(services, call, refused)
+            if call.head.upgrade is not None:
+                second_chance = not end.close_after
+                extra += OFFER
+        elif call.head.upgrade is not None:
+            end.close_after = True
+        if refused.event == "policy.denied":
+            services.counters.policy_denied += 1
+        refuse(
+            services,
+            end,
+            call,
+            refused.status,
+            refused.slug,
+            refused.reason,
+            event=refused.event,
+            extra=extra,
+            policy=refused.policy,
+        )
+        if second_chance:
+            self.upgrade_refused = True
+            end.expect_within(call.generation.config.limits.upgrade_retry_timeout)
+
+    # ---- where requests go ----
+
+    def forward(
+        self,
+        end: ServerEnd,
+        call: Call,
+        admitted: Admitted,
+        inbound: Inbound,
+        target: bytes,
+        *,
+        worker: str | None = None,
+        label: tuple[str, str] | None = None,
+        wait: float = 0.0,
+        dispatch: bool = False,
+    ) -> None:
+        """Start an exchange; only with the proof that the request was admitted."""
+        services, head = self._services, call.head
+        via, loop = via_names(head, call.generation.via)
+        if loop:
+            refuse(services, end, call, 508, "loop-detected", "via_loop")
+            return
+        if services.draining and not end.close_after:
+            end.close_after = True
+        fields = b"%bForwarded: %b\r\nVia: %b\r\nRhttp-Identity: %b\r\nRhttp-Request-Id: %b\r\n" % (
+            request_fields(head),
+            forwarded(self.peer.source, b"http" if self.is_local else b"https", head.host),
+            b"%b, %b" % (via, call.generation.via_received) if via else call.generation.via_received,
+            self.peer.identity.encode("ascii"),
+            call.request_id.encode("ascii"),
+        )
+        if self.peer.client_cert is not None:
+            fields += b"Client-Cert: %b\r\n" % self.peer.client_cert
+        exchange = Exchange(
+            services,
+            call,
+            admitted,
+            end,
+            inbound,
+            target,
+            fields,
+            dispatch=dispatch,
+        )
+        exchange.worker = worker
+        exchange.label = label
+        if wait:
+            services.wheel.set(exchange, wait)
+        inbound.lease(exchange)

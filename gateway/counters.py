@@ -1,0 +1,49 @@
+"""Counts of one data process, for status and metrics. Plain attributes: they are raised on the hot path."""
+
+from __future__ import annotations
+
+
+class Counters:
+    """Everything counted since the process began."""
+
+    __slots__ = (
+        "audit_lost",
+        "bytes_from_peers",
+        "connections",
+        "cut",
+        "dispatches",
+        "dispatches_failed",
+        "handshakes_refused",
+        "policy_denied",
+        "refused",
+        "relayed",
+        "requests",
+        "requests_failed",
+        "retries",
+        "reversed_opened",
+        "unauthenticated",
+    )
+
+    def __init__(self) -> None:
+        for name in self.__slots__:
+            setattr(self, name, 0)
+
+    audit_lost: int
+    bytes_from_peers: int
+    connections: int
+    cut: int
+    dispatches: int
+    dispatches_failed: int
+    handshakes_refused: int
+    policy_denied: int
+    refused: int
+    relayed: int
+    requests: int
+    requests_failed: int
+    retries: int
+    reversed_opened: int
+    unauthenticated: int
+
+    def as_dict(self) -> dict[str, int]:
+        """Name to count."""
+        return {name: getattr(self, name) for name in self.__slots__}

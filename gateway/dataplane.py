@@ -1,0 +1,256 @@
+"""The data plane of one process: listeners, connections, pools, and what the supervisor asks of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import time
+from collections.abc import Mapping
+from email.utils import formatdate
+from pathlib import Path
+from typing import Final
+
+from auth.credentials import Credentials
+from auth.policy import Allowed
+from gateway.acceptor import DispatchAcceptor, TlsAcceptor
+from gateway.auditlog import AuditWriter
+from gateway.connection import Connection
+from gateway.generation import Lasting, Refusals, build_generation, lasting_parts, read_config
+from gateway.hosted import HostedPool, ReversedConnection
+from gateway.identity import Peer
+from gateway.material import Material
+from gateway.metrics import MetricsListener, metrics_text
+from gateway.relay import Relayed
+from gateway.services import Generation, Services
+from gateway.snapshot import StateSnapshot
+
+_TICK: Final = 0.25
+
+
+class DataPlane:
+    """One data process's work. Every method belongs to its event loop."""
+
+    def __init__(self) -> None:
+        self._services: Services | None = None
+        self._lasting: Lasting | None = None
+        self._prepared: tuple[Generation, StateSnapshot] | None = None
+        self._stream = ""
+        self._tls: TlsAcceptor | None = None
+        self._dispatch: DispatchAcceptor | None = None
+        self._metrics: MetricsListener | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+        self._second = 0
+
+    @property
+    def services(self) -> Services:
+        """The shared parts; there are none before the first `prepare`."""
+        assert self._services is not None
+        return self._services
+
+    # ---- configuration ----
+
+    async def prepare(self, material: Material) -> list[tuple[str, str]]:
+        """Build a generation beside the one that runs; answer what is wrong with it, as (key path, message)."""
+        try:
+            config = read_config(material)
+            if self._services is None:
+                self._stream = material.stream
+                self._lasting = lasting_parts(config, material)
+                audit = AuditWriter.open(Path(material.home) / "audit", material.stream, config.audit)
+                loop = asyncio.get_running_loop()
+                self._services = Services(loop, audit)
+            services = self.services
+            assert self._lasting is not None
+            previous = services.generation if services.has_generation else None
+            generation = build_generation(services, config, material, self._lasting, previous)
+        except Refusals as refusals:
+            return refusals.problems
+        self._prepared = (generation, material.snapshot)
+        return []
+
+    def rollback(self) -> None:
+        """Forget what was prepared."""
+        self._prepared = None
+
+    def commit(self) -> None:
+        """Use what was prepared: new requests see it, running ones keep what they began with."""
+        if self._prepared is None:
+            raise RuntimeError("nothing was prepared")
+        services = self.services
+        (generation, snapshot), self._prepared = self._prepared, None
+        previous = services.generation if services.has_generation else None
+        services.generation = generation
+        services.epoch = time.time()
+        self._use(snapshot)
+        if previous is None:
+            return
+        for name, master in previous.masters.items():
+            if generation.masters.get(name) is not master:
+                master.close()
+        for name, pool in generation.pools.items():
+            if previous.pools.get(name) is pool:
+                pool.adopt(generation.config.pools[name])
+        self._ask_again(previous, generation)
+        services.record("gateway.reload", {"outcome": "done", "process": self._stream, "count": generation.number})
+
+    def _ask_again(self, previous: Generation, generation: Generation) -> None:
+        """Live reversed connections are asked again; those no longer allowed drain."""
+        for live in self.services.registry:
+            if not isinstance(live, ReversedConnection | Relayed):
+                continue
+            name = live.pool_name
+            if generation.pools.get(name) is not previous.pools.get(name):
+                live.drain("pool_gone")
+                continue
+            decider = generation.engine.decider(live.peer.principal, "reverse", "Pool", name)
+            if not isinstance(decider.decide(live.asked._replace(now=self.services.epoch)), Allowed):
+                live.drain("policy")
+
+    # ---- state ----
+
+    async def apply_state(self, snapshot: StateSnapshot) -> int:
+        """Use a snapshot and cut whoever it ends; answer how many. Their sockets are closed when this returns."""
+        return self._use(snapshot)
+
+    def _use(self, snapshot: StateSnapshot) -> int:
+        services = self.services
+        old, services.snapshot = services.snapshot, snapshot
+        services.credentials = Credentials(snapshot.users.values())
+        changed: dict[str, str] = {}
+        for name, user in old.users.items():
+            now = snapshot.users.get(name)
+            if now is None:
+                changed[name] = "user_removed"
+            elif user.enabled and not now.enabled:
+                changed[name] = "user_disabled"
+            elif now.ha1 != user.ha1:
+                changed[name] = "password_changed"
+        revoked = snapshot.revoked
+        if not changed and not revoked - old.revoked:
+            return 0
+
+        def reason_of(peer: Peer) -> str | None:
+            if peer.serial is None:
+                return None
+            return "revoked" if peer.serial in revoked else changed.get(peer.name)
+
+        return services.registry.cut_where(reason_of)
+
+    def state_fresh(self, at: float) -> None:
+        """State was read successfully at this epoch time."""
+        self.services.state_at = at
+
+    # ---- serving ----
+
+    async def start(self, sockets: Mapping[str, socket.socket]) -> None:
+        """Serve on the listening sockets, by purpose."""
+        services = self.services
+        services.state_at = max(services.state_at, time.time())
+        fields: dict[str, object] = {"outcome": "started", "process": self._stream, "previous": services.audit.previous}
+        services.audit.write("gateway.start", fields)
+        self._tick()
+        if "tls" in sockets:
+            self._tls = TlsAcceptor(services, sockets["tls"])
+            self._tls.start()
+        if "dispatch" in sockets:
+            self._dispatch = DispatchAcceptor(services, sockets["dispatch"])
+            await self._dispatch.start()
+        if "metrics" in sockets:
+            self._metrics = MetricsListener(services.loop, sockets["metrics"], services.wheel, self.metrics_text)
+            await self._metrics.start()
+
+    def _tick(self) -> None:
+        services = self.services
+        self._ticker = services.loop.call_later(_TICK, self._tick)
+        services.epoch = now = time.time()
+        services.wheel.turn(services.loop.time())
+        if self._tls is not None:
+            self._tls.tick()
+        if int(now) != self._second:
+            self._second = int(now)
+            services.date = b"Date: %b\r\n" % formatdate(now, usegmt=True).encode("ascii")
+            services.registry.cut_expired(now)
+            services.tick_audit()
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - not a cancellation: what is left is closed
+        """Health 503 at once, nothing new; returns when nothing runs any more or the time is up."""
+        services = self.services
+        until = services.loop.time() + timeout
+        services.draining = True
+        for pool in services.generation.pools.values():
+            if isinstance(pool, HostedPool):
+                pool.stop()
+        for stream in tuple(services.streams):
+            stream.close()
+        await self._close_workers(min(2.0, timeout / 4))
+        services.idle = asyncio.Event()
+        if services.exchanges:
+            try:
+                async with asyncio.timeout_at(until):
+                    await services.idle.wait()
+            except TimeoutError:
+                pass
+        self._close_all()
+        await asyncio.sleep(0)  # lets the closed links tell their owners
+        if self._ticker is not None:
+            self._ticker.cancel()
+        services.audit.flush_refusals()
+        services.audit.write("gateway.stop", {"outcome": "stopped", "process": self._stream})
+        await asyncio.get_running_loop().run_in_executor(None, services.audit.close)
+
+    async def _close_workers(self, within: float) -> None:
+        """Close idle workers, spread over a moment, so that they do not all come back in the same one."""
+        services = self.services
+        lives = [live for live in services.registry if isinstance(live, ReversedConnection | Relayed)]
+        random.shuffle(lives)
+        if not lives:
+            return
+        steps = min(len(lives), 50)
+        pause = min(within, 0.02 * len(lives)) / steps
+        for step in range(steps):
+            for live in lives[step::steps]:
+                live.drain("drain")
+            await asyncio.sleep(pause)
+
+    def _close_all(self) -> None:
+        for acceptor in (self._tls, self._dispatch, self._metrics):
+            if acceptor is not None:
+                acceptor.close()
+        for live in self.services.registry:
+            if isinstance(live, Connection):
+                live.end.shutdown()
+            else:
+                live.cut("drain")
+
+    # ---- telling ----
+
+    def status(self) -> dict[str, object]:
+        """What is connected now, as JSON values."""
+        services = self.services
+        generation = services.generation
+        return {
+            "stream": self._stream,
+            "pid": os.getpid(),
+            "generation": generation.number,
+            "draining": services.draining,
+            "connections": {"total": services.counters.connections, **services.registry.by_role()},
+            "exchanges": services.exchanges,
+            "pools": [pool.describe() for pool in generation.pools.values()],
+            "masters": {name: master.status() for name, master in generation.masters.items()},
+            "counters": services.counters.as_dict(),
+            "state_version": services.snapshot.version,
+            "audit_healthy": services.audit.healthy,
+        }
+
+    def metrics_text(self) -> bytes:
+        """The metrics in Prometheus' text form."""
+        return metrics_text(self.services)
+
+    def audit_head(self) -> dict[str, object]:
+        """The audit stream's name, number and hash of its last line that is known to be on disk."""
+        head = self.services.audit.durable()
+        if head is None:
+            return {"stream": self._stream, "seq": 0, "hash": "", "file": ""}
+        return {"stream": self._stream, "seq": head.seq, "hash": head.hash, "file": head.file}

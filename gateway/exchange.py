@@ -1,0 +1,333 @@
+"""An exchange: one request of a server end joined to one client end, and back.
+
+It forwards content as bytes with back-pressure both ways, keeps what a second try needs, and writes the audit line
+before the answer's last byte leaves. It holds no socket and no timer of its own but the wait for a slot.
+
+Posture: meets untrusted clients, workers and masters through the ends.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from gateway.answers import fail
+from gateway.call import Admitted, Call
+from gateway.forward import inbound_trailers, outbound_trailers, response_fields
+from gateway.services import Services
+from rhttp.client import ClientEnd
+from rhttp.errors import LocalProtocolError, Loss
+from rhttp.fields import Fields
+from rhttp.head import IDEMPOTENT, ResponseHead
+from rhttp.server import ServerEnd
+
+_FAILURES: Final = {
+    Loss.NOT_SENT: (503, "not-sent"),
+    Loss.SENT_NO_ANSWER: (502, "worker-lost"),
+    Loss.CUT: (502, "worker-lost"),
+    Loss.INVALID: (502, "worker-invalid"),
+    Loss.DEADLINE: (504, "deadline"),
+    Loss.ABORTED: (502, "worker-lost"),
+}
+
+
+class Inbound(Protocol):
+    """Where client ends come from: a pool of workers or of connections to a master."""
+
+    def lease(self, exchange: Exchange, *, not_again: str | None = None) -> None:
+        """Find a client end: `Exchange.granted` or `Exchange.unavailable` follows, now or later."""
+
+    def forget(self, exchange: Exchange) -> None:
+        """The exchange no longer waits."""
+
+
+class Exchange:
+    """One admitted request under way. A plain slotted class: one is made for every forwarded request.
+
+    Args:
+        admitted: the proof that the request may be forwarded; nothing is forwarded without it.
+        target: what stands in the request line towards the master or worker.
+        fields: the field lines that go with it, serialized, without ``Host`` and framing.
+        dispatch: whether it goes to a worker of a pool (else over a route to a master).
+    """
+
+    __slots__ = (
+        "_client",
+        "_dispatch",
+        "_end",
+        "_ended",
+        "_fields",
+        "_inbound",
+        "_kept",
+        "_kept_size",
+        "_services",
+        "_target",
+        "_trailers",
+        "_tries",
+        "bucket",
+        "call",
+        "deadline",
+        "label",
+        "over",
+        "waiting",
+        "worker",
+        "worker_name",
+    )
+
+    def __init__(
+        self,
+        services: Services,
+        call: Call,
+        admitted: Admitted,
+        end: ServerEnd,
+        inbound: Inbound,
+        target: bytes,
+        fields: bytes,
+        *,
+        dispatch: bool,
+    ) -> None:
+        assert admitted is call.admitted
+        self._services = services
+        self.call = call
+        self._end = end
+        self._inbound = inbound
+        self._target = target
+        self._fields = fields
+        self._dispatch = dispatch
+        self._client: ClientEnd | None = None
+        self._kept: list[bytes] | None = []
+        self._kept_size = 0
+        self._ended = not call.head.has_content
+        self._trailers: Fields = []
+        self._tries = 0
+        self.over = False
+        self.worker: str | None = None
+        """For `gateway.pool`: only this worker will do."""
+        self.worker_name: str | None = None
+        """Who serves it."""
+        self.label: tuple[str, str] | None = None
+        self.waiting = False
+        self.deadline = 0.0
+        self.bucket = 0.0
+        end.sink = self
+        services.exchanges += 1
+
+    # ---- the way in: from lease to request ----
+
+    def granted(self, client: ClientEnd, host: bytes, worker: str | None) -> None:
+        """A client end is leased to this exchange: send what there is of the request."""
+        head = self.call.head
+        self._client = client
+        self._services.wheel.clear(self)
+        self.worker_name = worker
+        self._tries += 1
+        length = None if head.chunked else head.content_length
+        block = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (head.method, self._target, host, self._fields)
+        client.head(self, head.method, block, -1 if length is None and not head.chunked else length)
+        if worker is not None and not self._record_sent(worker):
+            self._client = None
+            client.release()
+            self._fail(503, "audit-unavailable", "audit")
+            return
+        if not head.has_content:
+            client.flush()
+            return
+        for data in self._kept or ():
+            client.content(data)
+        if self._ended:
+            client.end(inbound_trailers(self._trailers))
+            return
+        client.flush()
+        if head.expect is not None and self._tries == 1:
+            self._end.interim(100)
+        if not client.blocked:
+            self._end.resume()
+
+    def _record_sent(self, worker: str) -> bool:
+        fields = self.call.audit("sent")
+        fields["worker"] = worker
+        return self._services.record("dispatch.sent", fields)
+
+    def unavailable(self, status: int, slug: str, reason: str) -> None:
+        """No client end is to be had."""
+        self._fail(status, slug, reason)
+
+    def offered(self, slot: object) -> None:
+        """The wait in the pool is over."""
+        self._inbound.take(self, slot)  # type: ignore[attr-defined]  # only hosted pools let exchanges wait
+
+    def deadline_passed(self) -> None:
+        """No slot came free in the time that the request was willing to wait."""
+        self._inbound.forget(self)
+        self._fail(503, "no-slot", "wait_over")
+
+    # ---- RequestSink ----
+
+    def request_content(self, data: bytes) -> None:
+        """Content from the requester: on it goes, or into what is kept."""
+        client = self._client
+        kept = self._kept
+        if kept is not None:
+            self._kept_size += len(data)
+            if self._kept_size <= self._services.generation.config.limits.retained_content:
+                kept.append(data)
+            elif client is None:
+                kept.append(data)
+                self._end.pause()
+            else:
+                self._kept = None  # too much to send twice
+        if client is not None:
+            try:
+                client.content(data)
+            except LocalProtocolError:
+                client.abort(Loss.ABORTED, "content after its end")
+
+    def request_flush(self) -> None:
+        """The batch is over."""
+        if self._client is not None:
+            self._client.flush()
+
+    def request_end(self, trailers: Fields) -> None:
+        """The request's content is complete."""
+        self._ended = True
+        self._trailers = trailers
+        if self._client is not None:
+            self._client.end(inbound_trailers(trailers))
+
+    def request_half_closed(self) -> None:
+        """The requester may be gone for good: one that still waits is answered now, one that is served is served."""
+        if self._client is None and not self.over:
+            self._inbound.forget(self)
+            self._fail(503, "no-slot", "half_closed")
+
+    def request_abort(self, detail: str) -> None:
+        """The requester is gone; nobody is left to answer."""
+        if self.over:
+            return
+        self._close_books("aborted", None, detail)
+        client, self._client = self._client, None
+        if client is not None:
+            client.release()
+        else:
+            self._inbound.forget(self)
+
+    def response_blocked(self) -> None:
+        """The requester reads too slowly."""
+        if self._client is not None:
+            self._client.pause()
+
+    def response_unblocked(self) -> None:
+        """The requester caught up."""
+        if self._client is not None:
+            self._client.resume()
+
+    # ---- ResponseSink ----
+
+    def response_interim(self, head: ResponseHead) -> None:
+        """1xx: passed on, except 100, which is ours to send."""
+        if head.status != 100:
+            self._end.interim(head.status, response_fields(head, route=not self._dispatch))
+
+    def response_switched(self, head: ResponseHead, surplus: bytes) -> None:
+        """Cannot happen: no exchange asks to switch."""
+        raise LocalProtocolError("an exchange does not switch protocols")
+
+    def response_head(self, head: ResponseHead, has_content: bool) -> None:
+        """The final answer begins."""
+        self._kept = None
+        if not self._dispatch and head.status in (401, 407):
+            self._drop_client()
+            self._fail(502, "master-asked-credentials", "master_asked_credentials")
+            return
+        block = response_fields(head, route=not self._dispatch)
+        if self.worker_name is not None:
+            block += b"Rhttp-Worker: %b\r\n" % self.worker_name.encode("ascii")
+        block += b"Rhttp-Request-Id: %b\r\n" % self.call.request_id.encode("ascii")
+        self._end.head(head.status, block, head.content_length)
+        if self._end.blocked and self._client is not None:
+            self._client.pause()
+
+    def response_content(self, data: bytes) -> None:
+        """Content of the answer."""
+        if not self.over:
+            self._end.content(data)
+
+    def response_flush(self) -> None:
+        """The batch is over."""
+        if not self.over:
+            self._end.flush()
+
+    def response_end(self, trailers: Fields) -> None:
+        """The answer is complete: the audit line first, then its last byte."""
+        self._client = None
+        if self.over:
+            return
+        if not self._close_books("allowed", self._end.status, None):
+            fail(self._services, self._end, self.call, 503, "audit-unavailable")
+            return
+        self._end.end(outbound_trailers(trailers))
+
+    def response_abort(self, loss: Loss, detail: str) -> None:
+        """No whole answer will come: once more elsewhere when that is safe, else say so."""
+        client, self._client = self._client, None
+        if self.over:
+            return
+        if client is not None and self._may_try_again(loss):
+            self._services.counters.retries += 1
+            self._inbound.lease(self, not_again=self.worker_name if loss is Loss.SENT_NO_ANSWER else None)
+            return
+        status, slug = _FAILURES[loss]
+        if not self._dispatch and slug.startswith("worker-"):
+            slug = slug.replace("worker-", "master-")
+        self._fail(status, slug, f"{loss.value}: {detail}" if detail else loss.value)
+
+    def _may_try_again(self, loss: Loss) -> bool:
+        if not self._end.uncommitted or self._end.responded or self._kept is None:
+            return False
+        if loss is Loss.NOT_SENT:
+            return self._tries < 4
+        return loss is Loss.SENT_NO_ANSWER and self.call.head.method in IDEMPOTENT and self._tries == 1
+
+    def request_blocked(self) -> None:
+        """The master or worker reads too slowly."""
+        self._end.pause()
+
+    def request_unblocked(self) -> None:
+        """It caught up."""
+        self._end.resume()
+
+    # ---- the end ----
+
+    def _drop_client(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.release()
+
+    def _fail(self, status: int, slug: str, reason: str) -> None:
+        """The gateway's own answer in place of one that will not come."""
+        if self.over:
+            return
+        self._services.wheel.forget(self)
+        committed = not self._end.uncommitted
+        self._close_books("failed", None if committed else status, reason)
+        if committed:
+            self._end.abort()
+        else:
+            fail(self._services, self._end, self.call, status, slug)
+
+    def _close_books(self, outcome: str, status: int | None, reason: str | None) -> bool:
+        self.over = True
+        services = self._services
+        services.exchange_over()
+        if self.deadline or self.bucket:
+            services.wheel.forget(self)
+        counters = services.counters
+        if self._dispatch:
+            counters.dispatches += 1
+            counters.dispatches_failed += outcome != "allowed"
+        else:
+            counters.requests += 1
+            counters.requests_failed += outcome != "allowed"
+        fields = self.call.audit(outcome, status=status, reason=reason)
+        if self.worker_name is not None:
+            fields["worker"] = self.worker_name
+        return services.record("dispatch" if self._dispatch else "request", fields)

@@ -1,0 +1,104 @@
+"""Fields across the gateway: what is stripped, what is set, in both directions (RFC 9110 section 7.6, RFC 7239).
+
+Strip first, then set: whoever is behind us may believe what it finds in ``Forwarded``, ``Client-Cert`` and ``Rhttp-*``.
+
+Posture: pure, meets bytes of untrusted clients, workers and masters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from rhttp.fields import HOP_BY_HOP, Fields
+from rhttp.head import RequestHead, ResponseHead
+
+_INBOUND_NAMES: Final = HOP_BY_HOP | frozenset(
+    {b"authorization", b"forwarded", b"x-real-ip", b"host", b"content-length", b"expect", b"via"}
+)
+_INBOUND_PREFIXES: Final = (b"x-forwarded-", b"client-cert", b"proxy-", b"rhttp-")
+_OUTBOUND_NAMES: Final = HOP_BY_HOP | frozenset({b"content-length", b"alt-svc"})
+_OUTBOUND_PREFIXES: Final = (b"rhttp-", b"proxy-")
+_ROUTE_NAMES: Final = frozenset({b"www-authenticate", b"authentication-info"})
+_TRAILER_NAMES: Final = frozenset({b"alt-svc"})
+_MEMO: Final = 4096
+"""Field names remembered; real traffic uses a few dozen."""
+
+
+class _Memo(dict[bytes, bool]):
+    """Whether a field name passes, remembered for the names that come again and again."""
+
+    def __init__(self, names: frozenset[bytes], prefixes: tuple[bytes, ...]) -> None:
+        super().__init__()
+        self._names = names
+        self._prefixes = prefixes
+
+    def __missing__(self, name: bytes) -> bool:
+        # Servers behind CGI-like interfaces read `_` and `-` alike, so an alias is the same field to us.
+        plain = name.replace(b"_", b"-")
+        passes = plain not in self._names and not plain.startswith(self._prefixes)
+        if len(self) >= _MEMO:
+            self.clear()
+        self[name] = passes
+        return passes
+
+
+_inbound: Final = _Memo(_INBOUND_NAMES, _INBOUND_PREFIXES)
+_outbound: Final = _Memo(_OUTBOUND_NAMES, _OUTBOUND_PREFIXES)
+_outbound_route: Final = _Memo(_OUTBOUND_NAMES | _ROUTE_NAMES, _OUTBOUND_PREFIXES)
+_CONNECTION_OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade", b"te"})
+
+
+def _named(connection: Iterable[bytes]) -> frozenset[bytes]:
+    """Fields that ``Connection`` names and that are therefore for us only."""
+    return frozenset(connection) - _CONNECTION_OPTIONS
+
+
+def request_fields(head: RequestHead) -> bytes:
+    """The field lines of a request that go on to a master or worker, serialized."""
+    passes = _inbound
+    if head.connection and (named := _named(head.connection)):
+        return b"".join([b"%b: %b\r\n" % f for f in head.fields if passes[f[0]] and f[0] not in named])
+    return b"".join([b"%b: %b\r\n" % f for f in head.fields if passes[f[0]]])
+
+
+def response_fields(head: ResponseHead, *, route: bool) -> bytes:
+    """The field lines of an answer that go back, serialized; on routes a master's own challenges do not."""
+    passes = _outbound_route if route else _outbound
+    if head.connection and (named := _named(head.connection)):
+        return b"".join([b"%b: %b\r\n" % f for f in head.fields if passes[f[0]] and f[0] not in named])
+    return b"".join([b"%b: %b\r\n" % f for f in head.fields if passes[f[0]]])
+
+
+def inbound_trailers(trailers: Fields) -> Fields:
+    """The trailer fields of a request that go on."""
+    return [f for f in trailers if _inbound[f[0]]] if trailers else trailers
+
+
+def outbound_trailers(trailers: Fields) -> Fields:
+    """The trailer fields of an answer that go back."""
+    return [f for f in trailers if _outbound_route[f[0]]] if trailers else trailers
+
+
+def forwarded(source: str | None, proto: bytes, host: bytes | None) -> bytes:
+    """The value of ``Forwarded`` (RFC 7239) for one request; a peer without an address is ``unknown``."""
+    if source is None:
+        node = b"unknown"
+    else:
+        node = b'"[%b]"' % source.encode("ascii") if ":" in source else source.encode("ascii")
+    value = b"for=%b;proto=%b" % (node, proto)
+    return value + b';host="%b"' % host if host else value
+
+
+def via_names(head: RequestHead, pseudonym: bytes) -> tuple[bytes, bool]:
+    """The ``Via`` value that came (empty: none), and whether it names this gateway already (RFC 9110 section 7.6.3)."""
+    values = [value for name, value in head.fields if name == b"via"]
+    if not values:
+        return b"", False
+    joined = b", ".join(values)
+    loop = False
+    for member in joined.split(b","):
+        words = member.split()
+        if len(words) > 1 and words[1].lower() == pseudonym:
+            loop = True
+    return joined, loop

@@ -1,0 +1,212 @@
+"""Connections to masters: pooled, bounded, and dialled when there is none to spare.
+
+Posture: meets masters, whose answers are untrusted bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+
+from gateway.configvalues import MasterConfig, MasterUrl
+from gateway.exchange import Exchange
+from gateway.services import Services
+from rhttp.client import ClientEnd
+
+_SHUNNED = 1.0
+"""Seconds for which a URL that refused a connection comes last."""
+
+
+class _Target:
+    """One URL of a master."""
+
+    __slots__ = ("idle", "open", "shunned_until", "url")
+
+    def __init__(self, url: MasterUrl) -> None:
+        self.url = url
+        self.idle: list[_Idle] = []
+        self.open = 0
+        self.shunned_until = 0.0
+
+
+class _Idle:
+    """An idle connection and its time; the wheel closes it when it was not used for long."""
+
+    __slots__ = ("bucket", "deadline", "end")
+
+    def __init__(self, end: ClientEnd) -> None:
+        self.end = end
+        self.deadline = 0.0
+        self.bucket = 0.0
+
+    def deadline_passed(self) -> None:
+        """Nobody needed it."""
+        self.end.close()
+
+
+class MasterPool:
+    """One master: connections to its URLs, taken in turn; the last one used is used next, so idle ones die out."""
+
+    def __init__(self, services: Services, config: MasterConfig) -> None:
+        self._services = services
+        self.config = config
+        self._host = config.host.encode("ascii") if config.host is not None else None
+        self._targets = [_Target(url) for url in config.urls]
+        self._turn = 0
+        self._waiting: deque[Exchange] = deque()
+        self._dialling: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    # ---- Inbound ----
+
+    def lease(self, exchange: Exchange, *, not_again: str | None = None) -> None:
+        """Give the exchange an idle connection, or dial one for it."""
+        for target in self._targets:
+            while target.idle:
+                idle = target.idle.pop()
+                self._services.wheel.forget(idle)
+                if not idle.end.closed:
+                    self._grant(exchange, idle.end, target)
+                    return
+        chosen = self._choose()
+        if chosen is None:
+            if len(self._waiting) >= self._services.generation.config.limits.master_connections:
+                exchange.unavailable(503, "overloaded", "master_connections")
+                return
+            exchange.waiting = True
+            self._waiting.append(exchange)
+            self._services.wheel.set(exchange, self._services.generation.config.limits.master_connect_timeout)
+            return
+        chosen.open += 1
+        exchange.waiting = True
+        task = self._services.loop.create_task(self._dial(exchange, chosen))
+        self._dialling.add(task)
+        task.add_done_callback(self._dialling.discard)
+
+    def _grant(self, exchange: Exchange, end: ClientEnd, target: _Target) -> None:
+        exchange.waiting = False
+        exchange.granted(end, self._host or exchange.call.head.host or target.url.authority, None)
+
+    def forget(self, exchange: Exchange) -> None:
+        """The exchange no longer waits; a connection that is being dialled for it serves another."""
+        exchange.waiting = False
+
+    def _choose(self) -> _Target | None:
+        """The next URL in turn that has room; one that has just failed only when there is no other."""
+        now = self._services.wheel.now
+        limit = self._services.generation.config.limits.master_connections
+        count = len(self._targets)
+        fallback = None
+        for step in range(count):
+            target = self._targets[(self._turn + step) % count]
+            if target.open >= limit:
+                continue
+            if target.shunned_until > now:
+                fallback = fallback or target
+                continue
+            self._turn = (self._turn + step + 1) % count
+            return target
+        return fallback
+
+    async def _dial(self, exchange: Exchange, target: _Target) -> None:
+        services = self._services
+        limits = services.generation.config.limits
+        end = ClientEnd(self, services.generation.limits, services.wheel, target)
+        try:
+            async with asyncio.timeout(limits.master_connect_timeout):
+                transport, _ = await services.loop.create_connection(lambda: end, target.url.host, target.url.port)
+        except (OSError, TimeoutError):
+            target.open -= 1
+            target.shunned_until = services.wheel.now + _SHUNNED
+            if exchange.waiting:
+                exchange.waiting = False
+                if any(other.shunned_until <= services.wheel.now for other in self._targets):
+                    self.lease(exchange)
+                else:
+                    exchange.unavailable(502, "master-unreachable", "master_unreachable")
+            self._next()
+            return
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        transport.set_write_buffer_limits(high=limits.buffer_bytes)
+        if exchange.waiting and not exchange.over:
+            self._grant(exchange, end, target)
+        else:
+            self.client_idle(end)
+
+    # ---- ClientOwner ----
+
+    def client_idle(self, end: ClientEnd) -> None:
+        """A connection can take another request: whoever waits, or the idle ones."""
+        target = end.tag
+        assert isinstance(target, _Target)
+        while self._waiting:
+            exchange = self._waiting.popleft()
+            if exchange.waiting and not exchange.over:
+                self._grant(exchange, end, target)
+                return
+        limits = self._services.generation.config.limits
+        if self._closed or len(target.idle) >= limits.master_idle_connections:
+            end.close()
+            return
+        idle = _Idle(end)
+        target.idle.append(idle)
+        self._services.wheel.set(idle, limits.master_idle_timeout)
+
+    def client_closed(self, end: ClientEnd, detail: str) -> None:
+        """A connection is gone: there is room for another."""
+        target = end.tag
+        assert isinstance(target, _Target)
+        target.open -= 1
+        for idle in target.idle:
+            if idle.end is end:
+                self._services.wheel.forget(idle)
+                target.idle.remove(idle)
+                break
+        self._next()
+
+    def _next(self) -> None:
+        """Dial for whoever waits longest, if there is room now."""
+        while self._waiting:
+            exchange = self._waiting.popleft()
+            if exchange.waiting and not exchange.over:
+                self._services.loop.call_soon(self.lease, exchange)
+                return
+
+    def close(self) -> None:
+        """A newer configuration took over: idle connections close, busy ones when they are done."""
+        self._closed = True
+        for target in self._targets:
+            for idle in tuple(target.idle):
+                idle.end.close()
+
+    def status(self) -> dict[str, object]:
+        """Connections by URL."""
+        return {str(t.url): {"open": t.open, "idle": len(t.idle)} for t in self._targets}
+
+    async def dial_raw(self, factory: Callable[[], asyncio.Protocol]) -> asyncio.Transport | None:
+        """A connection of its own for a role switch, which never comes back to the pool; None: nobody answers."""
+        services = self._services
+        limits = services.generation.config.limits
+        for _ in self._targets:
+            target = self._choose()
+            if target is None:
+                return None
+            try:
+                async with asyncio.timeout(limits.master_connect_timeout):
+                    transport, _protocol = await services.loop.create_connection(
+                        factory, target.url.host, target.url.port
+                    )
+            except (OSError, TimeoutError):
+                target.shunned_until = services.wheel.now + _SHUNNED
+                continue
+            transport.set_write_buffer_limits(high=limits.buffer_bytes)
+            return transport
+        return None
+
+    def authority(self) -> bytes:
+        """The ``Host`` towards this master when the request brings none."""
+        return self._host or self._targets[0].url.authority

@@ -1,0 +1,364 @@
+"""Pools: which worker's slot takes the next request, and who waits for one.
+
+A *slot* is the ability of one worker to take one request now; over HTTP/1.1 it is one idle reversed connection. The
+choice costs the same whatever the number of workers: workers with a free slot stand in *levels* by how many requests
+they serve, and within a level in the order in which they came there; so the least busy worker is first, then the
+longest idle.
+
+Posture: pure. Time comes as an argument.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+Label = tuple[str, str]
+
+
+class Slot:
+    """One place for one request. Plain class with slots: there is one for every idle connection."""
+
+    __slots__ = ("busy", "gone", "instance", "link", "retired", "worker")
+
+    def __init__(self, worker: Worker, link: object, instance: str | None) -> None:
+        self.worker = worker
+        self.link = link
+        self.instance = instance
+        self.busy = False
+        self.gone = False
+        self.retired = False
+        """Superseded: it serves what it has and takes nothing new."""
+
+
+class Worker:
+    """A worker's slots in one pool."""
+
+    __slots__ = ("busy", "idle", "instances", "labels", "level", "name", "protocol", "since", "slots")
+
+    def __init__(self, name: str, labels: tuple[Label, ...], protocol: str, since: float) -> None:
+        self.name = name
+        self.labels = labels
+        self.protocol = protocol
+        self.since = since
+        """Epoch seconds of its first present connection."""
+        self.slots: set[Slot] = set()
+        self.idle: deque[Slot] = deque()
+        self.busy = 0
+        self.level = -1
+        self.instances: dict[str, None] = {}
+        """In the order in which they were first seen."""
+
+
+class Waiter(Protocol):
+    """A request that waits for a slot."""
+
+    worker: str | None
+    """Only this worker will do."""
+    label: Label | None
+    waiting: bool
+    """Set to False by whoever takes it out of the queue or gives up."""
+
+    def offered(self, slot: Slot, /) -> None:
+        """The wait is over: the slot is leased to this request."""
+
+
+class Levels:
+    """Workers with a free slot, by how busy they are."""
+
+    __slots__ = ("_levels", "_low")
+
+    def __init__(self) -> None:
+        self._levels: list[OrderedDict[Worker, None]] = []
+        self._low = 0
+
+    def add(self, worker: Worker, level: int) -> None:
+        """Put a worker at the end of its level."""
+        while len(self._levels) <= level:
+            self._levels.append(OrderedDict())
+        self._levels[level][worker] = None
+        self._low = min(self._low, level)
+
+    def discard(self, worker: Worker, level: int) -> None:
+        """Take a worker out of the level it stands in."""
+        if 0 <= level < len(self._levels):
+            self._levels[level].pop(worker, None)
+
+    def first(self, not_again: str | None = None) -> Worker | None:
+        """The least busy worker, longest in its level; None when no slot is free but perhaps one of ``not_again``."""
+        levels = self._levels
+        while self._low < len(levels) and not levels[self._low]:
+            self._low += 1
+        for level in levels[self._low :]:
+            for worker in level:
+                if worker.name != not_again:
+                    return worker
+        if self._low == len(levels):
+            self._low = 0
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolEvent:
+    """What happened in a pool: ``worker-joined``, ``worker-left`` or ``slots``."""
+
+    kind: str
+    worker: str | None
+    total: int
+    free: int
+
+
+class Pool:
+    """The slots of one hosted pool and the requests that wait for one."""
+
+    def __init__(self, name: str, *, queue: int) -> None:
+        self.name = name
+        self.queue = queue
+        self.workers: dict[str, Worker] = {}
+        self.total = 0
+        self.free = 0
+        self.waiting = 0
+        self.closed = False
+        """No new leases (draining)."""
+        self.listeners: set[Callable[[PoolEvent], None]] = set()
+        self._levels = Levels()
+        self._by_label: dict[Label, Levels] = {}
+        self._label_users: dict[Label, int] = {}
+        self._waiters: deque[Waiter] = deque()
+        self._waiters_for: dict[str, deque[Waiter]] = {}
+        self._sequence: dict[Waiter, int] = {}
+        self._next = 0
+
+    # ---- workers come and go ----
+
+    def add(
+        self,
+        name: str,
+        link: object,
+        *,
+        labels: Iterable[Label] = (),
+        protocol: str = "ptth/1.0",
+        instance: str | None = None,
+        now: float,
+    ) -> Slot:
+        """A reversed connection was opened; its slot is free and may be leased before this returns."""
+        worker = self.workers.get(name)
+        joined = worker is None
+        if worker is None:
+            worker = self.workers[name] = Worker(name, tuple(labels), protocol, now)
+            for label in worker.labels:
+                self._label_users[label] = self._label_users.get(label, 0) + 1
+                self._by_label.setdefault(label, Levels())
+        slot = Slot(worker, link, instance)
+        if instance is not None:
+            worker.instances.setdefault(instance)
+        worker.slots.add(slot)
+        self.total += 1
+        self._emit("worker-joined" if joined else "slots", name)
+        self._make_free(slot)
+        return slot
+
+    def remove(self, slot: Slot) -> None:
+        """The connection is gone, whether it was leased or not."""
+        if slot.gone:
+            return
+        slot.gone = True
+        worker = slot.worker
+        worker.slots.discard(slot)
+        self.total -= 1
+        if slot.busy:
+            worker.busy -= 1
+        else:
+            worker.idle.remove(slot)
+            self.free -= 1
+        if slot.instance is not None and all(other.instance != slot.instance for other in worker.slots):
+            worker.instances.pop(slot.instance, None)
+        if worker.slots:
+            self._replace(worker)
+            self._emit("slots", worker.name)
+            return
+        self._take_out(worker)
+        del self.workers[worker.name]
+        for label in worker.labels:
+            self._label_users[label] -= 1
+            if not self._label_users[label]:
+                del self._label_users[label], self._by_label[label]
+        self._emit("worker-left", worker.name)
+
+    def served(self, slot: Slot) -> list[Slot]:
+        """The slot's connection was seen serving: answer the slots of older instances, now retired.
+
+        The caller closes those that are idle; busy ones are to be closed when they come back.
+        """
+        worker = slot.worker
+        if slot.instance is None or len(worker.instances) < 2 or slot.retired:
+            return []
+        older = set()
+        for instance in worker.instances:
+            if instance == slot.instance:
+                break
+            older.add(instance)
+        retired = [other for other in worker.slots if other.instance in older and not other.retired]
+        for other in retired:
+            other.retired = True
+        return retired
+
+    # ---- leases ----
+
+    def lease(
+        self, *, worker: str | None = None, label: Label | None = None, not_again: str | None = None
+    ) -> Slot | None:
+        """Take a free slot, or None. A label is a wish: without a free worker that has it, any other will do."""
+        if self.closed:
+            return None
+        chosen: Worker | None
+        if worker is not None:
+            chosen = self.workers.get(worker) if worker != not_again else None
+        else:
+            preferred = self._by_label.get(label) if label is not None else None
+            chosen = preferred.first(not_again) if preferred is not None else None
+            if chosen is None:
+                chosen = self._levels.first(not_again)
+        if chosen is None or not chosen.idle:
+            return None
+        slot = chosen.idle.popleft()
+        slot.busy = True
+        chosen.busy += 1
+        self.free -= 1
+        self._replace(chosen)
+        self._emit("slots", chosen.name)
+        return slot
+
+    def release(self, slot: Slot) -> None:
+        """The request is over and the connection can take another; waiting requests come first."""
+        if slot.gone or not slot.busy:
+            return
+        slot.busy = False
+        slot.worker.busy -= 1
+        self._emit("slots", slot.worker.name)
+        self._make_free(slot)
+
+    def wait(self, waiter: Waiter) -> bool:
+        """Let a request wait for a slot; False when the queue is full or the pool is closed."""
+        if self.waiting >= self.queue or self.closed:
+            return False
+        self.waiting += 1
+        waiter.waiting = True
+        self._next += 1
+        self._sequence[waiter] = self._next
+        if waiter.worker is None:
+            self._waiters.append(waiter)
+        else:
+            self._waiters_for.setdefault(waiter.worker, deque()).append(waiter)
+        return True
+
+    def give_up(self, waiter: Waiter) -> None:
+        """Take a request out of the queue: its time is up or its client is gone."""
+        if not waiter.waiting:
+            return
+        waiter.waiting = False
+        self.waiting -= 1
+        del self._sequence[waiter]
+        # The deque forgets it lazily; a queue that is mostly forgotten is swept, so it stays within twice its bound.
+        queue = self._waiters if waiter.worker is None else self._waiters_for[waiter.worker]
+        if waiter.worker is not None:
+            queue.remove(waiter)
+            if not queue:
+                del self._waiters_for[waiter.worker]
+        elif len(queue) > 2 * self.waiting + 16:
+            self._waiters = deque(other for other in queue if other.waiting)
+
+    def give_up_all(self) -> list[Waiter]:
+        """Empty the queue, for a drain; answer who waited."""
+        waiters = list(self._sequence)
+        for waiter in waiters:
+            self.give_up(waiter)
+        return waiters
+
+    def snapshot(self) -> dict[str, object]:
+        """The slots as ``GET /-/pools/{pool}`` shows them, without the list of workers."""
+        return {"total": self.total, "free": self.free}
+
+    # ---- inside ----
+
+    def _make_free(self, slot: Slot) -> None:
+        worker = slot.worker
+        waiter = None if slot.retired or self.closed else self._first_waiter(worker.name)
+        if waiter is not None:
+            waiter.waiting = False
+            self.waiting -= 1
+            del self._sequence[waiter]
+            slot.busy = True
+            worker.busy += 1
+            self._replace(worker)
+            waiter.offered(slot)
+            return
+        worker.idle.append(slot)
+        self.free += 1
+        self._replace(worker)
+        self._emit("slots", worker.name)
+
+    def _first_waiter(self, name: str) -> Waiter | None:
+        """Take out of its queue whoever waits longest and may use a slot of this worker."""
+        waiters = self._waiters
+        while waiters and not waiters[0].waiting:
+            waiters.popleft()
+        own = self._waiters_for.get(name)
+        if own is not None and (not waiters or self._sequence[own[0]] < self._sequence[waiters[0]]):
+            waiter = own.popleft()
+            if not own:
+                del self._waiters_for[name]
+            return waiter
+        return waiters.popleft() if waiters else None
+
+    def _replace(self, worker: Worker) -> None:
+        """Put a worker where its number of requests belongs, or nowhere when no slot of it is free."""
+        level = worker.busy if worker.idle else -1
+        if level == worker.level:
+            return
+        self._take_out(worker)
+        worker.level = level
+        if level >= 0:
+            self._levels.add(worker, level)
+            for label in worker.labels:
+                self._by_label[label].add(worker, level)
+
+    def _take_out(self, worker: Worker) -> None:
+        if worker.level >= 0:
+            self._levels.discard(worker, worker.level)
+            for label in worker.labels:
+                self._by_label[label].discard(worker, worker.level)
+            worker.level = -1
+
+    def _emit(self, kind: str, worker: str | None) -> None:
+        if self.listeners:
+            event = PoolEvent(kind=kind, worker=worker, total=self.total, free=self.free)
+            for listener in tuple(self.listeners):
+                listener(event)
+
+
+def describe(pool: Pool, mode: str) -> dict[str, object]:
+    """One pool as ``GET /-/pools/{pool}`` answers it."""
+    return {
+        "pool": pool.name,
+        "mode": mode,
+        "slots": pool.snapshot(),
+        "waiting": pool.waiting,
+        "workers": [
+            {
+                "name": worker.name,
+                "protocol": worker.protocol,
+                "slots": len(worker.slots),
+                "busy": worker.busy,
+                "since": datetime.fromtimestamp(worker.since, UTC)
+                .isoformat(timespec="milliseconds")
+                .replace("+00:00", "Z"),
+                "labels": dict(worker.labels),
+                "instance": next(reversed(worker.instances), None),
+            }
+            for worker in pool.workers.values()
+        ],
+    }

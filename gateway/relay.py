@@ -1,0 +1,399 @@
+"""Relay pools: the role switch goes to a master that speaks Reverse HTTP itself; from its 101 on, bytes.
+
+Admission, revocation, expiry and limits hold as for hosted pools; the slots are the master's affair.
+
+Posture: meets untrusted workers and masters; after the switch it reads nothing of what passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from auth.policy import Context
+from gateway.answers import fail
+from gateway.call import Call
+from gateway.configvalues import PoolConfig
+from gateway.forward import response_fields
+from gateway.identity import Peer
+from gateway.masters import MasterPool
+from gateway.services import Services
+from rhttp.client import ClientEnd
+from rhttp.ends import Link
+from rhttp.errors import Loss
+from rhttp.fields import Fields
+from rhttp.head import ResponseHead
+from rhttp.server import ServerEnd
+from rhttp.upgrade import UpgradeVariant
+
+
+class _Side(asyncio.Protocol):
+    """One side of a relayed connection: bytes go to the other side, with back-pressure."""
+
+    __slots__ = ("_relayed", "link", "other")
+
+    def __init__(self, relayed: Relayed, link: Link) -> None:
+        self._relayed = relayed
+        self.link = link
+        self.other: Link
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes pass."""
+        self.other.write(data)
+
+    def eof_received(self) -> bool:
+        """No more comes from this side; the other may still send."""
+        return self._relayed.half_closed(self)
+
+    def pause_writing(self) -> None:
+        """This side reads too slowly: stop the other."""
+        self._relayed.opposite(self).link.pause_reading()
+
+    def resume_writing(self) -> None:
+        """This side caught up."""
+        self._relayed.opposite(self).link.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """This side is gone, and with it the other."""
+        self._relayed.lost()
+
+
+class Relayed:
+    """A worker's connection joined to a master's. Registered, so that it can be cut."""
+
+    __slots__ = ("_half", "_pool", "_sides", "asked", "ended", "opened", "peer", "protocol", "request_id")
+
+    def __init__(
+        self, pool: RelayPool, peer: Peer, protocol: str, request_id: str, opened: float, asked: Context
+    ) -> None:
+        self._pool = pool
+        self.peer = peer
+        self.protocol = protocol
+        self.request_id = request_id
+        self.opened = opened
+        self.asked = asked
+        """The circumstances under which it was admitted; a reload asks again."""
+        self.ended = ""
+        self._half: _Side | None = None
+        self._sides: tuple[_Side, _Side]
+
+    def join(self, worker: Link, master: Link, surplus: bytes) -> None:
+        """Let bytes pass; ``surplus`` came glued behind the master's 101."""
+        left, right = _Side(self, worker), _Side(self, master)
+        left.other, right.other = master, worker
+        self._sides = (left, right)
+        worker.set_protocol(left)
+        master.set_protocol(right)
+        if surplus:
+            worker.write(surplus)
+
+    def opposite(self, side: _Side) -> _Side:
+        """The other side."""
+        left, right = self._sides
+        return right if side is left else left
+
+    def half_closed(self, side: _Side) -> bool:
+        """One side sent its last byte; when both did, the connection is over."""
+        if self._half is None:
+            self._half = side
+            side.other.write_eof()
+            return True
+        self.lost()
+        return False
+
+    def lost(self) -> None:
+        """Either side is gone."""
+        if self._pool.forget(self):
+            for side in self._sides:
+                side.link.close()
+
+    @property
+    def pool_name(self) -> str:
+        """The pool that it serves."""
+        return self._pool.config.name
+
+    def drain(self, reason: str) -> None:
+        """Close both sides now: only the master knows whether it is idle."""
+        self.cut(reason)
+
+    def cut(self, reason: str) -> None:
+        """Close both sides now."""
+        self.ended = reason
+        self._pool.record_cut(self, reason)
+        if self._pool.forget(self):
+            for side in self._sides:
+                side.link.abort()
+
+
+class _Asking:
+    """Waits for the master's answer to the upgrade request. It is the sink of both ends meanwhile."""
+
+    __slots__ = ("_call", "_client", "_end", "_pool", "_switched", "_variant", "gone")
+
+    def __init__(self, pool: RelayPool, call: Call, end: ServerEnd, variant: UpgradeVariant) -> None:
+        self._pool = pool
+        self._call = call
+        self._end = end
+        self._variant = variant
+        self._client: ClientEnd | None = None
+        self._switched = False
+        self.gone = False
+        end.sink = self
+
+    def ask(self, client: ClientEnd, block: bytes) -> None:
+        """Send the upgrade request."""
+        self._client = client
+        client.head(self, self._call.head.method, block, 0, upgrade=self._variant.token)
+        client.flush()
+
+    # RequestSink: the worker's side
+
+    def request_content(self, data: bytes) -> None:
+        """Cannot come: an upgrade request with content was refused."""
+
+    def request_flush(self) -> None:
+        """Nothing is kept back."""
+
+    def request_end(self, trailers: Fields) -> None:
+        """Cannot come."""
+
+    def request_abort(self, detail: str) -> None:
+        """The worker is gone."""
+        self._stop("worker gone")
+
+    def request_half_closed(self) -> None:
+        """A worker that will never answer a request is none."""
+        self._stop("half closed")
+        self._end.abort()
+
+    def _stop(self, detail: str) -> None:
+        if not self.gone:
+            self.gone = True
+            if self._client is not None:
+                self._client.release()
+            self._pool.not_opened(self._call, "aborted", None, detail)
+
+    def response_blocked(self) -> None:
+        """The worker reads its refusal slowly."""
+        if self._client is not None:
+            self._client.pause()
+
+    def response_unblocked(self) -> None:
+        """It caught up."""
+        if self._client is not None:
+            self._client.resume()
+
+    # ResponseSink: the master's side
+
+    def response_interim(self, head: ResponseHead) -> None:
+        """Interim answers mean nothing to a worker that waits for 101."""
+
+    def response_switched(self, head: ResponseHead, surplus: bytes) -> None:
+        """The master agrees."""
+        assert self._client is not None
+        self._switched = True
+        self.gone = True
+        self._pool.open(self._call, self._end, self._client.link, self._variant, surplus)
+
+    def response_head(self, head: ResponseHead, has_content: bool) -> None:
+        """The master's final answer passes, and the connection closes behind it."""
+        self._end.close_after = True
+        self._pool.not_opened(self._call, "refused", head.status, "master_refused")
+        self._end.head(head.status, response_fields(head, route=True), head.content_length)
+
+    def response_content(self, data: bytes) -> None:
+        """Content of that answer."""
+        self._end.content(data)
+
+    def response_flush(self) -> None:
+        """The batch is over."""
+        self._end.flush()
+
+    def response_end(self, trailers: Fields) -> None:
+        """That answer is complete."""
+        self.gone = True
+        self._client = None
+        self._end.end([])
+
+    def response_abort(self, loss: Loss, detail: str) -> None:
+        """The master did not agree in words that we understand."""
+        if self.gone:
+            return
+        self.gone = True
+        self._client = None
+        self._end.close_after = True
+        if self._end.responded:
+            self._end.abort()
+            return
+        status, slug = (504, "deadline") if loss is Loss.DEADLINE else (502, "master-invalid")
+        if loss in (Loss.SENT_NO_ANSWER, Loss.NOT_SENT, Loss.CUT):
+            slug = "master-lost"
+        self._pool.failed(self._call, self._end, status, slug, detail)
+
+    def request_blocked(self) -> None:
+        """One head always fits."""
+
+    def request_unblocked(self) -> None:
+        """One head always fits."""
+
+
+class RelayPool:
+    """One relay pool."""
+
+    mode = "relay"
+
+    def __init__(self, services: Services, config: PoolConfig) -> None:
+        self._services = services
+        self.config = config
+        self._relayed: set[Relayed] = set()
+        self._asking: set[asyncio.Task[None]] = set()
+
+    def adopt(self, config: PoolConfig) -> None:
+        """Go on under a new configuration; connections stay."""
+        self.config = config
+
+    def ask(
+        self,
+        call: Call,
+        end: ServerEnd,
+        variant: UpgradeVariant,
+        master: MasterPool,
+        fields: bytes,
+        failed: Callable[[int, str, str], None],
+    ) -> None:
+        """Send the worker's upgrade request to the master; what follows is its answer."""
+        asking = _Asking(self, call, end, variant)
+        task = self._services.loop.create_task(self._ask(asking, call, master, fields, variant, failed))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _ask(
+        self,
+        asking: _Asking,
+        call: Call,
+        master: MasterPool,
+        fields: bytes,
+        variant: UpgradeVariant,
+        failed: Callable[[int, str, str], None],
+    ) -> None:
+        services = self._services
+        client = ClientEnd(self, services.generation.limits, services.wheel)
+        transport = await master.dial_raw(lambda: client)
+        if asking.gone:
+            if transport is not None:
+                transport.abort()
+            return
+        if transport is None:
+            asking.gone = True
+            failed(502, "master-unreachable", "master_unreachable")
+            return
+        path = (self.config.path or f"/-/reverse/{self.config.name}").encode("ascii")
+        block = b"%b %b HTTP/1.1\r\nHost: %b\r\n%bUpgrade: %b\r\nConnection: Upgrade\r\n" % (
+            call.head.method,
+            path,
+            master.authority(),
+            fields,
+            variant.token,
+        )
+        asking.ask(client, block)
+
+    def client_idle(self, end: ClientEnd) -> None:
+        """A refused switch leaves a connection that nobody uses again."""
+        end.close()
+
+    def client_closed(self, end: ClientEnd, detail: str) -> None:
+        """Its sink was told."""
+
+    def open(self, call: Call, end: ServerEnd, master: Link, variant: UpgradeVariant, surplus: bytes) -> None:
+        """The master agreed: audit line, 101, bytes."""
+        services = self._services
+        relayed = Relayed(self, call.peer, variant.name, call.request_id, services.epoch, call.context)
+        fields = call.audit("allowed", status=101)
+        if not services.record("reverse.opened", fields):
+            master.abort()
+            end.close_after = True
+            self.failed(call, end, 503, "audit-unavailable", "audit")
+            return
+        owner = end.owner
+        link, early = end.detach()
+        services.registry.remove(owner)  # type: ignore[arg-type]  # the owner of a gateway's end is a Connection
+        if early:
+            # RFC 9931: bytes before the 101 are either smuggled or a fault.
+            link.abort()
+            master.abort()
+            services.counters.connections -= 1
+            services.record_closed(
+                call.peer, self.config.name, call.request_id, services.epoch, "bytes before the switch"
+            )
+            return
+        link.write(variant.answer)
+        self._relayed.add(relayed)
+        services.registry.add(relayed)
+        services.counters.reversed_opened += 1
+        services.counters.relayed += 1
+        relayed.join(link, master, surplus)
+
+    def not_opened(self, call: Call, outcome: str, status: int | None, reason: str) -> None:
+        """Audit a switch that did not come about."""
+        self._services.record("request", call.audit(outcome, status=status, reason=reason))
+
+    def failed(self, call: Call, end: ServerEnd, status: int, slug: str, detail: str) -> None:
+        """Answer in the master's place."""
+        self.not_opened(call, "failed", status, detail)
+        end.close_after = True
+        fail(self._services, end, call, status, slug)
+
+    def record_cut(self, relayed: Relayed, reason: str) -> None:
+        """Audit that we ended it."""
+        self._services.record_cut(relayed.peer, "tls", reason)
+
+    def forget(self, relayed: Relayed) -> bool:
+        """Take a connection off the books; False when it was off already."""
+        if relayed not in self._relayed:
+            return False
+        self._relayed.discard(relayed)
+        services = self._services
+        services.registry.remove(relayed)
+        services.counters.connections -= 1
+        services.record_closed(
+            relayed.peer, self.config.name, relayed.request_id, relayed.opened, relayed.ended or "closed"
+        )
+        return True
+
+    def connections(self) -> list[Relayed]:
+        """All relayed connections."""
+        return list(self._relayed)
+
+    def slots(self) -> tuple[int, int | None]:
+        """Slots in all; how many are free only the master knows."""
+        return len(self._relayed), None
+
+    def describe(self) -> dict[str, object]:
+        """The pool as ``GET /-/pools/{pool}`` shows it; what is free only the master knows."""
+        workers: dict[str, list[Relayed]] = {}
+        for relayed in self._relayed:
+            workers.setdefault(relayed.peer.name, []).append(relayed)
+        return {
+            "pool": self.config.name,
+            "mode": self.mode,
+            "slots": {"total": len(self._relayed), "free": None},
+            "waiting": 0,
+            "workers": [
+                {
+                    "name": name,
+                    "protocol": held[0].protocol,
+                    "slots": len(held),
+                    "busy": None,
+                    "since": stamp(min(r.opened for r in held)),
+                    "labels": dict(held[0].peer.principal.labels),
+                    "instance": None,
+                }
+                for name, held in workers.items()
+            ],
+        }
+
+
+def stamp(epoch: float) -> str:
+    """RFC 3339, UTC, milliseconds."""
+    return datetime.fromtimestamp(epoch, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,98 @@
+"""The role switch: an admitted worker becomes the HTTP server of the connection that it opened.
+
+Posture: meets untrusted workers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from gateway.answers import fail, refuse
+from gateway.call import Admitted, Call
+from gateway.forward import forwarded, request_fields
+from gateway.hosted import HostedPool
+from gateway.relay import RelayPool
+from gateway.services import Services
+from rhttp.fields import TOKEN, values
+from rhttp.server import ServerEnd
+from rhttp.upgrade import OFFER, UpgradeVariant, chosen_variant
+
+if TYPE_CHECKING:
+    from gateway.connection import Connection
+
+_MAX_INSTANCE: Final = 64
+
+
+def ask_reverse(
+    services: Services, connection: Connection, end: ServerEnd, call: Call, admitted: Admitted, name: str
+) -> None:
+    """Switch roles, or say why not. The request was admitted: certificate, Digest, policy."""
+    end.close_after = True  # whatever is refused from here on closes; a switch takes the connection away
+    pool = call.generation.pools.get(name)
+    if pool is None:
+        refuse(services, end, call, 404, "not-found", "no_pool")
+        return
+    variant = chosen_variant(call.head)
+    if variant is None:
+        refuse(services, end, call, 426, "upgrade-required", "no_known_upgrade", extra=OFFER)
+        return
+    if call.head.method not in variant.methods:
+        allow = b"Allow: %b\r\n" % b", ".join(sorted(variant.methods))
+        refuse(services, end, call, 405, "method-not-allowed", "method", extra=allow)
+        return
+    if services.draining:
+        refuse(services, end, call, 503, "draining", "draining")
+        return
+    instances = values(call.head.fields, b"rhttp-instance")
+    if len(instances) > 1 or (
+        instances and (len(instances[0]) > _MAX_INSTANCE or TOKEN.fullmatch(instances[0]) is None)
+    ):
+        refuse(services, end, call, 400, "bad-request", "instance_malformed")
+        return
+    if isinstance(pool, RelayPool):
+        _relay(services, connection, end, call, pool, variant)
+        return
+    _host(services, connection, end, call, pool, variant, instances[0].decode("ascii") if instances else None)
+
+
+def _host(
+    services: Services,
+    connection: Connection,
+    end: ServerEnd,
+    call: Call,
+    pool: HostedPool,
+    variant: UpgradeVariant,
+    instance: str | None,
+) -> None:
+    if not services.record("reverse.opened", call.audit("allowed", status=101)):
+        fail(services, end, call, 503, "audit-unavailable")
+        return
+    link, early = end.detach()
+    services.registry.remove(connection)
+    if early:
+        # RFC 9931: what comes before the 101 is smuggled, or from a peer that does not know what it asked for.
+        services.counters.connections -= 1
+        services.record_closed(call.peer, pool.config.name, call.request_id, services.epoch, "bytes before the switch")
+        link.abort()
+        return
+    link.write(variant.answer)
+    pool.host(call.peer, link, protocol=variant.name, instance=instance, request_id=call.request_id, asked=call.context)
+
+
+def _relay(
+    services: Services, connection: Connection, end: ServerEnd, call: Call, pool: RelayPool, variant: UpgradeVariant
+) -> None:
+    assert pool.config.master is not None
+    master = call.generation.masters[pool.config.master]
+    fields = b"%bForwarded: %b\r\nVia: %b\r\nRhttp-Identity: %b\r\nRhttp-Request-Id: %b\r\n" % (
+        request_fields(call.head),
+        forwarded(call.peer.source, b"https", call.head.host),
+        call.generation.via_received,
+        call.peer.identity.encode("ascii"),
+        call.request_id.encode("ascii"),
+    )
+
+    def failed(status: int, slug: str, reason: str) -> None:
+        pool.failed(call, end, status, slug, reason)
+
+    pool.ask(call, end, variant, master, fields, failed)

@@ -1,0 +1,186 @@
+"""What every connection of one data process works with: the present generation of the configuration, shared parts.
+
+A *generation* is everything that a reload replaces at once; a request reads it once and keeps it to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from OpenSSL import SSL
+
+from auth.cedar import PolicyEngine
+from auth.credentials import Credentials
+from auth.verifier import DigestVerifier
+from gateway.audit import AuditUnavailable
+from gateway.auditlog import AuditWriter
+from gateway.authority import Authorities
+from gateway.config import Config
+from gateway.counters import Counters
+from gateway.identity import Peer
+from gateway.registry import Registry
+from gateway.routes import RouteTable
+from gateway.snapshot import StateSnapshot
+from pki.verify import PeerVerifier
+from rhttp.limits import Http1Limits
+from rhttp.timers import TimerWheel
+
+if TYPE_CHECKING:
+    from gateway.events import EventStream
+    from gateway.hosted import HostedPool
+    from gateway.masters import MasterPool
+    from gateway.relay import RelayPool
+
+
+@dataclass(slots=True, kw_only=True)
+class Generation:
+    """One configuration in force."""
+
+    number: int
+    config: Config
+    limits: Http1Limits
+    routes: RouteTable
+    engine: PolicyEngine
+    verifier: DigestVerifier
+    peers: PeerVerifier
+    context: SSL.Context
+    authorities: Authorities
+    dispatch_authorities: Authorities | None
+    """None: a unix socket, where ``Host`` means nothing."""
+    masters: Mapping[str, MasterPool]
+    pools: Mapping[str, HostedPool | RelayPool]
+    via: bytes
+    """Our pseudonym in ``Via``, lower case."""
+    via_received: bytes
+    """``1.1 pseudonym``."""
+
+
+class RequestIds:
+    """Unique names for requests: 64 random bits of this process, then a counter."""
+
+    __slots__ = ("_count", "_prefix")
+
+    def __init__(self) -> None:
+        self._prefix = os.urandom(8).hex()
+        self._count = 0
+
+    def next(self) -> str:
+        """A name never given before."""
+        self._count += 1
+        return f"{self._prefix}{self._count:08x}"
+
+
+class Services:
+    """The shared parts. One object a process, so a plain class with slots for quick attributes."""
+
+    __slots__ = (
+        "_entropy",
+        "_entropy_at",
+        "audit",
+        "counters",
+        "credentials",
+        "date",
+        "draining",
+        "epoch",
+        "exchanges",
+        "generation",
+        "idle",
+        "ids",
+        "loop",
+        "registry",
+        "snapshot",
+        "state_at",
+        "streams",
+        "wheel",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, audit: AuditWriter) -> None:
+        self.loop = loop
+        self.audit = audit
+        self.generation: Generation
+        """Set by the first commit."""
+        self.wheel = TimerWheel(loop.time())
+        self.registry = Registry()
+        self.counters = Counters()
+        self.ids = RequestIds()
+        self.credentials = Credentials()
+        self.snapshot = StateSnapshot(version=0, users={}, revoked=frozenset(), labels={})
+        self.epoch = 0.0
+        """Epoch seconds, a quarter second coarse."""
+        self.date = b""
+        """The field line ``Date``, with its CRLF, a second coarse."""
+        self.state_at = 0.0
+        """Epoch seconds of the last successful read of the state."""
+        self.draining = False
+        self.streams: set[EventStream] = set()
+        """Open event streams."""
+        self.exchanges = 0
+        """Requests that are being forwarded or wait for a slot."""
+        self.idle: asyncio.Event | None = None
+        """Set when no exchange is left, while draining."""
+        self._entropy = b""
+        self._entropy_at = 0
+
+    @property
+    def has_generation(self) -> bool:
+        """Whether a configuration is in force."""
+        return hasattr(self, "generation")
+
+    def tick_audit(self) -> None:
+        """Once a second: refusals that were counted become lines."""
+        try:
+            self.audit.tick(self.epoch)
+        except AuditUnavailable:
+            self.counters.audit_lost += 1
+
+    def entropy(self) -> bytes:
+        """Twelve unpredictable bytes, never given twice."""
+        at = self._entropy_at
+        if at >= len(self._entropy):
+            self._entropy, at = os.urandom(1536), 0
+        self._entropy_at = at + 12
+        return self._entropy[at : at + 12]
+
+    def exchange_over(self) -> None:
+        """One exchange less."""
+        self.exchanges -= 1
+        if self.idle is not None and not self.exchanges:
+            self.idle.set()
+
+    def state_is_stale(self) -> bool:
+        """Whether state was unreadable for so long that nobody new may be admitted."""
+        return self.epoch - self.state_at > self.generation.config.limits.state_stale
+
+    def record(self, event: str, fields: Mapping[str, object]) -> bool:
+        """Write one audit line; False when it could not be written and the exchange must therefore not succeed."""
+        try:
+            self.audit.write(event, fields)
+        except AuditUnavailable:
+            self.counters.audit_lost += 1
+            return self.generation.config.audit.when_full == "continue"
+        return True
+
+    def record_cut(self, peer: Peer, listener: str, reason: str) -> None:
+        """Audit that a live connection was ended by us."""
+        self.counters.cut += 1
+        fields = peer.audit() | {"listener": listener, "outcome": "cut", "reason": reason}
+        self.record("connection.cut", fields)
+
+    def record_closed(self, peer: Peer, pool: str, request_id: str, opened: float, reason: str) -> None:
+        """Audit that a reversed connection is gone; ``opened`` in epoch seconds."""
+        fields: dict[str, object] = {"request_id": request_id}
+        fields |= peer.audit()
+        fields |= {"listener": "tls", "outcome": "closed", "reason": reason, "target": f"/-/reverse/{pool}"}
+        fields["ms"] = round((self.epoch - opened) * 1000, 3)
+        self.record("reverse.closed", fields)
+
+    def record_refusal(self, event: str, fields: Mapping[str, object]) -> None:
+        """Write a refusal, or count it among many alike."""
+        try:
+            self.audit.refusal(event, fields, self.epoch)
+        except AuditUnavailable:
+            self.counters.audit_lost += 1

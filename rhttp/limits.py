@@ -1,0 +1,31 @@
+"""Bounds of the HTTP/1.1 ends. Sizes in bytes, times in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Http1Limits:
+    """What one HTTP/1.1 connection may cost."""
+
+    head_bytes: int = 32768
+    """A whole head; Apache allows 8 KiB a line, nginx 4 lines of 8 KiB, Node 16 KiB."""
+    request_line_bytes: int = 8192
+    """RFC 9112 section 3 asks for at least 8,000 octets."""
+    fields: int = 100
+    trailer_bytes: int = 8192
+    pipelined_bytes: int = 65536
+    """Bytes kept of requests that came before their turn; then we stop reading."""
+    head_timeout: float = 10.0
+    """From a head's first byte to its last."""
+    keep_alive_timeout: float = 75.0
+    content_timeout: float = 60.0
+    """Without a byte of content."""
+    answer_timeout: float = 300.0
+    """From the request's last byte to the answer's first."""
+    refused_content: int = 1048576
+    """Content of a refused request that is read and dropped."""
+    refused_timeout: float = 5.0
+    linger: float = 2.0
+    """After our last byte, so that a peer that still sends does not lose the answer to a reset."""

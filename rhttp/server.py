@@ -1,0 +1,510 @@
+"""The server end of an HTTP/1.1 connection: requests in, answers out (RFC 9112).
+
+It keeps order (one exchange at a time; requests that come early wait in a bounded buffer), frames content both ways,
+and closes so that the peer gets what was written. It decides nothing: its owner does.
+
+Posture: meets bytes of untrusted clients (gateway) and of the gateway (worker). I/O happens in the link it is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from typing import Final, Protocol
+
+from rhttp.content import LAST_CHUNK, ChunkedReader, ContentReader, LengthReader, chunk, last_chunk
+from rhttp.ends import Link, RequestSink
+from rhttp.errors import LocalProtocolError, RemoteProtocolError
+from rhttp.fields import Fields
+from rhttp.head import RequestHead, parse_request_head
+from rhttp.limits import Http1Limits
+from rhttp.status import status_line
+from rhttp.timers import TimerWheel
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class ServerOwner(Protocol):
+    """Decides what happens with the requests of one server end."""
+
+    def request_received(self, end: ServerEnd, head: RequestHead, /) -> None:
+        """A request head arrived; set the end's sink or answer at once."""
+
+    def request_malformed(self, end: ServerEnd, status: int, code: str, detail: str, /) -> None:
+        """Bytes that are no request; answer with ``status`` and close."""
+
+    def end_closed(self, end: ServerEnd, /) -> None:
+        """The connection is gone."""
+
+
+class Phase(enum.IntEnum):
+    """Where the request side stands."""
+
+    HEAD = 0
+    """Waiting for a head, or in the middle of one."""
+    CONTENT = 1
+    READ = 2
+    """The request is complete, its answer is not."""
+    DISCARD = 3
+    """The answer is complete, the request's content is not: read and drop."""
+    LINGER = 4
+    """Our side is shut down: read and drop until the peer closes too."""
+    CLOSED = 5
+    DETACHED = 6
+    """The link belongs to somebody else now."""
+
+
+_HEAD, _CONTENT, _READ, _DISCARD, _LINGER, _CLOSED, _DETACHED = Phase
+
+
+class ServerEnd(asyncio.Protocol):
+    """One connection on which we are the HTTP server.
+
+    The owner gets each head through ``request_received``, sets `sink` when it wants the content, and answers with
+    `head`, `content`, `end`. Everything that was kept back leaves with `flush` or `end`.
+    """
+
+    __slots__ = (
+        "_blocked",
+        "_bodyless",
+        "_buffer",
+        "_chunking",
+        "_consuming",
+        "_continued",
+        "_eof",
+        "_left",
+        "_limits",
+        "_out",
+        "_paused",
+        "_reader",
+        "_scanned",
+        "_wheel",
+        "bucket",
+        "close_after",
+        "deadline",
+        "link",
+        "owner",
+        "phase",
+        "request",
+        "responded",
+        "sink",
+        "status",
+    )
+
+    def __init__(self, owner: ServerOwner, limits: Http1Limits, wheel: TimerWheel) -> None:
+        self.owner = owner
+        self.link: Link
+        self.sink: RequestSink | None = None
+        self.phase = Phase.HEAD
+        self.request: RequestHead | None = None
+        self.close_after = False
+        """Close when the present exchange is over."""
+        self.responded = False
+        """The final answer's head was given."""
+        self.status = 0
+        """Of the answer under way."""
+        self.deadline = 0.0
+        self.bucket = 0.0
+        self._limits = limits
+        self._wheel = wheel
+        self._buffer = b""
+        self._scanned = 0
+        self._reader: ContentReader | None = None
+        self._out: list[bytes] = []
+        self._left: int | None = None
+        self._chunking = False
+        self._bodyless = False
+        self._consuming = False
+        self._continued = True
+        self._paused = False
+        self._blocked = False
+        self._eof = False
+
+    # ---- the link's side ----
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The link is up (asyncio calls it; for a TLS link, its handshake is done)."""
+        self.link = transport  # type: ignore[assignment]  # asyncio transports and TlsLink are Links
+        self._wheel.set(self, self._limits.head_timeout)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the peer."""
+        if self.phase >= _LINGER:
+            return
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        self._consume(data)
+
+    def _consume(self, data: bytes) -> None:
+        self._consuming = True
+        try:
+            while data and self.phase < _LINGER:
+                phase = self.phase
+                if phase == _HEAD:
+                    data = self._take_head(data)
+                elif phase == _READ:
+                    self._keep(data)
+                    return
+                else:
+                    data = self._take_content(data)
+        except RemoteProtocolError as error:
+            self._malformed(error)
+        finally:
+            self._consuming = False
+        if self.sink is not None:
+            self.sink.request_flush()
+        if self._eof and self.phase == _HEAD:
+            self.shutdown()
+
+    def _keep(self, data: bytes) -> None:
+        self._buffer = data
+        if len(data) > self._limits.pipelined_bytes:
+            self.pause()
+        if self.sink is not None:
+            self.sink.request_flush()
+
+    def _take_head(self, data: bytes) -> bytes:
+        limits = self._limits
+        end = data.find(b"\r\n\r\n", self._scanned)
+        if end < 0:
+            if len(data) > limits.request_line_bytes and data.find(b"\n", 0, limits.request_line_bytes + 2) < 0:
+                raise RemoteProtocolError(414, "uri-too-long", "request line too long")
+            if len(data) > limits.head_bytes:
+                raise RemoteProtocolError(431, "fields-too-large", "head too large")
+            if not self._scanned:
+                if data[0] < 0x21:
+                    raise RemoteProtocolError(400, "bad-request", "white space or a control byte before the request")
+                self._wheel.set(self, limits.head_timeout)
+            self._scanned = max(len(data) - 3, 1)
+            self._buffer = data
+            return b""
+        self._scanned = 0
+        end += 4
+        if end > limits.head_bytes:
+            raise RemoteProtocolError(431, "fields-too-large", "head too large")
+        size = len(data)
+        block = data if end == size else data[:end]
+        head = parse_request_head(block, max_fields=limits.fields, max_line=limits.request_line_bytes)
+        self.request = head
+        self.responded = False
+        if head.chunked:
+            self._reader = ChunkedReader(max_trailers=limits.trailer_bytes, max_fields=limits.fields)
+        elif head.content_length:
+            self._reader = LengthReader(head.content_length)
+        else:
+            self.phase = _READ
+            self._wheel.clear(self)
+            if head.upgrade is None:
+                self.owner.request_received(self, head)
+                return b"" if end == size else data[end:]
+            # Whoever takes the link over must see what came behind the head.
+            self._buffer = data[end:]
+            self.owner.request_received(self, head)
+            if self.phase >= _LINGER:
+                return b""
+            rest, self._buffer = self._buffer, b""
+            return rest
+        self.phase = _CONTENT
+        self._continued = head.expect is None
+        self._wheel.set(self, limits.content_timeout)
+        self.owner.request_received(self, head)
+        return b"" if end == size else data[end:]
+
+    def _take_content(self, data: bytes) -> bytes:
+        reader = self._reader
+        assert reader is not None
+        content, ended, surplus = reader.feed(data)
+        if self.phase == _DISCARD:
+            if ended:
+                self._reader = None
+                self._next()
+                return surplus
+            self._left = (self._left or 0) - len(data)
+            if self._left < 0:
+                self.shutdown()
+            return surplus
+        self._wheel.set(self, self._limits.content_timeout)
+        sink = self.sink
+        if content and sink is not None:
+            sink.request_content(content)
+        if ended and self.phase == _CONTENT:
+            self._reader = None
+            self.phase = _READ
+            self._wheel.clear(self)
+            if sink is not None:
+                sink.request_end(reader.trailers)
+        elif ended and self.phase == _DISCARD:  # the sink answered while it took the last content
+            self._reader = None
+            self._next()
+        return surplus
+
+    def _malformed(self, error: RemoteProtocolError) -> None:
+        """A head or content that cannot be framed: nothing behind it can be trusted."""
+        self._buffer = b""
+        self._wheel.clear(self)
+        if self.phase in (_CONTENT, _READ):
+            sink, self.sink = self.sink, None
+            answered = self.responded
+            self.phase = _READ
+            if sink is not None:
+                sink.request_abort(error.detail)
+            if answered:
+                if self.phase < _LINGER:
+                    self.abort()
+                return
+            self._out.clear()
+        elif self.phase == _DISCARD:
+            self.shutdown()
+            return
+        self.phase = _READ
+        self.close_after = True
+        self.owner.request_malformed(self, error.status, error.code, error.detail)
+
+    def eof_received(self) -> bool:
+        """The peer sent its last byte; it may still read (half-close)."""
+        self._eof = True
+        self.close_after = True
+        phase = self.phase
+        if phase == _HEAD and not self._consuming:
+            self.shutdown()
+        elif phase == _CONTENT:
+            self._lost("the peer ended the connection in mid-content")
+            self.abort()
+        elif phase == _READ:
+            if self.sink is not None:
+                self.sink.request_half_closed()
+        elif phase in (_DISCARD, _LINGER):
+            self.abort()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The link is gone."""
+        if self.phase == _DETACHED:
+            return
+        already = self.phase == _CLOSED
+        self.phase = _CLOSED
+        self._wheel.forget(self)
+        self._buffer = b""
+        self._reader = None
+        self._lost("connection lost")
+        if not already:
+            self.owner.end_closed(self)
+
+    def _lost(self, detail: str) -> None:
+        sink, self.sink = self.sink, None
+        if sink is not None:
+            sink.request_abort(detail)
+
+    def pause_writing(self) -> None:
+        """The peer reads too slowly."""
+        self._blocked = True
+        if self.sink is not None:
+            self.sink.response_blocked()
+        self._wheel.set(self, self._limits.content_timeout)
+
+    def resume_writing(self) -> None:
+        """The peer caught up."""
+        self._blocked = False
+        if self.phase == _READ:
+            self._wheel.clear(self)
+        if self.sink is not None:
+            self.sink.response_unblocked()
+
+    def deadline_passed(self) -> None:
+        """A head, content or reader too slow, an idle connection, or a linger that is over."""
+        phase = self.phase
+        if phase == _HEAD and self._buffer:
+            self._malformed(RemoteProtocolError(408, "request-timeout", "head too slow"))
+        elif phase == _HEAD:
+            self.shutdown()
+        elif phase == _CONTENT and not self._blocked and not self._paused:
+            self._malformed(RemoteProtocolError(408, "request-timeout", "content too slow"))
+        elif phase == _CONTENT and self._paused and not self._blocked:
+            self._wheel.set(
+                self, self._limits.content_timeout
+            )  # we are the slow side; the exchange has its own deadline
+        elif phase == _DISCARD:
+            self.shutdown()
+        elif phase in (_CONTENT, _READ, _LINGER):
+            self._lost("the peer stopped reading")
+            self.abort()
+
+    # ---- the exchange's side ----
+
+    @property
+    def uncommitted(self) -> bool:
+        """Whether the answer can still be replaced: nothing of it left for the peer."""
+        return not self.responded or bool(self._out)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the peer reads too slowly for more content now."""
+        return self._blocked
+
+    def interim(self, status: int, block: bytes = b"") -> None:
+        """Send an interim answer, unless the peer speaks HTTP/1.0, which knows none."""
+        if self.phase in (_CONTENT, _READ) and self.request is not None and self.request.http11:
+            self._continued = self._continued or status == 100
+            self.link.write(CONTINUE if status == 100 else b"%b%b\r\n" % (status_line(status), block))
+
+    def head(self, status: int, block: bytes, length: int | None, *, reason: bytes | None = None) -> None:
+        """Begin the answer.
+
+        Args:
+            status: a final status.
+            block: field lines, serialized, without ``Connection``, ``Content-Length`` and ``Transfer-Encoding``.
+            length: content's length; None when it is not known (chunks, or the connection's end for HTTP/1.0). For an
+                answer without content (HEAD, 204, 304) it is announced when given and nothing follows.
+            reason: reason phrase in place of the standard one.
+
+        Raises:
+            LocalProtocolError: out of turn.
+        """
+        request = self.request
+        if request is None or self.phase not in (_CONTENT, _READ) or (self.responded and not self._out):
+            raise LocalProtocolError(f"an answer out of turn ({self.phase!r})")
+        self.responded = True
+        self.status = status
+        self._out.clear()
+        self._chunking = False
+        http11 = request.http11
+        if not self._continued and self.phase == _CONTENT:
+            self.close_after = True  # nobody can say whether the content that we did not ask for still comes
+        self._bodyless = request.method == b"HEAD" or status == 204 or status == 304
+        if request.close or self.close_after:
+            self.close_after = True
+            framing = b"Connection: close\r\n"
+        else:
+            framing = b""
+        if self._bodyless:
+            self._left = 0
+            if length is not None and status != 204:
+                framing += b"Content-Length: %d\r\n" % length
+        elif length is not None:
+            self._left = length
+            framing += b"Content-Length: %d\r\n" % length
+        elif http11:
+            self._left = None
+            self._chunking = True
+            framing += b"Transfer-Encoding: chunked\r\n"
+        else:
+            self._left = None
+            self.close_after = True
+        self._out.append(b"%b%b%b\r\n" % (status_line(status, reason), block, framing))
+
+    def content(self, data: bytes) -> None:
+        """Give content; it leaves with the next `flush` or `end`. Dropped where the answer carries none (HEAD)."""
+        if not data or self._bodyless:
+            return
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left < 0:
+                raise LocalProtocolError("more content than was announced")
+        self._out.append(chunk(data) if self._chunking else data)
+
+    def flush(self) -> None:
+        """Send what was kept back."""
+        out = self._out
+        if out:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            self.link.write(data)
+
+    def end(self, trailers: Fields) -> None:
+        """The answer is complete. Closes the connection when it must; otherwise the next request has its turn."""
+        if self._left and not self._bodyless:
+            self.abort()
+            return
+        if self._chunking:
+            self._out.append(last_chunk(trailers) if trailers else LAST_CHUNK)
+        self.flush()
+        self.sink = None
+        self.request_over()
+
+    def request_over(self) -> None:
+        """Go on after a complete answer: the next request, the rest of this one's content, or the end."""
+        if self.phase == _READ:
+            self._next()
+        elif self.phase == _CONTENT:
+            self.phase = _DISCARD
+            self._left = self._limits.refused_content
+            self._wheel.set(self, self._limits.refused_timeout)
+            request = self.request
+            if self._paused:
+                self.resume()
+            if (
+                request is not None and request.content_length and request.content_length > self._left
+            ) or not self._continued:
+                self.shutdown()
+
+    def _next(self) -> None:
+        self.request = None
+        self._chunking = False
+        if self.close_after:
+            self.shutdown()
+            return
+        self.phase = _HEAD
+        self._wheel.set(self, self._limits.keep_alive_timeout)
+        if self._paused:
+            self.resume()
+        if self._buffer and not self._consuming:
+            data, self._buffer = self._buffer, b""
+            self._consume(data)
+
+    def expect_within(self, seconds: float) -> None:
+        """Close when no further request begins in this time; for a peer that was given one more chance."""
+        if self.phase == _HEAD:
+            self._wheel.set(self, seconds)
+
+    def pause(self) -> None:
+        """Stop reading: whoever takes the content is slower."""
+        if not self._paused and self.phase < _LINGER:
+            self._paused = True
+            self.link.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._paused and self.phase < _CLOSED:
+            self._paused = False
+            if self.phase == _CONTENT:
+                self._wheel.set(self, self._limits.content_timeout)
+            self.link.resume_reading()
+
+    def shutdown(self) -> None:
+        """Send what is left, say that no more comes, read and drop for a moment, close."""
+        if self.phase >= _LINGER:
+            return
+        self.flush()
+        self.phase = _LINGER
+        self._buffer = b""
+        self._reader = None
+        if self._paused:
+            self._paused = False
+            self.link.resume_reading()
+        if self._eof:
+            self.link.close()
+            return
+        self.link.write_eof()
+        self._wheel.set(self, self._limits.linger)
+
+    def abort(self) -> None:
+        """Close now, so that the peer sees that the answer is not whole."""
+        if self.phase < _CLOSED:
+            self.phase = _CLOSED
+            self._wheel.forget(self)
+            self.link.abort()
+            self._out.clear()
+            self._lost("aborted")
+            self.owner.end_closed(self)
+
+    def detach(self) -> tuple[Link, bytes]:
+        """Give the link away after a role switch; answer it with the bytes that came too early."""
+        link, surplus = self.link, self._buffer
+        self.flush()
+        self.phase = _DETACHED
+        self._wheel.forget(self)
+        self.sink = None
+        self.request = None
+        self._buffer = b""
+        return link, surplus

@@ -1,0 +1,167 @@
+"""TLS settings of both sides: versions, ciphers, ALPN, no resumption, and verification inside the handshake.
+
+Resumption is off in both of its forms: a resumed session never calls the verify callback, so it would let a peer in
+that nobody looked at.
+
+Posture: meets certificates of untrusted peers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from OpenSSL import SSL, crypto
+
+HTTP11: Final = b"http/1.1"
+# TLS 1.2 suites: forward secrecy and AEAD only. TLS 1.3 has no others.
+CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20"
+_MAX_DEPTH: Final = 4
+
+
+class NoCommonProtocol(Exception):  # noqa: N818 - says what is the case, like every error of ours
+    """The peer offers ALPN protocols and none of them is ours; raising sends no_application_protocol."""
+
+
+class Handshake:
+    """What a handshake gathers: the certificates by depth, then the verified peer or the reason of the refusal."""
+
+    __slots__ = ("certificates", "peer", "refusal")
+
+    def __init__(self) -> None:
+        self.certificates: dict[int, x509.Certificate] = {}
+        self.peer: object = None
+        self.refusal: str | None = None
+
+
+Verify = Callable[[Sequence[x509.Certificate]], object]
+"""Takes a path, leaf first, answers the verified peer; raises an exception with a ``code`` or ``reason`` to refuse."""
+
+
+def server_context(
+    *, chain: bytes, key: bytes, anchors: Sequence[bytes], intermediates: Sequence[bytes], verify: Verify
+) -> SSL.Context:
+    """A context for listeners that demand a client certificate.
+
+    Args:
+        chain: PEM, our certificate and its issuing CA.
+        key: PEM, unencrypted.
+        anchors: PEM of trust anchors.
+        intermediates: PEM of issuing CAs, so that peers that send only their leaf can be verified.
+        verify: decides after OpenSSL has accepted; both must accept.
+
+    Raises:
+        ValueError, SSL.Error: the certificate or key cannot be used.
+    """
+    context = _context(SSL.TLS_SERVER_METHOD, chain, key)
+    store = context.get_cert_store()
+    assert store is not None
+    names = []
+    for pem in (*anchors, *intermediates):
+        certificate = x509.load_pem_x509_certificate(pem)
+        store.add_cert(crypto.X509.from_cryptography(certificate))
+        names.append(crypto.X509.from_cryptography(certificate).get_subject())
+    context.set_client_ca_list(names)
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verifier(verify))
+    context.set_verify_depth(_MAX_DEPTH)
+    context.set_alpn_select_callback(_select)
+    return context
+
+
+def client_context(*, chain: bytes | None, key: bytes | None, anchors: Sequence[bytes], host: str) -> SSL.Context:
+    """A context that dials: verifies the server's path, purpose and name (RFC 9525) inside the handshake."""
+    context = _context(SSL.TLS_CLIENT_METHOD, chain, key)
+    store = context.get_cert_store()
+    assert store is not None
+    for pem in anchors:
+        store.add_cert(crypto.X509.from_cryptography(x509.load_pem_x509_certificate(pem)))
+    context.set_verify(SSL.VERIFY_PEER, _verifier(lambda path: check_service_identity(path[0], host)))
+    context.set_verify_depth(_MAX_DEPTH)
+    context.set_alpn_protos([HTTP11])
+    return context
+
+
+def _context(method: int, chain: bytes | None, key: bytes | None) -> SSL.Context:
+    context = SSL.Context(method)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_cipher_list(CIPHERS)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_options(
+        SSL.OP_NO_TICKET
+        | SSL.OP_NO_COMPRESSION
+        | SSL.OP_CIPHER_SERVER_PREFERENCE
+        | SSL.OP_NO_RENEGOTIATION
+        | SSL.OP_IGNORE_UNEXPECTED_EOF
+    )
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    if chain is not None and key is not None:
+        certificates = x509.load_pem_x509_certificates(chain)
+        context.use_certificate(certificates[0])
+        for certificate in certificates[1:]:
+            context.add_extra_chain_cert(certificate)
+        context.use_privatekey(load_pem_private_key(key, None))  # type: ignore[arg-type]  # any key OpenSSL can sign with
+        context.check_privatekey()
+    return context
+
+
+def _select(_connection: SSL.Connection, offered: list[bytes]) -> bytes:
+    if HTTP11 in offered:
+        return HTTP11
+    raise NoCommonProtocol
+
+
+def _verifier(verify: Verify) -> Callable[[SSL.Connection, crypto.X509, int, int, int], bool]:
+    def callback(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
+        handshake = connection.get_app_data()
+        if not isinstance(handshake, Handshake):
+            return False
+        # An exception must not leave this callback: it could surface in another connection's turn.
+        try:
+            if not ok:
+                handshake.refusal = handshake.refusal or f"openssl_{error}"
+                return False
+            if depth > _MAX_DEPTH:
+                return False
+            handshake.certificates[depth] = certificate.to_cryptography()
+            if depth == 0:
+                path = [handshake.certificates[n] for n in sorted(handshake.certificates)]
+                handshake.certificates = {}
+                handshake.peer = verify(path)
+            return True
+        except Exception as fault:
+            handshake.refusal = str(getattr(fault, "reason", None) or getattr(fault, "code", None) or "internal")
+            return False
+
+    return callback
+
+
+def check_service_identity(certificate: x509.Certificate, host: str) -> str:
+    """Match a server certificate with the host that was dialled (RFC 9525): DNS names and IP addresses of its SAN.
+
+    Raises:
+        ServerNameMismatch: none of them is ``host``.
+    """
+    try:
+        san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        raise ServerNameMismatch(host) from None
+    wanted = host.lower().rstrip(".")
+    for address in san.get_values_for_type(x509.IPAddress):
+        if str(address) == wanted.strip("[]"):
+            return host
+    labels = wanted.split(".")
+    for name in san.get_values_for_type(x509.DNSName):
+        pattern = name.lower().split(".")
+        if pattern == labels or (
+            pattern[0] == "*" and len(pattern) > 2 and pattern[1:] == labels[1:] and len(pattern) == len(labels)
+        ):
+            return host
+    raise ServerNameMismatch(host)
+
+
+class ServerNameMismatch(Exception):  # noqa: N818 - says what is the case
+    """The server's certificate is for other names than the one that was dialled."""
+
+    code = "server_name"
