@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from gateway.config import (
     parse_config,
 )
 from gateway.configmodels import TABLES, TopTable, keys_of
+from gateway.configtemplate import build_config
 
 HOME = Path("/srv/home")
 MINIMAL = 'trust_domain = "example.internal"\n'
@@ -463,6 +465,19 @@ def test_config_syntax_error_has_line_and_column(text: str, path: str) -> None:
 def test_config_nested_beyond_measure_is_a_problem_not_a_crash() -> None:
     """A file of brackets ends in a problem too."""
     assert problems("a = " + "[" * 100_000)
+
+
+def test_config_written_by_init_is_read_with_and_without_its_examples() -> None:
+    """The file of a new home means the defaults, and each of its commented lines may be taken into use as it is."""
+    text = build_config(trust_domain="example.internal", realm="example", listen="127.0.0.1:8443").decode()
+    assert parsed(text) == parsed(MINIMAL + REALM)
+    everything = parsed(re.sub(r"^# (?=\[|\w+ = )", "", text, flags=re.MULTILINE))
+    assert everything.limits == Limits()
+    assert everything.audit == AuditConfig()
+    assert everything.digest == DigestConfig(realm="example")
+    assert everything.masters
+    assert everything.pools
+    assert everything.metrics.listen
 
 
 @given(st.text(alphabet='ab=[]{}".,#\n1-\\é ', max_size=60))
