@@ -104,6 +104,7 @@ LAX = RouteTable(
         route("/lax/admin/*"),
         route("/lax/exact"),
         route("/empty/*", empty=True),
+        route("/empty/"),
         route("/slash/*", slash=True),
         route("/slash/a/b"),
         route("/strict/*"),
@@ -120,6 +121,9 @@ EMPTY, SLASH, DOTS = TargetFault.EMPTY_SEGMENT, TargetFault.ENCODED_SLASH, Targe
         (b"/lax//", (b"/lax//", "/lax/*")),
         (b"/l%61x/a%2F", (b"/lax/a%2F", "/lax/*")),
         (b"/empty/a//b", (b"/empty/a//b", "/empty/*")),
+        # An exact route for the folder itself does not stand for what is below it, and keeps its own readings.
+        (b"/empty//b", (b"/empty//b", "/empty/*")),
+        (b"/empty//", EMPTY),
         (b"/slash/a%2Fc", (b"/slash/a%2Fc", "/slash/*")),
         (b"/nowhere", (b"/nowhere", None)),
         # One allowance is not the other.
