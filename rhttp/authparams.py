@@ -12,6 +12,7 @@ Posture: untrusted peer on either side.
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Final
 
 MAX_PARAMS: Final = 32  # Digest knows 12; the rest is room for parameters that we must ignore (RFC 7616 §3.4)
@@ -28,6 +29,13 @@ _KNOWN: Final = (
 _OPENERS: Final = {b"%b%b=" % (comma, name): name for name in _KNOWN for comma in (b", ", b",")}
 _TOKENS: Final = frozenset({b"SHA-256", b"SHA-512-256", b"MD5", b"auth"})
 _NAMES: Final = {b"%b%b" % (space, name): name for name in _KNOWN for space in (b" ", b"")}
+# The unquoted parameters that they write between two quoted strings, in every order; the value of nc is cut out.
+_USUAL: Final = {
+    b"".join(b", %b=%b" % pair for pair in (*order, (name, b""))): (name, tuple(pair for pair in order if pair[1]))
+    for count in (1, 2, 3)
+    for order in permutations(((b"algorithm", b"SHA-256"), (b"qop", b"auth"), (b"nc", b"")), count)
+    for name in _KNOWN
+}
 
 
 def is_token(text: bytes) -> bool:
@@ -61,11 +69,7 @@ def parse_params(text: bytes) -> dict[bytes, bytes] | None:
         structure = pieces[at]
         name = _OPENERS.get(structure)
         if name is None:
-            parts = structure.split(b",")
-            opener = parts.pop()
-            name = _OPENERS.get(b"," + opener) or _opened(opener)
-            if not parts or not _take_tokens(parts, params):
-                return None
+            name = _take_usual(structure, params) or _take_any(structure, params)
         if name is None or name in params:
             return None
         params[name] = pieces[at + 1]
@@ -129,6 +133,33 @@ def _unescape(quoted: bytes) -> bytes:
     for part in parts:
         plain.append(part or b"\\" + next(parts, b""))  # noqa: PERF401 - the iterator moves inside
     return b"".join(plain)
+
+
+def _take_usual(structure: bytes, params: dict[bytes, bytes]) -> bytes | None:
+    """`_take_any` for what real clients write between two quoted strings; None, nothing taken, for anything else."""
+    at = structure.find(b" nc=") + 4
+    if at > 3:
+        nc = structure[at : at + 8]
+        usual = _USUAL.get(structure[:at] + structure[at + 8 :])
+        if usual is None or b"nc" in params or not nc.isalnum():
+            return None
+        params[b"nc"] = nc
+    else:
+        usual = _USUAL.get(structure)
+        if usual is None:
+            return None
+    for name, value in usual[1]:
+        if name in params:
+            return None  # twice: `_take_any` will not have it either
+        params[name] = value
+    return usual[0]
+
+
+def _take_any(structure: bytes, params: dict[bytes, bytes]) -> bytes | None:
+    """Take the unquoted parameters between two quoted strings; the name of the one whose quoted string comes next."""
+    parts = structure.split(b",")
+    opener = parts.pop()
+    return _opened(opener) if parts and _take_tokens(parts, params) else None
 
 
 def _opened(opener: bytes) -> bytes | None:

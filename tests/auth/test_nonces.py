@@ -103,6 +103,7 @@ def test_inspect_of_another_process_with_the_key_is_current() -> None:
     assert seen(issuer(NonceKey(b"k" * 32)), minted(issuer())) is NonceStatus.CURRENT
 
 
+@settings(deadline=None)
 @given(st.integers(0, NONCE_BYTES - 1), st.integers(0, 255))
 def test_inspect_of_one_changed_byte_is_forged(at: int, byte: int) -> None:
     """There is one spelling of a nonce: changing any byte, its case included, makes it forged."""
@@ -113,6 +114,7 @@ def test_inspect_of_one_changed_byte_is_forged(at: int, byte: int) -> None:
     assert (seen(by, bytes(nonce)) is NonceStatus.FORGED) is changed
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80))
 def test_inspect_of_any_bytes_never_raises(nonce: bytes) -> None:
     """Whatever a peer sends as a nonce is forged."""
@@ -221,7 +223,7 @@ def test_spend_by_another_identity_is_denied() -> None:
     assert ledger.spend("b", stamped(0), 2, NOW) is Spend.STALE
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 8), st.integers(1, 12)), max_size=80),
     st.integers(1, 4),
@@ -246,6 +248,7 @@ def test_spend_never_gives_fresh_twice_whatever_is_forgotten(
     assert ledger.spend("a", youngest, 1, NOW + len(spends)) is Spend.FRESH
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 40), max_size=60), st.integers(1, 16))
 def test_spend_agrees_with_a_set_of_everything_spent(counters: list[int], window: int) -> None:
     """The window in bits says what a plain set and the highest counter would say."""

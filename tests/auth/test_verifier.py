@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 import requests
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.digests import BINDING, NOW, PASSWORD, REALM, Desk, user
 
@@ -73,6 +73,7 @@ def test_check_of_good_credentials_is_a_proof() -> None:
     assert repr(proof) == "Authenticated(user='alice', algorithm='SHA-256')"
 
 
+@settings(deadline=None)
 @given(
     name=st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True),
     password=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=50),
@@ -312,6 +313,7 @@ def test_check_on_a_full_ledger_still_lets_everyone_in() -> None:
 # --- Whatever bytes come ---------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_check_of_mutated_credentials_accepts_no_other_meaning(data: st.DataObject) -> None:
     """Cutting, doubling and replacing bytes never raises, and never yields a proof for anything but the original."""
@@ -332,6 +334,7 @@ def test_check_of_mutated_credentials_accepts_no_other_meaning(data: st.DataObje
         assert {name: getattr(left, name) for name in names} == {name: getattr(right, name) for name in names}
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=100), max_size=3), st.binary(max_size=10), st.binary(max_size=10))
 def test_check_of_any_bytes_never_raises(values: list[bytes], method: bytes, uri: bytes) -> None:
     """Noise is refused, whatever else is in the request."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rhttp.authparams import MAX_PARAMS, is_token, parse_params, quote, split_list
@@ -82,6 +82,7 @@ def test_parse_params_count_is_bounded_at_the_limit(form: bytes) -> None:
     assert parse_params(fits + b", " + form % MAX_PARAMS) is None
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(TOKEN, VISIBLE, st.booleans()), max_size=10, unique_by=lambda item: item[0].lower()), st.data()
 )
@@ -95,6 +96,7 @@ def test_parse_params_reads_back_what_was_written(items: list[tuple[bytes, bytes
     assert parse_params(b",".join(parts)) == {name.lower(): value for name, value, _ in items}
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | st.text('=,\\" \tab-nc/', max_size=60).map(str.encode))
 def test_parse_params_any_bytes_never_raise(text: bytes) -> None:
     """Any bytes give parameters with sound names, or None."""
@@ -102,9 +104,42 @@ def test_parse_params_any_bytes_never_raise(text: bytes) -> None:
     assert params is None or all(is_token(name) and name == name.lower() for name in params)
 
 
+@settings(deadline=None)
 @given(st.text('=,\\" \tab', max_size=60).map(str.encode))
 def test_parse_params_agrees_with_a_scanner_by_character(text: bytes) -> None:
     """The quick tokenizer and a plain state machine over single characters accept the same and read the same."""
+    assert parse_params(text) == _slow_params(text)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                b", algorithm=SHA-256",
+                b", qop=auth",
+                b", nc=00000001",
+                b", nc=0000001",
+                b", nc=0000000001",
+                b", NC=00000002",
+            ]
+            + [
+                b', cnonce="c"',
+                b', response="r"',
+                b', nc="1"',
+                b', qop="auth"',
+                b", cnonce=",
+                b'"x"',
+                b"\t",
+                b",",
+                b" ",
+            ]
+        ),
+        max_size=8,
+    ).map(b"".join)
+)
+def test_parse_params_usual_forms_agree_with_the_scanner(text: bytes) -> None:
+    """The short cut for what real clients write takes and refuses the same, parameters twice included."""
     assert parse_params(text) == _slow_params(text)
 
 

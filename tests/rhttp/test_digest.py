@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import count
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rhttp.digest import (
@@ -218,6 +218,7 @@ def test_parse_authorization_repr_shows_no_secret() -> None:
     assert not any(secret.decode() in text for secret in (NONCE, CNONCE, RESPONSES[Algorithm.SHA_256]))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_parse_authorization_mutated_value_never_raises(data: st.DataObject) -> None:
     """Cut, doubled or replaced bytes anywhere give credentials or a fault."""
@@ -232,6 +233,7 @@ def test_parse_authorization_mutated_value_never_raises(data: st.DataObject) -> 
     assert isinstance(found, DigestCredentials | Malformed)
 
 
+@settings(deadline=None)
 @given(username=VISIBLE, realm=VISIBLE, nonce=VISIBLE, uri=VISIBLE, cnonce=VISIBLE, opaque=st.none() | VISIBLE)
 def test_build_authorization_is_read_back(**texts: str | None) -> None:
     """Quotes, backslashes, commas and equals in any parameter survive building and parsing."""
@@ -255,6 +257,7 @@ def test_build_challenge_has_the_form_that_clients_were_tested_with() -> None:
     assert stale == b'Digest realm="r", qop="auth", algorithm=MD5, nonce="n", stale=true'
 
 
+@settings(deadline=None)
 @given(realm=VISIBLE, nonce=VISIBLE, algorithm=st.sampled_from(Algorithm), stale=st.booleans())
 def test_build_challenge_is_read_back(realm: str, nonce: str, algorithm: Algorithm, stale: bool) -> None:
     """Every challenge that we make is one that we read."""
@@ -311,6 +314,7 @@ def test_parse_challenges_bytes_and_number_are_bounded() -> None:
     assert parse_challenges([b" " * (padding + 1), one]) == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=80) | st.text('Digest=,\\"nonce rlm', max_size=80).map(str.encode), max_size=3))
 def test_parse_challenges_any_bytes_never_raise(values: list[bytes]) -> None:
     """Any bytes give challenges with a nonce, or none."""
