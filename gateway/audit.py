@@ -219,7 +219,7 @@ def _dump(fields: Mapping[str, object], cap: int, items: int) -> bytes:
         if name == "detail":
             record[name] = _detail(value, cap, items)
         elif name == "target":
-            target = _scalar(name, value, cap)
+            target = _value(name, value, cap, items)
             record[name] = target.split("?", 1)[0] if isinstance(target, str) else target
         else:
             record[name] = _value(name, value, cap, items)

@@ -1,0 +1,368 @@
+"""The writers: chains on disk through restarts, crashes, full disks, rotation and many processes at once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from support.auditlogs import FIELDS, KEY, head_of, records, run_python, verified
+
+from gateway.audit import AuditUnavailable, FieldRefused, line_hash
+from gateway.auditlog import AuditWriter
+from gateway.auditstream import head_on_disk
+from gateway.checkpoints import CheckpointLog
+from gateway.configvalues import AuditConfig
+
+
+def sign(directory: Path, writer: AuditWriter) -> None:
+    CheckpointLog(directory).append({"p0": head_of(writer)}, KEY)
+
+
+@pytest.fixture(name="directory")
+def directory_fixture(tmp_path: Path) -> Path:
+    path = tmp_path / "audit"
+    path.mkdir()
+    return path
+
+
+def test_writer_line_in_the_file_before_write_returns(directory: Path) -> None:
+    """Each line is in the kernel's hands at once: another reader sees it without close or flush."""
+    writer = AuditWriter.open(directory, "p0")
+    for number in range(1, 4):
+        writer.write("request", {**FIELDS, "count": number})
+        assert [record["count"] for record in records(directory)] == list(range(1, number + 1))
+    line = (directory / "p0-000001.jsonl").read_bytes().split(b"\n")[-2]
+    assert writer.head() == (3, line_hash(line).decode())
+    assert (directory / "p0-000001.jsonl").stat().st_mode & 0o777 == 0o600
+    writer.close()
+
+
+def test_writer_one_write_call_a_line(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line is one write(2) of the whole line."""
+    writer = AuditWriter.open(directory, "p0")
+    written: list[bytes] = []
+    real = os.write
+    monkeypatch.setattr("gateway.auditstream.os.write", lambda fd, data: (written.append(data), real(fd, data))[1])
+    writer.write("request", FIELDS)
+    monkeypatch.undo()
+    assert len(written) == 1
+    assert written[0].endswith(b"\n")
+    writer.close()
+
+
+def test_writer_restarts_tell_how_the_run_before_ended(directory: Path) -> None:
+    """none for a new stream, unclean without gateway.stop, clean after it; the chain goes on each time."""
+    seen = []
+    for events in (["gateway.start", "request"], ["gateway.start", "gateway.stop"], ["gateway.start"]):
+        writer = AuditWriter.open(directory, "p0")
+        seen.append(writer.previous)
+        for event in events:
+            writer.write(event, {"previous": writer.previous} if event == "gateway.start" else {})
+        sign(directory, writer)
+        writer.close()
+    assert seen == ["none", "unclean", "clean"]
+    assert [record["seq"] for record in records(directory)] == [1, 2, 3, 4, 5]
+    verified(directory)
+
+
+def test_writer_torn_line_set_aside_and_unclean(directory: Path) -> None:
+    """Half a line at the end moves to *.torn, whole; the run before counts as unclean even after gateway.stop."""
+    writer = AuditWriter.open(directory, "p0")
+    writer.write("gateway.stop", {})
+    sign(directory, writer)
+    writer.close()
+    path = directory / "p0-000001.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"stream":"p0","se')
+    assert verified(directory).notes == ("p0-000001.jsonl:2: torn tail, 18 bytes",)
+    writer = AuditWriter.open(directory, "p0")
+    assert (writer.previous, writer.torn) == ("unclean", f"p0-000001-{len(whole)}.torn")
+    assert (directory / str(writer.torn)).read_bytes() == b'{"stream":"p0","se'
+    writer.write("gateway.start", {"previous": writer.previous})
+    writer.close()
+    assert verified(directory).streams[0].lines == 2
+
+
+@pytest.mark.parametrize("garbage", [b"\0" * 5000, b"\0" * 300_000, b"x\ny\n", b"{}\n" * 10])
+def test_writer_garbage_after_a_power_failure_set_aside(directory: Path, garbage: bytes) -> None:
+    """Zeros or foreign lines behind the last line do not stop the gateway, and nothing of them is thrown away."""
+    writer = AuditWriter.open(directory, "p0")
+    writer.write("request", FIELDS)
+    writer.close()
+    with open(directory / "p0-000001.jsonl", "ab") as file:
+        file.write(garbage)
+    writer = AuditWriter.open(directory, "p0")
+    assert writer.previous == "unclean"
+    assert (directory / str(writer.torn)).read_bytes() == garbage
+    assert writer.head()[0] == 1
+    writer.close()
+
+
+def test_writer_torn_first_line_after_rotation_chain_goes_on(directory: Path) -> None:
+    """A crash within the first line of a new file: the chain goes on from the file before."""
+    writer = AuditWriter.open(directory, "p0")
+    writer.write("request", FIELDS)
+    head = writer.head()
+    writer.close()
+    (directory / "p0-000002.jsonl").write_bytes(b'{"str')
+    writer = AuditWriter.open(directory, "p0")
+    assert writer.head() == head
+    writer.write("request", FIELDS)
+    sign(directory, writer)
+    writer.close()
+    assert verified(directory).streams[0].files == 2
+
+
+def test_writer_stream_without_any_line_but_later_file_refused(directory: Path) -> None:
+    """When the lines to go on from are gone the writer does not start a second beginning."""
+    (directory / "p0-000005.jsonl").write_bytes(b"")
+    with pytest.raises(AuditUnavailable, match="audit verify"):
+        AuditWriter.open(directory, "p0")
+
+
+def test_writer_second_one_on_a_stream_refused(directory: Path) -> None:
+    """Two processes can never write one chain."""
+    writer = AuditWriter.open(directory, "p0")
+    with pytest.raises(AuditUnavailable, match="another process"):
+        AuditWriter.open(directory, "p0")
+    writer.close()
+    AuditWriter.open(directory, "p0").close()
+
+
+def test_writer_directory_missing_parent_one_clear_error(tmp_path: Path) -> None:
+    """A directory that cannot be made is AuditUnavailable, not an OSError."""
+    with pytest.raises(AuditUnavailable, match="No such file"):
+        AuditWriter.open(tmp_path / "a" / "b", "p0")
+
+
+def test_writer_rotates_by_size_and_the_chain_goes_on(directory: Path) -> None:
+    """No file grows past the limit, files are numbered without gaps, checkpoints in between hold."""
+    writer = AuditWriter.open(directory, "p0", AuditConfig(max_bytes=2000))
+    for number in range(40):
+        writer.write("request", FIELDS)
+        if number % 7 == 0:
+            sign(directory, writer)
+    sign(directory, writer)
+    writer.close()
+    files = sorted(directory.glob("p0-*.jsonl"))
+    assert len(files) == 8  # five lines fit into each
+    assert [file.name for file in files] == [f"p0-{number:06d}.jsonl" for number in range(1, 9)]
+    assert all(file.stat().st_size <= 2000 for file in files)
+    assert verified(directory).streams[0].lines == 40
+
+
+def test_writer_line_larger_than_a_file_still_written(directory: Path) -> None:
+    """A limit below one line does not lose the line nor make empty files."""
+    writer = AuditWriter.open(directory, "p0", AuditConfig(max_bytes=10))
+    writer.write("request", FIELDS)
+    writer.write("request", FIELDS)
+    sign(directory, writer)
+    writer.close()
+    assert [file.read_bytes().count(b"\n") for file in sorted(directory.glob("p0-*.jsonl"))] == [1, 1]
+    verified(directory)
+
+
+def test_writer_new_file_impossible_old_one_goes_on(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When rotation fails the log grows on rather than stop, and rotates when it can again."""
+    writer = AuditWriter.open(directory, "p0", AuditConfig(max_bytes=2000))
+    real = os.open
+
+    def no_new_files(path: object, flags: int, *more: object, **named: object) -> int:
+        if flags & os.O_EXCL:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, flags, *more, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("gateway.auditstream.os.open", no_new_files)
+    for _ in range(10):
+        writer.write("request", FIELDS)
+    monkeypatch.undo()
+    assert len(list(directory.glob("p0-*.jsonl"))) == 1
+    for _ in range(20):
+        writer.write("request", FIELDS)
+    sign(directory, writer)
+    writer.close()
+    assert len(list(directory.glob("p0-*.jsonl"))) > 1
+    assert verified(directory).streams[0].lines == 30
+
+
+def test_writer_short_writes_completed(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that takes a few bytes at a time gets all of them."""
+    writer = AuditWriter.open(directory, "p0")
+    real = os.write
+    monkeypatch.setattr("gateway.auditstream.os.write", lambda fd, data: real(fd, data[:7]))
+    writer.write("request", FIELDS)
+    monkeypatch.undo()
+    writer.write("request", FIELDS)
+    sign(directory, writer)
+    writer.close()
+    assert verified(directory).streams[0].lines == 2
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_writer_disk_full_partial_line_cut_and_gap_told(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """A line that does not fit raises, leaves nothing behind, and once there is room the gap is told with its size."""
+    writer = AuditWriter.open(directory, "p0")
+    writer.write("request", FIELDS)
+    whole = (directory / "p0-000001.jsonl").read_bytes()
+    real = os.write
+    calls = 0
+
+    def fills_up(fd: int, data: bytes) -> int:
+        nonlocal calls
+        calls += 1
+        if calls % 2 == 0:
+            raise OSError(code, os.strerror(code))
+        return real(fd, data[:40])
+
+    monkeypatch.setattr("gateway.auditstream.os.write", fills_up)
+    for lost in range(1, 4):
+        with pytest.raises(AuditUnavailable):
+            writer.write("request", FIELDS)
+        assert (writer.healthy, writer.lost) == (False, lost)
+        assert (directory / "p0-000001.jsonl").read_bytes() == whole
+    monkeypatch.undo()
+    writer.write("request", {"status": 200})
+    assert (writer.healthy, writer.lost) == (True, 0)
+    sign(directory, writer)
+    writer.close()
+    assert [(one["event"], one.get("count")) for one in records(directory)[1:]] == [
+        ("admin.audit_resumed", 3),
+        ("request", None),
+    ]
+    verified(directory)
+
+
+def test_writer_torn_line_that_cannot_be_cut_blocks_until_it_can(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is ever appended to half a line: first the half is cut off."""
+    writer = AuditWriter.open(directory, "p0")
+    writer.write("request", FIELDS)
+    real = os.write
+    calls = iter([40])
+
+    def breaks(fd: int, data: bytes) -> int:
+        for count in calls:
+            return real(fd, data[:count])
+        raise OSError(errno.EIO, "Input/output error")
+
+    def no_truncate(_fd: int, _size: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("gateway.auditstream.os.write", breaks)
+    monkeypatch.setattr("gateway.auditstream.os.ftruncate", no_truncate)
+    with pytest.raises(AuditUnavailable):
+        writer.write("request", FIELDS)
+    monkeypatch.setattr("gateway.auditstream.os.write", real)
+    with pytest.raises(AuditUnavailable, match="torn line"):
+        writer.write("request", FIELDS)
+    monkeypatch.undo()
+    writer.write("request", FIELDS)
+    sign(directory, writer)
+    writer.close()
+    assert verified(directory).streams[0].lines == 3
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from gateway.audit import AuditUnavailable
+from gateway.auditlog import AuditWriter
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+writer = AuditWriter.open(Path(sys.argv[1]), "p0")
+refused = 0
+for number in range(100):
+    try:
+        writer.write("request", {"count": number, "target": "/" + "x" * 100})
+    except AuditUnavailable:
+        refused += 1
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+writer.write("gateway.stop", {})
+writer.close()
+print(refused)
+"""
+
+
+def test_writer_file_size_limit_of_the_kernel_chain_sound(directory: Path) -> None:
+    """The same with a real limit of the kernel: part of a line is written, cut off again, and the log goes on."""
+    with run_python(FULL, directory) as process:
+        out, err = process.communicate()
+    assert (process.returncode, err) == (0, b"")
+    refused = int(out)
+    lines = records(directory)
+    assert 0 < refused < 100
+    assert len(lines) == 100 - refused + 2
+    assert (lines[-2]["event"], lines[-2]["count"]) == ("admin.audit_resumed", refused)
+    CheckpointLog(directory).append({"p0": head_on_disk(directory, "p0") or pytest.fail("no head")}, KEY)
+    verified(directory)
+
+
+def test_writer_field_refused_writes_nothing_and_counts_nothing(directory: Path) -> None:
+    """A caller's bug is not a fault of the log."""
+    writer = AuditWriter.open(directory, "p0")
+    with pytest.raises(FieldRefused):
+        writer.write("request", {"authorization": "x"})
+    assert (writer.healthy, writer.lost, records(directory)) == (True, 0, [])
+    writer.close()
+
+
+def test_writer_refusals_folded_in_the_log(directory: Path) -> None:
+    """More than ten refusals of one kind in a second: ten lines, then one with the count of the others."""
+    writer = AuditWriter.open(directory, "p0")
+    for _ in range(25):
+        writer.refusal("auth.refused", {"source": "192.0.2.1:5", "reason": "bad_response"}, 7.5)
+    writer.tick(7.9)
+    assert len(records(directory)) == 10
+    writer.tick(8.0)
+    assert [record.get("count") for record in records(directory)] == [None] * 10 + [15]
+    for _ in range(12):
+        writer.refusal("auth.refused", {"source": "192.0.2.1:5", "reason": "bad_response"}, 8.5)
+    writer.flush_refusals()
+    assert records(directory)[-1]["count"] == 2
+    writer.close()
+
+
+def test_writer_durable_head_follows_in_the_background(directory: Path) -> None:
+    """What is written reaches the disk, and durable() the head, without anybody asking."""
+    synced = threading.Event()
+    writer = AuditWriter.open(directory, "p0")
+    writer.write("request", FIELDS)
+    real = writer._sync
+
+    def sync() -> None:
+        real()
+        synced.set()
+
+    writer._sync = sync  # type: ignore[method-assign]
+    writer.write("request", FIELDS)
+    while (durable := writer.durable()) is None or durable.seq < 2:
+        assert synced.wait(10)
+        synced.clear()
+    assert (durable.seq, durable.hash) == writer.head()
+    writer.close()
+
+
+def test_writer_sync_failure_unhealthy_and_durable_stays(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines that could not be brought to disk are never called durable."""
+    writer = AuditWriter.open(directory, "p0")
+    writer.write("request", FIELDS)
+    before = head_of(writer)
+
+    def fails(_fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fails)
+    writer.write("request", FIELDS)
+    with pytest.raises(AuditUnavailable):
+        writer.sync()
+    assert writer.durable() == before
+    assert not writer.healthy
+    monkeypatch.undo()
+    writer.sync()
+    assert writer.healthy
+    writer.close()
