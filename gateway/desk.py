@@ -5,9 +5,9 @@ Posture: the operator is trusted; what commands read from elsewhere is not, and 
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from gateway.certaudit import audit_certificate
 from gateway.home import Home
 from gateway.state import bump, check_schema, open_state
 from pki.authority import Authority
@@ -69,26 +69,8 @@ class Desk:
     def audit(
         self, event: str, record: CertificateRecord, *, reason: str | None = None, old: str | None = None
     ) -> None:
-        """One line in the ``cli`` stream, on disk when this returns; `old` is the serial that a renewal replaces."""
-        from gateway.auditlog import append_cli
-
-        name = record.name or "gateway"
-        detail = {
-            "role": record.role.value,
-            "pool": record.pool,
-            "labels": " ".join(f"{key}={value}" for key, value in sorted(record.labels.items())) or None,
-            "expires": datetime.fromtimestamp(record.not_after, UTC).isoformat().replace("+00:00", "Z"),
-            "serial": old,
-        }
-        append_cli(
-            self.home.path,
-            event,
-            identity=f"{record.role.value}/{name}",
-            serial=record.serial,
-            outcome="done",
-            reason=reason,
-            detail={key: value for key, value in detail.items() if value is not None},
-        )
+        """One line in the audit log: see `audit_certificate`."""
+        audit_certificate(self.home, event, record, reason=reason, old=old)
 
     def tell_gateway(self, path: str) -> int | None:
         """Have the running gateway do what `path` of its admin socket says; wait until it has.

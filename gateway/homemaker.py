@@ -14,6 +14,7 @@ from datetime import datetime
 
 from cryptography import x509
 
+from gateway.certaudit import audit_certificate
 from gateway.configtemplate import build_config
 from gateway.home import DEFAULT_LISTEN, Home
 from gateway.state import bump, create_schema, open_state
@@ -69,6 +70,7 @@ def make_home(home: Home, plan: HomePlan, *, at: datetime) -> CertificateRecord:
             path[0], issuer=path[1], role=Role.SERVER, owner=None, labels={}, at=int(at.timestamp())
         )
         _make_state(draft, hierarchy, record)
+        audit_certificate(draft, "pki.issued", record)
         staging.commit()
     return record
 

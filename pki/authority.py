@@ -17,7 +17,7 @@ from cryptography import x509
 from pki.errors import StoreError
 from pki.issue import IssuerKey, issue_ca, issue_peer, issue_root, issue_server
 from pki.keys import KeyType, PublicKey, generate_key, load_private_key
-from pki.names import Role, SpiffeId
+from pki.names import Role, SpiffeId, parse_trust_domain
 from pki.pem import read_certificates
 
 __all__ = ["Authority", "Hierarchy", "make_hierarchy"]
@@ -39,6 +39,7 @@ def make_hierarchy(trust_domain: str, *, at: datetime, entropy: Callable[[int], 
     Keys are drawn from the system's randomness, serial numbers from `entropy`. Raises `NameInvalid` for a trust domain
     that is none.
     """
+    parse_trust_domain(trust_domain)
     root_key = generate_key()
     root_certificate = issue_root(key=root_key, trust_domain=trust_domain, at=at, entropy=entropy(_SERIAL_BYTES))
     root = IssuerKey(certificate=root_certificate, key=root_key)

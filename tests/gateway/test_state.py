@@ -12,10 +12,11 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, insert, text
 
 import auth.tables
 import pki.tables
+from auth.store import UserStore
 from gateway import state
 from gateway.migrations.runner import make_config
 from gateway.snapshot import StateSnapshot, UserRecord
@@ -26,11 +27,13 @@ from gateway.state import (
     bump,
     check_schema,
     create_schema,
+    load_snapshot,
     open_state,
     read_version,
     reading,
     upgrade_schema,
 )
+from rhttp.digest import Algorithm, ha1
 
 
 @pytest.fixture
@@ -256,6 +259,74 @@ def test_many_processes_writing_lose_no_write(engine: Engine, tmp_path: Path) ->
         writer.join()
     assert [writer.exitcode for writer in writers] == [0] * 4
     assert read_version(engine) == 100
+
+
+KEY = b"k" * 32
+
+
+def enter_certificate(engine: Engine, serial: str, **values: object) -> None:
+    """A certificate that is good until 2,000,000 and is nobody's but the database's."""
+    row = {
+        "serial": serial,
+        "name": "w1",
+        "role": "worker",
+        "pool": "p",
+        "labels": "{}",
+        "fingerprint": serial,
+        "issuer": "ca",
+        "not_before": 0,
+        "not_after": 2_000_000,
+        "pem": "",
+        "issued_at": 0,
+        **values,
+    }
+    with engine.begin() as connection:
+        if connection.execute(text("SELECT count(*) FROM identities")).scalar() == 0:
+            connection.execute(
+                insert(pki.tables.authorities).values(
+                    fingerprint="ca", role="worker", not_before=0, not_after=9, pem=""
+                )
+            )
+            connection.execute(insert(pki.tables.identities).values(name="w1", role="worker", pool="p", created_at=0))
+        connection.execute(insert(pki.tables.certificates).values(**row))
+        bump(connection)
+
+
+def test_load_snapshot_holds_users_revocations_and_labels(engine: Engine) -> None:
+    """All that a data process needs, and nothing of certificates that have neither label nor revocation."""
+    users = UserStore(engine, KEY, "realm", bump)
+    users.add("alice", "secret")
+    users.add("w1", "secret")
+    users.disable("w1")
+    enter_certificate(engine, "01")
+    enter_certificate(engine, "02", labels='{"gpu": "a100"}')
+    enter_certificate(engine, "03", revoked_at=5, reason="superseded", labels='{"gpu": "a100"}')
+    snapshot = load_snapshot(engine, KEY, now=1_000_000)
+    assert snapshot.version == read_version(engine) == 6
+    assert {user.name: user.enabled for user in snapshot.users.values()} == {"alice": True, "w1": False}
+    assert snapshot.users["alice"].ha1 == {"SHA-256": ha1("alice", "realm", "secret", Algorithm.SHA_256)}
+    assert snapshot.revoked == {"03"}
+    assert snapshot.labels == {"02": {"gpu": "a100"}}
+
+
+def test_load_snapshot_forgets_what_expired_a_day_ago(engine: Engine) -> None:
+    """The snapshot does not grow for ever; what expires now is in it still, for clocks that differ."""
+    enter_certificate(engine, "03", revoked_at=5, reason="superseded")
+    assert load_snapshot(engine, KEY, now=2_000_000 + 86_400).revoked == {"03"}
+    assert load_snapshot(engine, KEY, now=2_000_000 + 86_401).revoked == frozenset()
+
+
+def test_load_snapshot_with_a_wrong_key_is_refused_as_a_whole(engine: Engine) -> None:
+    """When one credential does not open there is no snapshot: one without that user would be a guess."""
+    UserStore(engine, KEY, "realm", bump).add("alice", "secret")
+    with pytest.raises(StateUnavailable, match="does not open"):
+        load_snapshot(engine, b"x" * 32)
+
+
+def test_load_snapshot_of_a_missing_database_is_one_error(tmp_path: Path) -> None:
+    """Whatever is wrong with the database comes out as the same error."""
+    with pytest.raises(StateUnavailable):
+        load_snapshot(open_state(tmp_path), KEY)
 
 
 SNAPSHOT = StateSnapshot(

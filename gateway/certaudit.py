@@ -1,0 +1,38 @@
+"""The audit lines of certificates, in the ``cli`` stream of a home (I/O)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from gateway.home import Home
+from pki.inventory import CertificateRecord
+
+__all__ = ["audit_certificate"]
+
+
+def audit_certificate(
+    home: Home, event: str, record: CertificateRecord, *, reason: str | None = None, old: str | None = None
+) -> None:
+    """Write one line; it is on disk when this returns. `old` is the serial of the certificate that a renewal replaces.
+
+    Raises:
+        AuditUnavailable: the line is not in the log; what it tells of must not go on.
+    """
+    from gateway.auditlog import append_cli
+
+    detail = {
+        "role": record.role.value,
+        "pool": record.pool,
+        "labels": " ".join(f"{key}={value}" for key, value in sorted(record.labels.items())) or None,
+        "expires": datetime.fromtimestamp(record.not_after, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "serial": old,
+    }
+    append_cli(
+        home.path,
+        event,
+        identity=f"{record.role.value}/{record.name or 'gateway'}",
+        serial=record.serial,
+        outcome="done",
+        reason=reason,
+        detail={key: value for key, value in detail.items() if value is not None},
+    )
