@@ -9,19 +9,16 @@ Posture: meets bytes of untrusted clients (gateway) and of the gateway (worker).
 from __future__ import annotations
 
 import asyncio
-import enum
-from typing import Final, Protocol
+from typing import Protocol
 
-from rhttp.content import LAST_CHUNK, ChunkedReader, ContentReader, LengthReader, chunk, last_chunk
+from rhttp.answer import AnswerSide, Phase
+from rhttp.content import LAST_CHUNK, ChunkedReader, ContentReader, LengthReader, last_chunk
 from rhttp.ends import Link, RequestSink
-from rhttp.errors import LocalProtocolError, RemoteProtocolError
+from rhttp.errors import RemoteProtocolError
 from rhttp.fields import Fields
 from rhttp.head import RequestHead, parse_request_head
 from rhttp.limits import Http1Limits
-from rhttp.status import status_line
 from rhttp.timers import TimerWheel
-
-CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class ServerOwner(Protocol):
@@ -37,27 +34,10 @@ class ServerOwner(Protocol):
         """The connection is gone."""
 
 
-class Phase(enum.IntEnum):
-    """Where the request side stands."""
-
-    HEAD = 0
-    """Waiting for a head, or in the middle of one."""
-    CONTENT = 1
-    READ = 2
-    """The request is complete, its answer is not."""
-    DISCARD = 3
-    """The answer is complete, the request's content is not: read and drop."""
-    LINGER = 4
-    """Our side is shut down: read and drop until the peer closes too."""
-    CLOSED = 5
-    DETACHED = 6
-    """The link belongs to somebody else now."""
-
-
 _HEAD, _CONTENT, _READ, _DISCARD, _LINGER, _CLOSED, _DETACHED = Phase
 
 
-class ServerEnd(asyncio.Protocol):
+class ServerEnd(AnswerSide):
     """One connection on which we are the HTTP server.
 
     The owner gets each head through ``request_received``, sets `sink` when it wants the content, and answers with
@@ -65,44 +45,24 @@ class ServerEnd(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_blocked",
-        "_bodyless",
         "_buffer",
-        "_chunking",
         "_consuming",
-        "_continued",
         "_eof",
-        "_left",
         "_limits",
-        "_out",
         "_paused",
         "_reader",
         "_scanned",
         "_wheel",
         "bucket",
-        "close_after",
         "deadline",
-        "link",
         "owner",
-        "phase",
-        "request",
-        "responded",
         "sink",
-        "status",
     )
 
     def __init__(self, owner: ServerOwner, limits: Http1Limits, wheel: TimerWheel) -> None:
+        super().__init__()
         self.owner = owner
-        self.link: Link
         self.sink: RequestSink | None = None
-        self.phase = Phase.HEAD
-        self.request: RequestHead | None = None
-        self.close_after = False
-        """Close when the present exchange is over."""
-        self.responded = False
-        """The final answer's head was given."""
-        self.status = 0
-        """Of the answer under way."""
         self.deadline = 0.0
         self.bucket = 0.0
         self._limits = limits
@@ -110,14 +70,8 @@ class ServerEnd(asyncio.Protocol):
         self._buffer = b""
         self._scanned = 0
         self._reader: ContentReader | None = None
-        self._out: list[bytes] = []
-        self._left: int | None = None
-        self._chunking = False
-        self._bodyless = False
         self._consuming = False
-        self._continued = True
         self._paused = False
-        self._blocked = False
         self._eof = False
 
     # ---- the link's side ----
@@ -330,86 +284,7 @@ class ServerEnd(asyncio.Protocol):
             self._lost("the peer stopped reading")
             self.abort()
 
-    # ---- the exchange's side ----
-
-    @property
-    def uncommitted(self) -> bool:
-        """Whether the answer can still be replaced: nothing of it left for the peer."""
-        return not self.responded or bool(self._out)
-
-    @property
-    def blocked(self) -> bool:
-        """Whether the peer reads too slowly for more content now."""
-        return self._blocked
-
-    def interim(self, status: int, block: bytes = b"") -> None:
-        """Send an interim answer, unless the peer speaks HTTP/1.0, which knows none."""
-        if self.phase in (_CONTENT, _READ) and self.request is not None and self.request.http11:
-            self._continued = self._continued or status == 100
-            self.link.write(CONTINUE if status == 100 else b"%b%b\r\n" % (status_line(status), block))
-
-    def head(self, status: int, block: bytes, length: int | None, *, reason: bytes | None = None) -> None:
-        """Begin the answer.
-
-        Args:
-            status: a final status.
-            block: field lines, serialized, without ``Connection``, ``Content-Length`` and ``Transfer-Encoding``.
-            length: content's length; None when it is not known (chunks, or the connection's end for HTTP/1.0). For an
-                answer without content (HEAD, 204, 304) it is announced when given and nothing follows.
-            reason: reason phrase in place of the standard one.
-
-        Raises:
-            LocalProtocolError: out of turn.
-        """
-        request = self.request
-        if request is None or self.phase not in (_CONTENT, _READ) or (self.responded and not self._out):
-            raise LocalProtocolError(f"an answer out of turn ({self.phase!r})")
-        self.responded = True
-        self.status = status
-        self._out.clear()
-        self._chunking = False
-        http11 = request.http11
-        if not self._continued and self.phase == _CONTENT:
-            self.close_after = True  # nobody can say whether the content that we did not ask for still comes
-        self._bodyless = request.method == b"HEAD" or status == 204 or status == 304
-        if request.close or self.close_after:
-            self.close_after = True
-            framing = b"Connection: close\r\n"
-        else:
-            framing = b""
-        if self._bodyless:
-            self._left = 0
-            if length is not None and status != 204:
-                framing += b"Content-Length: %d\r\n" % length
-        elif length is not None:
-            self._left = length
-            framing += b"Content-Length: %d\r\n" % length
-        elif http11:
-            self._left = None
-            self._chunking = True
-            framing += b"Transfer-Encoding: chunked\r\n"
-        else:
-            self._left = None
-            self.close_after = True
-        self._out.append(b"%b%b%b\r\n" % (status_line(status, reason), block, framing))
-
-    def content(self, data: bytes) -> None:
-        """Give content; it leaves with the next `flush` or `end`. Dropped where the answer carries none (HEAD)."""
-        if not data or self._bodyless:
-            return
-        if self._left is not None:
-            self._left -= len(data)
-            if self._left < 0:
-                raise LocalProtocolError("more content than was announced")
-        self._out.append(chunk(data) if self._chunking else data)
-
-    def flush(self) -> None:
-        """Send what was kept back."""
-        out = self._out
-        if out:
-            data = out[0] if len(out) == 1 else b"".join(out)
-            out.clear()
-            self.link.write(data)
+    # ---- the exchange's side, with what `AnswerSide` offers ----
 
     def end(self, trailers: Fields) -> None:
         """The answer is complete. Closes the connection when it must; otherwise the next request has its turn."""

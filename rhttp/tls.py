@@ -155,8 +155,8 @@ class TlsLink:
     def _swallow(self) -> None:
         """Read and drop until the peer closes."""
         try:
-            while self.socket.recv(65536):
-                pass
+            if self.socket.recv(65536):
+                return
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -190,17 +190,9 @@ class TlsLink:
         """Whether the link is closed or about to close."""
         return self._state >= _State.CLOSING
 
-    def get_write_buffer_size(self) -> int:
-        """Bytes that the kernel has not taken yet."""
-        return self._out_size
-
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Hand the connection to another owner: the role switch."""
         self._owner = protocol
-
-    def get_protocol(self) -> Any:
-        """The owner."""
-        return self._owner
 
     def detach(self) -> socket.socket:
         """Give the bare socket away at a record boundary; this object is of no further use.

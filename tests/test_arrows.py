@@ -25,6 +25,7 @@ ARROWS: dict[str, dict[str, frozenset[str] | None]] = {
 EDGE = frozenset(
     {
         "auth/store.py",
+        "gateway/acceptor.py",
         "gateway/admin.py",
         "gateway/adminclient.py",
         "gateway/auditfiles.py",
@@ -34,6 +35,8 @@ EDGE = frozenset(
         "gateway/call.py",
         "gateway/checkpoints.py",
         "gateway/control.py",
+        "gateway/dataplane.py",
+        "gateway/events.py",
         "gateway/fleet.py",
         "gateway/home.py",
         "gateway/homemaker.py",
@@ -41,7 +44,10 @@ EDGE = frozenset(
         "gateway/issuing.py",
         "gateway/listeners.py",
         "gateway/loader.py",
+        "gateway/masters.py",
+        "gateway/metrics.py",
         "gateway/process.py",
+        "gateway/relay.py",
         "gateway/retention.py",
         "gateway/runfiles.py",
         "gateway/serve.py",
@@ -51,6 +57,10 @@ EDGE = frozenset(
         "gateway/supervisor.py",
         "pki/files.py",
         "pki/keys.py",
+        "rhttp/answer.py",
+        "rhttp/client.py",
+        "rhttp/ends.py",
+        "rhttp/server.py",
         "rhttp/tls.py",
     }
 )
