@@ -122,8 +122,6 @@ def test_parse_params_agrees_with_a_scanner_by_character(text: bytes) -> None:
                 b", nc=0000001",
                 b", nc=0000000001",
                 b", NC=00000002",
-            ]
-            + [
                 b', cnonce="c"',
                 b', response="r"',
                 b', nc="1"',
