@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
@@ -152,7 +151,7 @@ def _verify(services: Services, peers: PeerVerifier, *, forward: bool) -> Verify
     revoked = _Revoked(services)
 
     def verify(path: Sequence[x509.Certificate]) -> object:
-        peer = peers.verify(path, at=datetime.now(UTC), revocation=revoked)
+        peer = peers.verify(path, at=services.now(), revocation=revoked)
         return Seen(peer, path[0].public_bytes(Encoding.DER) if forward else None)
 
     return verify

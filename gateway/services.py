@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from OpenSSL import SSL
@@ -136,6 +137,11 @@ class Services:
             self.audit.tick(self.epoch)
         except AuditUnavailable:
             self.counters.audit_lost += 1
+
+    @staticmethod
+    def now() -> datetime:
+        """The precise time, for certificates."""
+        return datetime.now(UTC)
 
     def entropy(self) -> bytes:
         """Twelve unpredictable bytes, never given twice."""

@@ -223,9 +223,6 @@ class TlsLink:
             except SSL.WantWriteError:
                 self._watch_write(True)
                 return
-            except SSL.SysCallError as error:
-                self._lose(error)
-                return
             except SSL.Error as error:
                 self._lose(error)
                 return
@@ -270,9 +267,7 @@ class TlsLink:
         else:
             try:
                 sent = self._connection.send(data)
-            except SSL.WantWriteError:
-                sent = 0
-            except SSL.WantReadError:
+            except (SSL.WantWriteError, SSL.WantReadError):
                 sent = 0
             except SSL.Error as error:
                 self._loop.call_soon(self._lose, error)
@@ -293,9 +288,7 @@ class TlsLink:
             try:
                 # OpenSSL takes a record's worth at a time; after WantWrite it must be given the same bytes again.
                 sent = self._connection.send(data)
-            except SSL.WantWriteError:
-                break
-            except SSL.WantReadError:
+            except (SSL.WantWriteError, SSL.WantReadError):
                 break
             except SSL.Error as error:
                 self._loop.call_soon(self._lose, error)

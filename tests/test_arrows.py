@@ -57,10 +57,6 @@ EDGE = frozenset(
         "gateway/supervisor.py",
         "pki/files.py",
         "pki/keys.py",
-        "rhttp/answer.py",
-        "rhttp/client.py",
-        "rhttp/ends.py",
-        "rhttp/server.py",
         "rhttp/tls.py",
     }
 )
