@@ -146,12 +146,15 @@ def _parsed(line: bytes | None) -> tuple[ParsedLine, bytes] | None:
 def head_on_disk(directory: Path, stream: str) -> Head | None:
     """The last whole line of a stream that nobody writes (the supervisor's last checkpoint at its end, or its first).
 
+    What a killed process left to the kernel is brought to disk first, so the head may be signed.
+
     Raises:
         AuditUnavailable, OSError: the stream's end cannot be read.
     """
     for segment in reversed(list_segments(directory).get(stream, [])):
         fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            os.fdatasync(fd)
             last = _parsed(read_tail(fd, lambda line: parse_line(line) is not None).line)
         finally:
             os.close(fd)

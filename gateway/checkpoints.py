@@ -184,13 +184,18 @@ class CheckpointLog:
     ) -> Checkpoint | None:
         """Sign and store one checkpoint, on disk when this returns; None when it would say nothing new.
 
-        Streams that ``heads`` does not name keep the head they had. A head behind the stored one is not taken (lines
-        were lost or cut; ``regressed`` names the streams, `audit verify` will say where).
+        Streams that ``heads`` does not name keep the head they had; a head with number 0 (no line yet) is passed over. A
+        head behind the stored one is not taken (lines were lost or cut; ``regressed`` names the streams, `audit verify`
+        will say where).
 
         Raises:
+            ValueError: a head that no checkpoint may have; nothing is signed.
             CheckpointRefused: the file's last checkpoint has not this key's signature, or is older than the one known.
             AuditUnavailable: the file cannot be read or written; nothing of the new line stays in it.
         """
+        heads = {name: head for name, head in heads.items() if head.seq != 0}
+        if _heads(_plain(heads)) != heads or LOG in heads:
+            raise ValueError(f"not heads: {heads!r}")  # signed, it would be a checkpoint that nobody can read
         try:
             make_directory(self._directory)
             with locked(self._directory / "checkpoints.lock"):
@@ -211,7 +216,7 @@ class CheckpointLog:
             self.regressed = frozenset(name for name, head in heads.items() if _is_behind(head, merged.get(name)))
             merged.update({name: head for name, head in heads.items() if name not in self.regressed})
             kept = {**(last.bases if last else {}), **bases}
-            if last is not None and merged == last.heads and kept == last.bases:
+            if (merged, kept) == ((last.heads, last.bases) if last else ({}, {})):
                 self._last = last
                 return None
             stamp = format_stamp(time.time_ns() // 1000 if now_us is None else now_us)

@@ -124,6 +124,33 @@ def test_log_nothing_new_no_checkpoint(tmp_path: Path) -> None:
     assert len((tmp_path / "checkpoints.jsonl").read_bytes().splitlines()) == 1
 
 
+def test_log_head_of_an_empty_stream_passed_over(tmp_path: Path) -> None:
+    """A stream without lines has nothing to sign, and does not keep the others from it."""
+    log = CheckpointLog(tmp_path)
+    empty = Head(seq=0, hash="", file="")
+    assert log.append({"p1": empty}, KEY) is None
+    taken = log.append({"p0": head(3), "p1": empty}, KEY)
+    assert taken is not None
+    assert taken.heads == {"p0": head(3)}
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [
+        {"p0": replace(head(1), hash="")},
+        {"p0": replace(head(1), seq=-1)},
+        {"p0": replace(head(1), file="../x")},
+        {"nothing": head(1)},
+        {"checkpoints": head(1)},
+    ],
+)
+def test_log_malformed_head_never_signed(tmp_path: Path, heads: dict[str, Head]) -> None:
+    """What could not be read back as a checkpoint is refused before it is signed."""
+    with pytest.raises(ValueError, match="not heads"):
+        CheckpointLog(tmp_path).append(heads, KEY)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_log_two_writers_one_chain(tmp_path: Path) -> None:
     """A command's checkpoint between the supervisor's is built upon."""
     supervisor, command = CheckpointLog(tmp_path), CheckpointLog(tmp_path)
