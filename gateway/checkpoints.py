@@ -184,9 +184,9 @@ class CheckpointLog:
     ) -> Checkpoint | None:
         """Sign and store one checkpoint, on disk when this returns; None when it would say nothing new.
 
-        Streams that ``heads`` does not name keep the head they had; a head with number 0 (no line yet) is passed over. A
-        head behind the stored one is not taken (lines were lost or cut; ``regressed`` names the streams, `audit verify`
-        will say where).
+        Streams that ``heads`` does not name keep the head they had; a head with number 0 (no line yet) is passed over.
+        A head behind the stored one is not taken (lines were lost or cut; ``regressed`` names the streams, `audit
+        verify` will say where).
 
         Raises:
             ValueError: a head that no checkpoint may have; nothing is signed.
