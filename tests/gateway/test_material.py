@@ -1,0 +1,92 @@
+"""Material: the same value on both sides of the control socket, and no key in any text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.config import ConfigInvalid
+from gateway.material import Material, MaterialInvalid, read_overrides
+from gateway.state import StateSnapshot, UserRecord
+
+CONFIG = 'trust_domain = "test.internal"\n[digest]\nrealm = "test"\n'
+
+
+def material(**changes: Any) -> Material:
+    values: dict[str, Any] = {
+        "config_text": CONFIG,
+        "overrides": {"listen": "127.0.0.1:0", "processes": "1"},
+        "home": "/srv/home",
+        "policy_text": "permit (principal, action, resource);",
+        "trust": {"root": b"root pem", "client": b"\x00\xff"},
+        "server_cert": b"certificate",
+        "server_key": b"the-server-key",
+        "snapshot": StateSnapshot(
+            version=3,
+            users={"alice": UserRecord(name="alice", enabled=True, ha1={"SHA-256": "0123abcd"})},
+            revoked=frozenset({"0a"}),
+            labels={"0b": {"gpu": "yes"}},
+        ),
+        "nonce_key": b"the-nonce-key-of-thirty-two-byte",
+        "stream": "p0",
+    }
+    return Material(**(values | changes))
+
+
+def wire(value: Material) -> dict[str, Any]:
+    """What arrives: JSON and back."""
+    return dict(orjson.loads(orjson.dumps(value.to_wire())))
+
+
+def test_material_through_the_wire_is_the_same() -> None:
+    """A data process works from exactly what the supervisor checked."""
+    assert Material.from_wire(wire(material())) == material()
+
+
+def test_material_shows_no_key_in_its_repr() -> None:
+    """A material that ends up in a log or a traceback gives nothing away."""
+    shown = repr(material())
+    for secret in ("the-server-key", "the-nonce-key", "0123abcd"):
+        assert secret not in shown
+
+
+@pytest.mark.parametrize("name", sorted(material().to_wire()))
+def test_material_without_a_field_is_refused(name: str) -> None:
+    """Nothing is filled in by guessing."""
+    value = wire(material())
+    del value[name]
+    with pytest.raises(MaterialInvalid, match=name):
+        Material.from_wire(value)
+
+
+@pytest.mark.parametrize("name", sorted(material().to_wire()))
+def test_material_with_a_field_of_another_type_is_refused(name: str) -> None:
+    """Types are looked at where values come in, and refused without being quoted."""
+    with pytest.raises(MaterialInvalid):
+        Material.from_wire(wire(material()) | {name: 7})
+
+
+@pytest.mark.parametrize(
+    "change", [{"more": "x"}, {"server_key": "secret!"}, {"trust": {"root": "$"}}, {"snapshot": "{}"}]
+)
+def test_material_malformed_is_refused_without_quoting_it(change: dict[str, Any]) -> None:
+    """The error names the field; what was in it may have been a key."""
+    with pytest.raises(MaterialInvalid) as caught:
+        Material.from_wire(wire(material()) | change)
+    assert "secret!" not in str(caught.value)
+
+
+def test_material_config_is_that_of_text_and_options() -> None:
+    """The process parses the same text with the same options as the supervisor did."""
+    config = material().config()
+    assert (config.trust_domain, config.listen.port, str(config.home)) == ("test.internal", 0, "/srv/home")
+    with pytest.raises(ConfigInvalid):
+        material(config_text="nonsense = 1").config()
+
+
+def test_overrides_absent_stay_absent() -> None:
+    """An option that was not given does not hide the file's value."""
+    assert read_overrides({}).given() == {}
+    assert read_overrides({"processes": "2"}).given() == {"processes": 2}

@@ -1,0 +1,77 @@
+"""The lock, the note and the folder of a running gateway."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+
+from gateway.runfiles import AlreadyRunning, GatewayLock, RunFolderUnsafe, remove_note, require_private, write_note
+
+
+def test_lock_held_is_refused_with_the_pid_of_its_holder(tmp_path: Path) -> None:
+    """One gateway a home, and the message says which one it is."""
+    path = tmp_path / "gateway.lock"
+    first = GatewayLock(path)
+    with pytest.raises(AlreadyRunning, match=f"pid {os.getpid()} "):
+        GatewayLock(path)
+    first.release()
+    GatewayLock(path).release()
+
+
+def test_lock_of_a_killed_holder_is_free(tmp_path: Path) -> None:
+    """However a gateway ended, the next one may start."""
+    path = tmp_path / "gateway.lock"
+    code = (
+        "import sys, time; from pathlib import Path; from gateway.runfiles import GatewayLock\n"
+        "lock = GatewayLock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(AlreadyRunning, match=f"pid {holder.pid} "):
+            GatewayLock(path)
+        holder.kill()
+        holder.wait()
+    GatewayLock(path).release()
+
+
+def test_note_is_replaced_whole_and_private(tmp_path: Path) -> None:
+    """A reader never sees half a note, and only the owner sees one."""
+    path = tmp_path / "gateway.json"
+    write_note(path, {"pid": 1, "more": "x" * 1000})
+    write_note(path, {"pid": 2})
+    assert orjson.loads(path.read_bytes()) == {"pid": 2}
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [entry.name for entry in tmp_path.iterdir()] == ["gateway.json"]
+    remove_note(path)
+    remove_note(path)
+    assert not path.exists()
+
+
+def test_folder_missing_is_made_private(tmp_path: Path) -> None:
+    """The folder of the admin socket exists and is the owner's before anything is bound in it."""
+    require_private(tmp_path / "run")
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o750, 0o701, 0o777])
+def test_folder_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
+    """A folder that others may enter is no place for the admin socket."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    folder.chmod(mode)
+    with pytest.raises(RunFolderUnsafe, match="chmod 700"):
+        require_private(folder)
+
+
+def test_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    """Where the socket really lies must be where it says."""
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "run").symlink_to(tmp_path / "real")
+    with pytest.raises(RunFolderUnsafe, match="not a folder"):
+        require_private(tmp_path / "run")

@@ -1,0 +1,120 @@
+"""The supervisor's part of the audit log, held against the verifier that operators use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.auditlogs import KEY, OTHER_KEY, make_home
+
+from gateway.auditlog import AuditWriter, append_cli
+from gateway.auditverify import Report, verify_directory
+from gateway.checkpoints import CheckpointRefused
+from gateway.configvalues import AuditConfig
+from gateway.trail import RETIRE_EVERY, HeadMalformed, HomeTrail
+
+CONFIG = AuditConfig()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return make_home(tmp_path)
+
+
+def report(home: Path) -> Report:
+    found = verify_directory(home / "audit", KEY.public_key())
+    assert found.findings == ()
+    return found
+
+
+def uncovered(home: Path) -> dict[str, int]:
+    return {stream.stream: stream.uncovered for stream in report(home).streams}
+
+
+def write_lines(home: Path, count: int, config: AuditConfig = CONFIG) -> dict[str, object]:
+    """Lines in p0; the head as a data process tells it."""
+    writer = AuditWriter.open(home / "audit", "p0", config)
+    for _ in range(count):
+        writer.write("request", {"outcome": "allowed"})
+    writer.sync()
+    head = writer.durable()
+    writer.close()
+    assert head is not None
+    return {"stream": "p0", "seq": head.seq, "hash": head.hash, "file": head.file}
+
+
+def test_checkpoint_covers_processes_and_commands(home: Path) -> None:
+    """The lines of a command in a sealed home, which cannot sign, are signed by the running gateway."""
+    trail = HomeTrail(home, CONFIG, KEY)
+    append_cli(home, "user.added", sign=False, outcome="done")
+    trail.checkpoint([write_lines(home, 3)])
+    assert uncovered(home) == {"p0": 0, "cli": 0}
+    append_cli(home, "user.removed", sign=False, outcome="done")
+    assert uncovered(home)["cli"] == 1
+    trail.checkpoint([])
+    assert uncovered(home)["cli"] == 0
+
+
+def test_record_is_covered_by_the_next_checkpoint(home: Path) -> None:
+    """The supervisor's own acts are lines like all others."""
+    trail = HomeTrail(home, CONFIG, KEY)
+    trail.record("admin.reload", "refused", {"count": 2})
+    trail.record("admin.drain", "done", {})
+    trail.checkpoint([])
+    assert uncovered(home) == {"cli": 0}
+    lines = (home / "audit" / "cli-000001.jsonl").read_text().splitlines()
+    assert '"event":"admin.reload","outcome":"refused","detail":{"count":2}' in lines[0]
+    assert '"event":"admin.drain","outcome":"done"' in lines[1]
+
+
+def test_checkpoint_without_news_writes_nothing(home: Path) -> None:
+    """An idle gateway does not fill its disk with signatures."""
+    trail = HomeTrail(home, CONFIG, KEY)
+    head = write_lines(home, 1)
+    for _ in range(3):
+        trail.checkpoint([head])
+    assert report(home).checkpoints == 1
+
+
+def test_settle_covers_what_a_crash_left_unsigned(home: Path) -> None:
+    """The next start signs what the last run could not."""
+    HomeTrail(home, CONFIG, KEY).checkpoint([write_lines(home, 2)])
+    write_lines(home, 5)
+    append_cli(home, "user.added", sign=False, outcome="done")
+    assert uncovered(home) == {"p0": 5, "cli": 1}
+    HomeTrail(home, CONFIG, KEY).settle()
+    assert uncovered(home) == {"p0": 0, "cli": 0}
+
+
+def test_settle_on_nothing_writes_nothing(home: Path) -> None:
+    """A new home has nothing to sign."""
+    HomeTrail(home, CONFIG, KEY).settle()
+    assert list((home / "audit").iterdir()) == []
+
+
+def test_settle_on_checkpoints_of_another_key_is_refused(home: Path) -> None:
+    """Nothing is signed on top of what is not ours."""
+    write_lines(home, 1)
+    HomeTrail(home, CONFIG, OTHER_KEY).settle()
+    write_lines(home, 1)
+    with pytest.raises(CheckpointRefused):
+        HomeTrail(home, CONFIG, KEY).settle()
+
+
+@pytest.mark.parametrize("head", [{}, {"stream": "p0", "seq": "1", "hash": "", "file": ""}, {"stream": "p0"}])
+def test_head_malformed_is_refused(home: Path, head: dict[str, object]) -> None:
+    """A head that is none is a bug, and no checkpoint."""
+    with pytest.raises(HeadMalformed):
+        HomeTrail(home, CONFIG, KEY).checkpoint([head])
+
+
+def test_files_beyond_those_kept_go_after_a_checkpoint_says_so(home: Path) -> None:
+    """Retention runs by itself, and what is left still verifies."""
+    config = AuditConfig(max_bytes=4096, keep=1)
+    trail = HomeTrail(home, config, KEY)
+    trail.checkpoint([write_lines(home, 200, config)])
+    for _ in range(RETIRE_EVERY):
+        trail.checkpoint([])
+    files = sorted(path.name for path in (home / "audit").glob("p0-*.jsonl"))
+    assert len(files) == 2
+    assert uncovered(home)["p0"] == 0
