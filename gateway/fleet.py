@@ -254,8 +254,8 @@ class Fleet:
                 self.restarts[stream] += 1
                 try:
                     process = await self._replace(stream)
-                except (ControlError, OSError) as error:
-                    self._log(f"data process {stream} did not start: {error}; again in {pause:g} s")
+                except Exception as error:  # whatever it is, giving up would leave listeners that nobody serves
+                    self._log(f"data process {stream} did not start: {_why(error)}; again in {pause:g} s")
                 else:
                     self._log(f"data process {stream} serves again with pid {process.pid}")
                     break
@@ -348,6 +348,10 @@ class Fleet:
         self.release()
         for process in self.members:
             process.kill()
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, ControlError | OSError) else type(error).__name__
 
 
 def _how(status: int) -> str:

@@ -267,7 +267,8 @@ class _Session:
 
 
 def _log(text: str) -> None:
-    print(f"gateway.process[{os.getpid()}]: {' '.join(text.split())}", file=sys.stderr, flush=True)  # noqa: T201
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it: whoever logs still has to act
+        print(f"gateway.process[{os.getpid()}]: {' '.join(text.split())}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _break(text: str) -> NoReturn:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from gateway.admin import AdminServer, Answer
-from gateway.config import Config
+from gateway.config import AuditConfig, Config
 from gateway.control import ApplyState, Ask, Drain, Question, StateFresh
 from gateway.fleet import COMMAND, Fleet, Problem
 from gateway.listeners import Listener, Purpose
@@ -56,6 +56,10 @@ class Trail(Protocol):
 
     def checkpoint(self, heads: Sequence[Mapping[str, object]]) -> None:
         """Sign and store the heads of the processes' streams, and of ``cli``."""
+        ...
+
+    def configure(self, config: AuditConfig) -> None:
+        """Keep the log by these settings from now on; does not block."""
         ...
 
     def settle(self) -> None:
@@ -308,6 +312,7 @@ class Supervisor:
             if problems:
                 return problems
             self._loaded = loaded
+            self._trail.configure(loaded.config.audit)
             self._generation += 1
             self._generation_at = time.time()
         return ()
@@ -319,7 +324,10 @@ class Supervisor:
                 self._log(f"reload refused: {path}: {message}" if path else f"reload refused: {message}")
         else:
             self._log(f"reloaded; generation {self._generation}")
-        await self._record("admin.reload", "refused" if problems else "done", count=len(problems))
+        if problems:
+            await self._record("admin.reload", "refused", count=len(problems))
+        else:
+            await self._record("admin.reload")
         return problems
 
     async def _reload_by_signal(self) -> None:

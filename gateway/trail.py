@@ -36,6 +36,10 @@ class HomeTrail:
         self._cli_size = -1
         self._signatures = 0
 
+    def configure(self, config: AuditConfig) -> None:
+        """Keep the log by these settings from now on."""
+        self._config = config
+
     def record(self, event: str, outcome: str, detail: Mapping[str, object]) -> None:
         """Append to the ``cli`` stream; the next checkpoint signs it. Raises as `append_cli` does."""
         fields: dict[str, object] = {"detail": detail} if detail else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -55,7 +56,8 @@ def _say(line: str) -> None:
 
 
 def _log(line: str) -> None:
-    click.echo(f"gateway: {' '.join(line.split())}", err=True)
+    with contextlib.suppress(OSError):  # a log that nobody reads any more ends no gateway
+        click.echo(f"gateway: {' '.join(line.split())}", err=True)
 
 
 @click.command("status")

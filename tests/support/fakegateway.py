@@ -14,7 +14,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from gateway.config import Config, DigestConfig, Limits, TcpAddress, UnixAddress
+from gateway.config import AuditConfig, Config, DigestConfig, Limits, TcpAddress, UnixAddress
 from gateway.home import Home
 from gateway.listeners import ADMIN_MODE, bind_all, bind_unix, close_all
 from gateway.loader import Loaded
@@ -65,6 +65,9 @@ class FakeTrail:
             raise self.fault
         self.heads.append(heads)
         self.signed()
+
+    def configure(self, config: AuditConfig) -> None:
+        self.config = config
 
     def settle(self) -> None:
         if self.fault is not None:
