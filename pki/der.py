@@ -24,6 +24,8 @@ class CertificateShape:
 
     same_algorithm: bool
     """signatureAlgorithm equals tbsCertificate.signature, parameters included (§4.1.1.2)."""
+    whole_signature: bool
+    """signatureValue has no unused bits: else one certificate has several encodings that verify."""
     serial_octets: int
     not_before_tag: int
     not_after_tag: int
@@ -37,12 +39,12 @@ def certificate_shape(certificate: x509.Certificate) -> CertificateShape:
         inside = inside[1:]
     # serialNumber, signature, issuer, validity
     serial, signature, _issuer, validity = inside[:4]
-    der = _children_of(certificate)
+    der = certificate.public_bytes(Encoding.DER)
+    _, outer, signed = _children(der, 0, limit=3)
     times = _children(tbs, validity[1], limit=2)
-    outer_algorithm = der[1][2]
-    inner_algorithm = tbs[signature[1] : signature[3]]
     return CertificateShape(
-        same_algorithm=outer_algorithm == inner_algorithm,
+        same_algorithm=der[outer[1] : outer[3]] == tbs[signature[1] : signature[3]],
+        whole_signature=der[signed[2]] == 0,
         serial_octets=serial[3] - serial[2],
         not_before_tag=times[0][0],
         not_after_tag=times[1][0],
@@ -62,11 +64,6 @@ def parse_policy_mappings(value: bytes) -> tuple[tuple[str, str], ...]:
     if not pairs:
         raise ValueError("empty policy mappings")
     return tuple(pairs)
-
-
-def _children_of(certificate: x509.Certificate) -> list[tuple[int, int, bytes]]:
-    der = certificate.public_bytes(Encoding.DER)
-    return [(tag, start, der[start:end]) for tag, start, _, end in _children(der, 0, limit=3)]
 
 
 def _children(data: bytes, offset: int, *, limit: int) -> list[tuple[int, int, int, int]]:

@@ -89,6 +89,8 @@ def _encoding(certificate: x509.Certificate) -> Iterator[Finding]:
         yield _malformed("version", "version", "not version 3", "RFC 5280 §4.1.2.1")
     if not shape.same_algorithm:
         yield _malformed("algorithms-differ", "signatureAlgorithm", "differs from the signed one", "RFC 5280 §4.1.1.2")
+    if not shape.whole_signature:
+        yield _malformed("signature-encoding", "signatureValue", "has unused bits")
     if shape.serial_octets > 20:
         yield _malformed("serial", "serialNumber", "over 20 octets", "RFC 5280 §4.1.2.2")
     if not is_strong_signature(certificate):

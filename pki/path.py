@@ -68,7 +68,8 @@ def find_path(
         CertificateInvalid: no path, or none that validates: the reason of the first one that was complete.
     """
     first: CertificateInvalid | None = None
-    for path in _paths(leaf, intermediates, anchors):
+    budget = _Budget()
+    for path in _paths(leaf, intermediates, anchors, budget):
         try:
             validate_path(path, purpose=purpose, at=at)
         except CertificateInvalid as error:
@@ -78,7 +79,9 @@ def find_path(
     if first is None:
         # Without a path the leaf's own faults are the better answer.
         _check_certificate(leaf, is_anchor=False)
-        first = CertificateInvalid(PathReason.UNTRUSTED, "no path of good signatures leads to a trust anchor")
+        if budget.met_weakness:
+            raise CertificateInvalid(PathReason.ALGORITHM, "the path needs a key or signature that is not accepted")
+        raise CertificateInvalid(PathReason.UNTRUSTED, "no path of good signatures leads to a trust anchor")
     raise first
 
 
@@ -136,6 +139,7 @@ def _check_certificate(certificate: x509.Certificate, *, is_anchor: bool) -> Non
     rules = (
         (certificate.version is x509.Version.v3, PathReason.MALFORMED, "not version 3"),
         (shape.same_algorithm, PathReason.MALFORMED, "the two signature algorithm fields differ"),
+        (shape.whole_signature, PathReason.MALFORMED, "a signature with unused bits"),
         (generalized_ok, PathReason.MALFORMED, "a GeneralizedTime before 2050"),
         (shape.serial_octets <= _SERIAL_OCTETS, PathReason.MALFORMED, "a serial number over 20 octets"),
         (serial > 0 or (serial == 0 and is_anchor), PathReason.MALFORMED, "a serial number that is not positive"),
@@ -229,10 +233,14 @@ def _check_purpose(certificate: x509.Certificate, purpose: x509.ObjectIdentifier
 class _Budget:
     signatures: int = MAX_SIGNATURES
     steps: int = MAX_STEPS
+    met_weakness: bool = False
 
 
 def _paths(
-    leaf: x509.Certificate, intermediates: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate]
+    leaf: x509.Certificate,
+    intermediates: Sequence[x509.Certificate],
+    anchors: Sequence[x509.Certificate],
+    budget: _Budget,
 ) -> Iterator[Path]:
     """Every path of matching names and good signatures, nearest anchor first, until the budget is spent."""
     by_subject: dict[object, list[tuple[x509.Certificate, bool]]] = {}
@@ -242,7 +250,6 @@ def _paths(
     for intermediate in intermediates:
         if _digest(intermediate) not in anchored:
             by_subject.setdefault(normal_name(intermediate.subject), []).append((intermediate, False))
-    budget = _Budget()
     signed: dict[tuple[bytes, bytes], bool] = {}
 
     def is_issued(child: x509.Certificate, issuer: x509.Certificate) -> bool:
@@ -251,7 +258,9 @@ def _paths(
             if budget.signatures == 0:
                 return False
             budget.signatures -= 1
-            signed[pair] = is_signed_by(child, certificate_key(issuer))
+            key = certificate_key(issuer)
+            budget.met_weakness |= not (is_strong_key(key) and is_strong_signature(child))
+            signed[pair] = is_signed_by(child, key)
         return signed[pair]
 
     def grow(path: Path) -> Iterator[Path]:

@@ -94,7 +94,7 @@ def _verify(signed: Signed, key: object) -> None:
             key.verify(signed.signature, data, parameters, digest)
         case ec.EllipticCurvePublicKey(), ec.ECDSA():
             key.verify(signed.signature, data, parameters)
-        case ((ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey()), None):
+        case _, None if isinstance(key, PureKey):
             key.verify(signed.signature, data)
         case _:
             raise InvalidSignature

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -206,6 +207,7 @@ def forge(
     subject = common_name(name) if isinstance(name, str) else name
     key = key or ec.generate_private_key(ec.SECP256R1())
     signer = key if issuer is None else issuer.key
+    above_name = subject if issuer is None else issuer.certificate.subject
     above = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
     usual: list[Extension] = [
         (x509.BasicConstraints(ca=ca, path_length=path_length), True),
@@ -219,7 +221,7 @@ def forge(
     chosen = [item for item in usual if item[0].oid not in replaced and not isinstance(item[0], tuple(drop))]
     builder = x509.CertificateBuilder(
         subject_name=subject,
-        issuer_name=issuer_name or (subject if issuer is None else issuer.certificate.subject),
+        issuer_name=above_name if issuer_name is None else issuer_name,
         public_key=key.public_key(),
         serial_number=x509.random_serial_number() if serial is None else serial,
         not_valid_before=not_before,
@@ -247,7 +249,10 @@ def patched(pair: Pair, issuer: Pair, old: bytes, new: bytes) -> Pair:
     assert isinstance(issuer.key, ec.EllipticCurvePrivateKey)
     signature = b"\0" + issuer.key.sign(tbs, ec.ECDSA(hashes.SHA256()))
     body = tbs + algorithm + b"\x03" + bytes([len(signature)]) + signature
-    return Pair(certificate=x509.load_der_x509_certificate(b"\x30\x82" + len(body).to_bytes(2) + body), key=pair.key)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some encodings are on the library's list of what it will refuse one day
+        certificate = x509.load_der_x509_certificate(b"\x30\x82" + len(body).to_bytes(2) + body)
+    return Pair(certificate=certificate, key=pair.key)
 
 
 def pem(*items: Pair | x509.Certificate) -> bytes:

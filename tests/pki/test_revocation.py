@@ -1,0 +1,273 @@
+"""Revocation lists: what we build, and which lists decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from support.certs import AT, Pair, authority, common_name, forge, peer
+
+from pki.errors import CertificateInvalid, PathReason
+from pki.issue import serial_hex
+from pki.names import Role
+from pki.profiles import key_usage
+from pki.revocation import (
+    CrlView,
+    RevocationReason,
+    RevokedEntry,
+    RevokedSerials,
+    build_crl,
+    check_revocation,
+)
+
+DAY = timedelta(days=1)
+CA = forge("ca", ca=True)
+LEAF = forge("leaf", CA, serial=77)
+Path = tuple[x509.Certificate, ...]
+PATH: Path = (LEAF.certificate, CA.certificate)
+UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.55555.1"), b"\x05\x00")
+URI = x509.UniformResourceIdentifier
+
+
+def crl(
+    *entries: x509.RevokedCertificate,
+    signer: Pair = CA,
+    issuer: x509.Name | None = None,
+    extensions: tuple[tuple[x509.ExtensionType, bool], ...] = (),
+    number: bool = True,
+    begin: datetime = AT - DAY,
+    end: datetime = AT + DAY,
+    digest: hashes.HashAlgorithm | None = None,
+) -> x509.CertificateRevocationList:
+    """A list as any CA might sign it."""
+    builder = x509.CertificateRevocationListBuilder(
+        issuer_name=issuer or signer.certificate.subject, last_update=begin, next_update=end
+    )
+    if number and not any(isinstance(value, x509.CRLNumber) for value, _ in extensions):
+        builder = builder.add_extension(x509.CRLNumber(1), False)
+    for value, critical in extensions:
+        builder = builder.add_extension(value, critical)
+    for entry in entries:
+        builder = builder.add_revoked_certificate(entry)
+    return builder.sign(signer.key, digest or hashes.SHA256())
+
+
+def entry(serial: int = 5, *extensions: tuple[x509.ExtensionType, bool], at: datetime = AT) -> x509.RevokedCertificate:
+    builder = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(at)
+    for value, critical in extensions:
+        builder = builder.add_extension(value, critical)
+    return builder.build()
+
+
+def scope(**fields: Any) -> tuple[x509.ExtensionType, bool]:
+    usual: dict[str, Any] = {
+        "full_name": None,
+        "relative_name": None,
+        "only_contains_user_certs": False,
+        "only_contains_ca_certs": False,
+        "only_some_reasons": None,
+        "indirect_crl": False,
+        "only_contains_attribute_certs": False,
+    }
+    return x509.IssuingDistributionPoint(**(usual | fields)), True
+
+
+def judge(*crls: x509.CertificateRevocationList, path: Path = PATH, at: datetime = AT, every: bool = True) -> str:
+    try:
+        check_revocation(path, crls, at=at, every=every)
+    except CertificateInvalid as error:
+        return error.reason.value
+    return "good"
+
+
+OTHER = forge("other", ca=True)
+IMPOSTOR = Pair(certificate=CA.certificate, key=OTHER.key)
+
+ROWS: dict[str, tuple[Callable[[], x509.CertificateRevocationList], str]] = {
+    "empty": (crl, "good"),
+    "others": (lambda: crl(entry(5), entry(6)), "good"),
+    "revoked": (lambda: crl(entry(5), entry(77)), "revoked"),
+    "revoked-in-future": (lambda: crl(entry(77, at=AT + 9 * DAY)), "revoked"),
+    "revoked-with-reason": (lambda: crl(entry(77, (x509.CRLReason(x509.ReasonFlags.superseded), False))), "revoked"),
+    "on-hold": (lambda: crl(entry(77, (x509.CRLReason(x509.ReasonFlags.certificate_hold), False))), "revoked"),
+    "ends-now": (lambda: crl(end=AT), "good"),
+    "begins-now": (lambda: crl(begin=AT), "good"),
+    "ended": (lambda: crl(end=AT - timedelta(seconds=1)), "stale_crl"),
+    "not-begun": (lambda: crl(begin=AT + timedelta(seconds=1)), "stale_crl"),
+    "revoked-but-ended": (lambda: crl(entry(77), end=AT - timedelta(seconds=1)), "stale_crl"),
+    "wrong-key": (lambda: crl(signer=IMPOSTOR), "stale_crl"),
+    "other-issuer": (lambda: crl(entry(77), signer=OTHER), "stale_crl"),
+    "other-name": (lambda: crl(issuer=common_name("nobody")), "stale_crl"),
+    "aki-of-other": (
+        lambda: crl(extensions=((x509.AuthorityKeyIdentifier(b"x" * 20, None, None), False),)),
+        "stale_crl",
+    ),
+    "weak-digest": (lambda: crl(digest=hashes.SHA224()), "stale_crl"),
+    "no-number": (lambda: crl(number=False), "stale_crl"),
+    "number-critical": (lambda: crl(extensions=((x509.CRLNumber(2), True),)), "stale_crl"),
+    "delta": (lambda: crl(extensions=((x509.DeltaCRLIndicator(1), True),)), "stale_crl"),
+    "unknown-critical": (lambda: crl(extensions=((UNKNOWN, True),)), "stale_crl"),
+    "unknown": (lambda: crl(extensions=((UNKNOWN, False),)), "good"),
+    "entry-unknown-critical": (lambda: crl(entry(5, (UNKNOWN, True))), "stale_crl"),
+    "entry-unknown": (lambda: crl(entry(77, (UNKNOWN, False))), "revoked"),
+    "entry-of-other-issuer": (
+        lambda: crl(entry(5, (x509.CertificateIssuer([x509.DirectoryName(common_name("x"))]), True))),
+        "stale_crl",
+    ),
+    "entry-removed": (lambda: crl(entry(77, (x509.CRLReason(x509.ReasonFlags.remove_from_crl), False))), "stale_crl"),
+    "entry-twice": (lambda: crl(entry(5), entry(5)), "stale_crl"),
+    "indirect": (lambda: crl(extensions=(scope(indirect_crl=True),)), "stale_crl"),
+    "some-reasons": (
+        lambda: crl(extensions=(scope(only_some_reasons=frozenset({x509.ReasonFlags.key_compromise})),)),
+        "stale_crl",
+    ),
+    "attributes": (lambda: crl(extensions=(scope(only_contains_attribute_certs=True),)), "stale_crl"),
+    "users-only": (lambda: crl(extensions=(scope(only_contains_user_certs=True),)), "good"),
+    "cas-only": (lambda: crl(extensions=(scope(only_contains_ca_certs=True),)), "stale_crl"),
+    "point-of-nobody": (lambda: crl(extensions=(scope(full_name=[URI("http://a.example/1")]),)), "stale_crl"),
+    "relative-point": (
+        lambda: crl(
+            extensions=(
+                scope(
+                    relative_name=x509.RelativeDistinguishedName([x509.NameAttribute(x509.NameOID.COMMON_NAME, "part")])
+                ),
+            )
+        ),
+        "stale_crl",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "expected"), ROWS.values(), ids=ROWS.keys())
+def test_list_decides_only_when_it_is_whole_current_and_the_issuers(
+    make: Callable[[], x509.CertificateRevocationList], expected: str
+) -> None:
+    """What cannot be judged is refused as stale, never taken as good."""
+    assert expected == judge(make())
+
+
+def test_no_list_at_all_cannot_be_told() -> None:
+    assert judge() == "stale_crl"
+
+
+def test_one_list_that_decides_is_enough_and_one_that_revokes_wins() -> None:
+    bad, good, revoking = crl(end=AT - DAY / 2), crl(), crl(entry(77))
+    assert judge(bad, good) == judge(good, bad) == "good"
+    assert judge(good, revoking) == judge(revoking, bad) == "revoked"
+
+
+@pytest.mark.parametrize(
+    ("cdp", "idp", "expected"),
+    [
+        (["http://a.example/1"], ["http://a.example/1"], "good"),
+        (["http://a.example/1"], ["http://a.example/2"], "stale_crl"),
+        (["http://a.example/%31"], ["http://a.example/1"], "stale_crl"),
+        (["http://a.example/1", "http://b.example/1"], ["http://b.example/1"], "good"),
+    ],
+)
+def test_list_of_one_distribution_point_counts_for_its_certificates(
+    cdp: list[str], idp: list[str], expected: str
+) -> None:
+    """§6.3.3 (b)(2): names are compared as they are written."""
+    point = x509.DistributionPoint([URI(text) for text in cdp], None, None, None)
+    leaf = forge("leaf", CA, extensions=[(x509.CRLDistributionPoints([point]), False)])
+    part = crl(extensions=(scope(full_name=[URI(text) for text in idp]),))
+    assert expected == judge(part, path=(leaf.certificate, CA.certificate))
+
+
+@pytest.mark.parametrize(
+    ("bits", "expected"), [({"key_cert_sign"}, "stale_crl"), ({"key_cert_sign", "crl_sign"}, "good"), (None, "good")]
+)
+def test_issuer_must_be_allowed_to_sign_lists(bits: set[str] | None, expected: str) -> None:
+    """§6.3.3 (f): when key usage is there, cRLSign must be in it."""
+    drop = [x509.KeyUsage] if bits is None else []
+    usage = [] if bits is None else [(key_usage(frozenset(bits)), True)]
+    ca = forge("ca", ca=True, extensions=usage, drop=drop)
+    leaf = forge("leaf", ca)
+    assert expected == judge(crl(signer=ca), path=(leaf.certificate, ca.certificate))
+
+
+def test_cas_below_the_anchor_are_judged_too() -> None:
+    """With `every` each needs a list; without, only those whose issuer has one."""
+    middle = forge("middle", CA, ca=True)
+    path = (forge("leaf", middle).certificate, middle.certificate, CA.certificate)
+    below, above = crl(signer=middle), crl()
+    assert judge(below, above, path=path) == "good"
+    assert judge(below, path=path) == "stale_crl"
+    assert judge(below, path=path, every=False) == "good"
+    assert judge(above, path=path, every=False) == "stale_crl"
+    revoking = crl(entry(middle.certificate.serial_number))
+    assert judge(below, revoking, path=path, every=False) == "revoked"
+    users = crl(extensions=(scope(only_contains_user_certs=True),))
+    assert judge(below, users, path=path) == "stale_crl"
+
+
+def test_built_list_decides_and_carries_number_reason_and_key() -> None:
+    """Our own list passes our own checks."""
+    issuer, leaf = authority(Role.WORKER), peer()
+    entries = [
+        RevokedEntry(serial=leaf.serial_number, revoked_at=AT, reason=RevocationReason.KEY_COMPROMISE),
+        RevokedEntry(serial=9, revoked_at=AT),
+    ]
+    made = build_crl(issuer, entries, number=41, at=AT + timedelta(microseconds=5))
+    view = CrlView(made, issuer.certificate, at=AT)
+    assert view.is_revoked(leaf.serial_number)
+    assert view.is_revoked(9)
+    assert not view.is_revoked(10)
+    assert made.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number == 41
+    first = made.get_revoked_certificate_by_serial_number(leaf.serial_number)
+    second = made.get_revoked_certificate_by_serial_number(9)
+    assert first is not None
+    assert second is not None
+    assert first.extensions.get_extension_for_class(x509.CRLReason).value.reason is x509.ReasonFlags.key_compromise
+    assert len(second.extensions) == 0
+    assert made.next_update_utc == AT + DAY
+    assert made.last_update_utc == AT
+
+
+@pytest.mark.parametrize("reason", RevocationReason)
+def test_every_reason_that_revoke_takes_can_be_listed(reason: RevocationReason) -> None:
+    made = build_crl(authority(Role.WORKER), [RevokedEntry(serial=1, revoked_at=AT, reason=reason)], number=1, at=AT)
+    assert CrlView(made, authority(Role.WORKER).certificate, at=AT).is_revoked(1)
+
+
+def test_build_of_a_list_that_could_not_be_used_is_refused() -> None:
+    issuer, one = authority(Role.WORKER), RevokedEntry(serial=1, revoked_at=AT)
+    with pytest.raises(ValueError, match="twice"):
+        build_crl(issuer, [one, one], number=1, at=AT)
+    with pytest.raises(ValueError, match="aware"):
+        build_crl(issuer, [], number=1, at=AT.replace(tzinfo=None))
+    with pytest.raises(ValueError, match="positive"):
+        build_crl(issuer, [], number=1, at=AT, lifetime=timedelta(0))
+
+
+def test_view_becomes_stale_with_its_list() -> None:
+    """A view is for one moment; later it must be built again, and then refuses."""
+    issuer = authority(Role.WORKER)
+    made = build_crl(issuer, [], number=1, at=AT)
+    with pytest.raises(CertificateInvalid) as caught:
+        CrlView(made, issuer.certificate, at=AT + DAY + timedelta(seconds=1))
+    assert caught.value.reason is PathReason.STALE_CRL
+
+
+def test_view_over_serials_reads_the_inventorys_hex() -> None:
+    view = RevokedSerials(frozenset({serial_hex(0xABC), "01"}))
+    assert view.is_revoked(0xABC)
+    assert view.is_revoked(1)
+    assert not view.is_revoked(0xABCD)
+
+
+def test_list_of_ten_thousand_entries_decides() -> None:
+    made = crl(*[entry(1000 + number) for number in range(10_000)], entry(77))
+    assert judge(made) == "revoked"
+
+
+def test_list_signed_on_another_curve_counts() -> None:
+    ca = forge("ca", ca=True, key=ec.generate_private_key(ec.SECP384R1()))
+    leaf = forge("leaf", ca)
+    assert judge(crl(signer=ca, digest=hashes.SHA384()), path=(leaf.certificate, ca.certificate)) == "good"
