@@ -60,7 +60,7 @@ class Desk:
         from auth.store import UserStore
 
         state_key = self.home.read_secret(self.home.state_key, self._passphrase)
-        return UserStore(self.engine, state_key, self.basics.realm, bump)
+        return UserStore(self.engine, state_key, self.basics.realm, bump, algorithms=self.basics.algorithms)
 
     def seal_like_home(self, secret: bytes) -> bytes:
         """The content for a key file of this home: sealed when the others are."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from pki.errors import InputUnreadable, KeyUnavailable
 from pki.keys import is_sealed, unseal
 from pki.names import Role
+from rhttp.digest import Algorithm
 
 __all__ = ["DEFAULT_LISTEN", "DEFAULT_STATE_URL", "Basics", "Home", "HomeInvalid"]
 
@@ -37,6 +38,7 @@ class Basics:
     realm: str
     listen: str = DEFAULT_LISTEN
     state_url: str = DEFAULT_STATE_URL
+    algorithms: tuple[str, ...] = (Algorithm.SHA_256.value,)
 
     def __repr__(self) -> str:
         # A database URL may hold a password.
@@ -240,7 +242,11 @@ class Home:
         for key, value in values.items():
             if not isinstance(value, str) or not value:
                 raise HomeInvalid(f"{self.config}: `{key}` must be text; put back what `rhttp-pki init` wrote there")
+        names = digest.get("algorithms", [Algorithm.SHA_256]) if isinstance(digest, dict) else []
+        if not isinstance(names, list) or not names or not set(map(str, names)) <= set(Algorithm):
+            raise HomeInvalid(f"{self.config}: `digest.algorithms` must list some of {', '.join(Algorithm)}; mend it")
         return Basics(
+            algorithms=tuple(map(str, names)),
             trust_domain=str(values["trust_domain"]),
             realm=str(values["digest.realm"]),
             listen=str(values["listen"]),

@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-
-from cryptography import x509
 
 from gateway.certaudit import audit_certificate
 from gateway.configtemplate import build_config
 from gateway.home import DEFAULT_LISTEN, Home
+from gateway.issuing import server_names
 from gateway.state import bump, create_schema, open_state
 from pki.authority import Authority, Hierarchy, make_hierarchy
 from pki.files import Staging, staged_directory
 from pki.inventory import CertificateRecord, Inventory
 from pki.issue import certificate_pem
 from pki.keys import KeyType, generate_key, private_key_pem, public_key_pem, seal
-from pki.names import Role, parse_san
+from pki.names import Role
 
-__all__ = ["ALWAYS_NAMED", "HomePlan", "make_home", "server_names"]
+__all__ = ["HomePlan", "make_home"]
 
-ALWAYS_NAMED = ("DNS:localhost", "IP:127.0.0.1", "IP:::1")
-"""What every server certificate names, whatever is asked for beside it."""
 _STATE_KEY_BYTES = 32
 _CERT_MODE = 0o644
 
@@ -73,11 +69,6 @@ def make_home(home: Home, plan: HomePlan, *, at: datetime) -> CertificateRecord:
         audit_certificate(draft, "pki.issued", record)
         staging.commit()
     return record
-
-
-def server_names(sans: Sequence[str]) -> list[x509.DNSName | x509.IPAddress]:
-    """The names of a server certificate: those that it always has, then the given ones, each once; or `NameInvalid`."""
-    return list(dict.fromkeys(parse_san(text) for text in (*ALWAYS_NAMED, *sans)))
 
 
 def _write_texts(staging: Staging, plan: HomePlan) -> None:

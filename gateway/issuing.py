@@ -31,17 +31,18 @@ from gateway.bundle import (
     gateway_url,
 )
 from gateway.desk import Desk
-from gateway.homemaker import server_names
 from pki.errors import CertificateInvalid, InputUnreadable
 from pki.files import Staging, replace_files, staged_directory
 from pki.inventory import CertificateRecord, Identity, fingerprint_of
 from pki.issue import certificate_pem, serial_hex
 from pki.keys import KeyType, PublicKey, generate_key, key_type, private_key_pem
-from pki.names import Role, SpiffeId
+from pki.names import Role, SpiffeId, parse_san
 from pki.pem import read_certificates
 
-__all__ = ["BundleInvalid", "IssueOrder", "Issued", "issue_bundle", "issue_server", "renew_bundle"]
+__all__ = ["BundleInvalid", "IssueOrder", "Issued", "issue_bundle", "issue_server", "renew_bundle", "server_names"]
 
+ALWAYS_NAMED = ("DNS:localhost", "IP:127.0.0.1", "IP:::1")
+"""What every server certificate names, whatever is asked for beside it."""
 _SECRET, _PUBLIC = 0o600, 0o644
 _MAX_FILE = 1 << 20
 # A certificate that was signed but never handed out (RFC 5280 §5.3.1).
@@ -276,6 +277,11 @@ def issue_server(desk: Desk, sans: Sequence[str], lifetime: timedelta | None = N
         _take_back(desk, record)
         raise
     return record
+
+
+def server_names(sans: Sequence[str]) -> list[x509.DNSName | x509.IPAddress]:
+    """The names of a server certificate: those that it always has, then the given ones, each once; or `NameInvalid`."""
+    return list(dict.fromkeys(parse_san(text) for text in (*ALWAYS_NAMED, *sans)))
 
 
 def _read_path(place: Path) -> list[x509.Certificate]:

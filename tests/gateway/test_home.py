@@ -174,6 +174,10 @@ def test_basics_repr_hides_the_database_url(home: Home) -> None:
         ("digest = 3", "`trust_domain` must be text"),
         (CONFIG + "[state]\nurl = 3", r"`state\.url` must be text"),
         ("listen = 5\n" + CONFIG, "`listen` must be text"),
+        (CONFIG + "algorithms = []", r"`digest\.algorithms` must list"),
+        (CONFIG + 'algorithms = "MD5"', r"`digest\.algorithms` must list"),
+        (CONFIG + 'algorithms = ["SHA-1"]', r"`digest\.algorithms` must list"),
+        (CONFIG + "algorithms = [[]]", r"`digest\.algorithms` must list"),
     ],
 )
 def test_basics_broken_configuration_is_refused(home: Home, text: str, said: str) -> None:

@@ -327,6 +327,15 @@ def test_issue_password_is_the_users_and_nowhere_else(home: Home) -> None:
     assert password not in result.output
 
 
+def test_issue_user_has_every_algorithm_that_is_configured(home: Home) -> None:
+    """Credentials are stored for what the gateway offers, since the password is not known later."""
+    home.config.write_text(
+        home.config.read_text().replace('# algorithms = ["SHA-256"]', 'algorithms = ["SHA-256", "MD5"]')
+    )
+    assert run_cli(home, "issue-client", "alice").exit_code == 0
+    assert set(snapshot_of(home).users["alice"].ha1) == {"SHA-256", "MD5"}
+
+
 def test_issue_curl_conf_works_from_anywhere(home: Home) -> None:
     """Paths are absolute, since curl reads them relative to where it is started; quoting is curl's."""
     out = home.path.parent / 'a "b" \\c'
