@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.config import Config, Overrides, parse_config
-from gateway.state import StateSnapshot
+from gateway.snapshot import StateSnapshot
 
 
 class MaterialInvalid(Exception):  # noqa: N818 - says what is the case, like every error of ours

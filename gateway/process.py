@@ -42,7 +42,7 @@ from gateway.control import (
     StateFresh,
 )
 from gateway.material import Material, MaterialInvalid
-from gateway.state import StateSnapshot
+from gateway.snapshot import StateSnapshot
 
 PURPOSES: Final = frozenset({"tls", "dispatch", "metrics"})
 LINES_DUE: Final = 1000

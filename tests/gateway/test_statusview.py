@@ -1,0 +1,42 @@
+"""One status out of several: sums where things add up, one copy where they are the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.statusview import merge, merge_pools
+
+
+@pytest.mark.parametrize(
+    ("values", "merged"),
+    [
+        pytest.param([], None, id="nothing"),
+        pytest.param([3], 3, id="one"),
+        pytest.param([3, 4], 7, id="numbers add up"),
+        pytest.param([[1], [2]], [1, 2], id="lists join"),
+        pytest.param(["hosted", "hosted"], "hosted", id="text is the same everywhere"),
+        pytest.param([True, True], True, id="flags are no numbers"),
+        pytest.param([None, None], None, id="unknown stays unknown"),
+        pytest.param([{"a": 1, "b": "x"}, {"a": 2, "c": 5}], {"a": 3, "b": "x", "c": 5}, id="objects merge by key"),
+        pytest.param([{"a": 1}, "odd"], {"a": 1}, id="a value of another shape is left out"),
+        pytest.param([1, "odd", 2], 3, id="text among numbers is left out"),
+    ],
+)
+def test_merge_of_values(values: list[object], merged: object) -> None:
+    """Whatever processes tell, the gateway tells once."""
+    assert merge(values) == merged
+
+
+def pool(name: str, free: int, worker: str) -> dict[str, Any]:
+    return {"pool": name, "mode": "hosted", "slots": {"total": 2, "free": free}, "workers": [{"name": worker}]}
+
+
+def test_pools_of_several_processes_are_merged_by_name() -> None:
+    """A pool is one pool, wherever its workers are connected."""
+    merged = merge_pools([[pool("a", 1, "w1"), pool("b", 2, "w2")], [pool("a", 0, "w3")], None])
+    assert merged == [
+        {"pool": "a", "mode": "hosted", "slots": {"total": 4, "free": 1}, "workers": [{"name": "w1"}, {"name": "w3"}]},
+        pool("b", 2, "w2"),
+    ]
