@@ -42,12 +42,15 @@ class ServerEnd(AnswerSide):
 
     The owner gets each head through ``request_received``, sets `sink` when it wants the content, and answers with
     `head`, `content`, `end`. Everything that was kept back leaves with `flush` or `end`.
+
+    A patient end waits for requests for ever, as a reversed connection does; others close when none comes.
     """
 
     __slots__ = (
         "_buffer",
         "_consuming",
         "_eof",
+        "_is_patient",
         "_limits",
         "_paused",
         "_reader",
@@ -59,7 +62,7 @@ class ServerEnd(AnswerSide):
         "sink",
     )
 
-    def __init__(self, owner: ServerOwner, limits: Http1Limits, wheel: TimerWheel) -> None:
+    def __init__(self, owner: ServerOwner, limits: Http1Limits, wheel: TimerWheel, *, is_patient: bool = False) -> None:
         super().__init__()
         self.owner = owner
         self.sink: RequestSink | None = None
@@ -73,13 +76,15 @@ class ServerEnd(AnswerSide):
         self._consuming = False
         self._paused = False
         self._eof = False
+        self._is_patient = is_patient
 
     # ---- the link's side ----
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The link is up (asyncio calls it; for a TLS link, its handshake is done)."""
         self.link = transport  # type: ignore[assignment]  # asyncio transports and TlsLink are Links
-        self._wheel.set(self, self._limits.head_timeout)
+        if not self._is_patient:
+            self._wheel.set(self, self._limits.head_timeout)
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the peer."""
@@ -284,6 +289,11 @@ class ServerEnd(AnswerSide):
             self._lost("the peer stopped reading")
             self.abort()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for a request and not a byte of one has come: then closing it loses nothing here."""
+        return self.phase == _HEAD and not self._buffer
+
     # ---- the exchange's side, with what `AnswerSide` offers ----
 
     def end(self, trailers: Fields) -> None:
@@ -320,7 +330,10 @@ class ServerEnd(AnswerSide):
             self.shutdown()
             return
         self.phase = _HEAD
-        self._wheel.set(self, self._limits.keep_alive_timeout)
+        if self._is_patient:
+            self._wheel.clear(self)
+        else:
+            self._wheel.set(self, self._limits.keep_alive_timeout)
         if self._paused:
             self.resume()
         if self._buffer and not self._consuming:
