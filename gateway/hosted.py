@@ -96,7 +96,7 @@ class HostedPool:
     def _keep_alive(self, link: Link) -> None:
         """PTTH/1.0 has no ping: the kernel asks whether the peer is there, at no cost to the worker."""
         limits = self._services.generation.config.limits
-        sock = link.get_extra_info("socket")  # type: ignore[attr-defined]
+        sock = link.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(limits.liveness_idle)))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(limits.liveness_interval)))

@@ -346,7 +346,10 @@ class ClientEnd(asyncio.Protocol):
         if self._closed:
             return False
         if isinstance(self._reader, CloseReader) and self.sink is not None:
-            self._finish([])
+            if self.link.get_extra_info("truncated"):
+                self.abort(Loss.CUT, "the peer ended TLS without close_notify")
+            else:
+                self._finish([])
         elif self.sink is not None:
             self.abort(self._loss(), "the peer closed the connection")
         else:

@@ -10,7 +10,7 @@ A link is what an end reads and writes: an asyncio transport, or `rhttp.tls.TlsL
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Any, Protocol
 
 from rhttp.errors import Loss
 from rhttp.fields import Fields
@@ -40,6 +40,9 @@ class Link(Protocol):
 
     def abort(self) -> None:
         """Close now; what was not sent is lost."""
+
+    def get_extra_info(self, name: str, /) -> Any:
+        """``socket``; ``truncated`` (true when TLS ended without close_notify); None for what is unknown."""
 
     def set_protocol(self, protocol: asyncio.BaseProtocol, /) -> None:
         """Hand the connection to another owner: the role switch."""

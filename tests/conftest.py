@@ -10,6 +10,11 @@ import os
 from collections import Counter
 
 import pytest
+from hypothesis import settings
+
+# A shared machine stalls; a slow example is no fault of the code under test.
+settings.register_profile("steady", deadline=None)
+settings.load_profile("steady")
 
 LONG = os.environ.get("RHTTP_PKI_LONG") == "1"
 IN_CI = os.environ.get("CI", "").lower() == "true"
