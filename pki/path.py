@@ -104,7 +104,7 @@ def validate_path(path: Path, *, purpose: x509.ObjectIdentifier, at: datetime) -
         if not is_anchor and (is_last or not is_self_issued):
             names.check(certificate)  # 4: §6.1.3 (b), (c)
         if not is_last:
-            below = _check_ca(certificate, below, counts=not is_anchor and not is_self_issued)  # 3
+            below = _check_ca(certificate, below, is_anchor=is_anchor, is_self_issued=is_self_issued)  # 3
             constraints = find(certificate.extensions, x509.NameConstraints)
             if constraints is not None:
                 names.constrain(constraints)
@@ -200,18 +200,24 @@ def _is_sensible(usage: x509.KeyUsage, key: object) -> bool:
     return some and not other if isinstance(key, PureKey) else some or other
 
 
-def _check_ca(certificate: x509.Certificate, below: int | None, *, counts: bool) -> int | None:
-    """§6.1.4 (k) to (n) for a certificate that issues; answers max_path_length for the next one."""
+def _check_ca(certificate: x509.Certificate, below: int | None, *, is_anchor: bool, is_self_issued: bool) -> int | None:
+    """§6.1.4 (k) to (n) for a certificate that issues; answers max_path_length for the next one.
+
+    Basic constraints must be critical in an anchor (§4.2.1.9; an operator chose it). In between, (k) asks for the
+    extension alone, and it is processed either way (PKITS 4.6.4).
+    """
     try:
         basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
     except x509.ExtensionNotFound:
         raise CertificateInvalid(PathReason.PROFILE, "an issuer without basic constraints") from None
     usage = find(certificate.extensions, x509.KeyUsage)
-    if not basic.value.ca or not basic.critical:
-        raise CertificateInvalid(PathReason.PROFILE, "an issuer that is no CA by a critical extension")
+    if not basic.value.ca or (is_anchor and not basic.critical):
+        raise CertificateInvalid(
+            PathReason.PROFILE, "an issuer that is no CA, or an anchor whose saying so is optional"
+        )
     if usage is not None and not usage.key_cert_sign:
         raise CertificateInvalid(PathReason.PROFILE, "an issuer that may not sign certificates")
-    if counts and below is not None:
+    if below is not None and not is_anchor and not is_self_issued:
         if below == 0:
             raise CertificateInvalid(PathReason.PROFILE, "the path is longer than a CA in it allows")
         below -= 1

@@ -13,7 +13,7 @@ from typing import Literal
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from support.certs import AT, CLIENT_AUTH, Extension, Pair, common_name, forge, patched, pem
@@ -129,6 +129,12 @@ def rsa_key(bits: int) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=bits)
 
 
+def pss(digest: hashes.HashAlgorithm) -> Shape:
+    root = forge("root", ca=True, key=rsa_key(2048))
+    scheme = padding.PSS(padding.MGF1(digest), digest.digest_size)
+    return [forge("leaf", root, digest=digest, rsa_padding=scheme)], [root]
+
+
 def serial_patched(new: bytes) -> Shape:
     """A serial number of our choice, in its two's complement octets."""
     start = int.from_bytes(b"\x11" * len(new))
@@ -216,7 +222,7 @@ SHAPES: dict[str, tuple[Callable[[], Shape], PathReason | Literal["valid"]]] = {
     # CAs: basic constraints, key usage
     "ca-false": (lambda: middle(bc(False, None), usage("digital_signature")), PathReason.PROFILE),
     "ca-no-bc": (lambda: middle(usage("digital_signature"), **without(x509.BasicConstraints)), PathReason.PROFILE),
-    "ca-bc-not-critical": (lambda: middle(bc(True, None, critical=False)), PathReason.PROFILE),
+    "ca-bc-not-critical": (lambda: middle(bc(True, None, critical=False)), "valid"),
     "root-no-bc": (lambda: anchor(usage("digital_signature"), **without(x509.BasicConstraints)), PathReason.PROFILE),
     "root-bc-not-critical": (lambda: anchor(bc(True, None, critical=False)), PathReason.PROFILE),
     "ca-cannot-sign": (lambda: middle(usage("crl_sign")), PathReason.PROFILE),
@@ -260,6 +266,8 @@ SHAPES: dict[str, tuple[Callable[[], Shape], PathReason | Literal["valid"]]] = {
     "ecdsa-sha224": (lambda: leaf(digest=hashes.SHA224()), PathReason.ALGORITHM),
     "sha224-ca": (lambda: middle(digest=hashes.SHA224()), PathReason.ALGORITHM),
     "sha512": (lambda: ca_key(rsa_key(2048), hashes.SHA512()), "valid"),
+    "rsa-pss": (lambda: pss(hashes.SHA256()), "valid"),
+    "rsa-pss-weak": (lambda: pss(hashes.SHA224()), PathReason.ALGORITHM),
     "p384": (lambda: ca_key(ec.generate_private_key(ec.SECP384R1()), hashes.SHA384()), "valid"),
     "p521-leaf": (lambda: with_key(ec.generate_private_key(ec.SECP521R1())), "valid"),
     "secp256k1-leaf": (lambda: with_key(ec.generate_private_key(ec.SECP256K1())), PathReason.ALGORITHM),

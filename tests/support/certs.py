@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -202,6 +202,7 @@ def forge(
     not_after: datetime = AT + timedelta(days=1),
     issuer_name: x509.Name | None = None,
     digest: hashes.HashAlgorithm | None = None,
+    rsa_padding: padding.PSS | None = None,
 ) -> Pair:
     """A certificate with the usual extensions of a CA or client; `extensions` replace or add, `drop` removes."""
     subject = common_name(name) if isinstance(name, str) else name
@@ -230,7 +231,8 @@ def forge(
     for value, critical in (*chosen, *extensions):
         builder = builder.add_extension(value, critical)
     pure = not isinstance(signer, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
-    return Pair(certificate=builder.sign(signer, None if pure else digest or hashes.SHA256()), key=key)
+    signed = builder.sign(signer, None if pure else digest or hashes.SHA256(), rsa_padding=rsa_padding)
+    return Pair(certificate=signed, key=key)
 
 
 def patched(pair: Pair, issuer: Pair, old: bytes, new: bytes) -> Pair:
