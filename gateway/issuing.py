@@ -19,6 +19,7 @@ from pathlib import Path
 from cryptography import x509
 from sqlalchemy import Connection, select
 
+from auth.principal import LOCAL_MASTER
 from gateway.bundle import (
     CERT,
     CURL,
@@ -31,7 +32,7 @@ from gateway.bundle import (
     gateway_url,
 )
 from gateway.desk import Desk
-from pki.errors import CertificateInvalid, InputUnreadable
+from pki.errors import CertificateInvalid, InputUnreadable, NameInvalid
 from pki.files import Staging, replace_files, staged_directory
 from pki.inventory import CertificateRecord, Identity, fingerprint_of
 from pki.issue import certificate_pem, serial_hex
@@ -127,6 +128,8 @@ def issue_bundle(desk: Desk, order: IssueOrder) -> Issued:
         PkiError: the request or the names are not ones to be signed, or a key is not to be had.
     """
     owner = order.owner
+    if owner.name == LOCAL_MASTER.name:
+        raise NameInvalid(f"the name {owner.name} stands for whoever opens the dispatch listener; choose another")
     desk.inventory.require_free(owner)
     with staged_directory(order.out) as staging:
         public_key, key_pem = _key_for(order)

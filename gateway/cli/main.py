@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from gateway.cli.common import fail
+from gateway.cli.common import Settings, common_options, fail
 
 __all__ = ["cli", "main"]
 
@@ -95,7 +95,8 @@ def _describe(error: Exception) -> str:
 
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rhttp-pki", message="%(prog)s %(version)s")
-def cli() -> None:
+@common_options
+def cli(_settings: Settings) -> None:
     """Access-control gateway for Reverse HTTP: certificates by role, HTTP Digest, policies, audit."""
 
 

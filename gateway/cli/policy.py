@@ -139,8 +139,9 @@ def explain(
 ) -> None:
     """Say whether the policy allows something, and which policies decide that. Status 0: allow, 1: deny.
 
-    The context is what --context gives, and no more, except: listener is tls (dispatch for master/local), protocol
-    http/1.1, now the present. An empty value (now=) leaves a key out.
+    The context is what --context gives, and no more, except: listener is tls and digest SHA-256, as for a peer with its
+    password (master/local: dispatch, without Digest), protocol http/1.1, now the present. An empty value (digest=)
+    leaves a key out.
     """
     given = _given(context, who, pairs)
     from auth.cedar import PolicyEngine
@@ -169,7 +170,7 @@ def explain(
         algorithm = config.digest.algorithms[0]
         hinted = replace(asked, context=asked.context._replace(digest=algorithm))
         if isinstance(engine.decide(hinted), Allowed):
-            hint = f"with Digest credentials it is allowed: --context digest={algorithm}"
+            hint = "with Digest credentials it is allowed: leave out --context digest="
     if as_json:
         _print_json(_explanation(asked, told, config, hint))
     else:
@@ -187,6 +188,8 @@ def _given(context: click.Context, who: tuple[str, str], pairs: tuple[str, ...])
         "protocol": "http/1.1",
         "now": time.time(),
     }
+    if who != ("master", "local"):
+        given.context["digest"] = "SHA-256"  # what an authenticated peer has; `--context digest=` asks without it
     seen: set[str] = set()
     labels: list[tuple[str, str]] = []
     for pair in pairs:

@@ -179,16 +179,17 @@ def test_explain_allow_names_the_policy(home: Home) -> None:
     [
         ("worker/w1", "reverse", "pool/other", DIGEST, 1),
         ("worker/w1", "reverse", "pool/other", (*DIGEST, "--context", "pool=other"), 0),
-        ("worker/w1", "reverse", "pool/render", (), 1),
+        ("worker/w1", "reverse", "pool/render", (), 0),
+        ("worker/w1", "reverse", "pool/render", ("--context", "digest="), 1),
         ("worker/w1", "reverse", "pool/render", (*DIGEST, "--context", "digest="), 2),
         ("worker/new", "reverse", "pool/render", (*DIGEST, "--context", "pool=render"), 0),
         ("client/alice", "request", "route/jobs", DIGEST, 0),
-        ("client/alice", "request", "route/jobs", (), 1),
+        ("client/alice", "request", "route/jobs", ("--context", "digest="), 1),
         ("client/alice", "dispatch", "pool/render", DIGEST, 1),
         ("client/nobody-yet", "inspect", "pool/render", DIGEST, 0),
         ("master/local", "dispatch", "pool/render", (), 0),
         ("master/local", "dispatch", "pool/render", ("--context", "listener=tls"), 1),
-        ("master/m1", "dispatch", "pool/render", (), 1),
+        ("master/m1", "dispatch", "pool/render", ("--context", "digest="), 1),
         ("master/m1", "dispatch", "pool/render", DIGEST, 0),
     ],
 )
@@ -257,10 +258,10 @@ def test_explain_json_shape(home: Home) -> None:
 
 
 def test_explain_deny_json_says_reason_and_hint(home: Home) -> None:
-    """A denial carries its slug; where only Digest is missing, the hint says how to ask with it."""
-    told = json.loads(explain(home, "client/alice", "request", "route/jobs", "--json").stdout)
+    """A denial carries its slug; where only Digest is missing, the hint says so."""
+    told = json.loads(explain(home, "client/alice", "request", "route/jobs", "--json", "--context", "digest=").stdout)
     assert (told["decision"], told["reason"], told["policies"]) == ("deny", "not_permitted", [])
-    assert told["hint"] == "with Digest credentials it is allowed: --context digest=SHA-256"
+    assert told["hint"] == "with Digest credentials it is allowed: leave out --context digest="
 
 
 def test_explain_forbid_is_named(home: Home) -> None:
