@@ -47,7 +47,8 @@ def replace_files(files: Mapping[Path, tuple[bytes, int]]) -> None:
     try:
         for path, (data, mode) in files.items():
             staged[path] = beside = _beside(path)
-            _write_new(beside, data, mode)
+            with _blamed_on(path):
+                _write_new(beside, data, mode)
         for path in files:
             kept[path] = _keep(path)
         _move_all(staged, kept)
@@ -90,6 +91,15 @@ def _keep(path: Path) -> Path | None:
     return old
 
 
+@contextmanager
+def _blamed_on(path: Path) -> Iterator[None]:
+    """Errors name the path that the user knows, not the temporary one beside it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")
 
@@ -120,7 +130,8 @@ class Staging:
 
     def write(self, name: str, data: bytes, *, mode: int = FILE_MODE) -> None:
         """Write a new file at `name` (which may have directories in it, made by `directory` before)."""
-        _write_new(self.path / name, data, mode)
+        with _blamed_on(self.target / name):
+            _write_new(self.path / name, data, mode)
 
     def directory(self, name: str) -> Path:
         """Make a directory (0700) and return where it is now, which is not where it will be."""
@@ -206,7 +217,8 @@ def staged_directory(target: Path) -> Iterator[Staging]:
                 raise DirectoryTaken(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
         else:
             place = _beside(target)
-            place.mkdir(mode=DIRECTORY_MODE)
+            with _blamed_on(target):
+                place.mkdir(mode=DIRECTORY_MODE)
         staging = Staging(target=target, path=place)
         yield staging
     finally:

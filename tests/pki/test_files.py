@@ -94,6 +94,23 @@ def test_replace_files_on_a_full_disk_leaves_every_file_as_it_was(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old"}
 
 
+def test_errors_name_the_path_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is told of a temporary file that is gone already."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/temporary")
+
+    monkeypatch.setattr(files.os, "open", fail)
+    with pytest.raises(OSError, match="Read-only") as caught:
+        write_atomic(tmp_path / "key", b"secret")
+    assert caught.value.filename == str(tmp_path / "key")
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "mkdir", fail)
+    with pytest.raises(OSError, match="Read-only") as caught, staged_directory(tmp_path / "bundle"):
+        pass
+    assert caught.value.filename == str(tmp_path / "bundle")
+
+
 def test_staged_directory_appears_whole_at_commit(tmp_path: Path) -> None:
     """Before commit nothing is to be seen at the target; after it everything is, privately."""
     target = tmp_path / "bundle"
