@@ -90,7 +90,7 @@ HARMLESS = {
     "asyncio": frozenset({"BaseProtocol", "BaseTransport", "Protocol", "Transport"}),
     "time": frozenset({"gmtime", "strftime"}),
 }
-CLOCK_CALLS = frozenset({"now", "utcnow", "today"})  # gmtime() without its argument is one too
+CLOCK_CALLS = frozenset({"now", "utcnow", "today"})  # of datetime and date; gmtime() without its argument is one too
 
 
 def modules() -> list[str]:
@@ -153,7 +153,8 @@ def world_contacts(name: str, source: str) -> list[str]:
         if not isinstance(node, ast.Call):
             continue
         if isinstance(node.func, ast.Attribute) and (
-            node.func.attr in CLOCK_CALLS or (node.func.attr == "gmtime" and not node.args)
+            (node.func.attr in CLOCK_CALLS and ast.unparse(node.func.value).endswith(("datetime", "date")))
+            or (node.func.attr == "gmtime" and not node.args)
         ):
             found.append(f"{name}:{node.lineno}: calls .{node.func.attr}(), time is an argument")
         elif isinstance(node.func, ast.Name) and node.func.id == "open":
@@ -230,6 +231,7 @@ def test_right_arrow_passes(name: str, source: str) -> None:
         "from time import monotonic",
         "def late() -> bytes:\n    import secrets\n    return secrets.token_bytes(8)\n",
         "from datetime import datetime\nstart = datetime.now()\n",
+        "import datetime\nstart = datetime.datetime.now(datetime.UTC)\n",
         "text = open('x').read()",
         "import asyncio\nstarted = asyncio.Protocol, asyncio.create_task\n",
         "import time\nyear = time.gmtime().tm_year\n",
@@ -245,6 +247,7 @@ def test_world_contact_is_found(source: str) -> None:
     [
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import asyncio\n",
         "import asyncio\nclass End(asyncio.Protocol):\n    pass\n",
+        "def late(clock: Clock) -> bool:\n    return clock.now() > 5\n",
         "import time\ndef stamp(at: int) -> str:\n    return time.strftime('%Y', time.gmtime(at))\n",
     ],
 )
