@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 from collections.abc import Mapping
 from typing import Any
 
@@ -100,8 +101,14 @@ def cli(_settings: Settings) -> None:
     """Access-control gateway for Reverse HTTP: certificates by role, HTTP Digest, policies, audit."""
 
 
+def _terminated(_signal: int, _frame: object) -> None:
+    # As an exception, so that what is half made is cleaned up. `gateway` and `worker` put handlers of their own.
+    raise SystemExit(128 + signal.SIGTERM)
+
+
 def main() -> None:
     """The entry point of the installed command."""
+    signal.signal(signal.SIGTERM, _terminated)
     # Before anything opens: whatever is made without a mode of its own is the owner's alone.
     os.umask(0o077)
     cli(prog_name="rhttp-pki")

@@ -212,6 +212,20 @@ def test_init_broken_off_by_a_kill_leaves_no_half_home(tmp_path: Path) -> None:
     new_home(place).require()
 
 
+def test_init_told_to_end_cleans_up(tmp_path: Path) -> None:
+    """SIGTERM in the middle leaves neither a home nor pieces of one."""
+    (tmp_path / "passphrase").write_text("x\n")
+    place = tmp_path / "homes" / "home"
+    process = start_cli(place, "init", "--passphrase-file", tmp_path / "passphrase")
+    # Sealing eight keys takes a while after the first piece is to be seen.
+    while process.poll() is None and not any(tmp_path.glob("homes/.home.*/keys/root.key")):
+        os.sched_yield()
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 128 + 15
+    assert [path.name for path in tmp_path.iterdir()] == ["passphrase"]
+
+
 def test_init_of_two_at_once_makes_one_home(tmp_path: Path) -> None:
     """Of two processes that make the same home one succeeds, the other is refused, and the home works."""
     running = [start_cli(tmp_path / "home", "init") for _ in range(2)]

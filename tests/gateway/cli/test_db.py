@@ -17,7 +17,7 @@ def test_db_upgrade_of_the_newest_schema_does_nothing(tmp_path: Path) -> None:
 
 
 def test_db_upgrade_makes_the_schema_of_an_empty_database(tmp_path: Path) -> None:
-    """A database without tables gets them, as on a new PostgreSQL."""
+    """A database without tables gets them, as on a new PostgreSQL, and the home's CAs: it works at once."""
     home = new_home(tmp_path / "home")
     home.state_db.write_bytes(b"")
     assert run_cli(home, "list").exit_code == 1
@@ -26,6 +26,7 @@ def test_db_upgrade_makes_the_schema_of_an_empty_database(tmp_path: Path) -> Non
     engine = open_state(home)
     check_schema(engine)
     engine.dispose()
+    assert run_cli(home, "issue-client", "alice").exit_code == 0
 
 
 def test_db_upgrade_without_a_home_is_one_line(tmp_path: Path) -> None:
