@@ -6,6 +6,7 @@ once, each with its key path or file and the mend. CA keys are never opened.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -80,17 +81,40 @@ class Loaded:
 
 
 class EngineSource:
-    """The state behind an SQLAlchemy engine."""
+    """The state behind an SQLAlchemy engine.
+
+    An SQLite file that was replaced or removed is noticed: connections that are open would read the old one for ever,
+    and no revocation that is written to the new one would ever arrive.
+    """
 
     def __init__(self, engine: Engine, state_key: bytes) -> None:
         self._engine = engine
         self._state_key = state_key
+        self._file = engine.url.database if engine.dialect.name == "sqlite" else None
+        self._seen = self._identity()
 
     def read_version(self) -> int:
+        self._reopen_if_replaced()
         return read_version(self._engine)
 
     def load(self) -> StateSnapshot:
+        self._reopen_if_replaced()
         return load_snapshot(self._engine, self._state_key)
+
+    def _reopen_if_replaced(self) -> None:
+        identity = self._identity()
+        if identity != self._seen:
+            self._engine.dispose()
+            self._seen = identity
+
+    def _identity(self) -> tuple[int, int] | None:
+        if self._file is None:
+            return None
+        try:
+            found = os.stat(self._file)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
 
 class _Reader:

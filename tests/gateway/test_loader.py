@@ -13,7 +13,7 @@ from support.runhomes import PASSPHRASE, append, copy_home, set_key
 from gateway.home import Home
 from gateway.homemaker import HomePlan, make_home
 from gateway.loader import Loaded, LoadFailed, load
-from gateway.state import bump, open_state
+from gateway.state import StateUnavailable, bump, open_state
 from pki.keys import generate_key, private_key_pem
 from pki.names import Role
 
@@ -161,3 +161,29 @@ def test_state_of_an_earlier_load_is_used_again(home: Path) -> None:
     assert again.state is first.state
     assert again.snapshot.version == first.snapshot.version + 1
     assert again.config == first.config
+
+
+def test_state_file_replaced_is_read_anew(home: Path) -> None:
+    """A restored backup is what counts, not the file that is still open."""
+    loaded = load_home(home)
+    backup = home / "backup.db"
+    shutil.copy(home / "state.db", backup)
+    engine = open_state(Home(home), "sqlite:///backup.db")
+    with engine.begin() as connection:
+        bump(connection)
+    engine.dispose()
+    backup.rename(home / "state.db")
+    assert loaded.state.read_version() == loaded.snapshot.version + 1
+    assert loaded.state.load().version == loaded.snapshot.version + 1
+
+
+def test_state_file_removed_is_unreadable(home: Path) -> None:
+    """A file that is gone is no source of state, however long it stays open."""
+    loaded = load_home(home)
+    (home / "state.db").rename(home / "elsewhere.db")
+    with pytest.raises(StateUnavailable):
+        loaded.state.read_version()
+    with pytest.raises(StateUnavailable):
+        loaded.state.load()
+    (home / "elsewhere.db").rename(home / "state.db")
+    assert loaded.state.read_version() == loaded.snapshot.version
