@@ -9,6 +9,7 @@ from __future__ import annotations
 from cryptography import x509
 
 from pki.errors import RequestInvalid
+from pki.extensions import UNREADABLE
 from pki.keys import PublicKey, key_type
 from pki.signatures import certificate_key, is_signed_by
 
@@ -29,7 +30,7 @@ def parse_request(data: bytes) -> PublicKey:
     try:
         is_pem = data.lstrip().startswith(b"-----")
         request = x509.load_pem_x509_csr(data) if is_pem else x509.load_der_x509_csr(data)
-    except (ValueError, TypeError, x509.InvalidVersion):
+    except UNREADABLE:
         raise RequestInvalid("no certificate signing request in PEM or DER") from None
     key = certificate_key(request)
     if key_type(key) is None:

@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtensionOID
 
 from pki.der import certificate_shape
 from pki.errors import Finding, NameInvalid, PathReason
-from pki.extensions import find
+from pki.extensions import UNREADABLE, find
 from pki.keys import key_type
 from pki.names import SpiffeId, parse_dns_name, parse_spiffe_id
 from pki.profiles import ALL_HOSTS, CLOCK_CUSHION, USAGE_BITS, Profile, SanKind
@@ -38,7 +38,7 @@ def lint(
     """
     try:
         return tuple(_findings(subject, profile, issuer))
-    except (ValueError, TypeError, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         return (Finding(rule="malformed", where="certificate", message=str(error), reason=PathReason.MALFORMED),)
 
 

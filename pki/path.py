@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from pki.constraints import NameConstraintState, normal_name
 from pki.der import GENERALIZED_TIME, certificate_shape
 from pki.errors import CertificateInvalid, PathReason
-from pki.extensions import find
+from pki.extensions import UNREADABLE, find
 from pki.policies import PolicyState
 from pki.signatures import PureKey, certificate_key, is_signed_by, is_strong_key, is_strong_signature
 
@@ -134,7 +133,7 @@ def _check_certificate(certificate: x509.Certificate, *, is_anchor: bool) -> Non
             )
         )
         subject, issuer = certificate.subject, certificate.issuer
-    except (ValueError, TypeError, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         raise CertificateInvalid(PathReason.MALFORMED, str(error)) from None
     rules = (
         (certificate.version is x509.Version.v3, PathReason.MALFORMED, "not version 3"),
@@ -299,7 +298,7 @@ def _names_key(child: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         authority = find(child.extensions, x509.AuthorityKeyIdentifier)
         subject = find(issuer.extensions, x509.SubjectKeyIdentifier)
-    except (ValueError, x509.DuplicateExtension):
+    except UNREADABLE:
         return False
     return authority is not None and subject is not None and authority.key_identifier == subject.digest
 
@@ -310,5 +309,5 @@ def _is_same_entity(one: x509.Certificate, other: x509.Certificate) -> bool:
         return False
     try:
         return one.public_key() == other.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except UNREADABLE:
         return True

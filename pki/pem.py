@@ -16,6 +16,7 @@ from typing import TypeVar
 from cryptography import x509
 
 from pki.errors import CertificateInvalid, InputUnreadable, PathReason
+from pki.extensions import UNREADABLE
 
 __all__ = ["read_certificates", "read_crls"]
 
@@ -32,7 +33,7 @@ def read_certificates(data: bytes, *, what: str = "certificate file") -> list[x5
 
 def read_crls(data: bytes, *, what: str = "revocation list") -> list[x509.CertificateRevocationList]:
     """One or more revocation lists. One that is no DER is `CertificateInvalid` (stale_crl): it decides nothing."""
-    return _read(data, b"X509 CRL", x509.load_der_x509_crl, what, PathReason.STALE_CRL)
+    return _read(data, b"X509 CRL", _load_crl, what, PathReason.STALE_CRL)
 
 
 def _load_certificate(der: bytes) -> x509.Certificate:
@@ -40,6 +41,12 @@ def _load_certificate(der: bytes) -> x509.Certificate:
     # Names are decoded late by the library; a path cannot be built around one that cannot be read.
     _ = certificate.subject, certificate.issuer
     return certificate
+
+
+def _load_crl(der: bytes) -> x509.CertificateRevocationList:
+    crl = x509.load_der_x509_crl(der)
+    _ = crl.issuer
+    return crl
 
 
 def _read(data: bytes, label: bytes, load: Callable[[bytes], T], what: str, reason: PathReason) -> list[T]:
@@ -59,5 +66,5 @@ def _load(body: bytes, load: Callable[[bytes], T], what: str, reason: PathReason
         raise InputUnreadable(f"the {what} holds a damaged PEM block") from None
     try:
         return load(der)
-    except (ValueError, TypeError, x509.InvalidVersion) as error:
+    except UNREADABLE as error:
         raise CertificateInvalid(reason, f"{what}: {error}") from None

@@ -21,7 +21,7 @@ from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 
 from pki.constraints import normal_name
 from pki.errors import CertificateInvalid, PathReason
-from pki.extensions import find
+from pki.extensions import UNREADABLE, find
 from pki.issue import IssuerKey, serial_hex
 from pki.signatures import certificate_key, is_signed_by
 
@@ -134,7 +134,7 @@ class CrlView:
         try:
             self._scope = _check_list(crl, issuer, at.replace(microsecond=0))
             self._revoked = _serials(crl)
-        except (ValueError, TypeError, x509.DuplicateExtension) as error:
+        except UNREADABLE as error:
             raise _stale(f"the list cannot be read: {error}") from None
 
     def is_revoked(self, serial: int) -> bool:

@@ -29,6 +29,7 @@ from cryptography.x509.verification import (
 )
 
 from pki.errors import CertificateInvalid, Finding, PathReason
+from pki.extensions import UNREADABLE
 from pki.issue import serial_hex
 from pki.lint import lint, reason_of, spiffe_id_of
 from pki.names import PEER_ROLES, Role
@@ -211,7 +212,7 @@ def _check_company(path: Sequence[x509.Certificate], trust: TrustStore) -> x509.
     leaf, *others = path
     try:
         _ = leaf.subject, leaf.issuer
-    except (ValueError, TypeError) as error:
+    except UNREADABLE as error:
         raise CertificateInvalid(PathReason.MALFORMED, str(error)) from None
     if trust.knows(leaf):
         raise CertificateInvalid(PathReason.PROFILE, "a CA's certificate is no peer's")

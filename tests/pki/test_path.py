@@ -193,6 +193,12 @@ SHAPES: dict[str, tuple[Callable[[], Shape], PathReason | Literal["valid"]]] = {
         lambda: leaf((x509.UnrecognizedExtension(x509.AuthorityInformationAccess.oid, b"junk"), False)),
         PathReason.MALFORMED,
     ),
+    "aki-with-x400-name": (
+        lambda: leaf(
+            (x509.UnrecognizedExtension(x509.AuthorityKeyIdentifier.oid, bytes.fromhex("3004a102a300")), False)
+        ),
+        PathReason.MALFORMED,
+    ),
     # extensions
     "unknown": (lambda: leaf(unknown(False)), "valid"),
     "unknown-critical": (lambda: leaf(unknown(True)), PathReason.PROFILE),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import warnings
 
+import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.certs import AT, NOTHING_REVOKED, authority, peer, pem, root, trust
 
-from pki.errors import CertificateInvalid, InputUnreadable
+from pki.errors import CertificateInvalid, InputUnreadable, PathReason
 from pki.names import Role
 from pki.pem import read_certificates
+from pki.revocation import build_crl
 from pki.verify import PeerVerifier, verify_file
 
 LEAF = peer()
@@ -86,3 +88,15 @@ def test_file_cut_anywhere_never_verifies_as_more_than_it_holds(cut: int) -> Non
 def test_file_with_text_and_windows_line_ends_is_read() -> None:
     text = b"subject: x\r\n" + CHAIN.replace(b"\n", b"\r\n") + b"\r\nthe end"
     assert [LEAF, authority(Role.WORKER).certificate] == read_certificates(text)
+
+
+def test_list_whose_issuer_cannot_be_read_decides_nothing() -> None:
+    """The library decodes names late; a list is looked through before it is used."""
+    der = build_crl(authority(Role.WORKER), [], number=1, at=AT).public_bytes(Encoding.DER)
+    name = b"\x0c\x13rhttp-pki worker CA"
+    assert der.count(name) == 1
+    broken = der.replace(name, b"\xd5" + name[1:])
+    text = armour(broken).replace(b"CERTIFICATE", b"X509 CRL")
+    with pytest.raises(CertificateInvalid) as caught:
+        verify_file(CHAIN, ROOT, role=Role.WORKER, at=AT, crls_pem=text)
+    assert caught.value.reason is PathReason.STALE_CRL
