@@ -144,7 +144,8 @@ class ChunkedReader:
         if data[at : at + 2] == b"\r\n":
             return at + 2
         end = data.find(b"\r\n\r\n", at)
-        if (end if end >= 0 else len(data)) - at > self._max_trailers:
+        # Without an end in sight, the last three bytes may be part of it.
+        if (end if end >= 0 else len(data) - 3) - at > self._max_trailers:
             raise RemoteProtocolError(431, "fields-too-large", "trailers too large")
         if end < 0:
             return -1

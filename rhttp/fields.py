@@ -16,7 +16,8 @@ Fields = list[Field]
 
 TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # RFC 9112 section 5: field-line = field-name ":" OWS field-value OWS; no obs-fold, no bare CR.
-_FIELD_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)\r\n")
+# Possessive: with backtracking, a line of spaces that ends in a bad byte costs the square of its length.
+_FIELD_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)\r\n")
 
 HOP_BY_HOP = frozenset(
     {

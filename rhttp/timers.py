@@ -29,7 +29,7 @@ class TimerWheel:
 
     def __init__(self, now: float, *, tick: float = 0.25) -> None:
         self.now = now
-        """Time of the last turn or `set_now`: coarse, good enough for deadlines."""
+        """Time of the last turn: coarse, good enough for deadlines."""
         self.tick = tick
         self._turned = math.floor(now / tick)
         self._buckets: dict[int, set[Timed]] = {}
