@@ -115,7 +115,7 @@ def challenge(services: Services, call: Call, refused: Refused) -> bytes:
     value = call.generation.verifier.challenge(
         listener=_TLS,
         binding=call.peer.fingerprint,
-        now=services.epoch,
+        now=services.now().timestamp(),
         entropy=services.entropy(),
         stale=refused.stale,
     )

@@ -29,6 +29,7 @@ GENESIS: Final = b"0" * 64
 MAX_STRING: Final = 2048  # characters a value; longer ones end in "...[+N]", N the characters left out
 MAX_ITEMS: Final = 32  # entries of a list (policy ids)
 MAX_BODY: Final = 61440  # bytes; with both caps above a line could still reach 700 KiB, so a second, tight pass follows
+MAX_RENDERED: Final = 8192  # bytes of fields that come rendered
 MAX_LINE: Final = 65536  # bytes a line; readers refuse longer ones
 _TIGHT_STRING: Final = 128
 _TIGHT_ITEMS: Final = 8
@@ -279,8 +280,10 @@ class LineBuilder:
         self._second = -1
         self._stamp = b""
 
-    def build(self, event: str, fields: Mapping[str, object], now_us: int) -> bytes:
+    def build(self, event: str, fields: Mapping[str, object] | bytes, now_us: int) -> bytes:
         """The whole next line with its newline. A time before the last line's becomes the last line's.
+
+        ``fields`` may be rendered already, as `render_fields` would; its bytes are then checked, its names are not.
 
         Raises:
             FieldRefused: see `render_fields`; also for an event that the log does not know.
@@ -293,7 +296,12 @@ class LineBuilder:
             self._stamp = b',"ts":"%b.' % time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
             self._second = second
         fragment = self._fragments.get(event) or self._fragment(event)
-        body = render_fields(fields)
+        if not isinstance(fields, bytes):
+            body = render_fields(fields)
+        elif len(fields) <= MAX_RENDERED and b"{" + fields.translate(None, _EASY) in _EASY_LEFT:
+            body = fields
+        else:
+            raise FieldRefused("rendered fields are too long, or not plain ASCII")
         seq, digest, _ = self.head
         return b'%b%d%b%06d%b%b%b,"prev":"%b"}\n' % (
             self._opening,

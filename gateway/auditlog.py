@@ -81,8 +81,8 @@ class AuditWriter:
             os.close(lock)
             raise
 
-    def write(self, event: str, fields: Mapping[str, object]) -> None:
-        """Write one line; when this returns the kernel has all of it.
+    def write(self, event: str, fields: Mapping[str, object] | bytes) -> None:
+        """Write one line; when this returns the kernel has all of it. For rendered fields see `LineBuilder.build`.
 
         Raises:
             FieldRefused: a bug of the caller; nothing is written and nothing counts as lost.

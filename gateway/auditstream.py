@@ -71,7 +71,7 @@ class StreamFile:
         if parsed.event == "gateway.stop" and self.torn is None:
             self.previous = "clean"
 
-    def append(self, event: str, fields: Mapping[str, object], now_us: int) -> None:
+    def append(self, event: str, fields: Mapping[str, object] | bytes, now_us: int) -> None:
         """Write one line with ``write(2)``; the chain moves on only when all of it is in the file.
 
         Raises:

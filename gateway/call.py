@@ -6,15 +6,31 @@ Posture: pure.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 
 from auth.policy import Allowed, Context
 from auth.verifier import Authenticated
+from gateway.audit import MAX_STRING, render_fields
 from gateway.identity import Peer
 from rhttp.head import RequestHead
 
 if TYPE_CHECKING:
     from gateway.services import Generation
+
+_MAX_POLICIES: Final = 1024
+"""Sets of policy ids remembered in rendered form."""
+
+
+_policies: dict[tuple[str, ...], bytes] = {}
+
+
+def _render_policies(ids: tuple[str, ...]) -> bytes:
+    rendered = render_fields({"policy": ids})
+    if len(_policies) >= _MAX_POLICIES:
+        _policies.clear()
+    _policies[ids] = rendered
+    return rendered
 
 
 class Admitted:
@@ -58,6 +74,32 @@ class Call:
         """The circumstances that policy was last asked about."""
         self.admitted: Admitted | None = None
         self.started = time.monotonic()
+
+    def audit_allowed(self, status: int, worker: str | None) -> Mapping[str, object] | bytes:
+        """As `audit` for an allowed exchange, rendered: this is the one line of nearly every request.
+
+        Everything in it is ours or was parsed into a form that needs no escaping: ids are hex, names and pools are
+        names, and a normal path has neither quotes nor backslashes.
+        """
+        if self.parent_id is not None or self.admitted is None or len(self.target) > MAX_STRING:
+            fields = self.audit("allowed", status=status)
+            if worker is not None:
+                fields["worker"] = worker
+            return fields
+        ids = self.admitted.allowed.policy_ids
+        policy = _policies.get(ids)
+        if policy is None:
+            policy = _render_policies(ids)
+        return b'"request_id":"%b",%b,"listener":"%b","outcome":"allowed",%b,"target":"%b"%b,"status":%d,"ms":%.3f' % (
+            self.request_id.encode("ascii"),
+            self.peer.rendered,
+            self.listener.encode("ascii"),
+            policy,
+            self.target,
+            b"" if worker is None else b',"worker":"%b"' % worker.encode("ascii"),
+            status,
+            (time.monotonic() - self.started) * 1000,
+        )
 
     def audit(self, outcome: str, *, status: int | None = None, reason: str | None = None) -> dict[str, object]:
         """The fields of this request's audit line. The target is the normal path, never the query."""

@@ -327,7 +327,10 @@ class Exchange:
         else:
             counters.requests += 1
             counters.requests_failed += outcome != "allowed"
+        event = "dispatch" if self._dispatch else "request"
+        if outcome == "allowed" and status is not None:
+            return services.record(event, self.call.audit_allowed(status, self.worker_name))
         fields = self.call.audit(outcome, status=status, reason=reason)
         if self.worker_name is not None:
             fields["worker"] = self.worker_name
-        return services.record("dispatch" if self._dispatch else "request", fields)
+        return services.record(event, fields)

@@ -9,6 +9,7 @@ import base64
 from collections.abc import Mapping
 
 from auth.principal import LOCAL_MASTER, Principal
+from gateway.audit import render_fields
 from pki.names import Role
 from pki.verify import VerifiedPeer
 
@@ -18,7 +19,18 @@ _KINDS = {Role.CLIENT: "Client", Role.WORKER: "Worker", Role.MASTER: "Master"}
 class Peer:
     """A connection's verified peer. A plain slotted class: one for every connection, so it holds no certificate."""
 
-    __slots__ = ("client_cert", "expires", "fingerprint", "identity", "name", "principal", "role", "serial", "source")
+    __slots__ = (
+        "client_cert",
+        "expires",
+        "fingerprint",
+        "identity",
+        "name",
+        "principal",
+        "rendered",
+        "role",
+        "serial",
+        "source",
+    )
 
     def __init__(
         self,
@@ -41,6 +53,8 @@ class Peer:
         self.source = source
         self.client_cert = client_cert
         """The value of ``Client-Cert`` (RFC 9440), when the configuration asks for it."""
+        self.rendered = render_fields(self.audit())
+        """`audit` as it stands in a line of the log."""
 
     def audit(self) -> dict[str, object]:
         """The fields of an audit line that say who this is."""

@@ -26,24 +26,9 @@ class _Target:
 
     def __init__(self, url: MasterUrl) -> None:
         self.url = url
-        self.idle: list[_Idle] = []
+        self.idle: list[ClientEnd] = []
         self.open = 0
         self.shunned_until = 0.0
-
-
-class _Idle:
-    """An idle connection and its time; the wheel closes it when it was not used for long."""
-
-    __slots__ = ("bucket", "deadline", "end")
-
-    def __init__(self, end: ClientEnd) -> None:
-        self.end = end
-        self.deadline = 0.0
-        self.bucket = 0.0
-
-    def deadline_passed(self) -> None:
-        """Nobody needed it."""
-        self.end.close()
 
 
 class MasterPool:
@@ -65,10 +50,9 @@ class MasterPool:
         """Give the exchange an idle connection, or dial one for it."""
         for target in self._targets:
             while target.idle:
-                idle = target.idle.pop()
-                self._services.wheel.forget(idle)
-                if not idle.end.closed:
-                    self._grant(exchange, idle.end, target)
+                end = target.idle.pop()
+                if not end.closed:
+                    self._grant(exchange, end, target)
                     return
         chosen = self._choose()
         if chosen is None:
@@ -152,20 +136,16 @@ class MasterPool:
         if self._closed or len(target.idle) >= limits.master_idle_connections:
             end.close()
             return
-        idle = _Idle(end)
-        target.idle.append(idle)
-        self._services.wheel.set(idle, limits.master_idle_timeout)
+        target.idle.append(end)
+        end.close_within(limits.master_idle_timeout)
 
     def client_closed(self, end: ClientEnd, detail: str) -> None:
         """A connection is gone: there is room for another."""
         target = end.tag
         assert isinstance(target, _Target)
         target.open -= 1
-        for idle in target.idle:
-            if idle.end is end:
-                self._services.wheel.forget(idle)
-                target.idle.remove(idle)
-                break
+        if end in target.idle:
+            target.idle.remove(end)
         self._next()
 
     def _next(self) -> None:
@@ -180,8 +160,8 @@ class MasterPool:
         """A newer configuration took over: idle connections close, busy ones when they are done."""
         self._closed = True
         for target in self._targets:
-            for idle in tuple(target.idle):
-                idle.end.close()
+            for end in tuple(target.idle):
+                end.close()
 
     def status(self) -> dict[str, object]:
         """Connections by URL."""

@@ -161,7 +161,7 @@ class Services:
         """Whether state was unreadable for so long that nobody new may be admitted."""
         return self.epoch - self.state_at > self.generation.config.limits.state_stale
 
-    def record(self, event: str, fields: Mapping[str, object]) -> bool:
+    def record(self, event: str, fields: Mapping[str, object] | bytes) -> bool:
         """Write one audit line; False when it could not be written and the exchange must therefore not succeed."""
         try:
             self.audit.write(event, fields)

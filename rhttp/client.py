@@ -202,11 +202,15 @@ class ClientEnd(asyncio.Protocol):
         self.sink = None
         self.abort()
 
+    def close_within(self, seconds: float) -> None:
+        """Let an idle connection close by itself when no request is sent on it in time."""
+        self._wheel.set(self, seconds)
+
     def close(self) -> None:
-        """Close an idle connection in order."""
+        """Close an idle connection in order; a peer that does not take what was written is cut a moment later."""
         if not self._closed:
             self._closed = True
-            self._wheel.forget(self)
+            self._wheel.set(self, self._limits.linger)
             self.link.close()
             self.owner.client_closed(self, "closed")
 
@@ -283,29 +287,24 @@ class ClientEnd(asyncio.Protocol):
         has_content = response_has_content(self._method, status)
         if head.close or not self._sent_whole:
             self._reusable = False
-        if not has_content:
-            if rest:
-                raise RemoteProtocolError(502, "bad-request", "bytes behind the answer")
-            sink.response_head(head, False)
-            if not self._closed:
-                self._finish([])
-            return None
-        if head.chunked:
+        if has_content and head.chunked:
             self._reader = ChunkedReader(max_trailers=self._limits.trailer_bytes, max_fields=self._limits.fields)
-        elif head.content_length is None:
+        elif has_content and head.content_length is None:
             self._reader = CloseReader()
             self._reusable = False
-        elif head.content_length == 0:
-            if rest:
-                raise RemoteProtocolError(502, "bad-request", "bytes behind the answer")
-            sink.response_head(head, True)
-            if not self._closed:
-                self._finish([])
-            return None
         else:
-            if len(rest) > head.content_length:
+            length = head.content_length if has_content and head.content_length is not None else 0
+            if len(rest) > length:
                 raise RemoteProtocolError(502, "bad-request", "bytes behind the answer")
-            self._reader = LengthReader(head.content_length)
+            if len(rest) == length:
+                # All of it came in one read, as most answers do.
+                sink.response_head(head, has_content)
+                if not self._closed:
+                    if rest:
+                        sink.response_content(rest)
+                    self._finish([])
+                return None
+            self._reader = LengthReader(length)
         self._wheel.set(self, self._limits.content_timeout)
         sink.response_head(head, True)
         return None if self._closed else rest
@@ -363,6 +362,7 @@ class ClientEnd(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The link is gone."""
+        self._wheel.forget(self)
         if self._closed:
             return
         self.abort(self._loss(), "connection lost")
@@ -386,5 +386,10 @@ class ClientEnd(asyncio.Protocol):
             self.sink.request_unblocked()
 
     def deadline_passed(self) -> None:
-        """No answer, no progress of one, or a peer that stopped reading."""
-        self.abort(Loss.DEADLINE, "no progress in time")
+        """No answer, no progress of one, a peer that stopped reading, or an idle connection that nobody needs."""
+        if self._closed:
+            self.link.abort()
+        elif self.sink is None:
+            self.close()
+        else:
+            self.abort(Loss.DEADLINE, "no progress in time")
