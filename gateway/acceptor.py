@@ -18,6 +18,22 @@ from gateway.services import Services
 from rhttp.server import ServerEnd
 from rhttp.tls import TlsLink
 
+_OPENSSL: Final = {
+    2: "untrusted",  # issuer not found
+    7: "untrusted",  # signature
+    9: "not_yet_valid",
+    10: "expired",
+    18: "untrusted",  # signed by itself
+    19: "untrusted",  # a root that is not ours
+    20: "untrusted",  # no issuer in reach
+    21: "untrusted",
+    24: "profile",  # an issuer that is no CA
+    25: "profile",  # path length
+    26: "purpose",
+    47: "profile",  # name constraints
+    48: "profile",
+}
+"""What OpenSSL refuses by number, in the words that our own verification uses for the same."""
 _BURST: Final = 64
 """Connections accepted in one turn."""
 
@@ -91,7 +107,7 @@ class TlsAcceptor:
             services.counters.connections -= 1
             services.counters.handshakes_refused += 1
             services.record_refusal(
-                "tls.refused", {"source": source, "listener": "tls", "outcome": "refused", "reason": failure}
+                "tls.refused", {"source": source, "listener": "tls", "outcome": "refused", "reason": _reason(failure)}
             )
 
         TlsLink(
@@ -124,6 +140,12 @@ class TlsAcceptor:
         services.registry.add(connection)
         link.set_protocol(connection.end)
         connection.end.connection_made(link)  # type: ignore[arg-type]  # a Link
+
+
+def _reason(failure: str) -> str:
+    """The reason for the audit log."""
+    number = failure.removeprefix("openssl_")
+    return _OPENSSL.get(int(number), failure) if number != failure and number.isdigit() else failure
 
 
 def _source(host: str) -> str:

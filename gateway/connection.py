@@ -169,9 +169,9 @@ class Connection:
         if refused.status == 401:
             services.counters.unauthenticated += 1
             extra = admission.challenge(services, call, refused)
-            if call.head.upgrade is not None:
-                second_chance = not end.close_after
+            if call.target.startswith(b"/-/reverse/"):
                 extra += OFFER
+            second_chance = call.head.upgrade is not None and not end.close_after
         elif call.head.upgrade is not None:
             end.close_after = True
         if refused.event == "policy.denied":
