@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -31,7 +33,7 @@ def read(data: bytes, cuts: list[int] | None = None, reader: ContentReader | Non
     pieces = [data]
     if cuts is not None:
         marks = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-        pieces = [data[a:b] for a, b in zip(marks, marks[1:], strict=False)]
+        pieces = [data[a:b] for a, b in itertools.pairwise(marks)]
     content = bytearray()
     for number, piece in enumerate(pieces):
         got, ended, surplus = reader.feed(piece)
@@ -41,13 +43,16 @@ def read(data: bytes, cuts: list[int] | None = None, reader: ContentReader | Non
     raise AssertionError("the content did not end")
 
 
+def feed_in_pieces(reader: ContentReader, data: bytes, size: int) -> None:
+    for at in range(0, len(data), size):
+        reader.feed(data[at : at + size])
+
+
 def refused(data: bytes, status: int = 400, **limits: int) -> None:
     """Whole and byte by byte, the data is refused."""
     for size in (len(data), 1):
-        reader = ChunkedReader(**limits)
         with pytest.raises(RemoteProtocolError) as caught:
-            for at in range(0, len(data), size):
-                reader.feed(data[at : at + size])
+            feed_in_pieces(ChunkedReader(**limits), data, size)
         assert caught.value.status == status
 
 
