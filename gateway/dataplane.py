@@ -147,7 +147,6 @@ class DataPlane:
     async def start(self, sockets: Mapping[str, socket.socket]) -> None:
         """Serve on the listening sockets, by purpose."""
         services = self.services
-        services.state_at = max(services.state_at, time.time())
         fields: dict[str, object] = {"outcome": "started", "process": self._stream, "previous": services.audit.previous}
         services.audit.write("gateway.start", fields)
         self._tick()

@@ -26,6 +26,7 @@ from gateway.relay import RelayPool
 from gateway.routes import RouteTable
 from gateway.services import Generation, Services
 from pki.errors import PkiError
+from pki.issue import serial_hex
 from pki.names import Role
 from pki.trust import TrustStore
 from pki.verify import PeerVerifier, VerifiedPeer
@@ -61,7 +62,7 @@ class _Revoked:
 
     def is_revoked(self, serial: int) -> bool:
         """Whether the serial is revoked."""
-        return f"{serial:x}" in self._services.snapshot.revoked
+        return serial_hex(serial) in self._services.snapshot.revoked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
