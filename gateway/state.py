@@ -336,6 +336,9 @@ _SIGNS = (
     ("file is not a database", "is broken (not a database); restore it from a backup"),
     ("malformed", "is broken (malformed); restore it from a backup"),
     ("disk is full", "cannot grow: the disk is full; make room and try again"),
-    ("disk I/O error", "cannot be read or written (disk error); check the disk, then restore it from a backup"),
+    (
+        "disk I/O error",
+        "cannot be read or written (disk error, or disk full); check the disk, and a backup if it is damaged",
+    ),
     ("no such table", "lacks a table; run: rhttp-pki db upgrade, or restore it from a backup"),
 )

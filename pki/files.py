@@ -11,11 +11,12 @@ what it replaces. Every failure is an `OSError`.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,9 +39,10 @@ def replace_files(files: Mapping[Path, tuple[bytes, int]]) -> None:
     """Make or replace several files, each path with its content and mode, in the order given.
 
     All are on disk before the first is moved, and when a move fails those before it are undone, so an error leaves
-    every file as it was. Only a crash of the machine or SIGKILL between two moves (microseconds) can leave some files
-    new and some old: a directory cannot be swapped under those who work in it or mounted it, so there is no one move
-    for several files. A reader of several should read again when they do not fit together.
+    every file as it was. Two calls for the same files take turns, so that they never end up mixed. Only a crash of the
+    machine or SIGKILL between two moves (microseconds) can leave some files new and some old: a directory cannot be
+    swapped under those who work in it or mounted it, so there is no one move for several files. A reader of several
+    should read again when they do not fit together.
     """
     staged: dict[Path, Path] = {}
     kept: dict[Path, Path | None] = {}
@@ -49,11 +51,15 @@ def replace_files(files: Mapping[Path, tuple[bytes, int]]) -> None:
             staged[path] = beside = _beside(path)
             with _blamed_on(path):
                 _write_new(beside, data, mode)
-        for path in files:
-            kept[path] = _keep(path)
-        _move_all(staged, kept)
-        for directory in {path.parent for path in files}:
-            _sync_directory(directory)
+        with ExitStack() as locks:
+            # In one order, so that two calls never wait for each other.
+            for directory in sorted({path.parent for path in files}):
+                locks.enter_context(_locked(directory))
+            for path in files:
+                kept[path] = _keep(path)
+            _move_all(staged, kept)
+            for directory in {path.parent for path in files}:
+                _sync_directory(directory)
     finally:
         for leftover in (*staged.values(), *(old for old in kept.values() if old is not None)):
             with suppress(OSError):
@@ -89,6 +95,18 @@ def _keep(path: Path) -> Path | None:
         # A file system without hard links: a copy does.
         shutil.copy2(path, old, follow_symlinks=False)
     return old
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # A file system without locks is one that nobody shares.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -189,7 +207,8 @@ def require_vacant(target: Path) -> None:
         if not target.is_symlink():
             return
     except NotADirectoryError:
-        pass
+        if not os.path.lexists(target):  # a parent is no directory
+            raise
     raise DirectoryTaken(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,26 @@ def test_replace_files_on_a_full_disk_leaves_every_file_as_it_was(
     with pytest.raises(OSError, match="No space"):
         replace_files({tmp_path / "a": (b"new", 0o600), tmp_path / "b": (b"new", 0o600)})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old"}
+
+
+def test_replace_files_of_two_at_once_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second writer waits for the first, so a key never stands beside another's certificate."""
+    real = os.rename
+    second = threading.Thread(
+        target=lambda: replace_files({tmp_path / name: (b"2", 0o600) for name in ("key", "cert")})
+    )
+
+    def rename(source: Path, target: Path) -> None:
+        real(source, target)
+        if second.ident is None:
+            second.start()
+            second.join(0.2)
+            assert second.is_alive()
+
+    monkeypatch.setattr(files.os, "rename", rename)
+    replace_files({tmp_path / name: (b"1", 0o600) for name in ("key", "cert")})
+    second.join()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"key": b"2", "cert": b"2"}
 
 
 def test_errors_name_the_path_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import stat
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 from click.testing import CliRunner, Result
+from cryptography import x509
 
 from gateway.cli.main import cli
 from gateway.home import Home
 from gateway.homemaker import HomePlan, make_home
+from gateway.snapshot import StateSnapshot
+from gateway.state import load_snapshot, open_state
+from pki.pem import read_certificates
 
 
 def new_home(
@@ -45,3 +51,46 @@ def start_cli(home: Home | Path, command: str, *arguments: str | Path) -> subpro
         text=True,
         env={key: value for key, value in os.environ.items() if not key.startswith("RHTTP_PKI_")},
     )
+
+
+def mode_of(path: Path) -> int:
+    """The permissions of a file."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def leaf_of(bundle: Path) -> x509.Certificate:
+    """The end-entity certificate of a bundle."""
+    return read_certificates((bundle / "cert.pem").read_bytes())[0]
+
+
+def uri_of(certificate: x509.Certificate) -> str:
+    """Its one URI."""
+    sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    (uri,) = sans.get_values_for_type(x509.UniformResourceIdentifier)
+    return uri
+
+
+def listed(home: Home, *arguments: str) -> list[dict[str, object]]:
+    """The entries of `list --json`, without the gateway's own."""
+    result = run_cli(home, "list", "--json", *arguments)
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)["certificates"]
+    return [entry for entry in found if entry["role"] != "server"]
+
+
+def snapshot_of(home: Home) -> StateSnapshot:
+    """What a gateway would be told of an unsealed home."""
+    engine = open_state(home)
+    try:
+        return load_snapshot(engine, home.state_key.read_bytes())
+    finally:
+        engine.dispose()
+
+
+def refused(result: Result, said: str) -> None:
+    """Exit status 1, nothing on stdout, one line on stderr that says it, no traceback."""
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    assert said in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.output
