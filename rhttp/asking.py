@@ -1,0 +1,182 @@
+"""Asking a gateway to switch roles: one connection, a few requests, each awaited (I/O in the link it is given).
+
+Posture: the peer is a verified gateway; its answers are held to the grammar and to limits all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+from OpenSSL import SSL
+
+from rhttp.client import ClientEnd
+from rhttp.errors import Loss
+from rhttp.fields import Fields
+from rhttp.head import ResponseHead
+from rhttp.limits import Http1Limits
+from rhttp.timers import TimerWheel
+from rhttp.tls import TlsLink
+
+_MAX_CONTENT: Final = 4096
+"""Bytes of a refusal that are looked at."""
+_MAX_TEXT: Final = 200
+
+
+class Asked:
+    """What came of one request."""
+
+    def __init__(self) -> None:
+        self.switched = False
+        self.status = 0
+        """0: no whole answer."""
+        self.fields: Fields = []
+        self.title = ""
+        """Of a problem (RFC 9457), made safe for a log line."""
+        self.request_id = ""
+        self.detail = ""
+        self.alert = ""
+        """The TLS alert that ended the connection: in TLS 1.3 a refused certificate is told after the handshake."""
+        self.is_malformed = False
+
+
+class Ask:
+    """A link on which we ask to switch roles, until we are let or told why not."""
+
+    def __init__(
+        self, link: TlsLink, limits: Http1Limits, wheel: TimerWheel, take: Callable[[TlsLink, bytes], None]
+    ) -> None:
+        self._link = link
+        self._take = take
+        self._end = _Client(self, limits, wheel)
+        self._asked = Asked()
+        self._content = b""
+        self._done: asyncio.Future[None] | None = None
+        self._end.connection_made(link)  # type: ignore[arg-type]  # a Link
+        link.set_protocol(self._end)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether another request may be sent."""
+        return not self._end.closed
+
+    @property
+    def has_switched(self) -> bool:
+        """Whether the link changed hands."""
+        return self._asked.switched
+
+    def close(self) -> None:
+        """Close the link, unless it changed hands."""
+        if not self._asked.switched:
+            self._link.close()
+
+    async def send(self, method: bytes, block: bytes, token: bytes) -> Asked:
+        """Send one request and wait for its outcome; never raises for what the peer does."""
+        self._asked = Asked()
+        self._content = b""
+        if self._end.closed:
+            self._asked.detail = self._end.ended or "closed"
+            self._asked.alert = self._end.alert
+            return self._asked
+        self._done = asyncio.get_running_loop().create_future()
+        self._end.head(self, method, block, 0, upgrade=token)
+        self._end.flush()
+        await self._done
+        return self._asked
+
+    def _finish(self) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_result(None)
+
+    # ---- ResponseSink ----
+
+    def response_interim(self, head: ResponseHead) -> None:
+        """1xx says nothing to us."""
+
+    def response_switched(self, head: ResponseHead, surplus: bytes) -> None:
+        """We are let: in this very turn the link changes hands, so that no byte is lost."""
+        self._asked.switched = True
+        self._asked.fields = head.fields
+        self._take(self._link, surplus)
+        self._finish()
+
+    def response_head(self, head: ResponseHead, has_content: bool) -> None:
+        """Something else than 101."""
+        self._asked.status = head.status
+        self._asked.fields = head.fields
+
+    def response_content(self, data: bytes) -> None:
+        """The reason, maybe."""
+        if len(self._content) < _MAX_CONTENT:
+            self._content += data[:_MAX_CONTENT]
+
+    def response_flush(self) -> None:
+        """Nothing is kept back."""
+
+    def response_end(self, trailers: Fields) -> None:
+        """The answer is complete."""
+        try:
+            problem = json.loads(self._content)
+        except ValueError:
+            problem = None
+        if isinstance(problem, dict):
+            self._asked.title = _safe(problem.get("title"))
+            self._asked.request_id = _safe(problem.get("request_id"))
+        self._finish()
+
+    def response_abort(self, loss: Loss, detail: str) -> None:
+        """No whole answer."""
+        self._asked.status = 0
+        self._asked.detail = detail
+        self._asked.alert = self._end.alert
+        self._asked.is_malformed = loss is Loss.INVALID
+        self._finish()
+
+    def request_blocked(self) -> None:
+        """Nothing more to send anyway."""
+
+    def request_unblocked(self) -> None:
+        """Nothing more to send anyway."""
+
+    # ---- ClientOwner ----
+
+    def client_idle(self, end: ClientEnd) -> None:
+        """Another request may follow."""
+
+    def client_closed(self, end: ClientEnd, detail: str) -> None:
+        """Its sink was told."""
+
+
+class _Client(ClientEnd):
+    """Remembers how the connection ended."""
+
+    __slots__ = ("alert", "ended")
+
+    def __init__(self, owner: Ask, limits: Http1Limits, wheel: TimerWheel) -> None:
+        super().__init__(owner, limits, wheel)
+        self.alert = ""
+        self.ended = ""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Keep the alert's name, then as ever."""
+        self.ended = "the connection was lost"
+        if isinstance(exc, SSL.Error) and not isinstance(exc, SSL.SysCallError):
+            self.alert = _alert(exc)
+        super().connection_lost(exc)
+
+
+def _alert(error: SSL.Error) -> str:
+    try:
+        words = str(error.args[0][-1][2])
+    except (IndexError, TypeError):
+        return ""
+    return words if "alert" in words else ""
+
+
+def _safe(text: Any) -> str:
+    """Text of a peer for a log line: printable, one line, short."""
+    if not isinstance(text, str):
+        return ""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:_MAX_TEXT])

@@ -1,0 +1,342 @@
+"""Dialling a gateway: TCP, TLS with both certificates, Digest, and the switch of roles (I/O).
+
+A `Session` is what all connections of one agent share while its bundle stays the same: the TLS settings and the Digest
+state, so that one challenge serves them all. `dial` makes one connection and hands it over at the moment when the
+gateway's 101 was read, with the bytes that came glued behind it.
+
+Posture: trusts nothing before the server's certificate was verified by the bundle's anchors and for the name that was
+dialled. What a verified gateway answers is still held to the grammar and to limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from OpenSSL import SSL
+
+from rhttp.asking import Ask, Asked
+from rhttp.backoff import REFUSAL, TROUBLE, Pace, parse_retry_after
+from rhttp.bundle import Bundle
+from rhttp.digest import DigestClient
+from rhttp.errors import RhttpError
+from rhttp.fields import values
+from rhttp.limits import Http1Limits
+from rhttp.timers import TimerWheel
+from rhttp.tls import TlsLink
+from rhttp.tlscontext import client_context
+from rhttp.upgrade import UpgradeVariant
+
+CONNECT_TIMEOUT: Final = 10.0
+"""For one address."""
+HANDSHAKE_TIMEOUT: Final = 10.0
+ANSWER_TIMEOUT: Final = 30.0
+"""For the answers to one attempt to switch, challenge and all."""
+_MAX_TRIES: Final = 3
+"""Requests on one connection: the first, one after a challenge, one after a stale nonce."""
+KEEPALIVE_IDLE: Final = 30
+KEEPALIVE_INTERVAL: Final = 10
+KEEPALIVE_COUNT: Final = 3
+USER_TIMEOUT: Final = 75
+"""Seconds that sent bytes may stay unacknowledged. Linux counts a peer that does not *read* as such, too: below the
+time that back-pressure may take (`Http1Limits.content_timeout`) it would cut slow readers that are alive."""
+
+Take = Callable[[TlsLink, bytes], None]
+
+
+class DialFailed(RhttpError):  # noqa: N818 - says what is the case, like every error of ours
+    """No reversed connection came of it.
+
+    ``code`` is a slug: ``unresolved``, ``unreachable``, ``timeout``, ``untrusted`` (the server's certificate),
+    ``certificate`` (ours), ``tls``, ``credentials``, ``forbidden``, ``not-found``, ``refused``, ``lost``,
+    ``malformed``. ``str()`` is one line for people, without secrets.
+    """
+
+    def __init__(self, code: str, message: str, *, pace: Pace = TROUBLE, retry_after: float | None = None) -> None:
+        super().__init__(code, message)
+        self.message = message
+        self.pace = pace
+        """How patiently to try again."""
+        self.retry_after = retry_after
+        """Seconds that the gateway asked for."""
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Session:
+    """What the connections made with one reading of a bundle share."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.context: SSL.Context = _context(bundle)
+        self.digest: DigestClient | None = None
+        if bundle.user is not None and bundle.password is not None:
+            self.digest = DigestClient(bundle.user, bundle.password, entropy=os.urandom)
+        self._is_primed = self.digest is None
+
+    def is_unprimed(self) -> bool:
+        """Whether the first challenge is still to come: better one dial asks for it than all of them."""
+        return not self._is_primed
+
+    def primed(self) -> None:
+        """A challenge was taken up, or the gateway let us in without."""
+        self._is_primed = True
+
+    def authorize(self, method: bytes, target: bytes) -> bytes | None:
+        """The ``Authorization`` value for one request, or None before the first challenge."""
+        return self.digest.authorize(method, target) if self.digest is not None else None
+
+
+def _context(bundle: Bundle) -> SSL.Context:
+    try:
+        return client_context(chain=bundle.chain, key=bundle.key, anchors=bundle.trust, host=bundle.gateway.host)
+    except (SSL.Error, ValueError) as error:
+        raise DialFailed("tls", f"OpenSSL takes no TLS settings from {bundle.place} ({type(error).__name__})") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialling:
+    """What every dial of one agent is made with."""
+
+    wheel: TimerWheel
+    limits: Http1Limits
+    variant: UpgradeVariant
+    instance: str
+    """Names this start of the agent, so that the gateway can tell its connections from those of an earlier one."""
+
+
+async def dial(session: Session, dialling: Dialling, take: Take) -> None:
+    """Make one reversed connection.
+
+    ``take(link, surplus)`` is called once, in the very turn in which the 101 was read; it must give the link an owner
+    with `TlsLink.set_protocol`. When it was called, dial returns; otherwise it raises.
+
+    Raises:
+        DialFailed: with what went wrong and how patiently to try again.
+    """
+    sock = await _connect(session.bundle)
+    ask = await _shake(session, dialling, sock, take)
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            await _switch(session, dialling, ask)
+    except TimeoutError:
+        if ask.has_switched:
+            return
+        ask.close()
+        raise DialFailed("timeout", "the gateway did not answer the request to switch roles") from None
+    except BaseException:
+        ask.close()
+        raise
+
+
+# ---- TCP ----
+
+
+async def _connect(bundle: Bundle) -> socket.socket:
+    """A connected, non-blocking socket; every address is tried in its order. Names are resolved anew each time."""
+    loop = asyncio.get_running_loop()
+    gateway = bundle.gateway
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            found = await loop.getaddrinfo(gateway.host, gateway.port, type=socket.SOCK_STREAM)
+    except (OSError, TimeoutError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else "no answer in time"
+        raise DialFailed("unresolved", f"cannot resolve {gateway.host}: {why}") from None
+    reason = "it has no address"
+    for family, kind, number, _, address in dict.fromkeys(found):
+        sock = socket.socket(family, kind, number)
+        try:
+            sock.setblocking(False)
+            _tune(sock)
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await loop.sock_connect(sock, address)
+        except TimeoutError:
+            sock.close()
+            reason = f"no answer in {CONNECT_TIMEOUT:g} s"
+        except OSError as error:
+            sock.close()
+            reason = os.strerror(error.errno) if error.errno else type(error).__name__
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise DialFailed("unreachable", f"cannot reach {gateway}: {reason}")
+
+
+def _tune(sock: socket.socket) -> None:
+    """Have the kernel notice a gateway that is gone: the protocol has no ping."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
+        ("TCP_KEEPCNT", KEEPALIVE_COUNT),
+        ("TCP_USER_TIMEOUT", USER_TIMEOUT * 1000),
+    ):
+        if (number := getattr(socket, option, None)) is not None:  # some systems lack some of them
+            sock.setsockopt(socket.IPPROTO_TCP, number, value)
+
+
+# ---- TLS ----
+
+
+async def _shake(session: Session, dialling: Dialling, sock: socket.socket, take: Take) -> Ask:
+    loop = asyncio.get_running_loop()
+    shaken: asyncio.Future[Ask | str] = loop.create_future()
+
+    def done(link: TlsLink, failure: str | None) -> None:
+        # The owner is there before the next byte is: that may be the alert that says what is wrong with us.
+        outcome = Ask(link, dialling.limits, dialling.wheel, take) if failure is None else failure
+        if not shaken.done():
+            shaken.set_result(outcome)
+
+    host = session.bundle.gateway.host
+    link = TlsLink(
+        loop,
+        sock,
+        session.context,
+        server=False,
+        wheel=dialling.wheel,
+        timeout=HANDSHAKE_TIMEOUT,
+        done=done,
+        server_name=None if _is_address(host) else host.encode("ascii"),
+    )
+    try:
+        # The wheel bounds it, too; this bound holds even if nobody turns the wheel.
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT + 1):
+            outcome = await shaken
+    except TimeoutError:
+        link.abort()
+        outcome = "timeout"
+    except BaseException:
+        link.abort()
+        raise
+    if isinstance(outcome, str):
+        raise _handshake_failed(session.bundle, outcome)
+    link.handshake = None
+    return outcome
+
+
+def _is_address(host: str) -> bool:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            socket.inet_pton(family, host)
+            return True
+    return False
+
+
+_OPENSSL: Final = {
+    "openssl_9": "its certificate is not valid yet; look at the clock of this machine",
+    "openssl_10": "its certificate has expired; look at the clock of this machine, or have the gateway's renewed "
+    "(`rhttp-pki issue-server`)",
+    "openssl_18": "its certificate is self-signed and not the one in trust.pem",
+    "openssl_19": "trust.pem does not hold the root of its certificate",
+    "openssl_20": "trust.pem does not hold the root of its certificate",
+    "openssl_7": "trust.pem does not hold the root of its certificate",
+    "openssl_26": "its certificate is not one of a server",
+}
+
+
+def _handshake_failed(bundle: Bundle, failure: str) -> DialFailed:
+    gateway = bundle.gateway
+    if failure == "timeout":
+        return DialFailed("timeout", f"{gateway} did not finish the TLS handshake in time")
+    if failure == "closed":
+        return DialFailed("tls", f"{gateway} closed the connection during the TLS handshake")
+    if failure == "server_name":
+        message = f"the server at {gateway} is not trusted: its certificate does not name {gateway.host}"
+        return DialFailed("untrusted", message, pace=REFUSAL)
+    if failure.startswith("openssl_"):
+        why = _OPENSSL.get(failure, f"verification failed ({failure})")
+        return DialFailed("untrusted", f"the server at {gateway} is not trusted: {why}", pace=REFUSAL)
+    if "alert" in failure:
+        return certificate_refused(bundle, failure)
+    return DialFailed("tls", f"TLS with {gateway} failed: {failure}")
+
+
+def certificate_refused(bundle: Bundle, alert: str) -> DialFailed:
+    """The gateway's TLS alert, in words: it is nearly always about our certificate."""
+    if "expired" in alert:
+        mend = "it has expired; run: rhttp-pki renew"
+    elif "unknown ca" in alert:
+        mend = "it comes from another home than the gateway's"
+    else:
+        mend = "it may be revoked, or not of a worker; ask: rhttp-pki show " + bundle.name
+    message = f"the gateway refused the certificate in {bundle.place} ({alert}): {mend}"
+    return DialFailed("certificate", message, pace=REFUSAL)
+
+
+# ---- the switch ----
+
+
+async def _switch(session: Session, dialling: Dialling, ask: Ask) -> None:
+    bundle = session.bundle
+    target = b"/-/reverse/" + bundle.pool.encode("ascii")
+    method = b"POST" if b"POST" in dialling.variant.methods else b"GET"
+    for _ in range(_MAX_TRIES):
+        authorization = session.authorize(method, target)
+        block = b"%b %b HTTP/1.1\r\nHost: %b\r\nUpgrade: %b\r\nConnection: Upgrade\r\nRhttp-Instance: %b\r\n" % (
+            method,
+            target,
+            bundle.gateway.authority,
+            dialling.variant.token,
+            dialling.instance.encode("ascii"),
+        )
+        if authorization is not None:
+            block += b"Authorization: %b\r\n" % authorization
+        asked = await ask.send(method, block, dialling.variant.token)
+        if asked.switched:
+            session.primed()
+            if session.digest is not None:
+                session.digest.accepted(values(asked.fields, b"authentication-info"))
+            return
+        if asked.status != 401 or session.digest is None:
+            raise _refused(bundle, asked)
+        again = session.digest.challenged(values(asked.fields, b"www-authenticate"), answered=authorization is not None)
+        if not again:
+            raise _refused(bundle, asked)
+        session.primed()
+        if not ask.is_open:
+            raise DialFailed("lost", "the gateway closed the connection after its challenge")
+    raise DialFailed("credentials", "the gateway keeps asking for new credentials", pace=REFUSAL)
+
+
+def _refused(bundle: Bundle, asked: Asked) -> DialFailed:
+    """A final answer other than 101, or none at all."""
+    if asked.status == 0:
+        if asked.alert:
+            return certificate_refused(bundle, asked.alert)
+        if asked.is_malformed:
+            return DialFailed("malformed", f"the gateway's answer is not HTTP/1.1 as we know it: {asked.detail}")
+        return DialFailed("lost", f"the gateway closed the connection: {asked.detail}")
+    retry_after = next(iter(values(asked.fields, b"retry-after")), None)
+    wait = parse_retry_after(retry_after) if retry_after is not None else None
+    said = f"{asked.status}{f', {asked.title}' if asked.title else ''}"
+    if asked.request_id:
+        said += f" (request {asked.request_id})"
+    pace = REFUSAL
+    match asked.status:
+        case 401 if bundle.user is None:
+            code, message = "credentials", f"it wants a password, and {bundle.place} names no user: {said}"
+        case 401:
+            mend = "the password may have changed (`rhttp-pki user passwd`), or the user is disabled"
+            code, message = "credentials", f"it does not take the password of {bundle.user}: {said}; {mend}"
+        case 403:
+            mend = "see `rhttp-pki policy explain`, and the gateway's audit log under that request"
+            code, message = "forbidden", f"{bundle.name} may not serve the pool {bundle.pool}: {said}; {mend}"
+        case 404:
+            code, message = "not-found", f"there is no pool {bundle.pool}: {said}; add [pools.{bundle.pool}]"
+        case 426:
+            code, message = "refused", f"it does not speak this protocol: {said}"
+        case status if status in (429, 502, 503, 504):
+            code, message, pace = "refused", said, TROUBLE
+        case _:
+            code, message = "refused", said
+    return DialFailed(code, f"the gateway refused: {message}", pace=pace, retry_after=wait)
