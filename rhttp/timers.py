@@ -70,7 +70,10 @@ class TimerWheel:
         bucket.add(item)
 
     def turn(self, now: float) -> None:
-        """Move to ``now`` and fire what is due. Faults of one item must not leave ``deadline_passed``."""
+        """Move to ``now`` and fire what is due.
+
+        A fault of one item does not cost the others their deadlines: the first fault is raised when all have fired.
+        """
         self.now = now
         until = math.floor(now / self.tick)
         if until <= self._turned:
@@ -79,6 +82,7 @@ class TimerWheel:
         # After a long stall there are fewer buckets than ticks.
         numbers = sorted(n for n in self._buckets if n <= until) if len(span) > len(self._buckets) else span
         self._turned = until
+        fault: Exception | None = None
         for number in numbers:
             for item in self._buckets.pop(number, ()):
                 item.bucket = 0.0
@@ -88,4 +92,9 @@ class TimerWheel:
                     self._place(item, item.deadline)
                 else:
                     item.deadline = 0.0
-                    item.deadline_passed()
+                    try:
+                        item.deadline_passed()
+                    except Exception as error:
+                        fault = fault or error
+        if fault is not None:
+            raise fault

@@ -8,6 +8,7 @@ Posture: meets certificates of untrusted peers.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -58,12 +59,10 @@ def server_context(
     context = _context(SSL.TLS_SERVER_METHOD, chain, key)
     store = context.get_cert_store()
     assert store is not None
-    names = []
     for pem in (*anchors, *intermediates):
         certificate = x509.load_pem_x509_certificate(pem)
         store.add_cert(crypto.X509.from_cryptography(certificate))
-        names.append(crypto.X509.from_cryptography(certificate).get_subject())
-    context.set_client_ca_list(names)
+        context.add_client_ca(certificate)
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verifier(verify))
     context.set_verify_depth(_MAX_DEPTH)
     context.set_alpn_select_callback(_select)
@@ -147,18 +146,25 @@ def check_service_identity(certificate: x509.Certificate, host: str) -> str:
         san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         raise ServerNameMismatch(host) from None
-    wanted = host.lower().rstrip(".")
-    for address in san.get_values_for_type(x509.IPAddress):
-        if str(address) == wanted.strip("[]"):
+    address = _address(host)
+    if address is not None:
+        # RFC 9525 section 6.2: an address is matched with addresses only, never with a DNS name of the same spelling.
+        if address in san.get_values_for_type(x509.IPAddress):
             return host
-    labels = wanted.split(".")
+        raise ServerNameMismatch(host)
+    labels = host.lower().rstrip(".").split(".")
     for name in san.get_values_for_type(x509.DNSName):
         pattern = name.lower().split(".")
-        if pattern == labels or (
-            pattern[0] == "*" and len(pattern) > 2 and pattern[1:] == labels[1:] and len(pattern) == len(labels)
-        ):
+        if pattern == labels or (pattern[0] == "*" and len(pattern) > 2 and labels[0] and pattern[1:] == labels[1:]):
             return host
     raise ServerNameMismatch(host)
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return None
 
 
 class ServerNameMismatch(Exception):  # noqa: N818 - says what is the case
