@@ -11,10 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from auth.cedar import Decider, PolicyEngine
 from auth.policy import Allowed, Context, ResourceType
+from auth.principal import Principal
 from auth.verifier import Authenticated, Unauthenticated
 from gateway.call import Admitted, Call
 from gateway.services import Services
+from rhttp.recent import RecentAuthorization
 
 _TLS: Final = b"tls"
 
@@ -32,6 +35,26 @@ class Refused:
     """For the challenge of a 401 (RFC 7616 section 3.3)."""
 
 
+class Memory:
+    """What the next request of one connection can reuse of the last one's checks; it changes no answer."""
+
+    __slots__ = ("authorization", "decider", "decider_of")
+
+    def __init__(self) -> None:
+        self.authorization = RecentAuthorization()
+        self.decider: Decider | None = None
+        self.decider_of: tuple[PolicyEngine, str, str, str] | None = None
+
+    def decider_for(self, engine: PolicyEngine, principal: Principal, question: tuple[str, str, str]) -> Decider:
+        """The prepared question; the principal is always the connection's."""
+        of = (engine, *question)
+        decider = self.decider
+        if decider is None or self.decider_of != of:
+            decider = self.decider = engine.decider(principal, *question)
+            self.decider_of = of
+        return decider
+
+
 def check_peer(services: Services, call: Call) -> Refused | None:
     """Step 1: the certificate still holds, and we still know enough to say so."""
     peer = call.peer
@@ -46,7 +69,7 @@ def check_peer(services: Services, call: Call) -> Refused | None:
     return None
 
 
-def check_digest(services: Services, call: Call) -> Authenticated | Refused | None:
+def check_digest(services: Services, call: Call, memory: Memory) -> Authenticated | Refused | None:
     """Step 2: Digest credentials. None: there are none, and policy says whether that will do.
 
     The dispatch listener asks for none: whoever may open it is its master.
@@ -65,6 +88,7 @@ def check_digest(services: Services, call: Call) -> Authenticated | Refused | No
         expected_user=call.peer.name,
         credentials=services.credentials,
         now=services.epoch,
+        recent=memory.authorization,
     )
     if isinstance(outcome, Unauthenticated):
         return Refused(
@@ -80,6 +104,7 @@ def check_digest(services: Services, call: Call) -> Authenticated | Refused | No
 def check_policy(
     services: Services,
     call: Call,
+    memory: Memory,
     digest: Authenticated | None,
     action: str,
     resource_type: ResourceType,
@@ -90,6 +115,7 @@ def check_policy(
 ) -> Admitted | Refused:
     """Step 3: the policy's decision. A denial without Digest credentials is a challenge, not a final word."""
     peer = call.peer
+    decider = memory.decider_for(call.generation.engine, peer.principal, (action, resource_type, resource))
     context = call.context = Context(
         call.listener,
         protocol,
@@ -100,7 +126,7 @@ def check_policy(
         peer.source,
         services.epoch,
     )
-    decision = call.generation.engine.decider(peer.principal, action, resource_type, resource).decide(context)
+    decision = decider.decide(context)
     if isinstance(decision, Allowed):
         return Admitted(digest, decision)
     if digest is None and peer.serial is not None:

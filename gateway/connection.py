@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway import admission, own
-from gateway.admission import Refused
+from gateway.admission import Memory, Refused
 from gateway.answers import refuse
 from gateway.authority import same_origin
 from gateway.call import Admitted, Call
@@ -29,7 +29,18 @@ _MAX_REQUEST_ID: Final = 128
 class Connection:
     """The owner of one server end. Registered under its peer's identity, so that it can be cut."""
 
-    __slots__ = ("_services", "end", "is_local", "is_over_limit", "listener", "peer", "tls_version", "upgrade_refused")
+    __slots__ = (
+        "_forwarded",
+        "_services",
+        "end",
+        "is_local",
+        "is_over_limit",
+        "listener",
+        "memory",
+        "peer",
+        "tls_version",
+        "upgrade_refused",
+    )
 
     def __init__(self, services: Services, peer: Peer, listener: str, tls_version: str | None) -> None:
         self._services = services
@@ -41,6 +52,8 @@ class Connection:
         """Its identity has too many connections: it is told so, and closed."""
         self.upgrade_refused = False
         """A role switch was answered 401 here; one more request is allowed."""
+        self.memory = Memory()
+        self._forwarded: tuple[bytes | None, bytes] | None = None
         self.end = ServerEnd(self, services.generation.limits, services.wheel)
 
     # ---- ServerOwner ----
@@ -73,7 +86,7 @@ class Connection:
         if not self._check_head(end, call, target):
             return
         # 3. Digest.
-        digest = admission.check_digest(services, call)
+        digest = admission.check_digest(services, call, self.memory)
         if isinstance(digest, Refused):
             self.refused(end, call, digest)
             return
@@ -83,7 +96,7 @@ class Connection:
             return
         resource = route.name if route is not None else ""
         admitted = admission.check_policy(
-            services, call, digest, "request", "Route", resource, tls_version=self.tls_version
+            services, call, self.memory, digest, "request", "Route", resource, tls_version=self.tls_version
         )
         if isinstance(admitted, Refused):
             self.refused(end, call, admitted)
@@ -193,6 +206,17 @@ class Connection:
 
     # ---- where requests go ----
 
+    def _who(self, host: bytes | None) -> bytes:
+        """The field lines that say who asks; the same for every request to one authority."""
+        known = self._forwarded
+        if known is None or known[0] != host:
+            value = forwarded(self.peer.source, b"http" if self.is_local else b"https", host)
+            lines = b"Forwarded: %b\r\nRhttp-Identity: %b\r\n" % (value, self.peer.identity.encode("ascii"))
+            if self.peer.client_cert is not None:
+                lines += b"Client-Cert: %b\r\n" % self.peer.client_cert
+            known = self._forwarded = (host, lines)
+        return known[1]
+
     def forward(
         self,
         end: ServerEnd,
@@ -214,15 +238,12 @@ class Connection:
             return
         if services.draining and not end.close_after:
             end.close_after = True
-        fields = b"%bForwarded: %b\r\nVia: %b\r\nRhttp-Identity: %b\r\nRhttp-Request-Id: %b\r\n" % (
+        fields = b"%b%bVia: %b\r\nRhttp-Request-Id: %b\r\n" % (
             request_fields(head),
-            forwarded(self.peer.source, b"http" if self.is_local else b"https", head.host),
+            self._who(head.host),
             b"%b, %b" % (via, call.generation.via_received) if via else call.generation.via_received,
-            self.peer.identity.encode("ascii"),
             call.request_id.encode("ascii"),
         )
-        if self.peer.client_cert is not None:
-            fields += b"Client-Cert: %b\r\n" % self.peer.client_cert
         exchange = Exchange(
             services,
             call,

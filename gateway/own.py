@@ -72,6 +72,7 @@ class _Desk:
         return admission.check_policy(
             self._services,
             self._call,
+            self._connection.memory,
             self._digest,
             action,
             _POOL,

@@ -9,9 +9,15 @@ Posture: untrusted client.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from gateway.configvalues import RouteConfig
 from rhttp.target import BadTarget, Target, parse_target, readings
+
+
+_KNOWN_TARGETS: Final = 4096
+"""Targets remembered with their route: most requests ask for what was asked for before."""
+_KNOWN_BYTES: Final = 256
 
 
 def is_reserved(path: bytes) -> bool:
@@ -22,7 +28,7 @@ def is_reserved(path: bytes) -> bool:
 class RouteTable:
     """The routes of one configuration, immutable. Routes are as `gateway.configcheck` lets them through."""
 
-    __slots__ = ("_exact", "_longest", "_prefixes")
+    __slots__ = ("_exact", "_known", "_longest", "_prefixes")
 
     def __init__(self, routes: Sequence[RouteConfig]) -> None:
         self._exact: dict[bytes, RouteConfig] = {}
@@ -33,6 +39,7 @@ class RouteTable:
             if key in table:
                 raise ValueError(f"two routes have the path {route.path}")
             table[key] = route
+        self._known: dict[bytes, tuple[Target, RouteConfig | None]] = {}
         self._longest = max(map(len, self._prefixes), default=0)
 
     def match(self, path: bytes) -> RouteConfig | None:
@@ -62,9 +69,17 @@ class RouteTable:
         decode ``%2F`` then find nothing that another route, or the gateway itself, was to guard. Such a path never
         reaches a reserved one.
         """
+        known = self._known.get(raw)
+        if known is not None:
+            return known
         target = parse_target(raw, method=method)
         if isinstance(target, Target):
-            return target, self.match(target.path)
+            found = target, self.match(target.path)
+            if len(raw) <= _KNOWN_BYTES and not target.asterisk:
+                if len(self._known) >= _KNOWN_TARGETS:
+                    self._known.clear()
+                self._known[raw] = found
+            return found
         if target.literal_prefix is None:
             return target
         route = self._match_prefix(target.literal_prefix)

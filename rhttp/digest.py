@@ -64,9 +64,13 @@ def response(
 
     ``nc`` is the text as it travels (eight hex digits), ``ha1`` the lower-case hex of `ha1`.
     """
-    make = HASHES[algorithm]
-    ha2 = make(b"%b:%b" % (method, uri)).hexdigest().encode()
-    return make(b"%b:%b:%b:%b:auth:%b" % (ha1, nonce, nc, cnonce, ha2)).hexdigest().encode()
+    ha2 = HASHES[algorithm](b"%b:%b" % (method, uri)).hexdigest().encode()
+    return response_of(algorithm, ha1, nonce, nc, cnonce, ha2)
+
+
+def response_of(algorithm: Algorithm, ha1: bytes, nonce: bytes, nc: bytes, cnonce: bytes, ha2: bytes) -> bytes:
+    """As `response`, with H(A2) at hand."""
+    return HASHES[algorithm](b"%b:%b:%b:%b:auth:%b" % (ha1, nonce, nc, cnonce, ha2)).hexdigest().encode()
 
 
 # --- Authorization ---------------------------------------------------------------------------------------------------

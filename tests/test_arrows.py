@@ -16,7 +16,7 @@ MAX_LINES = 400
 ARROWS: dict[str, dict[str, frozenset[str] | None]] = {
     "pki": {},
     "rhttp": {},
-    "auth": {"rhttp": frozenset({"fields", "head", "digest", "target", "upgrade", "errors"})},
+    "auth": {"rhttp": frozenset({"fields", "head", "digest", "target", "upgrade", "errors", "recent"})},
     "gateway": {"pki": None, "auth": None, "rhttp": None},
 }
 

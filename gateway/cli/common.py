@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
+from click.core import ParameterSource
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,6 +24,8 @@ class Settings:
 
     home: Path = Path("rhttp-home")
     passphrase_file: Path | None = None
+    given: set[str] = field(default_factory=set)
+    """Which of the two stood on the command line."""
 
     def passphrase(self) -> bytes | None:
         """The passphrase: the file's first line, without its line end; None when no file was named.
@@ -53,9 +56,16 @@ def fail(message: str) -> NoReturn:
 
 
 def _set(name: str) -> Callable[[click.Context, click.Parameter, Path | None], None]:
-    def callback(context: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
-        if value is not None:
-            setattr(context.ensure_object(Settings), name, value)
+    def callback(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
+        settings = context.ensure_object(Settings)
+        if value is None or parameter.name is None:
+            return
+        source = context.get_parameter_source(parameter.name)
+        if source is ParameterSource.ENVIRONMENT and name in settings.given:
+            return  # the option stood before the command's name, and an option beats the environment
+        if source is ParameterSource.COMMANDLINE:
+            settings.given.add(name)
+        setattr(settings, name, value)
 
     return callback
 
