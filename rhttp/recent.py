@@ -50,21 +50,23 @@ class RecentAuthorization:
         return found
 
     def _remember(self, value: bytes, found: DigestCredentials) -> None:
-        """Note where ``response`` and ``nc`` stand, if that is certain: each once in the value, plain and unescaped.
+        """Note where ``response`` and ``nc`` stand, if that is certain: each once, one in quotes and one not, no escapes.
 
-        Bytes of letters and digits put in their place then change these two parameters and no structure.
+        Letters and digits put in their places then change these two parameters and no structure.
         """
         self._known = None
         response, counter = found.response, b"nc=" + found.nc_text
-        if len(found.nc_text) != 8 or len(response) < 32 or not response.isalnum():
+        if len(found.nc_text) != 8 or len(response) < 32 or not response.isalnum() or 0x5C in value:
             return
         if value.count(response) != 1 or value.count(counter) != 1:
             return
         at, nc_at = value.find(response), value.find(counter) + 3
         if value[at - 1 : at] != b'"' or value[at + len(response) : at + len(response) + 1] != b'"':
             return
-        # What stands behind the counter must end the token, or more of the token could follow it.
-        if value[nc_at + 8 : nc_at + 9] not in (b",", b" ", b""):
+        if value.count(b'"', 0, at) % 2 == 0 or value.count(b'"', 0, nc_at) % 2:
+            return  # inside of another parameter's quotes, or outside of all
+        # The name and the counter must be whole tokens, not the end or the beginning of longer ones.
+        if value[nc_at - 4 : nc_at - 3] not in (b",", b" ") or value[nc_at + 8 : nc_at + 9] not in (b",", b" ", b""):
             return
         self._response_first = at < nc_at
         spans = sorted(((at, at + len(response)), (nc_at, nc_at + 8)))
