@@ -50,7 +50,7 @@ class RecentAuthorization:
         return found
 
     def _remember(self, value: bytes, found: DigestCredentials) -> None:
-        """Note where ``response`` and ``nc`` stand, if that is certain: each once, one in quotes and one not, no escapes.
+        """Note where ``response`` and ``nc`` stand, if that is certain: each once, one in quotes, one not, no escapes.
 
         Letters and digits put in their places then change these two parameters and no structure.
         """
