@@ -197,6 +197,8 @@ class TlsLink:
     def detach(self) -> socket.socket:
         """Give the bare socket away at a record boundary; this object is of no further use.
 
+        The caller knows that the peer is silent until it is answered: a record that arrived in part goes unnoticed.
+
         Raises:
             ValueError: bytes of this TLS connection are still under way, so the boundary is not reached.
         """
@@ -226,15 +228,16 @@ class TlsLink:
             except SSL.Error as error:
                 self._lose(error)
                 return
-            if not data:
-                self._on_eof()
-                return
-            self._owner.data_received(data)
+            try:
+                self._owner.data_received(data)
+            except Exception:
+                self.abort()  # nobody knows any more where this connection stands
+                raise
             if len(data) < _RECORD or not self._reading or self._state > _State.OPEN:
                 return
 
     def _on_eof(self) -> None:
-        self._truncated = not self._connection.get_shutdown() & SSL.RECEIVED_SHUTDOWN
+        self._truncated = not self._connection.get_app_data().has_ended
         self._loop.remove_reader(self._fd)
         self._reading = False
         if self._state == _State.CLOSING:

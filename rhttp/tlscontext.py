@@ -29,12 +29,14 @@ class NoCommonProtocol(Exception):  # noqa: N818 - says what is the case, like e
 class Handshake:
     """What a handshake gathers: the certificates by depth, then the verified peer or the reason of the refusal."""
 
-    __slots__ = ("certificates", "peer", "refusal")
+    __slots__ = ("certificates", "has_ended", "peer", "refusal")
 
     def __init__(self) -> None:
         self.certificates: dict[int, x509.Certificate] = {}
         self.peer: object = None
         self.refusal: str | None = None
+        self.has_ended = False
+        """The peer sent close_notify, later on; `TlsLink` asks."""
 
 
 Verify = Callable[[Sequence[x509.Certificate]], object]
@@ -95,6 +97,7 @@ def _context(method: int, chain: bytes | None, key: bytes | None) -> SSL.Context
         | SSL.OP_IGNORE_UNEXPECTED_EOF
     )
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    context.set_info_callback(_notice)
     if chain is not None and key is not None:
         certificates = x509.load_pem_x509_certificates(chain)
         context.use_certificate(certificates[0])
@@ -103,6 +106,14 @@ def _context(method: int, chain: bytes | None, key: bytes | None) -> SSL.Context
         context.use_privatekey(load_pem_private_key(key, None))  # type: ignore[arg-type]  # any key OpenSSL can sign with
         context.check_privatekey()
     return context
+
+
+def _notice(connection: SSL.Connection, where: int, code: int) -> None:
+    """Note a close_notify. OP_IGNORE_UNEXPECTED_EOF makes OpenSSL report a bare FIN as one, in its flags as well."""
+    if where == SSL.SSL_CB_READ_ALERT and not code & 0xFF:
+        handshake = connection.get_app_data()
+        if isinstance(handshake, Handshake):
+            handshake.has_ended = True
 
 
 def _select(_connection: SSL.Connection, offered: list[bytes]) -> bytes:
