@@ -20,7 +20,7 @@ from typing import Any, Final
 from OpenSSL import SSL
 
 from rhttp.timers import TimerWheel
-from rhttp.tlscontext import Handshake, NoCommonProtocol
+from rhttp.tlscontext import Handshake, NoCommonProtocol, free_session, openssl_reason
 
 _RECORD: Final = 16384
 """Plaintext of the largest record; a shorter read means that the socket holds no whole record more."""
@@ -127,7 +127,7 @@ class TlsLink:
             return
         except SSL.Error as error:
             handshake = self.handshake
-            self._fail((handshake.refusal if handshake is not None else None) or _reason(error))
+            self._fail((handshake.refusal if handshake is not None else None) or openssl_reason(error))
             return
         self._wheel.clear(self)
         self._watch_write(False)
@@ -193,6 +193,11 @@ class TlsLink:
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Hand the connection to another owner: the role switch."""
         self._owner = protocol
+
+    def let_session_go(self) -> None:
+        """Free what only the handshake needed; take the identity first."""
+        self.handshake = None
+        free_session(self._connection)
 
     def detach(self) -> socket.socket:
         """Give the bare socket away at a record boundary; this object is of no further use.
@@ -389,11 +394,3 @@ class TlsLink:
         owner, self._owner = self._owner, None
         if owner is not None:
             self._loop.call_soon(owner.connection_lost, error)
-
-
-def _reason(error: SSL.Error) -> str:
-    """OpenSSL's own words for a failed handshake; they contain nothing secret."""
-    try:
-        return str(error.args[0][-1][2]) or "tls"
-    except (IndexError, TypeError):
-        return "tls"
