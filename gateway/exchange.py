@@ -59,6 +59,7 @@ class Exchange:
         "_inbound",
         "_kept",
         "_kept_size",
+        "_named",
         "_services",
         "_target",
         "_trailers",
@@ -96,6 +97,8 @@ class Exchange:
         self._client: ClientEnd | None = None
         self._kept: list[bytes] | None = []
         self._kept_size = 0
+        self._named: list[bytes] = []
+        """What the answer's ``Connection`` names, for its trailers."""
         self._ended = not call.head.has_content
         self._trailers: Fields = []
         self._tries = 0
@@ -134,7 +137,7 @@ class Exchange:
         for data in self._kept or ():
             client.content(data)
         if self._ended:
-            client.end(inbound_trailers(self._trailers))
+            client.end(inbound_trailers(self._trailers, head.connection))
             return
         client.flush()
         if head.expect is not None and self._tries == 1:
@@ -191,11 +194,14 @@ class Exchange:
         self._ended = True
         self._trailers = trailers
         if self._client is not None:
-            self._client.end(inbound_trailers(trailers))
+            self._client.end(inbound_trailers(trailers, self.call.head.connection))
 
     def request_half_closed(self) -> None:
-        """The requester may be gone for good: one that still waits is answered now, one that is served is served."""
-        if self._client is None and not self.over:
+        """The requester may be gone for good: one that waits for a slot is answered now, every other one is served.
+
+        A master that is being dialled counts as serving: a peer may well end its side right behind its request.
+        """
+        if self._dispatch and self._client is None and not self.over:
             self._inbound.forget(self)
             self._fail(503, "no-slot", "half_closed")
 
@@ -234,6 +240,7 @@ class Exchange:
     def response_head(self, head: ResponseHead, has_content: bool) -> None:
         """The final answer begins."""
         self._kept = None
+        self._named = head.connection
         if not self._dispatch and head.status in (401, 407):
             self._drop_client()
             self._fail(502, "master-asked-credentials", "master_asked_credentials")
@@ -264,7 +271,7 @@ class Exchange:
         if not self._close_books("allowed", self._end.status, None):
             fail(self._services, self._end, self.call, 503, "audit-unavailable")
             return
-        self._end.end(outbound_trailers(trailers))
+        self._end.end(outbound_trailers(trailers, self._named))
 
     def response_abort(self, loss: Loss, detail: str) -> None:
         """No whole answer will come: once more elsewhere when that is safe, else say so."""

@@ -50,34 +50,36 @@ _CONNECTION_OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade", b"t
 
 
 def _named(connection: Iterable[bytes]) -> frozenset[bytes]:
-    """Fields that ``Connection`` names and that are therefore for us only."""
-    return frozenset(connection) - _CONNECTION_OPTIONS
+    """Fields that ``Connection`` names and that are therefore for us only, each in its spelling with dashes."""
+    return frozenset([name.replace(b"_", b"-") for name in connection]) - _CONNECTION_OPTIONS
+
+
+def _pass(fields: Fields, passes: _Memo, connection: list[bytes]) -> Fields:
+    """The fields that go on."""
+    if connection and (named := _named(connection)):
+        return [f for f in fields if passes[f[0]] and f[0].replace(b"_", b"-") not in named]
+    return [f for f in fields if passes[f[0]]]
 
 
 def request_fields(head: RequestHead) -> bytes:
     """The field lines of a request that go on to a master or worker, serialized."""
-    passes = _inbound
-    if head.connection and (named := _named(head.connection)):
-        return b"".join([b"%b: %b\r\n" % f for f in head.fields if passes[f[0]] and f[0] not in named])
-    return b"".join([b"%b: %b\r\n" % f for f in head.fields if passes[f[0]]])
+    return b"".join([b"%b: %b\r\n" % f for f in _pass(head.fields, _inbound, head.connection)])
 
 
 def response_fields(head: ResponseHead, *, route: bool) -> bytes:
     """The field lines of an answer that go back, serialized; on routes a master's own challenges do not."""
     passes = _outbound_route if route else _outbound
-    if head.connection and (named := _named(head.connection)):
-        return b"".join([b"%b: %b\r\n" % f for f in head.fields if passes[f[0]] and f[0] not in named])
-    return b"".join([b"%b: %b\r\n" % f for f in head.fields if passes[f[0]]])
+    return b"".join([b"%b: %b\r\n" % f for f in _pass(head.fields, passes, head.connection)])
 
 
-def inbound_trailers(trailers: Fields) -> Fields:
-    """The trailer fields of a request that go on."""
-    return [f for f in trailers if _inbound[f[0]]] if trailers else trailers
+def inbound_trailers(trailers: Fields, connection: list[bytes]) -> Fields:
+    """The trailer fields of a request that go on; ``connection`` is what its head's ``Connection`` names."""
+    return _pass(trailers, _inbound, connection) if trailers else trailers
 
 
-def outbound_trailers(trailers: Fields) -> Fields:
-    """The trailer fields of an answer that go back."""
-    return [f for f in trailers if _outbound_route[f[0]]] if trailers else trailers
+def outbound_trailers(trailers: Fields, connection: list[bytes]) -> Fields:
+    """The trailer fields of an answer that go back; ``connection`` is what its head's ``Connection`` names."""
+    return _pass(trailers, _outbound_route, connection) if trailers else trailers
 
 
 def forwarded(source: str | None, proto: bytes, host: bytes | None) -> bytes:

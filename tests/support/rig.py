@@ -331,8 +331,8 @@ class Origin:
             wire = RecordingWire(sock)
             self.wires.append(wire)
             thread = threading.Thread(target=self._serve, args=(wire, self.script), daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def _serve(self, wire: Wire, script: Script) -> None:
         try:
