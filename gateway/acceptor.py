@@ -122,9 +122,8 @@ class TlsAcceptor:
 
     def _open(self, link: TlsLink, source: str) -> None:
         services = self._services
-        handshake = link.handshake
+        seen = link.handshake.peer
         link.let_session_go()
-        seen = handshake.peer if handshake is not None else None
         if not isinstance(seen, Seen):
             # OpenSSL accepted and our verification never ran: impossible, therefore refused.
             services.counters.connections -= 1

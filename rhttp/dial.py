@@ -220,7 +220,7 @@ async def _shake(session: Session, dialling: Dialling, sock: socket.socket, take
         raise
     if isinstance(outcome, str):
         raise _handshake_failed(session.bundle, outcome)
-    link.handshake = None
+    link.let_session_go()
     return outcome
 
 

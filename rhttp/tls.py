@@ -94,7 +94,7 @@ class TlsLink:
         self._truncated = False
         self.deadline = 0.0
         self.bucket = 0.0
-        self.handshake: Handshake | None = Handshake()
+        self.handshake = Handshake()
         connection = self._connection = SSL.Connection(context, sock)
         connection.set_app_data(self.handshake)
         if server:
@@ -126,8 +126,7 @@ class TlsLink:
             self._fail("closed")
             return
         except SSL.Error as error:
-            handshake = self.handshake
-            self._fail((handshake.refusal if handshake is not None else None) or openssl_reason(error))
+            self._fail(self.handshake.refusal or openssl_reason(error))
             return
         self._wheel.clear(self)
         self._watch_write(False)
@@ -196,7 +195,7 @@ class TlsLink:
 
     def let_session_go(self) -> None:
         """Free what only the handshake needed; take the identity first."""
-        self.handshake = None
+        self.handshake.forget()
         free_session(self._connection)
 
     def detach(self) -> socket.socket:
@@ -242,7 +241,7 @@ class TlsLink:
                 return
 
     def _on_eof(self) -> None:
-        self._truncated = not self._connection.get_app_data().has_ended
+        self._truncated = not self.handshake.has_ended
         self._loop.remove_reader(self._fd)
         self._reading = False
         if self._state == _State.CLOSING:

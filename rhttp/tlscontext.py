@@ -27,6 +27,9 @@ class NoCommonProtocol(Exception):  # noqa: N818 - says what is the case, like e
     """The peer offers ALPN protocols and none of them is ours; raising sends no_application_protocol."""
 
 
+_NOTHING: Final[dict[int, x509.Certificate]] = {}
+
+
 class Handshake:
     """What a handshake gathers: the certificates by depth, then the verified peer or the reason of the refusal."""
 
@@ -38,6 +41,11 @@ class Handshake:
         self.refusal: str | None = None
         self.has_ended = False
         """The peer sent close_notify, later on; `TlsLink` asks."""
+
+    def forget(self) -> None:
+        """Let go of what only the handshake needed."""
+        self.certificates = _NOTHING
+        self.peer = None
 
 
 Verify = Callable[[Sequence[x509.Certificate]], object]
@@ -154,7 +162,6 @@ def free_session(connection: SSL.Connection) -> None:
     Keys live on in the connection, and resumption is off, so nobody asks for the session again. pyOpenSSL has no method
     for it. Afterwards the peer's certificate cannot be asked for.
     """
-    connection.set_app_data(None)
     lib.SSL_set_session(connection._ssl, ffi.NULL)
 
 
