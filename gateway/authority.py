@@ -11,6 +11,8 @@ from typing import Final
 from rhttp.target import split_authority
 
 _MEMO: Final = 1024
+_MEMO_AUTHORITY: Final = 300
+"""Bytes of an authority that is remembered: a DNS name and a port fit, and strangers choose them."""
 
 
 class Authorities:
@@ -30,9 +32,10 @@ class Authorities:
         except KeyError:
             parts = split_authority(authority)
             known = None if parts is None else parts[0].rstrip(b".") in self._hosts
-            if len(memo) >= _MEMO:
-                memo.clear()
-            memo[authority] = known
+            if len(authority) <= _MEMO_AUTHORITY:
+                if len(memo) >= _MEMO:
+                    memo.clear()
+                memo[authority] = known
             return known
 
 

@@ -20,9 +20,10 @@ _INBOUND_PREFIXES: Final = (b"x-forwarded-", b"client-cert", b"proxy-", b"rhttp-
 _OUTBOUND_NAMES: Final = HOP_BY_HOP | frozenset({b"content-length", b"alt-svc"})
 _OUTBOUND_PREFIXES: Final = (b"rhttp-", b"proxy-")
 _ROUTE_NAMES: Final = frozenset({b"www-authenticate", b"authentication-info"})
-_TRAILER_NAMES: Final = frozenset({b"alt-svc"})
 _MEMO: Final = 4096
 """Field names remembered; real traffic uses a few dozen."""
+_MEMO_NAME: Final = 64
+"""Bytes of a name that is remembered: strangers choose them, and ours to strip are all shorter."""
 
 
 class _Memo(dict[bytes, bool]):
@@ -37,9 +38,10 @@ class _Memo(dict[bytes, bool]):
         # Servers behind CGI-like interfaces read `_` and `-` alike, so an alias is the same field to us.
         plain = name.replace(b"_", b"-")
         passes = plain not in self._names and not plain.startswith(self._prefixes)
-        if len(self) >= _MEMO:
-            self.clear()
-        self[name] = passes
+        if len(name) <= _MEMO_NAME:
+            if len(self) >= _MEMO:
+                self.clear()
+            self[name] = passes
         return passes
 
 
@@ -89,7 +91,11 @@ def forwarded(source: str | None, proto: bytes, host: bytes | None) -> bytes:
     else:
         node = b'"[%b]"' % source.encode("ascii") if ":" in source else source.encode("ascii")
     value = b"for=%b;proto=%b" % (node, proto)
-    return value + b';host="%b"' % host if host else value
+    if not host:
+        return value
+    if b'"' in host or b"\\" in host:  # where no authority is asked for, Host may be anything
+        host = host.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    return value + b';host="%b"' % host
 
 
 def via_names(head: RequestHead, pseudonym: bytes) -> tuple[bytes, bool]:
