@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from rhttp.fields import HOP_BY_HOP, Fields
+from rhttp.fields import HOP_BY_HOP, Fields, serialize
 from rhttp.head import RequestHead, ResponseHead
 
 _INBOUND_NAMES: Final = HOP_BY_HOP | frozenset(
@@ -65,13 +65,21 @@ def _pass(fields: Fields, passes: _Memo, connection: list[bytes]) -> Fields:
 
 def request_fields(head: RequestHead) -> bytes:
     """The field lines of a request that go on to a master or worker, serialized."""
-    return b"".join([b"%b: %b\r\n" % f for f in _pass(head.fields, _inbound, head.connection)])
+    kept = head.forwarded
+    lines = kept.get("inbound")
+    if lines is None:
+        lines = kept["inbound"] = serialize(_pass(head.fields, _inbound, head.connection))
+    return lines
 
 
 def response_fields(head: ResponseHead, *, route: bool) -> bytes:
     """The field lines of an answer that go back, serialized; on routes a master's own challenges do not."""
-    passes = _outbound_route if route else _outbound
-    return b"".join([b"%b: %b\r\n" % f for f in _pass(head.fields, passes, head.connection)])
+    kind = "route" if route else "dispatch"
+    lines = head.forwarded.get(kind)
+    if lines is None:
+        passes = _outbound_route if route else _outbound
+        lines = head.forwarded[kind] = serialize(_pass(head.fields, passes, head.connection))
+    return lines
 
 
 def inbound_trailers(trailers: Fields, connection: list[bytes]) -> Fields:

@@ -14,7 +14,6 @@ from typing import Final
 from gateway.configvalues import RouteConfig
 from rhttp.target import BadTarget, Target, parse_target, readings
 
-
 _KNOWN_TARGETS: Final = 4096
 """Targets remembered with their route: most requests ask for what was asked for before."""
 _KNOWN_BYTES: Final = 256

@@ -16,7 +16,8 @@ from rhttp.content import LAST_CHUNK, ChunkedReader, CloseReader, ContentReader,
 from rhttp.ends import Link, ResponseSink
 from rhttp.errors import LocalProtocolError, Loss, RemoteProtocolError
 from rhttp.fields import Fields
-from rhttp.head import ResponseHead, parse_response_head, response_has_content
+from rhttp.head import ResponseHead, response_has_content
+from rhttp.headmemo import read_response_head
 from rhttp.limits import Http1Limits
 from rhttp.timers import TimerWheel
 
@@ -272,7 +273,7 @@ class ClientEnd(asyncio.Protocol):
         end += 4
         if end > self._limits.head_bytes:
             raise RemoteProtocolError(502, "bad-request", "head too large")
-        head = parse_response_head(data if end == len(data) else data[:end], max_fields=self._limits.fields)
+        head = read_response_head(data if end == len(data) else data[:end], max_fields=self._limits.fields)
         rest = data[end:]
         self._head_seen = True
         sink = self.sink

@@ -52,6 +52,7 @@ class RequestHead:
         "content_length",
         "expect",
         "fields",
+        "forwarded",
         "host",
         "http11",
         "method",
@@ -75,6 +76,26 @@ class RequestHead:
         self.upgrade: list[bytes] | None = None
         """Values of ``Upgrade``, only when ``Connection`` names it and the version is 1.1."""
         self.authorization: list[bytes] | None = None
+        self.forwarded: dict[str, bytes] = {}
+        """Room for whoever forwards heads to keep the fields in serialized form; shared between equal heads."""
+
+    def authorized(self, value: bytes) -> RequestHead:
+        """The same head with one more ``Authorization`` value, which its fields do not show."""
+        head = RequestHead.__new__(RequestHead)
+        head.method = self.method
+        head.target = self.target
+        head.http11 = self.http11
+        head.fields = self.fields
+        head.host = self.host
+        head.content_length = self.content_length
+        head.chunked = self.chunked
+        head.close = self.close
+        head.connection = self.connection
+        head.expect = self.expect
+        head.upgrade = self.upgrade
+        head.authorization = [value] if self.authorization is None else [*self.authorization, value]
+        head.forwarded = self.forwarded
+        return head
 
     @property
     def has_content(self) -> bool:
@@ -88,7 +109,18 @@ class RequestHead:
 class ResponseHead:
     """One response head."""
 
-    __slots__ = ("chunked", "close", "connection", "content_length", "fields", "http11", "reason", "status", "upgrade")
+    __slots__ = (
+        "chunked",
+        "close",
+        "connection",
+        "content_length",
+        "fields",
+        "forwarded",
+        "http11",
+        "reason",
+        "status",
+        "upgrade",
+    )
 
     def __init__(self) -> None:
         self.status = 0
@@ -100,6 +132,8 @@ class ResponseHead:
         self.close = False
         self.connection: list[bytes] = []
         self.upgrade: list[bytes] | None = None
+        self.forwarded: dict[str, bytes] = {}
+        """Room for whoever forwards heads to keep the fields in serialized form; shared between equal heads."""
 
 
 class _Collector:

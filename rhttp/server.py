@@ -16,7 +16,8 @@ from rhttp.content import LAST_CHUNK, ChunkedReader, ContentReader, LengthReader
 from rhttp.ends import Link, RequestSink
 from rhttp.errors import RemoteProtocolError
 from rhttp.fields import Fields
-from rhttp.head import RequestHead, parse_request_head
+from rhttp.head import RequestHead
+from rhttp.headmemo import read_request_head
 from rhttp.limits import Http1Limits
 from rhttp.timers import TimerWheel
 
@@ -144,7 +145,7 @@ class ServerEnd(AnswerSide):
             raise RemoteProtocolError(431, "fields-too-large", "head too large")
         size = len(data)
         block = data if end == size else data[:end]
-        head = parse_request_head(block, max_fields=limits.fields, max_line=limits.request_line_bytes)
+        head = read_request_head(block, max_fields=limits.fields, max_line=limits.request_line_bytes)
         self.request = head
         self.responded = False
         if head.chunked:

@@ -1,0 +1,59 @@
+"""Heads that were read before: most requests and answers repeat, but for the ``Authorization`` of a request.
+
+A head is remembered by its bytes, so a remembered one is what the parser would say again. Long heads and heads with
+cookies are not remembered; ``Authorization`` is cut out first and never kept.
+
+Posture: pure, meets bytes of untrusted clients, workers and masters.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+from rhttp.head import RequestHead, ResponseHead, parse_request_head, parse_response_head
+
+_KEPT: Final = 1024
+"""Heads of each kind; with `_SHORT` at most some 4 MiB a process."""
+_SHORT: Final = 1024
+"""Bytes of a head that is worth remembering."""
+_PRINTABLE: Final = bytes(range(0x20, 0x7F))
+
+
+def read_request_head(block: bytes, *, max_fields: int, max_line: int) -> RequestHead:
+    """As `rhttp.head.parse_request_head`. The fields are shared between equal heads: they must not be changed.
+
+    ``fields`` lacks ``Authorization``, which stands in ``authorization`` alone.
+    """
+    at = block.find(b"\r\nAuthorization: ")
+    if at < 0:
+        at = block.find(b"\r\nauthorization: ")
+    if at < 0:
+        if len(block) > _SHORT or b"ookie" in block:
+            return parse_request_head(block, max_fields=max_fields, max_line=max_line)
+        return _request(block, max_fields, max_line)
+    start = at + 17
+    end = block.find(b"\r\n", start)
+    value = block[start:end]
+    if len(block) - len(value) > _SHORT or b"ookie" in block or value.translate(None, _PRINTABLE):
+        return parse_request_head(block, max_fields=max_fields, max_line=max_line)
+    if not value or value[0] == 0x20 or value[-1] == 0x20:
+        return parse_request_head(block, max_fields=max_fields, max_line=max_line)
+    return _request(block[:at] + block[end:], max_fields - 1, max_line).authorized(value)
+
+
+def read_response_head(block: bytes, *, max_fields: int) -> ResponseHead:
+    """As `rhttp.head.parse_response_head`. Equal heads are one object: it must not be changed."""
+    if len(block) > _SHORT or b"ookie" in block:
+        return parse_response_head(block, max_fields=max_fields)
+    return _response(block, max_fields)
+
+
+@lru_cache(maxsize=_KEPT)
+def _request(block: bytes, max_fields: int, max_line: int) -> RequestHead:
+    return parse_request_head(block, max_fields=max_fields, max_line=max_line)
+
+
+@lru_cache(maxsize=_KEPT)
+def _response(block: bytes, max_fields: int) -> ResponseHead:
+    return parse_response_head(block, max_fields=max_fields)

@@ -1,0 +1,94 @@
+"""Remembered heads: they are what the parser says, every time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rhttp.errors import RemoteProtocolError
+from rhttp.head import RequestHead, ResponseHead, parse_request_head, parse_response_head
+from rhttp.headmemo import read_request_head, read_response_head
+
+PLAIN = [name for name in RequestHead.__slots__ if name not in ("fields", "forwarded")]
+REQUEST = b"POST /a?b HTTP/1.1\r\nHost: x\r\nX-A: 1\r\nAuthorization: Digest a=b\r\nContent-Length: 3\r\n\r\n"
+RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nContent-Length: 3\r\nConnection: close\r\n\r\n"
+
+
+def facts(read: Callable[[], RequestHead]) -> object:
+    """Everything that a head says; its fields without Authorization, whose place is `authorization`."""
+    try:
+        head = read()
+    except RemoteProtocolError as error:
+        return error.status
+    plain = {name: getattr(head, name) for name in PLAIN}
+    plain["authorization"] = sorted(head.authorization or ())  # more than one is refused, in whatever order
+    return plain, [f for f in head.fields if f[0] != b"authorization"]
+
+
+inserts = st.sampled_from(
+    [
+        b"",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"\x00",
+        b" ",
+        b"\t",
+        b"\xff",
+        b"Authorization: Digest c=d\r\n",
+        b"authorization: Basic e\r\n",
+        b"\r\nAuthorization: x",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Connection: Upgrade\r\nUpgrade: PTTH/1.0\r\n",
+        b"Cookie: a=b\r\n",
+        b"Host: y\r\n",
+        b"Expect: 100-continue\r\n",
+    ]
+)
+
+
+@given(at=st.integers(0, len(REQUEST) - 4), insert=inserts, cut=st.integers(0, 3))
+def test_request_head_read_before_or_not_is_what_the_parser_says(at: int, insert: bytes, cut: int) -> None:
+    """Any change anywhere: the same head, or the same status."""
+    block = REQUEST[:at] + insert + REQUEST[at + cut : -4].rstrip(b"\r\n") + b"\r\n\r\n"
+    end = block.find(b"\r\n\r\n") + 4
+    block = block[:end]
+    expected = facts(lambda: parse_request_head(block))
+    for _ in range(2):
+        assert facts(lambda: read_request_head(block, max_fields=100, max_line=8192)) == expected
+
+
+@given(at=st.integers(0, len(RESPONSE) - 4), insert=inserts, cut=st.integers(0, 3))
+def test_response_head_read_before_or_not_is_what_the_parser_says(at: int, insert: bytes, cut: int) -> None:
+    """Any change anywhere: the same head, or the same refusal."""
+
+    def told(read: Callable[[], ResponseHead]) -> object:
+        try:
+            head = read()
+        except RemoteProtocolError as error:
+            return error.status
+        return [getattr(head, name) for name in ResponseHead.__slots__ if name != "forwarded"]
+
+    block = RESPONSE[:at] + insert + RESPONSE[at + cut :]
+    block = block[: block.find(b"\r\n\r\n") + 4] if b"\r\n\r\n" in block else block
+    expected = told(lambda: parse_response_head(block))
+    for _ in range(2):
+        assert told(lambda: read_response_head(block, max_fields=100)) == expected
+
+
+def test_request_heads_of_two_users_share_no_credentials() -> None:
+    """Equal heads but for Authorization: each has its own."""
+    one = read_request_head(REQUEST, max_fields=100, max_line=8192)
+    two = read_request_head(REQUEST.replace(b"a=b", b"c=d"), max_fields=100, max_line=8192)
+    none = read_request_head(REQUEST.replace(b"Authorization: Digest a=b\r\n", b""), max_fields=100, max_line=8192)
+    assert (one.authorization, two.authorization, none.authorization) == ([b"Digest a=b"], [b"Digest c=d"], None)
+
+
+@pytest.mark.parametrize("fields", [1, 2, 3, 4])
+def test_request_head_counts_authorization_among_its_fields(fields: int) -> None:
+    """The limit of fields is the same with and without the short cut."""
+    expected = facts(lambda: parse_request_head(REQUEST, max_fields=fields))
+    assert facts(lambda: read_request_head(REQUEST, max_fields=fields, max_line=8192)) == expected
