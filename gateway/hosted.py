@@ -107,10 +107,10 @@ class HostedPool:
 
     def lease(self, exchange: Exchange, *, not_again: str | None = None) -> None:
         """Give the exchange a slot, let it wait, or tell it that there is none."""
-        slot = self.pool.lease(worker=exchange.worker, label=exchange.label, not_again=not_again)
-        if slot is not None:
-            self.take(exchange, slot)
-        elif not_again is not None:
+        while (slot := self.pool.lease(worker=exchange.worker, label=exchange.label, not_again=not_again)) is not None:
+            if self._grant(exchange, slot):
+                return
+        if not_again is not None:
             exchange.unavailable(502, "worker-lost", "no_other_worker")
         elif not exchange.deadline:
             exchange.unavailable(503, "no-slot", "no_slot")
@@ -118,16 +118,20 @@ class HostedPool:
             exchange.unavailable(503, "no-slot", "queue_full")
 
     def take(self, exchange: Exchange, slot: Slot) -> None:
-        """Send the exchange down the slot's connection."""
+        """Send the exchange, which waited, down the slot's connection, or look for another slot."""
+        if not self._grant(exchange, slot):
+            self.lease(exchange)
+
+    def _grant(self, exchange: Exchange, slot: Slot) -> bool:
         connection = slot.link
         assert isinstance(connection, ReversedConnection)
         if connection.end.closed:
             # Its end is being told in this very turn; the next slot, without counting a try.
             connection.end.abort(Loss.NOT_SENT, "closed")
-            self.lease(exchange)
-            return
+            return False
         name = slot.worker.name
         exchange.granted(connection.end, name.encode("ascii") + self._suffix, name)
+        return True
 
     def forget(self, exchange: Exchange) -> None:
         """The exchange no longer waits."""

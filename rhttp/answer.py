@@ -46,6 +46,7 @@ class AnswerSide(asyncio.Protocol):
         "_bodyless",
         "_chunking",
         "_continued",
+        "_has_begun",
         "_left",
         "_out",
         "close_after",
@@ -72,11 +73,13 @@ class AnswerSide(asyncio.Protocol):
         self._bodyless = False
         self._continued = True
         self._blocked = False
+        self._has_begun = False
+        """Bytes of the answer under way have left."""
 
     @property
     def uncommitted(self) -> bool:
         """Whether the answer can still be replaced: nothing of it left for the peer."""
-        return not self.responded or bool(self._out)
+        return not (self.responded and self._has_begun)
 
     @property
     def blocked(self) -> bool:
@@ -103,9 +106,10 @@ class AnswerSide(asyncio.Protocol):
             LocalProtocolError: out of turn.
         """
         request = self.request
-        if request is None or self.phase not in (_CONTENT, _READ) or (self.responded and not self._out):
+        if request is None or self.phase not in (_CONTENT, _READ) or not self.uncommitted:
             raise LocalProtocolError(f"an answer out of turn ({self.phase!r})")
         self.responded = True
+        self._has_begun = False
         self.status = status
         self._out.clear()
         self._chunking = False
@@ -150,4 +154,5 @@ class AnswerSide(asyncio.Protocol):
         if out:
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
+            self._has_begun = True
             self.link.write(data)

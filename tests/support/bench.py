@@ -1,0 +1,259 @@
+"""A data process's shared parts without sockets: requesters and workers on fake links, an audit log in memory.
+
+Everything between the links is the real thing: connections, admission, pools, exchanges. `Bench.log` holds what was
+written to links and to the audit log in the order in which it happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import json
+import re
+import socket
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from support.links import FakeLink
+from support.runhomes import copy_home
+
+from auth.policy import Context
+from auth.principal import Principal
+from gateway.audit import AuditUnavailable
+from gateway.connection import Connection
+from gateway.exchange import Exchange
+from gateway.generation import build_generation, lasting_parts, read_config
+from gateway.hosted import HostedPool, ReversedConnection
+from gateway.identity import Peer, local_master
+from gateway.loader import load
+from gateway.material import Material
+from gateway.services import Services
+
+POOL = '[pools.render]\nmode = "hosted"\nqueue = 3\n'
+
+
+@functools.cache
+def _loaded() -> tuple[tempfile.TemporaryDirectory[str], Material]:
+    folder = tempfile.TemporaryDirectory(prefix="rhttp-bench-")
+    loaded = load(copy_home(Path(folder.name) / "home"), overrides={}, passphrase=None)
+    return folder, loaded.material("p0", snapshot=loaded.snapshot, nonce_key=b"n" * 32)
+
+
+def make_material(config: str = POOL, *, policy: str | None = None, limits: str = "", **changes: Any) -> Material:
+    """What the supervisor would send: a fresh home with these tables in its configuration."""
+    material = _loaded()[1]
+    text = f"{material.config_text}\n{config}\n"
+    if limits:
+        text += f"[limits]\n{limits}\n"
+    changes["policy_text"] = material.policy_text if policy is None else policy
+    return dataclasses.replace(material, config_text=text, **changes)
+
+
+class MemoryAudit:
+    """What `Services` asks of an `AuditWriter`; `full` makes every write fail."""
+
+    previous = "none"
+    healthy = True
+
+    def __init__(self, log: list[tuple[str, Any]]) -> None:
+        self._log = log
+        self.lines: list[dict[str, Any]] = []
+        self.full = False
+        self.fails_on: str | None = None
+
+    def write(self, event: str, fields: Mapping[str, object] | bytes) -> None:
+        if self.full or event == self.fails_on:
+            raise AuditUnavailable("the disk is full")
+        values = json.loads(b"{%b}" % fields) if isinstance(fields, bytes) else dict(fields)
+        self.lines.append({"event": event, **values})
+        self._log.append((f"audit {event}", values))
+
+    def refusal(self, event: str, fields: Mapping[str, object], now: float) -> None:
+        self.write(event, fields)
+
+    def tick(self, now: float) -> None:
+        pass
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        """The lines of one event."""
+        return [line for line in self.lines if line["event"] == event]
+
+
+class BenchLink(FakeLink):
+    """A fake link that also notes its writes in the common log, and has a socket for options."""
+
+    def __init__(self, name: str, log: list[tuple[str, Any]]) -> None:
+        super().__init__()
+        self.name = name
+        self._log = log
+        self._socket = socket.socket()
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        self._log.append((f"write {self.name}", bytes(data)))
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._socket if name == "socket" else super().get_extra_info(name, default)
+
+    def release(self) -> None:
+        self._socket.close()
+
+
+class Answer:
+    """One answer, taken apart without our own parser."""
+
+    def __init__(self, data: bytes) -> None:
+        head, _, self.content = data.partition(b"\r\n\r\n")
+        line, *lines = head.decode("latin-1").split("\r\n")
+        self.line = line
+        self.status = int(line.split()[1])
+        self.fields = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in lines)}
+
+    @property
+    def problem(self) -> str:
+        """The slug of a problem answer."""
+        assert self.fields["content-type"] == "application/problem+json", self.line
+        return str(json.loads(self.content)["type"]).removeprefix("urn:rhttp:problem:")
+
+
+class Requester:
+    """A client, worker or master on a fake link."""
+
+    def __init__(self, bench: Bench, peer: Peer, listener: str) -> None:
+        self.link = BenchLink(peer.name, bench.log)
+        bench.links.append(self.link)
+        self.connection = Connection(bench.services, peer, listener, "TLSv1.3" if peer.serial else None)
+        bench.services.counters.connections += 1
+        bench.services.registry.add(self.connection)
+        self.end = self.connection.end
+        self.end.connection_made(self.link)  # type: ignore[arg-type]
+
+    def send(self, data: bytes) -> None:
+        self.end.data_received(data)
+
+    def ask(self, target: str, method: str = "GET", *lines: str, content: bytes | None = None) -> Answer | None:
+        """Send a request; its answer when there is one at once."""
+        head = [f"{method} {target} HTTP/1.1", "Host: localhost", *lines]
+        if content is not None:
+            head.append(f"Content-Length: {len(content)}")
+        self.link.take()
+        self.send(("\r\n".join([*head, "", ""])).encode("latin-1") + (content or b""))
+        return self.answer()
+
+    def answer(self) -> Answer | None:
+        """What was written since the last look, as an answer."""
+        data = self.link.take()
+        return Answer(data) if data else None
+
+
+class Worker:
+    """A reversed connection whose worker is the test."""
+
+    def __init__(
+        self, bench: Bench, name: str, pool: str, instance: str | None, labels: tuple[tuple[str, str], ...]
+    ) -> None:
+        self.link = BenchLink(name, bench.log)
+        bench.links.append(self.link)
+        hosted = bench.services.generation.pools[pool]
+        assert isinstance(hosted, HostedPool)
+        self.peer = worker_peer(name, pool, labels)
+        bench.services.counters.connections += 1
+        hosted.host(
+            self.peer,
+            self.link,  # type: ignore[arg-type]
+            protocol="ptth/1.0",
+            instance=instance,
+            request_id="r",
+            asked=Context("tls", "ptth/1.0", "SHA-256", now=bench.services.epoch),
+        )
+        self.end = self.link.owner
+        self.reversed: ReversedConnection = self.end.tag
+
+    def taken(self) -> bytes:
+        """The request bytes that arrived since the last look."""
+        return self.link.take()
+
+    def reply(self, data: bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone") -> None:
+        self.end.data_received(data)
+
+    def reset(self) -> None:
+        """The connection is lost."""
+        self.end.connection_lost(None)
+
+
+def worker_peer(name: str, pool: str = "render", labels: tuple[tuple[str, str], ...] = ()) -> Peer:
+    principal = Principal(kind="Worker", name=name, pool=pool, labels=labels)
+    return Peer(principal=principal, serial=f"aa{name}", fingerprint=b"f" * 32, expires=1e12, source="192.0.2.7")
+
+
+def client_peer(name: str = "alice", **changes: Any) -> Peer:
+    values: dict[str, Any] = {"serial": "0a", "fingerprint": b"c" * 32, "expires": 1e12, "source": "192.0.2.1"}
+    return Peer(principal=Principal(kind="Client", name=name), **(values | changes))
+
+
+class Bench:
+    """`Services` with one generation in force. Make it inside a running event loop, and `close` it."""
+
+    def __init__(self, config: str = POOL, *, policy: str | None = None, limits: str = "") -> None:
+        self.log: list[tuple[str, Any]] = []
+        self.links: list[BenchLink] = []
+        self.audit = MemoryAudit(self.log)
+        self.material = make_material(config, policy=policy, limits=limits)
+        self.services = Services(asyncio.get_running_loop(), self.audit)  # type: ignore[arg-type]
+        parsed = read_config(self.material)
+        self.lasting = lasting_parts(parsed, self.material)
+        self.services.generation = build_generation(self.services, parsed, self.material, self.lasting, None)
+        self.services.epoch = self.services.state_at = time.time()
+        self.services.date = b"Date: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
+
+    def requester(self, peer: Peer | None = None) -> Requester:
+        """A connection of this peer; without one, of the master on the dispatch listener."""
+        return Requester(self, peer or local_master(None), "dispatch" if peer is None else "tls")
+
+    def worker(
+        self,
+        name: str = "w1",
+        pool: str = "render",
+        *,
+        instance: str | None = None,
+        labels: tuple[tuple[str, str], ...] = (),
+    ) -> Worker:
+        """A worker's connection, its slot free."""
+        return Worker(self, name, pool, instance, labels)
+
+    @property
+    def pool(self) -> HostedPool:
+        """The pool ``render``."""
+        pool = self.services.generation.pools["render"]
+        assert isinstance(pool, HostedPool)
+        return pool
+
+    def turn(self, seconds: float) -> None:
+        """Let time pass."""
+        self.services.wheel.turn(self.services.wheel.now + seconds)
+
+    def events(self) -> list[str]:
+        """What happened, by kind."""
+        return [kind for kind, _ in self.log]
+
+    def close(self) -> None:
+        for link in self.links:
+            link.release()
+
+
+def sink_of(requester: Requester) -> Exchange:
+    """The exchange that a requester's end feeds."""
+    sink = requester.end.sink
+    assert isinstance(sink, Exchange)
+    return sink
+
+
+def request_id_of(data: bytes) -> str:
+    """The ``Rhttp-Request-Id`` of a forwarded request or of an answer."""
+    found = re.search(rb"(?i)\r\nrhttp-request-id: ([0-9a-f]+)\r\n", data)
+    assert found is not None
+    return found[1].decode()
