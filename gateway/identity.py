@@ -20,13 +20,13 @@ class Peer:
     """A connection's verified peer. A plain slotted class: one for every connection, so it holds no certificate."""
 
     __slots__ = (
+        "_rendered",
         "client_cert",
         "expires",
         "fingerprint",
         "identity",
         "name",
         "principal",
-        "rendered",
         "role",
         "serial",
         "source",
@@ -53,8 +53,14 @@ class Peer:
         self.source = source
         self.client_cert = client_cert
         """The value of ``Client-Cert`` (RFC 9440), when the configuration asks for it."""
-        self.rendered = render_fields(self.audit())
-        """`audit` as it stands in a line of the log."""
+        self._rendered: bytes | None = None
+
+    @property
+    def rendered(self) -> bytes:
+        """`audit` as it stands in a line of the log; idle workers never need it."""
+        if self._rendered is None:
+            self._rendered = render_fields(self.audit())
+        return self._rendered
 
     def audit(self) -> dict[str, object]:
         """The fields of an audit line that say who this is."""

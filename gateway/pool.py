@@ -45,8 +45,10 @@ class Worker:
         self.protocol = protocol
         self.since = since
         """Epoch seconds of its first present connection."""
-        self.slots: set[Slot] = set()
-        self.idle: deque[Slot] = deque()
+        # Lists, since a worker has few and an empty deque or set costs more than all the rest of it.
+        self.slots: list[Slot] = []
+        self.idle: list[Slot] = []
+        """Longest idle first."""
         self.busy = 0
         self.level = -1
         self.instances: dict[str, None] = {}
@@ -155,7 +157,7 @@ class Pool:
         slot = Slot(worker, link, instance)
         if instance is not None:
             worker.instances.setdefault(instance)
-        worker.slots.add(slot)
+        worker.slots.append(slot)
         self.total += 1
         self._emit("worker-joined" if joined else "slots", name)
         self._make_free(slot)
@@ -167,7 +169,7 @@ class Pool:
             return
         slot.gone = True
         worker = slot.worker
-        worker.slots.discard(slot)
+        worker.slots.remove(slot)
         self.total -= 1
         if slot.busy:
             worker.busy -= 1
@@ -224,7 +226,7 @@ class Pool:
                 chosen = self._levels.first(not_again)
         if chosen is None or not chosen.idle:
             return None
-        slot = chosen.idle.popleft()
+        slot = chosen.idle.pop(0)
         slot.busy = True
         chosen.busy += 1
         self.free -= 1

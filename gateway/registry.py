@@ -24,7 +24,7 @@ class Registry:
     """Live connections by identity."""
 
     def __init__(self) -> None:
-        self._by_identity: dict[str, set[Live]] = {}
+        self._by_identity: dict[str, list[Live]] = {}
         self._next_expiry = float("inf")
         self.count = 0
 
@@ -36,8 +36,8 @@ class Registry:
         """A connection is up."""
         held = self._by_identity.get(live.peer.identity)
         if held is None:
-            held = self._by_identity[live.peer.identity] = set()
-        held.add(live)
+            held = self._by_identity[live.peer.identity] = []
+        held.append(live)
         self.count += 1
         self._next_expiry = min(self._next_expiry, live.peer.expires)
 

@@ -84,7 +84,8 @@ class TlsLink:
         self._wheel = wheel
         self._done: Callable[[TlsLink, str | None], None] | None = done
         self._owner: Any = None
-        self._out: deque[bytes | memoryview] = deque()
+        # None while nothing waits: an empty deque is the largest part of an idle link.
+        self._out: deque[bytes | memoryview] | None = None
         self._out_size = 0
         self._state = _State.HANDSHAKE
         self._reading = True
@@ -281,7 +282,7 @@ class TlsLink:
                 return
             if sent == len(data):
                 return
-            self._out.append(memoryview(data)[sent:] if sent else data)
+            self._out = deque((memoryview(data)[sent:] if sent else data,))
             self._out_size = len(data) - sent
             self._writable()
         if self._out_size > HIGH_WATER and not self._blocked:
@@ -306,6 +307,8 @@ class TlsLink:
             else:
                 out[0] = memoryview(data)[sent:]
         self._watch_write(bool(out))
+        if not out:
+            self._out = None
         if not out and self._state != _State.HANDSHAKE:
             if self._state == _State.CLOSING:
                 self._say_bye()
@@ -387,7 +390,7 @@ class TlsLink:
             return
         self._unwatch()
         self._state = _State.CLOSED
-        self._out.clear()
+        self._out = None
         self._out_size = 0
         self.socket.close()
         owner, self._owner = self._owner, None

@@ -171,7 +171,8 @@ class PoolModel(RuleBasedStateMachine):
         for name, worker in pool.workers.items():
             assert worker.busy == len(self.busy[name])
             assert list(worker.idle) == self.idle[name]
-            assert worker.slots == {*self.idle[name], *self.busy[name]}
+            assert set(worker.slots) == {*self.idle[name], *self.busy[name]}
+            assert len(worker.slots) == len(self.idle[name]) + len(self.busy[name])
         assert all(slot.busy for slot in busy)
         assert not any(slot.busy for slot in idle)
 
