@@ -159,9 +159,9 @@ class Exchange:
         self._inbound.take(self, slot)  # type: ignore[attr-defined]  # only hosted pools let exchanges wait
 
     def deadline_passed(self) -> None:
-        """No slot came free in the time that the request was willing to wait."""
+        """Nothing came free in the time that the request was willing, or allowed, to wait."""
         self._inbound.forget(self)
-        self._fail(503, "no-slot", "wait_over")
+        self._fail(503, "no-slot" if self._dispatch else "overloaded", "wait_over")
 
     # ---- RequestSink ----
 

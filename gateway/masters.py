@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from collections.abc import Callable
 
 from gateway.configvalues import MasterConfig, MasterUrl
@@ -40,7 +39,8 @@ class MasterPool:
         self._host = config.host.encode("ascii") if config.host is not None else None
         self._targets = [_Target(url) for url in config.urls]
         self._turn = 0
-        self._waiting: deque[Exchange] = deque()
+        self._waiting: dict[Exchange, None] = {}
+        """In the order in which they came; at most `[limits] master_connections`."""
         self._dialling: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -59,8 +59,7 @@ class MasterPool:
             if len(self._waiting) >= self._services.generation.config.limits.master_connections:
                 exchange.unavailable(503, "overloaded", "master_connections")
                 return
-            exchange.waiting = True
-            self._waiting.append(exchange)
+            self._waiting[exchange] = None
             self._services.wheel.set(exchange, self._services.generation.config.limits.master_connect_timeout)
             return
         chosen.open += 1
@@ -76,23 +75,26 @@ class MasterPool:
     def forget(self, exchange: Exchange) -> None:
         """The exchange no longer waits; a connection that is being dialled for it serves another."""
         exchange.waiting = False
+        self._waiting.pop(exchange, None)
 
     def _choose(self) -> _Target | None:
-        """The next URL in turn that has room; one that has just failed only when there is no other."""
+        """The next URL in turn that has room; one that has just failed only when all have. None: wait for room."""
         now = self._services.wheel.now
         limit = self._services.generation.config.limits.master_connections
         count = len(self._targets)
         fallback = None
+        is_worth_waiting = False
         for step in range(count):
             target = self._targets[(self._turn + step) % count]
-            if target.open >= limit:
-                continue
             if target.shunned_until > now:
-                fallback = fallback or target
-                continue
-            self._turn = (self._turn + step + 1) % count
-            return target
-        return fallback
+                if target.open < limit:
+                    fallback = fallback or target
+            elif target.open >= limit:
+                is_worth_waiting = True
+            else:
+                self._turn = (self._turn + step + 1) % count
+                return target
+        return None if is_worth_waiting else fallback
 
     async def _dial(self, exchange: Exchange, target: _Target) -> None:
         services = self._services
@@ -127,11 +129,9 @@ class MasterPool:
         """A connection can take another request: whoever waits, or the idle ones."""
         target = end.tag
         assert isinstance(target, _Target)
-        while self._waiting:
-            exchange = self._waiting.popleft()
-            if exchange.waiting and not exchange.over:
-                self._grant(exchange, end, target)
-                return
+        if self._waiting:
+            self._grant(self._take_waiting(), end, target)
+            return
         limits = self._services.generation.config.limits
         if self._closed or len(target.idle) >= limits.master_idle_connections:
             end.close()
@@ -150,11 +150,17 @@ class MasterPool:
 
     def _next(self) -> None:
         """Dial for whoever waits longest, if there is room now."""
-        while self._waiting:
-            exchange = self._waiting.popleft()
-            if exchange.waiting and not exchange.over:
-                self._services.loop.call_soon(self.lease, exchange)
-                return
+        if self._waiting:
+            self._services.loop.call_soon(self._lease_again, self._take_waiting())
+
+    def _take_waiting(self) -> Exchange:
+        exchange = next(iter(self._waiting))
+        del self._waiting[exchange]
+        return exchange
+
+    def _lease_again(self, exchange: Exchange) -> None:
+        if not exchange.over:
+            self.lease(exchange)
 
     def close(self) -> None:
         """A newer configuration took over: idle connections close, busy ones when they are done."""

@@ -14,7 +14,7 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +91,27 @@ class BenchLink(FakeLink):
         self.name = name
         self._log = log
         self._socket = socket.socket()
+        self._changed = asyncio.Event()
 
     def write(self, data: bytes) -> None:
         super().write(data)
         self._log.append((f"write {self.name}", bytes(data)))
+        self._changed.set()
+
+    def close(self) -> None:
+        super().close()
+        self._changed.set()
+
+    def abort(self) -> None:
+        super().abort()
+        self._changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until a write, close or abort makes the condition true."""
+        async with asyncio.timeout(20):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._socket if name == "socket" else super().get_extra_info(name, default)
@@ -143,6 +160,13 @@ class Requester:
         self.link.take()
         self.send(("\r\n".join([*head, "", ""])).encode("latin-1") + (content or b""))
         return self.answer()
+
+    async def answered(self) -> Answer:
+        """The next answer, when it is there."""
+        await self.link.until(lambda: bool(self.link.sent) or self.link.is_closing())
+        answer = self.answer()
+        assert answer is not None, "closed without an answer"
+        return answer
 
     def answer(self) -> Answer | None:
         """What was written since the last look, as an answer."""
