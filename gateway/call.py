@@ -75,14 +75,14 @@ class Call:
         self.admitted: Admitted | None = None
         self.started = time.monotonic()
 
-    def audit_allowed(self, status: int, worker: str | None) -> Mapping[str, object] | bytes:
-        """As `audit` for an allowed exchange, rendered: this is the one line of nearly every request.
+    def audit_of(self, outcome: str, *, status: int | None, worker: str | None) -> Mapping[str, object] | bytes:
+        """As `audit` for an admitted request, rendered: these are the lines of nearly every exchange.
 
-        Everything in it is ours or was parsed into a form that needs no escaping: ids are hex, names and pools are
-        names, and a normal path has neither quotes nor backslashes.
+        Everything in them is ours or was parsed into a form that needs no escaping: ids are hex or tokens, names and
+        pools are names, and a normal path has neither quotes nor backslashes.
         """
-        if self.parent_id is not None or self.admitted is None or len(self.target) > MAX_STRING:
-            fields = self.audit("allowed", status=status)
+        if self.admitted is None or len(self.target) > MAX_STRING:
+            fields = self.audit(outcome, status=status)
             if worker is not None:
                 fields["worker"] = worker
             return fields
@@ -90,14 +90,17 @@ class Call:
         policy = _policies.get(ids)
         if policy is None:
             policy = _render_policies(ids)
-        return b'"request_id":"%b",%b,"listener":"%b","outcome":"allowed",%b,"target":"%b"%b,"status":%d,"ms":%.3f' % (
+        parent, peer = self.parent_id, self.peer.rendered
+        return b'"request_id":"%b",%b%b,"listener":"%b","outcome":"%b",%b,"target":"%b"%b%b,"ms":%.3f' % (
             self.request_id.encode("ascii"),
-            self.peer.rendered,
+            peer if parent is None else b'"parent_id":"%b",' % parent.encode("ascii"),
+            b"" if parent is None else peer,
             self.listener.encode("ascii"),
+            outcome.encode("ascii"),
             policy,
             self.target,
             b"" if worker is None else b',"worker":"%b"' % worker.encode("ascii"),
-            status,
+            b"" if status is None else b',"status":%d' % status,
             (time.monotonic() - self.started) * 1000,
         )
 

@@ -146,9 +146,7 @@ class Exchange:
             self._end.resume()
 
     def _record_sent(self, worker: str) -> bool:
-        fields = self.call.audit("sent")
-        fields["worker"] = worker
-        return self._services.record("dispatch.sent", fields)
+        return self._services.record("dispatch.sent", self.call.audit_of("sent", status=None, worker=worker))
 
     def unavailable(self, status: int, slug: str, reason: str) -> None:
         """No client end is to be had."""
@@ -336,7 +334,7 @@ class Exchange:
             counters.requests_failed += outcome != "allowed"
         event = "dispatch" if self._dispatch else "request"
         if outcome == "allowed" and status is not None:
-            return services.record(event, self.call.audit_allowed(status, self.worker_name))
+            return services.record(event, self.call.audit_of("allowed", status=status, worker=self.worker_name))
         fields = self.call.audit(outcome, status=status, reason=reason)
         if self.worker_name is not None:
             fields["worker"] = self.worker_name
