@@ -220,14 +220,21 @@ def client_peer(name: str = "alice", **changes: Any) -> Peer:
 
 
 class Bench:
-    """`Services` with one generation in force. Make it inside a running event loop, and `close` it."""
+    """`Services` with one generation in force. Make it inside a running event loop or give it one; `close` it."""
 
-    def __init__(self, config: str = POOL, *, policy: str | None = None, limits: str = "") -> None:
+    def __init__(
+        self,
+        config: str = POOL,
+        *,
+        policy: str | None = None,
+        limits: str = "",
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
         self.log: list[tuple[str, Any]] = []
         self.links: list[BenchLink] = []
         self.audit = MemoryAudit(self.log)
         self.material = make_material(config, policy=policy, limits=limits)
-        self.services = Services(asyncio.get_running_loop(), self.audit)  # type: ignore[arg-type]
+        self.services = Services(loop or asyncio.get_running_loop(), self.audit)  # type: ignore[arg-type]
         parsed = read_config(self.material)
         self.lasting = lasting_parts(parsed, self.material)
         self.services.generation = build_generation(self.services, parsed, self.material, self.lasting, None)
