@@ -201,7 +201,7 @@ class Agent:
         if now >= self._look_at and self._is_running:
             self._look_at = now + _LOOK
             self._look()
-            self._roll()
+        self._roll()
         self._adjust()
 
     def _beat(self) -> None:
@@ -303,7 +303,7 @@ class Agent:
         self._retry_at = max(self._retry_at, now + wait)
         expires = self._session.bundle.expires
         message = str(error)
-        if expires <= time.time():
+        if expires <= time.time() and error.code != "certificate":
             message += f"; by this machine's clock our certificate expired at {_date(expires)}: rhttp-pki renew"
         self._problem = message
         if self._logged[0] != error.code or now - self._logged[1] >= _LOG_EVERY:
@@ -360,11 +360,12 @@ class Agent:
         left = bundle.expires - time.time()
         if left < (bundle.expires - bundle.not_before) / 5 and self._warned_expiry != bundle.expires:
             self._warned_expiry = bundle.expires
-            log.warning("the certificate in %s expires at %s: rhttp-pki renew", self._place, _date(bundle.expires))
+            verb = "expires" if left > 0 else "expired"
+            log.warning("the certificate in %s %s at %s: rhttp-pki renew", self._place, verb, _date(bundle.expires))
 
     def _roll(self) -> None:
         """Replace connections that an older reading of the bundle made: a quarter at a time, idle ones only."""
-        if self._dials or self._failures:
+        if self._dials or self._failures or not self._is_running:
             return
         old = [one for one in self._open if one.session is not self._session and one.end.is_idle]
         for reversed_ in old[: max(1, len(self._open) // 4)]:

@@ -127,6 +127,7 @@ class _Cycle:
         "_content",
         "_ended",
         "_event",
+        "_expects",
         "_fields",
         "_handler",
         "_has_trailers",
@@ -148,6 +149,7 @@ class _Cycle:
         self._content: list[bytes] = []
         self._size = 0
         self._ended = not head.has_content
+        self._expects = head.expect is not None and not self._ended
         self._is_told = False
         """The application got the last piece of content."""
         self._is_gone = False
@@ -197,8 +199,8 @@ class _Cycle:
     async def receive(self) -> Message:
         """``http.request`` with what has come so far, or ``http.disconnect``."""
         end = self.end
-        if self._head.expect is not None and not self._is_told and self._is_live:
-            self._head.expect = None
+        if self._expects and self._is_live:
+            self._expects = False
             end.interim(100)
         while True:
             if not self._is_live:

@@ -19,6 +19,7 @@ from rhttp.head import ResponseHead
 from rhttp.limits import Http1Limits
 from rhttp.timers import TimerWheel
 from rhttp.tls import TlsLink
+from rhttp.tlscontext import openssl_reason
 
 _MAX_CONTENT: Final = 4096
 """Bytes of a refusal that are looked at."""
@@ -162,17 +163,9 @@ class _Client(ClientEnd):
     def connection_lost(self, exc: Exception | None) -> None:
         """Keep the alert's name, then as ever."""
         self.ended = "the connection was lost"
-        if isinstance(exc, SSL.Error) and not isinstance(exc, SSL.SysCallError):
-            self.alert = _alert(exc)
+        if isinstance(exc, SSL.Error) and "alert" in (words := openssl_reason(exc)):
+            self.alert = words
         super().connection_lost(exc)
-
-
-def _alert(error: SSL.Error) -> str:
-    try:
-        words = str(error.args[0][-1][2])
-    except (IndexError, TypeError):
-        return ""
-    return words if "alert" in words else ""
 
 
 def _safe(text: Any) -> str:

@@ -10,18 +10,20 @@ from typing import Final
 
 MAX_RETRY_AFTER: Final = 300.0
 """Seconds; the most that a gateway can hold a worker off with ``Retry-After``."""
+_GROWTH: Final = 1.5
+"""With full jitter the ceiling is then about as long as the trouble has lasted: back soon after a short restart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """The first ceiling, in seconds, and the last: each failure doubles the one before."""
+    """The first ceiling, in seconds, and the last; each failure makes it half as long again."""
 
     first: float
     last: float
 
     def ceiling(self, failures: int) -> float:
         """The longest wait after so many failures in a row (at least one)."""
-        return min(self.last, self.first * 2.0 ** min(max(failures, 1) - 1, 32))
+        return min(self.last, self.first * _GROWTH ** min(max(failures, 1) - 1, 32))
 
 
 TROUBLE: Final = Pace(first=0.2, last=30.0)

@@ -193,7 +193,9 @@ async def _shake(session: Session, dialling: Dialling, sock: socket.socket, take
 
     def done(link: TlsLink, failure: str | None) -> None:
         # The owner is there before the next byte is: that may be the alert that says what is wrong with us.
-        outcome = Ask(link, dialling.limits, dialling.wheel, take) if failure is None else failure
+        outcome: Ask | str = failure or Ask(link, dialling.limits, dialling.wheel, take)
+        # The session stays, unlike the gateway's: a ticket that a server sends later would need it.
+        link.handshake.forget()
         if not shaken.done():
             shaken.set_result(outcome)
 
@@ -220,7 +222,6 @@ async def _shake(session: Session, dialling: Dialling, sock: socket.socket, take
         raise
     if isinstance(outcome, str):
         raise _handshake_failed(session.bundle, outcome)
-    link.let_session_go()
     return outcome
 
 

@@ -175,6 +175,7 @@ class _Forwarding:
         "_client",
         "_end",
         "_ended",
+        "_expects",
         "_forwarder",
         "_head",
         "_is_reused",
@@ -191,6 +192,7 @@ class _Forwarding:
         self._target = target
         self._client: ClientEnd | None = None
         self._ended = not head.has_content
+        self._expects = head.expect is not None
         self._is_reused = False
         self._kept: list[bytes] | None = []
         """What came with the head, in the same read. None: more went on, so the request cannot be sent once more."""
@@ -219,8 +221,8 @@ class _Forwarding:
             client.flush()
             return
         client.flush()
-        if head.expect is not None:
-            head.expect = None
+        if self._expects:
+            self._expects = False
             self._end.interim(100)
         if not client.blocked:
             self._end.resume()

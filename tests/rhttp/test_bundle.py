@@ -1,0 +1,144 @@
+"""Reading a worker's bundle: each fault is one clear line that names the file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from support.homes import run_cli
+from support.standin import worker_home
+
+from rhttp.bundle import BundleInvalid, bundle_stamp, load_bundle, parse_gateway
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return worker_home(tmp_path / "home")
+
+
+@pytest.fixture
+def place(home: Path) -> Path:
+    return home / "bundles" / "w1"
+
+
+def fault(place: Path, **options: str) -> str:
+    with pytest.raises(BundleInvalid) as caught:
+        load_bundle(place, **options)
+    return str(caught.value)
+
+
+def test_bundle_of_issue_worker_is_read(place: Path) -> None:
+    """What the command makes is what the agent takes."""
+    bundle = load_bundle(place)
+    assert (bundle.name, bundle.pool, bundle.user) == ("w1", "render", "w1")
+    assert bundle.password == (place / "password").read_text().rstrip("\n")
+    assert bundle.expires - bundle.not_before > 80000
+    assert len(bundle.trust) == 1
+
+
+def test_bundle_repr_has_no_secret(place: Path) -> None:
+    """A bundle in a log line gives nothing away."""
+    bundle = load_bundle(place)
+    assert bundle.password is not None
+    assert bundle.password not in repr(bundle)
+    assert "PRIVATE" not in repr(bundle)
+
+
+def test_options_take_the_place_of_the_file(place: Path) -> None:
+    """`--gateway` and `--pool` win over rhttp.toml."""
+    bundle = load_bundle(place, gateway="https://gw.example:4433", pool="other")
+    assert (str(bundle.gateway), bundle.pool) == ("https://gw.example:4433", "other")
+
+
+def test_bundle_of_a_client_is_refused(home: Path) -> None:
+    """A client's bundle is told apart before the gateway does it."""
+    assert run_cli(home, "issue-client", "alice").exit_code == 0
+    assert "bundle of a client" in fault(home / "bundles" / "alice")
+
+
+@pytest.mark.parametrize("name", ["rhttp.toml", "cert.pem", "key.pem", "trust.pem", "password"])
+def test_missing_file_is_named(place: Path, name: str) -> None:
+    """Each file that is not there is named with its path."""
+    (place / name).unlink()
+    assert f"{place / name} is missing" in fault(place)
+
+
+@pytest.mark.parametrize("name", ["cert.pem", "key.pem", "trust.pem", "rhttp.toml"])
+def test_malformed_file_is_named_and_not_quoted(place: Path, name: str) -> None:
+    """Rubbish in a file is told by the file's name; its bytes stay out of the message."""
+    (place / name).write_bytes(b"rubbish-4711\xff")
+    message = fault(place)
+    assert str(place / name) in message
+    assert "4711" not in message
+
+
+@pytest.mark.parametrize("name", ["key.pem", "password"])
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+def test_secret_that_others_can_use_is_refused(place: Path, name: str, mode: int) -> None:
+    """Key and password are for their owner alone; the message has the command that mends it."""
+    (place / name).chmod(mode)
+    assert f"chmod 600 {place / name}" in fault(place)
+
+
+def test_key_of_another_certificate_is_refused(place: Path, home: Path) -> None:
+    """Half of a renewal is noticed here, not by a refused handshake."""
+    assert run_cli(home, "issue-worker", "w2", "--pool", "render").exit_code == 0
+    shutil.copy(home / "bundles" / "w2" / "key.pem", place / "key.pem")
+    assert "is not the key of" in fault(place)
+
+
+def test_empty_password_is_refused(place: Path) -> None:
+    """An empty first line is a mistake, not a password."""
+    (place / "password").write_bytes(b"\n")
+    assert "empty line" in fault(place)
+
+
+def test_bundle_without_user_needs_no_password(place: Path) -> None:
+    """`issue-worker --no-user`: no Digest, no password file."""
+    settings = place / "rhttp.toml"
+    settings.write_text("".join(line for line in settings.read_text().splitlines(True) if line[:4] != "user"))
+    (place / "password").unlink()
+    assert load_bundle(place).password is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://h:1", "https://", "h:1", "https://u@h", "https://h/x", "https://h?x", "https://h:0", "https://h:99999"],
+)
+def test_gateway_of_another_form_is_refused(place: Path, url: str) -> None:
+    """Only https://HOST[:PORT] names a gateway."""
+    assert fault(place, gateway=url).startswith("--gateway is not of the form https://HOST[:PORT]")
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "authority"),
+    [
+        ("https://gw.example", "gw.example", 443, b"gw.example"),
+        ("https://gw.example:443/", "gw.example", 443, b"gw.example"),
+        ("https://[::1]:8443", "::1", 8443, b"[::1]:8443"),
+    ],
+)
+def test_gateway_is_taken_apart(url: str, host: str, port: int, authority: bytes) -> None:
+    """Brackets and the default port stand only where they belong."""
+    address = parse_gateway(url)
+    assert (address.host, address.port, address.authority) == (host, port, authority)
+
+
+@pytest.mark.parametrize("pool", ["", "Render", "a/b", "-a", "a" * 64])
+def test_pool_that_is_no_name_is_refused(place: Path, pool: str) -> None:
+    """A pool goes into a request line, so its name is held to the grammar."""
+    assert "--pool is no pool's name" in fault(place, pool=pool)
+
+
+def test_stamp_changes_with_any_file(place: Path) -> None:
+    """A renewed certificate, a new password, a file that went away: the stamp tells."""
+    stamps = [bundle_stamp(place)]
+    for name in ("cert.pem", "password"):
+        (place / "new").write_bytes((place / name).read_bytes())
+        os.replace(place / "new", place / name)
+        stamps.append(bundle_stamp(place))
+    (place / "trust.pem").unlink()
+    stamps.append(bundle_stamp(place))
+    assert len(set(stamps)) == 4
