@@ -31,8 +31,6 @@ def generator() -> ModuleType:
 
 def test_reference_page_is_up_to_date() -> None:
     """Whoever changes a command, a key or a problem type also runs scripts/gen-reference."""
-    if not (ROOT / "docs" / "reference.md").exists():
-        pytest.skip("docs/reference.md has not been made yet: scripts/gen-reference")
     done = subprocess.run([sys.executable, SCRIPT, "--check"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 
