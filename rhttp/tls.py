@@ -20,7 +20,7 @@ from typing import Any, Final
 from OpenSSL import SSL
 
 from rhttp.timers import TimerWheel
-from rhttp.tlscontext import Handshake, NoCommonProtocol, free_session, openssl_reason
+from rhttp.tlscontext import Handshake, NoCommonProtocol, openssl_reason
 
 _RECORD: Final = 16384
 """Plaintext of the largest record; a shorter read means that the socket holds no whole record more."""
@@ -195,9 +195,13 @@ class TlsLink:
         self._owner = protocol
 
     def let_session_go(self) -> None:
-        """Free what only the handshake needed; take the identity first."""
+        """Free what only the handshake needed; take the identity first.
+
+        OpenSSL's session stays: SSL_set_session(NULL), which would free it with the peer's parsed path, makes OpenSSL
+        fall back to its method for any version, and the peer's close_notify or KeyUpdate is then answered with a fatal
+        alert (unexpected_message), in 1.2 and 1.3.
+        """
         self.handshake.forget()
-        free_session(self._connection)
 
     def detach(self) -> socket.socket:
         """Give the bare socket away at a record boundary; this object is of no further use.

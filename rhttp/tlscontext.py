@@ -15,7 +15,6 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
-from OpenSSL._util import ffi, lib
 
 HTTP11: Final = b"http/1.1"
 # TLS 1.2 suites: forward secrecy and AEAD only. TLS 1.3 has no others.
@@ -154,15 +153,6 @@ def _verifier(verify: Verify) -> Callable[[SSL.Connection, crypto.X509, int, int
             return False
 
     return callback
-
-
-def free_session(connection: SSL.Connection) -> None:
-    """Free the session with the peer's parsed path, a third of an idle connection's memory.
-
-    Keys live on in the connection, and resumption is off, so nobody asks for the session again. pyOpenSSL has no method
-    for it. Afterwards the peer's certificate cannot be asked for.
-    """
-    lib.SSL_set_session(connection._ssl, ffi.NULL)
 
 
 def check_service_identity(certificate: x509.Certificate, host: str) -> str:

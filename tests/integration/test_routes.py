@@ -386,6 +386,19 @@ def test_peer_that_ends_its_side_is_still_answered(origin: Origin, rig: Rig, way
         origin.clear()  # so that the next one dials
 
 
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize("asked", [False, True])
+def test_idle_peer_that_says_close_notify_is_answered_in_kind(rig: Rig, version: str, asked: bool) -> None:
+    """In both versions, whether anything was asked or not; an alert would make peers report a failure."""
+    with rig.connect("alice", version=version) as wire:
+        if asked:
+            assert wire.ask("/-/health").status == 200
+        assert wire.is_quiet(0.1)
+        wire.half_close()
+        assert wire.rest() == b""
+        assert wire.ended == "notify"
+
+
 @pytest.mark.parametrize("way", ["half_close", "fin", "reset"])
 def test_upload_that_is_cut_is_aborted_and_never_looks_whole(origin: Origin, rig: Rig, way: str) -> None:
     """The master's connection ends without the promised bytes; the log says so once."""

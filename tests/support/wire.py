@@ -163,13 +163,17 @@ class Wire:
 
     def read(self, size: int) -> bytes:
         """Exactly so many bytes."""
-        while len(self.buffer) < size:
+        parts, have = [self.buffer], len(self.buffer)
+        while have < size:
             data = self.receive()
             if not data:
+                self.buffer = b"".join(parts)
                 raise Ended(self.buffer)
-            self.buffer += data
-        data, self.buffer = self.buffer[:size], self.buffer[size:]
-        return data
+            parts.append(data)
+            have += len(data)
+        whole = b"".join(parts)
+        self.buffer = whole[size:]
+        return whole[:size]
 
     def until(self, mark: bytes) -> bytes:
         """Up to and with the mark."""
@@ -184,10 +188,11 @@ class Wire:
 
     def rest(self, patience: float = PATIENCE) -> bytes:
         """Everything up to the end of the connection, which must come."""
+        parts = [self.buffer]
+        self.buffer = b""
         while data := self.receive(patience):
-            self.buffer += data
-        data, self.buffer = self.buffer, b""
-        return data
+            parts.append(data)
+        return b"".join(parts)
 
     def is_quiet(self, seconds: float = 0.2) -> bool:
         """Whether neither bytes nor the end come for so long. To show that a connection is kept."""
