@@ -8,7 +8,6 @@ class Counters:
 
     __slots__ = (
         "audit_lost",
-        "bytes_from_peers",
         "connections",
         "cut",
         "dispatches",
@@ -29,7 +28,6 @@ class Counters:
             setattr(self, name, 0)
 
     audit_lost: int
-    bytes_from_peers: int
     connections: int
     cut: int
     dispatches: int
