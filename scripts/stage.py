@@ -219,6 +219,8 @@ class Stage:
             )
         except subprocess.TimeoutExpired:
             raise DemoFailed(f"{arguments[0]} did not end within {_COMMAND_TIMEOUT:g} s") from None
+        except OSError as error:
+            raise DemoFailed(f"{arguments[0]} cannot be run: {error.strerror}") from None
         if done.returncode != status:
             said = self.short(f"{done.stdout}{done.stderr}").strip()[-4000:]
             raise DemoFailed(f"{arguments[0]} ended with {done.returncode} and not {status}:\n{said}")
