@@ -5,13 +5,13 @@ Posture: meets untrusted workers.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable
 
 from auth.policy import Context
 from gateway.configvalues import PoolConfig
 from gateway.exchange import Exchange
 from gateway.identity import Peer
+from gateway.liveness import keep_alive
 from gateway.pool import Pool, Slot, describe
 from gateway.services import Services
 from rhttp.client import ClientEnd
@@ -81,7 +81,7 @@ class HostedPool:
         connection.end = end
         end.connection_made(link)  # type: ignore[arg-type]  # a Link
         link.set_protocol(end)
-        self._keep_alive(link)
+        keep_alive(link, services.generation.config.limits)
         services.registry.add(connection)
         services.counters.reversed_opened += 1
         connection.slot = self.pool.add(
@@ -92,16 +92,6 @@ class HostedPool:
             instance=instance,
             now=services.epoch,
         )
-
-    def _keep_alive(self, link: Link) -> None:
-        """PTTH/1.0 has no ping: the kernel asks whether the peer is there, at no cost to the worker."""
-        limits = self._services.generation.config.limits
-        sock = link.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(limits.liveness_idle)))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(limits.liveness_interval)))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, limits.liveness_count)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.liveness_timeout * 1000))
 
     # ---- Inbound ----
 
@@ -148,7 +138,7 @@ class HostedPool:
         if end.answered == 1:
             self._retire(self.pool.served(slot))
         if slot.retired:
-            connection.ended = "superseded"
+            connection.ended = connection.ended or "superseded"
             end.close()
         elif self._services.draining:
             connection.ended = "drain"
@@ -202,8 +192,8 @@ class HostedPool:
         if slot is None or slot.gone:
             return
         slot.retired = True
+        connection.ended = reason
         if not slot.busy:
-            connection.ended = reason
             connection.end.close()
 
     def connections(self) -> list[ReversedConnection]:

@@ -17,6 +17,7 @@ from gateway.call import Call
 from gateway.configvalues import PoolConfig
 from gateway.forward import response_fields
 from gateway.identity import Peer
+from gateway.liveness import keep_alive
 from gateway.masters import MasterPool
 from gateway.services import Services
 from rhttp.client import ClientEnd
@@ -309,8 +310,7 @@ class RelayPool:
         """The master agreed: audit line, 101, bytes."""
         services = self._services
         relayed = Relayed(self, call.peer, variant.name, call.request_id, services.epoch, call.context)
-        fields = call.audit("allowed", status=101)
-        if not services.record("reverse.opened", fields):
+        if not services.record("reverse.opened", call.audit("allowed", status=101)):
             master.abort()
             end.close_after = True
             self.failed(call, end, 503, "audit-unavailable", "audit")
@@ -327,6 +327,7 @@ class RelayPool:
                 call.peer, self.config.name, call.request_id, services.epoch, "bytes before the switch"
             )
             return
+        keep_alive(link, services.generation.config.limits)
         link.write(variant.answer)
         self._relayed.add(relayed)
         services.registry.add(relayed)

@@ -197,10 +197,8 @@ class TlsLink:
     def let_session_go(self) -> None:
         """Free what only the handshake needed; take the identity first.
 
-        OpenSSL's session stays: SSL_set_session(NULL), which would free it with the peer's parsed path, makes OpenSSL
-        fall back to its method for any version, and the peer's close_notify or KeyUpdate is then answered with a fatal
-        alert (unexpected_message), in 1.2 and 1.3.
-        """
+        OpenSSL's session stays: SSL_set_session(NULL) would free it with the peer's parsed path, but resets the method
+        too, and the peer's close_notify is then answered with a fatal alert, in 1.2 and 1.3."""
         self.handshake.forget()
 
     def detach(self) -> socket.socket:

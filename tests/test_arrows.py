@@ -40,7 +40,7 @@ EDGE = frozenset(
         "gateway/fleet.py",
         "gateway/home.py",
         "gateway/homemaker.py",
-        "gateway/hosted.py",
+        "gateway/liveness.py",
         "gateway/issuing.py",
         "gateway/listeners.py",
         "gateway/loader.py",

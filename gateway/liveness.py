@@ -1,0 +1,21 @@
+"""Whether a worker is still there: PTTH/1.0 has no ping, so the kernel asks, at no cost to the worker.
+
+Posture: I/O on a socket's settings only.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from gateway.limits import Limits
+from rhttp.ends import Link
+
+
+def keep_alive(link: Link, limits: Limits) -> None:
+    """Have the kernel probe an idle peer, and give up one that leaves our bytes unacknowledged."""
+    sock = link.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(limits.liveness_idle)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(limits.liveness_interval)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, limits.liveness_count)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(limits.liveness_timeout * 1000))
