@@ -1,0 +1,109 @@
+"""A worker as `rhttp-pki worker` starts it, in a process of its own, and a master's side of the dispatch socket."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+_PATIENCE = 60.0
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path, timeout: float = 30.0) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = str(path)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def dispatch(
+    home: Path, target: str, *, method: str = "GET", content: Any = None, fields: dict[str, str] | None = None
+) -> tuple[int, bytes]:
+    """One request of the local master: status and content."""
+    connection = UnixConnection(home / "run" / "dispatch.sock")
+    try:
+        connection.request(method, target, content, fields or {})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def eventually(is_so: Callable[[], Any], patience: float = _PATIENCE) -> Any:
+    """Ask until the answer is true; it, or an assertion when time is over."""
+    ends = time.monotonic() + patience
+    while not (answer := is_so()):
+        assert time.monotonic() < ends, "it never came to be"
+        time.sleep(0.05)
+    return answer
+
+
+class WorkerProcess:
+    """A running `rhttp-pki worker`; a context manager that leaves no process behind."""
+
+    def __init__(self, bundle: Path, gateway: str, *arguments: str, cwd: Path | None = None) -> None:
+        command = (sys.executable, "-m", "gateway.cli.main", "worker", str(bundle), "--gateway", gateway, *arguments)
+        root = str(Path(__file__).parent.parent.parent)
+        self._errors = (bundle.parent / f"{bundle.name}.stderr").open("a+b")
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            cwd=cwd,
+            env=os.environ | {"PYTHONPATH": root},
+            text=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def line(self) -> str:
+        """The next line on its stdout; an assertion with its stderr when none comes."""
+        assert self._process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            assert selector.select(_PATIENCE), f"the worker told nothing: {self.errors()}"
+        line = self._process.stdout.readline().rstrip("\n")
+        assert line, f"the worker ended: {self.errors()}"
+        return line
+
+    def errors(self) -> str:
+        """What it wrote on stderr so far."""
+        return Path(self._errors.name).read_text()
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def ended(self) -> int:
+        """Wait for its end; the exit status."""
+        return self._process.wait(_PATIENCE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._errors.close()
