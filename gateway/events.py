@@ -28,10 +28,12 @@ _FIELDS: Final = b"Content-Type: text/event-stream\r\nCache-Control: no-store\r\
 class EventStream:
     """One reader of one pool. It is the request sink of its server end."""
 
-    __slots__ = ("_end", "_pool", "_queue", "_services", "_slots_changed", "_timer", "bucket", "deadline")
+    __slots__ = ("_end", "_pool", "_queue", "_services", "_slots_changed", "_timer", "bucket", "call", "deadline")
 
     def __init__(self, services: Services, end: ServerEnd, call: Call, pool: Pool) -> None:
         self._services = services
+        self.call = call
+        """The request that it answers: a reload asks again whether it may."""
         self._end = end
         self._pool = pool
         self._queue: list[bytes] = []
@@ -47,6 +49,11 @@ class EventStream:
         end.flush()
         pool.listeners.add(self._happened)
         services.wheel.set(self, _HEARTBEAT)
+
+    @property
+    def pool_name(self) -> str:
+        """The pool that it tells about."""
+        return self._pool.name
 
     def _slots(self) -> bytes:
         pool = self._pool

@@ -120,16 +120,17 @@ def issuer(rig: Rig, role: Role) -> IssuerKey:
     return IssuerKey(certificate=certificate, key=key)  # type: ignore[arg-type]
 
 
-def forged(rig: Rig, place: Path, uri: str, *, days: tuple[int, int] = (-1, 1)) -> SSL.Context:
+def forged(rig: Rig, place: Path, uri: str, *, days: tuple[int, int] | None = None) -> SSL.Context:
     """A certificate by the home's own client CA, with any name and time."""
     ca = issuer(rig, Role.CLIENT)
     now = datetime.now(UTC)
+    start = now + timedelta(days=days[0]) if days else ca.certificate.not_valid_before_utc
     pair = forge(
         "alice",
         Pair(certificate=ca.certificate, key=ca.key),
         extensions=[(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), False)],
-        not_before=now + timedelta(days=days[0]),
-        not_after=now + timedelta(days=days[1]),
+        not_before=start,
+        not_after=now + timedelta(days=days[1] if days else 1),
     )
     return save(place, pair.certificate, ca.certificate, key=pair.key)
 
@@ -180,6 +181,12 @@ def test_certificate_past_its_time_is_refused(rig: Rig, tmp_path: Path) -> None:
     context = forged(rig, tmp_path, "spiffe://test.internal/client/alice", days=(-7, -1))
     assert refusal(rig, context) == "tls alert certificate expired"
     refused_line(rig, seen, "expired")
+
+
+def test_certificate_that_we_forge_by_the_rules_is_let_in(rig: Rig, tmp_path: Path) -> None:
+    """The tests around this one are about what they change, not about the forger."""
+    with Wire(rig.tcp(), forged(rig, tmp_path, "spiffe://test.internal/client/alice")) as wire:
+        assert wire.ask("/-/health").status == 200
 
 
 FOREIGN_IDS = {

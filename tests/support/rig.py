@@ -37,6 +37,14 @@ def run(home: Path, *arguments: str | Path) -> str:
     return result.stdout
 
 
+class NotSwitched(AssertionError):  # noqa: N818 - says what is the case
+    """A worker's switch was refused."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(repr(answer))
+        self.answer = answer
+
+
 class Rig:
     """A gateway, its home, and every kind of peer. A context manager."""
 
@@ -149,7 +157,9 @@ class Rig:
         wire = self.connect(name)
         wire.send(upgrade(target, self.authorized(name, target, method), *lines, method=method))
         answer = wire.one()
-        assert answer.status == 101, answer
+        if answer.status != 101:
+            wire.close()
+            raise NotSwitched(answer)
         return Worker(name, wire, answer)
 
     def pool(self, name: str = "render") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import orjson
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 PATIENCE = 15.0
@@ -114,6 +115,13 @@ class Wire:
         """Whether the server resumed the session that was brought along."""
         assert self._tls is not None
         return bool(SSL._lib.SSL_session_reused(self._tls._ssl))
+
+    def peer_certificate(self) -> bytes:
+        """The server's certificate, DER."""
+        assert self._tls is not None
+        certificate = self._tls.get_peer_certificate(as_cryptography=True)
+        assert certificate is not None
+        return certificate.public_bytes(Encoding.DER)
 
     # ---- bytes ----
 
