@@ -89,7 +89,10 @@ class AsgiHandler:
         """
         cycle = _Cycle(self, end, head)
         end.sink = cycle
-        task = asyncio.get_running_loop().create_task(cycle.run(self._latest.get(end)))
+        before = self._latest.get(end)
+        if before is not None and before.done():
+            before = None
+        task = asyncio.get_running_loop().create_task(cycle.run(before))
         self._running[task] = cycle
         self._latest[end] = task
         task.add_done_callback(self._done)

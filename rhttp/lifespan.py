@@ -29,12 +29,12 @@ class LifespanFailed(RhttpError):  # noqa: N818 - says what is the case, like ev
 class Lifespan:
     """Startup and shutdown of one application; one that does not know the protocol is served all the same."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Application, *, shutdown_timeout: float = 10.0) -> None:
         self._app = app
+        self._shutdown_timeout = shutdown_timeout
         self._task: asyncio.Task[None] | None = None
         self._to_app: asyncio.Queue[Message] = asyncio.Queue()
         self._started = asyncio.Event()
-        self._stopped = asyncio.Event()
         self._failure: str | None = None
         self.state: dict[str, Any] = {}
         """What the application put there at startup; every request gets a copy."""
@@ -47,19 +47,29 @@ class Lifespan:
         """
         self._to_app.put_nowait({"type": "lifespan.startup"})
         self._task = asyncio.get_running_loop().create_task(self._run())
-        await self._started.wait()
+        try:
+            await self._started.wait()
+        except asyncio.CancelledError:
+            self._task.cancel()
+            raise
         if self._failure is not None:
-            await self._task
+            await self._join(self._task)
             raise LifespanFailed(self._failure)
 
     async def shutdown(self) -> None:
-        """Have the application end; what it does wrong then is logged."""
+        """Have the application end; what it does wrong then is logged. One that does not end is cancelled."""
         task, self._task = self._task, None
         if task is None:
             return
         if not task.done():
             self._to_app.put_nowait({"type": "lifespan.shutdown"})
-            await self._stopped.wait()
+        await self._join(task)
+
+    async def _join(self, task: asyncio.Task[None]) -> None:
+        done, _ = await asyncio.wait((task,), timeout=self._shutdown_timeout)
+        if not done:
+            log.error("the application's shutdown takes longer than %g s and is cut", self._shutdown_timeout)
+            task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
@@ -75,7 +85,6 @@ class Lifespan:
                 log.info("the application has no lifespan (%s)", type(error).__name__)
         finally:
             self._started.set()
-            self._stopped.set()
 
     async def _send(self, message: Message) -> None:
         match message["type"]:
@@ -85,9 +94,8 @@ class Lifespan:
                 self._failure = str(message.get("message", ""))
                 self._started.set()
             case "lifespan.shutdown.complete":
-                self._stopped.set()
+                pass  # it returns now
             case "lifespan.shutdown.failed":
                 log.error("the application's shutdown failed: %s", message.get("message", ""))
-                self._stopped.set()
             case kind:
                 raise RuntimeError(f"ASGI message {kind!r} out of turn")

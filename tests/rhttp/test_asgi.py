@@ -14,7 +14,7 @@ from support.ends import served
 from rhttp.asgi import AsgiHandler, RequesterGone
 from rhttp.asgimessages import Message, Receive, Scope, Send, build_scope
 from rhttp.head import RequestHead
-from rhttp.lifespan import LifespanFailed
+from rhttp.lifespan import Lifespan, LifespanFailed
 
 OK: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": []}
 
@@ -477,6 +477,21 @@ async def test_lifespan_failed_startup_is_raised() -> None:
 
     with pytest.raises(LifespanFailed, match="no database"):
         await AsgiHandler(app).start()
+
+
+async def test_lifespan_shutdown_that_hangs_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    """An application cannot keep its worker from ending."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await asyncio.Event().wait()
+
+    lifespan = Lifespan(app, shutdown_timeout=0.05)
+    await lifespan.startup()
+    with caplog.at_level(logging.ERROR, "rhttp"):
+        await asyncio.wait_for(lifespan.shutdown(), 20)
+    assert "is cut" in caplog.text
 
 
 async def test_handler_stopped_cancels_what_still_runs() -> None:
