@@ -17,6 +17,7 @@ from auth.policy import Allowed
 from gateway.acceptor import DispatchAcceptor, TlsAcceptor
 from gateway.auditlog import AuditWriter
 from gateway.connection import Connection
+from gateway.exchange import Exchange
 from gateway.generation import Lasting, Refusals, build_generation, lasting_parts, read_config
 from gateway.hosted import HostedPool, ReversedConnection
 from gateway.identity import Peer
@@ -89,14 +90,16 @@ class DataPlane:
         for name, master in previous.masters.items():
             if generation.masters.get(name) is not master:
                 master.close()
-        for name, pool in generation.pools.items():
-            if previous.pools.get(name) is pool:
+        for name, pool in previous.pools.items():
+            if generation.pools.get(name) is pool:
                 pool.adopt(generation.config.pools[name])
+            elif isinstance(pool, HostedPool):
+                pool.stop()
         self._ask_again(previous, generation)
         services.record("gateway.reload", {"outcome": "done", "process": self._stream, "count": generation.number})
 
     def _ask_again(self, previous: Generation, generation: Generation) -> None:
-        """Live reversed connections are asked again; those no longer allowed drain."""
+        """Live reversed connections and event streams are asked again; those no longer allowed drain or end."""
         for live in self.services.registry:
             if not isinstance(live, ReversedConnection | Relayed):
                 continue
@@ -107,6 +110,14 @@ class DataPlane:
             decider = generation.engine.decider(live.peer.principal, "reverse", "Pool", name)
             if not isinstance(decider.decide(live.asked._replace(now=self.services.epoch)), Allowed):
                 live.drain("policy")
+        for stream in tuple(self.services.streams):
+            name, call = stream.pool_name, stream.call
+            decider = generation.engine.decider(call.peer.principal, "inspect", "Pool", name)
+            context = call.context._replace(now=self.services.epoch)
+            if generation.pools.get(name) is not previous.pools.get(name) or not isinstance(
+                decider.decide(context), Allowed
+            ):
+                stream.close()
 
     # ---- state ----
 
@@ -217,11 +228,21 @@ class DataPlane:
         for acceptor in (self._tls, self._dispatch, self._metrics):
             if acceptor is not None:
                 acceptor.close()
+        # Workers first: requests that they served are answered, or cut, before their requesters' connections end.
+        connections: list[Connection] = []
         for live in self.services.registry:
             if isinstance(live, Connection):
-                live.end.shutdown()
+                connections.append(live)
             else:
                 live.cut("drain")
+        for connection in connections:
+            end = connection.end
+            if isinstance(end.sink, Exchange):
+                end.sink.give_up("drain")
+            if end.sink is None:
+                end.shutdown()
+            else:
+                end.abort()
 
     # ---- telling ----
 

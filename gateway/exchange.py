@@ -152,6 +152,14 @@ class Exchange:
         """No client end is to be had."""
         self._fail(status, slug, reason)
 
+    def give_up(self, reason: str) -> None:
+        """The gateway ends: answer, or cut what has begun."""
+        if self._client is not None:
+            self._client.abort(Loss.ABORTED, reason)
+        else:
+            self._inbound.forget(self)
+            self._fail(503, "draining", reason)
+
     def offered(self, slot: object) -> None:
         """The wait in the pool is over."""
         self._inbound.take(self, slot)  # type: ignore[attr-defined]  # only hosted pools let exchanges wait

@@ -201,7 +201,8 @@ def _masters(services: Services, config: Config, previous: Generation | None) ->
 
 
 def _pools(services: Services, config: Config, previous: Generation | None) -> Mapping[str, HostedPool | RelayPool]:
-    """New pool objects; `HostedPool` of a pool that stays keeps its slots and queue (see `adopt`)."""
+    """A pool that keeps its name and mode is the same object, with its slots and queue; commit lets it adopt the new
+    settings."""
     kept = previous.pools if previous is not None else {}
     pools: dict[str, HostedPool | RelayPool] = {}
     for name, wanted in config.pools.items():

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from support.links import FakeLink
 from support.runhomes import copy_home
@@ -25,6 +25,7 @@ from auth.policy import Context
 from auth.principal import Principal
 from gateway.audit import AuditUnavailable
 from gateway.connection import Connection
+from gateway.dataplane import DataPlane
 from gateway.exchange import Exchange
 from gateway.generation import build_generation, lasting_parts, read_config
 from gateway.hosted import HostedPool, ReversedConnection
@@ -77,6 +78,15 @@ class MemoryAudit:
 
     def tick(self, now: float) -> None:
         pass
+
+    def flush_refusals(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def durable(self) -> None:
+        """Nothing of it is on a disk."""
 
     def of(self, event: str) -> list[dict[str, Any]]:
         """The lines of one event."""
@@ -274,6 +284,37 @@ class Bench:
     def close(self) -> None:
         for link in self.links:
             link.release()
+
+
+class PlaneBench(Bench):
+    """A `DataPlane` with a first configuration in force, its audit log in memory. Make it with `start`."""
+
+    def __init__(self, plane: DataPlane, material: Material) -> None:
+        self.log = []
+        self.links = []
+        self.audit = MemoryAudit(self.log)
+        self.plane = plane
+        self.material = material
+        self.services = plane.services
+        self.services.audit.close()
+        self.services.audit = self.audit  # type: ignore[assignment]
+        self.services.state_at = self.services.epoch
+
+    @classmethod
+    async def start(cls, home: Path, config: str = POOL, *, policy: str | None = None, limits: str = "") -> Self:
+        """The audit log's folder is made in `home` and not used any further."""
+        material = make_material(config, policy=policy, limits=limits, home=str(home))
+        plane = DataPlane()
+        assert await plane.prepare(material) == []
+        plane.commit()
+        return cls(plane, material)
+
+    async def reload(self, config: str = POOL, **changes: Any) -> list[tuple[str, str]]:
+        """Prepare another configuration, and commit it when nothing is wrong with it."""
+        problems = await self.plane.prepare(make_material(config, **{"home": self.material.home, **changes}))
+        if not problems:
+            self.plane.commit()
+        return problems
 
 
 def sink_of(requester: Requester) -> Exchange:

@@ -1,0 +1,350 @@
+"""The data plane as the supervisor drives it: prepare, commit, state, drain, and what each does to live connections."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from support.bench import POOL, PlaneBench, client_peer, make_material
+
+from gateway.dataplane import DataPlane
+from gateway.snapshot import StateSnapshot, UserRecord
+
+OTHER = '[pools.other]\nmode = "hosted"\n'
+NO_REVERSE = '@id("masters") permit (principal is Master, action, resource);'
+ANY = "/-/pools/render/any/x"
+
+
+@pytest.fixture
+async def plane(tmp_path: Path) -> AsyncIterator[PlaneBench]:
+    made = await PlaneBench.start(tmp_path)
+    yield made
+    made.close()
+
+
+def record(name: str, *, enabled: bool = True, ha1: str = "00") -> UserRecord:
+    return UserRecord(name=name, enabled=enabled, ha1={"SHA-256": ha1})
+
+
+def state(version: int, *users: UserRecord, revoked: frozenset[str] = frozenset()) -> StateSnapshot:
+    return StateSnapshot(version=version, users={user.name: user for user in users}, revoked=revoked, labels={})
+
+
+# ---- configuration ----
+
+
+async def test_plane_takes_up_nothing_that_was_only_prepared(plane: PlaneBench) -> None:
+    """Until commit, and not after rollback."""
+    before = plane.services.generation
+    material = make_material(POOL + OTHER, home=plane.material.home)
+    assert await plane.plane.prepare(material) == []
+    assert plane.services.generation is before
+    plane.plane.rollback()
+    with pytest.raises(RuntimeError):
+        plane.plane.commit()
+    assert plane.services.generation is before
+
+
+async def test_plane_refuses_a_bad_configuration_and_goes_on_with_the_old_one(plane: PlaneBench) -> None:
+    """All problems, and the next good one is taken up."""
+    worker = plane.worker()
+    problems = await plane.reload('[pools.render]\nmode = "loose"\n')
+    assert [path for path, _ in problems] == ["pools.render.mode"]
+    assert [path for path, _ in await plane.reload(policy="permit (")] == ["policy"]
+    assert plane.services.generation.number == 1
+    assert await plane.reload(POOL + OTHER) == []
+    assert plane.services.generation.number == 2
+    assert not worker.link.closed
+    assert plane.audit.of("gateway.reload")[0]["count"] == 2
+
+
+async def test_plane_refuses_a_first_configuration_that_is_bad(tmp_path: Path) -> None:
+    """There is nothing to go on with: the process says why and opens no log."""
+    plane = DataPlane()
+    problems = await plane.prepare(make_material('[pools.render]\nmode = "loose"\n', home=str(tmp_path)))
+    assert [path for path, _ in problems] == ["pools.render.mode"]
+    assert not (tmp_path / "audit").exists()
+
+
+async def test_reload_keeps_connections_and_lets_new_requests_see_the_new_settings(plane: PlaneBench) -> None:
+    """A connection is not dropped; its next request is decided by the new policy."""
+    worker, master, client = plane.worker(), plane.requester(), plane.requester(client_peer())
+    answer = client.ask("/-/pools")
+    assert answer is not None
+    assert answer.status == 401
+    assert master.ask(ANY) is None
+    assert await plane.reload(policy='@id("open") permit (principal, action, resource);') == []
+    answer = client.ask("/-/pools")
+    assert answer is not None
+    assert answer.status == 200
+    worker.reply()
+    answer = master.answer()
+    assert answer is not None
+    assert answer.status == 200
+    assert plane.pool.config.queue == 3
+    await plane.reload(POOL.replace("queue = 3", "queue = 4"))
+    assert plane.pool.pool.queue == 4
+
+
+async def test_reload_drains_workers_that_are_no_longer_allowed(plane: PlaneBench) -> None:
+    """Idle ones at once, busy ones behind their answer; the log says why."""
+    busy, idle, master = plane.worker("w1"), plane.worker("w2"), plane.requester()
+    assert master.ask(ANY) is None
+    assert busy.taken()
+    assert await plane.reload(policy=NO_REVERSE) == []
+    assert idle.link.closed
+    assert not busy.link.closed
+    busy.reply()
+    answer = master.answer()
+    assert answer is not None
+    assert answer.status == 200
+    assert busy.link.closed
+    assert [line["reason"] for line in plane.audit.of("reverse.closed")] == ["policy", "policy"]
+    assert plane.pool.pool.total == 0
+
+
+async def test_reload_without_a_pool_ends_it(plane: PlaneBench) -> None:
+    """Its workers drain, and whoever waits there is told instead of waiting for nothing."""
+    waiting, master = plane.requester(), plane.requester()
+    assert waiting.ask(ANY, "GET", "Prefer: wait=30") is None
+    worker = plane.worker()
+    assert worker.taken()
+    assert master.ask(ANY, "GET", "Prefer: wait=30") is None
+    assert await plane.reload(OTHER) == []
+    answer = master.answer()
+    assert answer is not None
+    assert answer.status == 503
+    worker.reply()
+    answer = waiting.answer()
+    assert answer is not None
+    assert answer.status == 200
+    assert worker.link.closed
+    assert [line["reason"] for line in plane.audit.of("reverse.closed")] == ["pool_gone"]
+    answer = master.ask(ANY)
+    assert answer is not None
+    assert answer.status == 404
+    assert plane.services.exchanges == 0
+
+
+# ---- state ----
+
+
+async def test_state_cuts_exactly_those_whom_it_ends(plane: PlaneBench) -> None:
+    """Revoked, removed, disabled, password changed: each with its reason; nobody else, never the local master."""
+    names = ("alice", "bob", "carol", "dave", "erin", "local")
+    await plane.plane.apply_state(state(1, *map(record, names)))
+    lives = {name: plane.requester(client_peer(name, serial=f"s-{name}")) for name in names[:-1]}
+    local = plane.requester()
+    cut = await plane.plane.apply_state(
+        state(
+            2,
+            record("alice"),
+            record("carol", enabled=False),
+            record("dave", ha1="11"),
+            record("erin"),
+            record("frank"),
+            revoked=frozenset({"s-alice", "s-nobody"}),
+        )
+    )
+    assert cut == 4
+    assert {name: live.link.aborted for name, live in lives.items()} == {
+        "alice": True,
+        "bob": True,
+        "carol": True,
+        "dave": True,
+        "erin": False,
+    }
+    assert not local.link.aborted
+    reasons = {line["identity"]: line["reason"] for line in plane.audit.of("connection.cut")}
+    assert reasons == {
+        "client/alice": "revoked",
+        "client/bob": "user_removed",
+        "client/carol": "user_disabled",
+        "client/dave": "password_changed",
+    }
+    assert plane.services.counters.cut == 4
+
+
+async def test_state_cuts_workers_and_their_requests(plane: PlaneBench) -> None:
+    """A revoked worker's connections close, busy or idle; its requester is told."""
+    busy, idle, other, master = plane.worker("w1"), plane.worker("w1"), plane.worker("w2"), plane.requester()
+    assert master.ask("/-/pools/render/workers/w1/x", "POST", content=b"x") is None
+    assert await plane.plane.apply_state(state(1, revoked=frozenset({"aaw1"}))) == 2
+    assert busy.link.aborted
+    assert idle.link.aborted
+    assert not other.link.aborted
+    answer = master.answer()
+    assert answer is not None
+    assert answer.problem == "worker-lost"
+    assert plane.pool.pool.total == 1
+
+
+@pytest.mark.parametrize("second", [state(2, record("alice")), state(2, record("alice"), record("new"))])
+async def test_state_that_ends_nobody_cuts_nobody(plane: PlaneBench, second: StateSnapshot) -> None:
+    """Also an enabled user, a new one, or one that a certificate has no user for."""
+    await plane.plane.apply_state(state(1, record("alice", enabled=False)))
+    live, without = plane.requester(client_peer("alice")), plane.requester(client_peer("nobody"))
+    assert await plane.plane.apply_state(second) == 0
+    assert not live.link.aborted
+    assert not without.link.aborted
+
+
+async def test_state_that_comes_with_a_reload_cuts_as_well(plane: PlaneBench) -> None:
+    """A reload carries the snapshot of its moment."""
+    await plane.plane.apply_state(state(1, record("alice")))
+    live = plane.requester(client_peer("alice"))
+    assert await plane.reload(snapshot=state(2)) == []
+    assert live.link.aborted
+
+
+async def test_state_that_is_fresh_again_admits_again(plane: PlaneBench) -> None:
+    """New admissions are refused while state is unread for too long, and go on when it is read."""
+    client = plane.requester(client_peer())
+    services = plane.services
+    plane.plane.state_fresh(services.epoch - 11)
+    answer = client.ask("/-/pools")
+    assert answer is not None
+    assert (answer.status, answer.problem) == (503, "state-stale")
+    plane.plane.state_fresh(services.epoch - 9)
+    answer = plane.requester(client_peer()).ask("/-/pools")
+    assert answer is not None
+    assert answer.status == 401
+
+
+# ---- the end ----
+
+
+async def test_drain_answers_what_runs_and_ends_the_rest(plane: PlaneBench) -> None:
+    """Health 503 at once; idle workers close, waiting requests are told, running ones finish, then all is closed."""
+    busy, idle = plane.worker("w1"), plane.worker("w2")
+    master, waiting, reader, health = (plane.requester() for _ in range(4))
+    assert master.ask(ANY) is None
+    assert waiting.ask("/-/pools/render/workers/w1/x", "GET", "Prefer: wait=30") is None
+    assert reader.ask("/-/pools/render/events") is not None
+    draining = asyncio.create_task(plane.plane.drain(20.0))
+    await idle.link.until(lambda: idle.link.closed)
+    answer = health.ask("/-/health")
+    assert answer is not None
+    assert answer.status == 503
+    answer = waiting.answer()
+    assert answer is not None
+    assert answer.problem == "draining"
+    assert reader.link.sent.endswith(b"0\r\n\r\n")
+    answer = health.ask(ANY)
+    assert answer is not None
+    assert answer.problem == "draining"
+    assert not draining.done()
+    busy.reply()
+    answer = master.answer()
+    assert answer is not None
+    assert answer.status == 200
+    await asyncio.wait_for(draining, 20)
+    assert busy.link.closed
+    assert all(live.link.eof for live in (master, waiting, reader, health))
+    assert plane.audit.lines[-1]["event"] == "gateway.stop"
+    assert plane.services.exchanges == 0
+    reasons = [line["reason"] for line in plane.audit.of("reverse.closed")]
+    assert reasons == ["drain", "drain"]
+
+
+@pytest.mark.parametrize("first", ["worker", "requester"])
+@pytest.mark.parametrize("answered", [b"", b"HTTP/1.1 200 OK\r\n\r\nhalf"])
+async def test_drain_does_not_wait_longer_than_it_was_told(plane: PlaneBench, first: str, answered: bytes) -> None:
+    """What still runs then is cut, so that nobody takes half an answer for a whole one; who has none yet gets ours."""
+    master = plane.requester() if first == "requester" else None
+    worker = plane.worker()
+    master = master or plane.requester()
+    assert master.ask(ANY) is None
+    worker.reply(answered)
+    master.link.take()
+    await asyncio.wait_for(plane.plane.drain(0.05), 20)
+    assert worker.link.aborted
+    if answered:
+        assert master.link.aborted
+        assert not master.link.eof
+    else:
+        answer = master.answer()
+        assert answer is not None
+        assert answer.status in (502, 503)
+        assert master.link.eof
+    assert plane.audit.lines[-1]["event"] == "gateway.stop"
+    assert plane.services.exchanges == 0
+
+
+async def test_drain_ends_requests_to_masters_that_do_not_answer(tmp_path: Path) -> None:
+    """One that is being dialled or served is told that it may have run."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        config = f'[masters.jobs]\nurls = ["{url}"]\n[[routes]]\npath = "/jobs/*"\nmaster = "jobs"\n'
+        plane = await PlaneBench.start(tmp_path, config, policy='@id("open") permit (principal, action, resource);')
+        served, dialled = plane.requester(client_peer("alice")), plane.requester(client_peer("bob"))
+        assert served.ask("/jobs/1", "POST", content=b"x") is None
+        silent.setblocking(False)
+        loop = asyncio.get_running_loop()
+        taken, _ = await asyncio.wait_for(loop.sock_accept(silent), 20)
+        taken.setblocking(False)
+        with taken:
+            assert await asyncio.wait_for(loop.sock_recv(taken, 100), 20)
+            assert dialled.ask("/jobs/2") is None
+            await asyncio.wait_for(plane.plane.drain(0.0), 20)
+        for requester, problems in ((served, {"master-lost"}), (dialled, {"draining", "master-lost"})):
+            answer = requester.answer()
+            assert answer is not None
+            assert answer.problem in problems
+            assert requester.link.eof
+        assert plane.services.exchanges == 0
+        plane.close()
+
+
+async def test_drain_of_an_idle_plane_is_quick(plane: PlaneBench) -> None:
+    """Nothing to wait for."""
+    await asyncio.wait_for(plane.plane.drain(3600.0), 20)
+    assert plane.audit.lines[-1]["event"] == "gateway.stop"
+
+
+# ---- telling, serving ----
+
+
+async def test_status_adds_up(plane: PlaneBench) -> None:
+    """What `rhttp-pki status` shows, as JSON."""
+    plane.worker()
+    plane.requester(client_peer())
+    told = json.loads(json.dumps(plane.plane.status()))
+    assert told["stream"] == "p0"
+    assert told["generation"] == 1
+    assert told["connections"] == {"total": 2, "worker": 1, "client": 1}
+    assert told["pools"][0]["slots"] == {"total": 1, "free": 1}
+    assert told["counters"]["reversed_opened"] == 1
+    assert plane.plane.audit_head() == {"stream": "p0", "seq": 0, "hash": "", "file": ""}
+    assert b"rhttp_reversed_opened_total 1.0" in plane.plane.metrics_text()
+
+
+async def test_plane_serves_its_sockets_and_ticks(plane: PlaneBench, tmp_path: Path) -> None:
+    """A start writes its line, dates its answers, turns the wheel; connections beyond none are left at the end."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(tmp_path / "d.sock"))
+    sock.listen()
+    sock.setblocking(False)
+    await plane.plane.start({"dispatch": sock})
+    (started,) = plane.audit.of("gateway.start")
+    assert (started["outcome"], started["previous"]) == ("started", "none")
+    reader, writer = await asyncio.open_unix_connection(str(tmp_path / "d.sock"))
+    writer.write(b"GET /-/health HTTP/1.1\r\nHost: x\r\n\r\n")
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\nDate: " in head
+    assert plane.plane.status()["connections"] == {"total": 1, "master": 1}
+    turned = plane.services.wheel.now
+    expired = client_peer("late", expires=plane.services.epoch - 1)
+    late = plane.requester(expired)
+    await late.link.until(lambda: late.link.aborted)
+    assert plane.services.wheel.now > turned
+    assert plane.audit.of("connection.cut")[0]["reason"] == "expired"
+    await asyncio.wait_for(plane.plane.drain(5.0), 20)
+    assert await asyncio.wait_for(reader.read(), 20) == b'{"status":"serving"}'
+    writer.close()
+    await writer.wait_closed()
