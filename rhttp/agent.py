@@ -156,7 +156,7 @@ class Agent:
             task.cancel()
         await asyncio.gather(*self._dials, return_exceptions=True)
         for reversed_ in tuple(self._open):
-            reversed_.retire()
+            reversed_.retire(self._loop.time())
         self._tell()
         try:
             with contextlib.suppress(TimeoutError):
@@ -193,6 +193,8 @@ class Agent:
         self._timer = None
         now = self._loop.time()
         self._wheel.turn(now)
+        for reversed_ in tuple(self._open):
+            reversed_.beat(now)
         if self._failures and any(
             reversed_.opened > self._failed_at and (reversed_.served or now - reversed_.opened >= _LIVED)
             for reversed_ in self._open
@@ -249,20 +251,17 @@ class Agent:
             task.add_done_callback(self._dialled)
 
     def _shrink(self, surplus: int) -> None:
-        """Give up dials first, then idle connections, then let busy ones be the last of their kind."""
+        """Give up dials first, then quiet connections, then busy ones after their answer, then those just used."""
         for task in tuple(self._dials)[:surplus]:
             task.cancel()
             surplus -= 1
+        there = [one for one in self._open if one.end.phase < Phase.LINGER]
+        surplus -= sum(one.is_retired for one in there)
+        now = self._loop.time()
         # The gateway takes the longest idle slot next, so the other end of the row is the safe one to close.
-        for reversed_ in sorted(self._open, key=lambda one: -one.used):
-            if surplus and reversed_.end.is_idle:
-                reversed_.retire()
-                surplus -= 1
-        surplus -= sum(reversed_.is_retired and reversed_.is_busy for reversed_ in self._open)
-        for reversed_ in tuple(self._open):
-            if surplus > 0 and reversed_.is_busy and not reversed_.is_retired:
-                reversed_.retire()
-                surplus -= 1
+        there.sort(key=lambda one: (not one.is_quiet(now), not one.is_busy, -one.used))
+        for reversed_ in [one for one in there if not one.is_retired][: max(surplus, 0)]:
+            reversed_.retire(now)
 
     # ---- dialling ----
 
@@ -315,7 +314,7 @@ class Agent:
     def serve(self, reversed_: Reversed, end: ServerEnd, head: RequestHead) -> None:
         """A request came."""
         self._served += 1
-        reversed_.used = self._wheel.now
+        reversed_.used = self._loop.time()
         if head.close:
             reversed_.is_retired = True  # the gateway says that it is the last
         try:
@@ -364,12 +363,13 @@ class Agent:
             log.warning("the certificate in %s %s at %s: rhttp-pki renew", self._place, verb, _date(bundle.expires))
 
     def _roll(self) -> None:
-        """Replace connections that an older reading of the bundle made: a quarter at a time, idle ones only."""
-        if self._dials or self._failures or not self._is_running:
+        """Replace connections that an older reading of the bundle made, a quarter of all at a time."""
+        if self._dials or self._failures or not self._is_running or any(one.is_retired for one in self._open):
             return
-        old = [one for one in self._open if one.session is not self._session and one.end.is_idle]
+        now = self._loop.time()
+        old = [one for one in self._open if one.session is not self._session]
         for reversed_ in old[: max(1, len(self._open) // 4)]:
-            reversed_.retire()
+            reversed_.retire(now)
 
     # ---- telling ----
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from rhttp.answer import Phase
 from rhttp.dial import Session
@@ -16,6 +16,10 @@ from rhttp.head import RequestHead
 from rhttp.server import ServerEnd
 
 log = logging.getLogger("rhttp.agent")
+
+QUIET: Final = 0.5
+"""Seconds. HTTP/1.1 cannot say "no more" on an idle connection: a request that is under way when we close is lost.
+Under load the gateway uses a slot again at once, so one that was just used is let go by its next answer instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +69,24 @@ class Reversed:
         """Whether a request is being served or arriving."""
         return self.end.phase < Phase.LINGER and not self.end.is_idle
 
-    def retire(self) -> None:
-        """Close: at once when idle, else after the answer, which says so."""
+    def is_quiet(self, now: float) -> bool:
+        """Whether no request has been here for a moment, so that closing will hardly meet one that is under way."""
+        return self.end.is_idle and now - self.used >= QUIET
+
+    def retire(self, now: float) -> None:
+        """Let it go: at once when it is quiet, else the next answer says that it is the last (see `beat`)."""
         self.is_retired = True
-        if self.end.is_idle:
+        if self.is_quiet(now):
             self.end.shutdown()
         else:
             self.end.close_after = True
+
+    def beat(self, now: float) -> None:
+        """Called a few times a second."""
+        if self.is_busy:
+            self.used = now
+        elif self.is_retired and self.is_quiet(now):
+            self.end.shutdown()
 
     # ---- ServerOwner ----
 

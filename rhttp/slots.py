@@ -16,7 +16,7 @@ class Slots:
     """A number of slots that may change while the agent runs.
 
     >>> slots = Slots(4)
-    >>> slots.set(2)        # an idle connection closes at once, a busy one after its answer
+    >>> slots.set(2)        # a quiet connection closes, a busy one after its answer
     >>> slots.wanted(busy=1)
     2
     """

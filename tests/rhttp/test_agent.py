@@ -265,6 +265,19 @@ async def test_agent_with_fewer_slots_lets_the_busy_one_finish(home: Path, place
         assert await gateway.ended() == b""
 
 
+async def test_agent_lets_a_connection_go_that_was_just_used_without_losing_a_request(home: Path, place: Path) -> None:
+    """A request that meets the end of its slot is answered, and told that it was the last."""
+    slots = Slots(1)
+    async with stand_in(home, digest) as peer, running(place, peer.url, slots=slots):
+        gateway = await peer.next()
+        await gateway.get("/a")
+        slots.set(0)
+        head, content = await gateway.get("/b")
+        assert b"Connection: close" in head
+        assert content == b"/b"
+        assert await gateway.ended() == b""
+
+
 async def test_agent_counts_orphans_as_slots(home: Path, place: Path) -> None:
     """Work that goes on without its connection takes up a slot, so that slots bound what runs."""
     echo = Echo()
