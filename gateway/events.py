@@ -128,7 +128,8 @@ class EventStream:
         self._forget()
 
     def request_half_closed(self) -> None:
-        """A reader may still read."""
+        """Most likely the reader is gone, and nobody would notice for two heartbeats: its place is for another."""
+        self.close()
 
     def response_blocked(self) -> None:
         """Events wait in the queue, which is bounded."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.rig import Origin, Rig, read_request, upgrade, wait_for
+from support.rig import Origin, Rig, data_pid, read_request, upgrade, wait_for
 from support.wire import Ended, Wire, request
 
 CONFIG = """
@@ -69,10 +69,6 @@ def outcome(wire: Wire) -> int | str:
 def verified(rig: Rig) -> str:
     """``audit verify`` succeeds."""
     return rig.run("audit", "verify")
-
-
-def data_pid(rig: Rig) -> int:
-    return int(rig.status()["processes"][0]["pid"])
 
 
 def starts(rig: Rig) -> list[Any]:

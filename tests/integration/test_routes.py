@@ -10,7 +10,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.rig import Origin, Request, Rig, memory_of, read_head, read_request, response, serve_forever, wait_for
+from support.rig import (
+    Origin,
+    Request,
+    Rig,
+    data_pid,
+    memory_of,
+    read_head,
+    read_request,
+    response,
+    serve_forever,
+    wait_for,
+)
 from support.runhomes import set_key
 from support.wire import Answer, Wire, chunked, request
 
@@ -588,10 +599,6 @@ def upload(wire: Wire, size: int) -> str:
 
 
 SIZES = [32 << 20, pytest.param(100 << 20, marks=pytest.mark.long)]
-
-
-def data_pid(rig: Rig) -> int:
-    return int(rig.status()["processes"][0]["pid"])
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -394,6 +394,11 @@ class RecordingWire(Wire):
         return data
 
 
+def data_pid(rig: Rig) -> int:
+    """The data process."""
+    return int(rig.status()["processes"][0]["pid"])
+
+
 def memory_of(pid: int) -> int:
     """Resident bytes of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
