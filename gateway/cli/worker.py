@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.common import fail
+from gateway.cli.common import Settings, common_options, fail
 
 if TYPE_CHECKING:
     from rhttp import Status, Worker
@@ -23,6 +23,7 @@ _LEVELS = {logging.DEBUG: "debug: ", logging.INFO: "", logging.WARNING: "warning
 
 
 @click.command("worker")
+@common_options
 @click.argument("bundle", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--forward", metavar="URL", help="Forward to a local server: http://HOST:PORT[/PREFIX] or unix:/PATH.")
 @click.option("--app", "application", metavar="MODULE:ATTR", help="Serve an ASGI application of this Python.")
@@ -40,6 +41,7 @@ _LEVELS = {logging.DEBUG: "debug: ", logging.INFO: "", logging.WARNING: "warning
 )
 @click.option("--verbose", is_flag=True, help="Tell every try.")
 def worker_command(
+    _settings: Settings,
     bundle: Path,
     forward: str | None,
     application: str | None,
