@@ -20,7 +20,7 @@ from gateway.services import Services
 from rhttp.fields import TOKEN, values
 from rhttp.head import SAFE, RequestHead
 from rhttp.server import ServerEnd
-from rhttp.target import BadTarget, Target
+from rhttp.target import BadTarget, Target, split_authority
 from rhttp.upgrade import OFFER
 
 _MAX_REQUEST_ID: Final = 128
@@ -137,8 +137,11 @@ class Connection:
         services, head = self._services, call.head
         authority = target.authority if target.authority is not None else head.host
         ours = call.generation.dispatch_authorities if self.is_local else call.generation.authorities
-        if authority is not None and ours is not None:
-            covered = ours.covers(authority)
+        if authority is not None:
+            if ours is not None:
+                covered = ours.covers(authority)
+            else:  # any name will do on a unix socket, none too; but it goes into ``Forwarded``
+                covered = None if authority and split_authority(authority) is None else True
             if target.authority is not None and head.host is not None and target.authority != head.host:
                 covered = None  # RFC 9112 section 3.2.2 lets the target win; two names for one request are refused
             if not covered:

@@ -154,6 +154,29 @@ def test_request_reaches_the_worker_and_its_answer_comes_back(rig: Rig, wire: Wi
         assert done["target"] == f"{ANY}/a/b"
 
 
+HOSTS = {
+    "gateway": 'for=unknown;proto=http;host="gateway"',
+    "a:80": 'for=unknown;proto=http;host="a:80"',
+    "": "for=unknown;proto=http",
+    'x";for=1.2.3.4;y="': None,
+    "a b": None,
+    "caf\xe9": None,
+}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_host_on_the_unix_socket_is_any_name_but_a_name(rig: Rig, wire: Wire, host: str) -> None:
+    """What is none is 400: it would write into Forwarded."""
+    with rig.worker("w1") as worker:
+        wire.send(request(f"{ANY}/x", host=host))
+        if HOSTS[host] is None:
+            assert wire.answer().status == 400
+            assert worker.wire.is_quiet()
+            return
+        assert worker.serve()["forwarded"] == HOSTS[host]
+        assert wire.answer().status == 200
+
+
 @pytest.mark.parametrize("target", ["", "?q", "/", "/-/reverse/x", "/-/pools"])
 def test_path_behind_the_prefix_is_the_workers_own(rig: Rig, wire: Wire, target: str) -> None:
     """`any/` at least; what follows is not ours to read."""
