@@ -99,7 +99,8 @@ class Limits:
     liveness_idle: Annotated[Float, seconds(7200, "Idle time after which a peer is probed (TCP).", low=1)] = 30.0
     liveness_interval: Annotated[Float, seconds(3600, "Between two probes of an idle peer.", low=1)] = 10.0
     liveness_count: Annotated[Int, count(1, 50, "Unanswered probes after which a peer counts as gone.")] = 3
-    liveness_timeout: Annotated[Float, seconds(3600, "Bytes sent may stay unacknowledged so long.", low=1)] = 20.0
+    # Linux counts a live peer that does not read as dead under TCP_USER_TIMEOUT, so this stays above content_timeout.
+    liveness_timeout: Annotated[Float, seconds(3600, "Bytes sent may stay unacknowledged so long.", low=1)] = 75.0
 
     # The whole gateway.
     drain_timeout: Annotated[Float, seconds(86400, "Exchanges may take so long at shutdown.", low=0)] = 30.0

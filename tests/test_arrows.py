@@ -40,9 +40,9 @@ EDGE = frozenset(
         "gateway/fleet.py",
         "gateway/home.py",
         "gateway/homemaker.py",
-        "gateway/liveness.py",
         "gateway/issuing.py",
         "gateway/listeners.py",
+        "gateway/liveness.py",
         "gateway/loader.py",
         "gateway/masters.py",
         "gateway/metrics.py",
@@ -57,7 +57,14 @@ EDGE = frozenset(
         "gateway/supervisor.py",
         "pki/files.py",
         "pki/keys.py",
+        "rhttp/agent.py",
+        "rhttp/asgi.py",
+        "rhttp/asking.py",
+        "rhttp/dial.py",
+        "rhttp/forwarder.py",
+        "rhttp/lifespan.py",
         "rhttp/tls.py",
+        "rhttp/worker.py",
     }
 )
 EDGE_FOLDERS = ("gateway/cli/", "gateway/migrations/")

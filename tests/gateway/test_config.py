@@ -584,7 +584,7 @@ def test_config_limits_keep_their_published_defaults() -> None:
         "liveness_idle": 30,
         "liveness_interval": 10,
         "liveness_count": 3,
-        "liveness_timeout": 20,
+        "liveness_timeout": 75,
         "drain_timeout": 30,
         "state_stale": 10,
     }
