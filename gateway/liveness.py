@@ -1,4 +1,4 @@
-"""Whether a worker is still there: PTTH/1.0 has no ping, so the kernel asks, at no cost to the worker.
+"""Whether a peer is still there: PTTH/1.0 and relayed bytes have no ping, so the kernel asks, at no cost to the peer.
 
 Posture: I/O on a socket's settings only.
 """

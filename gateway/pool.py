@@ -355,12 +355,15 @@ def describe(pool: Pool, mode: str) -> dict[str, object]:
                 "protocol": worker.protocol,
                 "slots": len(worker.slots),
                 "busy": worker.busy,
-                "since": datetime.fromtimestamp(worker.since, UTC)
-                .isoformat(timespec="milliseconds")
-                .replace("+00:00", "Z"),
+                "since": stamp(worker.since),
                 "labels": dict(worker.labels),
                 "instance": next(reversed(worker.instances), None),
             }
             for worker in pool.workers.values()
         ],
     }
+
+
+def stamp(epoch: float) -> str:
+    """RFC 3339, UTC, milliseconds."""
+    return datetime.fromtimestamp(epoch, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

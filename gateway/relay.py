@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from auth.policy import Context
 from gateway.answers import fail
@@ -19,6 +18,7 @@ from gateway.forward import response_fields
 from gateway.identity import Peer
 from gateway.liveness import keep_alive
 from gateway.masters import MasterPool
+from gateway.pool import stamp
 from gateway.services import Services
 from rhttp.client import ClientEnd
 from rhttp.ends import Link
@@ -327,7 +327,8 @@ class RelayPool:
                 call.peer, self.config.name, call.request_id, services.epoch, "bytes before the switch"
             )
             return
-        keep_alive(link, services.generation.config.limits)
+        for side in (link, master):  # neither end can tell by itself that the other one vanished
+            keep_alive(side, services.generation.config.limits)
         link.write(variant.answer)
         self._relayed.add(relayed)
         services.registry.add(relayed)
@@ -393,8 +394,3 @@ class RelayPool:
                 for name, held in workers.items()
             ],
         }
-
-
-def stamp(epoch: float) -> str:
-    """RFC 3339, UTC, milliseconds."""
-    return datetime.fromtimestamp(epoch, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
