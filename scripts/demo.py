@@ -299,7 +299,7 @@ def main() -> int:
         with Stage(timeout=TIMEOUT) as stage:
             say(f"Everything lies in {stage.place}, called $DEMO here, and goes away at the end.")
             play(stage, options.tiers, options.files)
-    except DemoFailed:
+    except (DemoFailed, BrokenPipeError):
         return 1
     except KeyboardInterrupt:
         return 130

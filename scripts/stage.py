@@ -176,6 +176,9 @@ class Stage:
             raise KeyboardInterrupt(signal.Signals(number).name)
 
     def _tell_failure(self, error: BaseException) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            say("\ndemo: interrupted")
+            return
         say(f"\ndemo: failed: {self.short(str(error))}")
         if isinstance(error, KeyboardInterrupt):
             return

@@ -15,6 +15,8 @@ from mapreduce import split as split_module
 from mapreduce.api import Api, Message, Receive, Scope, Send
 from mapreduce.door import Door
 from mapreduce.master import MasterEngine, SlotFollower
+from mapreduce.orders import Order
+from mapreduce.store import Done, Job
 from mapreduce.worker import LocalEngine
 from support.mapreduces import ask
 from support.runhomes import append, copy_home
@@ -171,6 +173,30 @@ async def test_job_goes_on_when_a_worker_is_revoked_in_the_middle_of_its_unit(se
         assert "cut 1 connection" in await command(home, "revoke", "w1")
         job = await running
     assert (job["result"]["total"], job["units"]["retries"], job["workers"]) == (80_000, 1, {"w2": 2})
+
+
+async def test_unit_that_takes_long_is_asked_for_again_at_its_worker(served: Served, home: Path) -> None:
+    """The worker answers 202 when the wait is over, and the master comes back for the result."""
+    asked_again = asyncio.Event()
+
+    class Slow(LocalEngine):
+        async def run(self, order: Order, job: Job) -> Done:
+            await asked_again.wait()
+            return await super().run(order, job)
+
+    api = Api(Slow(8))
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("method") == "GET":
+            asked_again.set()
+        await api(scope, receive, send)
+
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(worker(served, home, "w1", application))
+        await stack.enter_async_context(worker(served, home, "w2", application))
+        opened = await stack.enter_async_context(Door(f"unix:{home}/run/dispatch.sock", "text", wait=1))
+        job = await submit(Api(MasterEngine(opened)))
+    assert (job["result"]["total"], job["units"]) == (80_000, {"total": 2, "done": 2, "retries": 0})
 
 
 async def test_refusal_of_a_worker_is_the_end_of_the_job(served: Served, home: Path) -> None:
