@@ -16,7 +16,8 @@ from cryptography.x509 import Certificate, load_pem_x509_certificate
 from OpenSSL import SSL
 from support.certs import Pair, forge
 from support.homes import new_home
-from support.rig import Origin, Rig, run, upgrade, wait_for
+from support.origins import Origin
+from support.rig import Rig, run, upgrade, wait_for
 from support.wire import Answer, Wire, request, tls_context
 
 from pki.issue import IssuerKey

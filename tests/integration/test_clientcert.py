@@ -6,7 +6,8 @@ import base64
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from support.rig import Origin, Rig
+from support.origins import Origin
+from support.rig import Rig
 from support.runhomes import set_key
 
 from pki.pem import read_certificates

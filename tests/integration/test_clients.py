@@ -13,8 +13,9 @@ import httpx
 import pytest
 import requests
 from requests.auth import HTTPDigestAuth
+from support.origins import Origin, read_head, response
 from support.peers import npm_worker
-from support.rig import Origin, Rig, read_head, response
+from support.rig import Rig
 from support.wire import Ended, Wire, request
 
 CONFIG = """

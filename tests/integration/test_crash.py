@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.rig import Origin, Rig, data_pid, read_request, upgrade, wait_for
+from support.origins import Origin, read_request
+from support.rig import Rig, data_pid, upgrade, wait_for
 from support.wire import Ended, Wire, request
 
 CONFIG = """

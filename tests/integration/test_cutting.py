@@ -10,7 +10,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from support.certs import Pair, forge
-from support.rig import Origin, Rig, Worker, read_head, read_request, response, upgrade
+from support.origins import Origin, read_head, read_request, response
+from support.rig import Rig, Worker, upgrade
 from support.wire import Wire, request, tls_context
 
 CONFIG = """

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.rig import Origin, Rig, data_pid, wait_for
+from support.origins import Origin
+from support.rig import Rig, data_pid, wait_for
 from support.wire import request
 
 CONFIG = """

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from support.rig import Origin, Rig, data_pid, memory_of, read_request, wait_for
+from support.origins import Origin, read_request
+from support.rig import Rig, data_pid, memory_of, wait_for
 from support.wire import PATIENCE, Wire, request
 
 CONFIG = """

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.rig import Rig, Worker, read_head, response, upgrade, wait_for
+from support.origins import read_head, response
+from support.rig import Rig, Worker, upgrade, wait_for
 from support.wire import Answer, Ended, Wire, chunked, request
 
 CONFIG = """

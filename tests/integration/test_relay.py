@@ -9,7 +9,8 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
-from support.rig import Origin, Request, Rig, read_request, response, upgrade, wait_for
+from support.origins import Origin, Request, read_request, response
+from support.rig import Rig, upgrade, wait_for
 from support.wire import PATIENCE, Wire, request
 
 CONFIG = """

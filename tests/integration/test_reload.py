@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from support.rig import NotSwitched, Origin, Rig
+from support.origins import Origin
+from support.rig import NotSwitched, Rig
 from support.wire import request
 
 from gateway.cli.main import cli
