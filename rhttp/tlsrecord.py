@@ -1,0 +1,51 @@
+"""Reading and writing TLS records with one copy: what `Connection.recv` and `.send` do, without their detours.
+
+pyOpenSSL takes new memory for every read and wraps every buffer. These two call the same functions of OpenSSL through
+the same binding and raise the same errors. They use parts of pyOpenSSL that it does not promise to keep, here and
+nowhere else; the tests of `rhttp.tls` hold them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from OpenSSL import SSL
+from OpenSSL._util import ffi, lib
+
+RECORD: Final = 16384
+"""Plaintext of the largest record; a shorter read means that the socket holds no whole record more."""
+
+# One for the process: whoever reads takes the bytes out before anybody else can read.
+_BUFFER: Final = ffi.new("char[]", RECORD)
+_read: Final = lib.SSL_read
+_write: Final = lib.SSL_write
+_bytes: Final = ffi.buffer
+
+
+def take(connection: SSL.Connection) -> bytes:
+    """At most one record's plaintext; empty only when the peer ended the connection without saying so.
+
+    Raises:
+        SSL.Error: as `SSL.Connection.recv`.
+    """
+    ssl = connection._ssl
+    count: int = _read(ssl, _BUFFER, RECORD)
+    if count > 0:
+        data: bytes = _bytes(_BUFFER, count)[:]
+        return data
+    connection._raise_ssl_error(ssl, count)
+    return b""
+
+
+def give(connection: SSL.Connection, data: bytes | memoryview) -> int:
+    """Write at most one record; answer how many bytes were taken.
+
+    Raises:
+        SSL.Error: as `SSL.Connection.send`; after `WantWriteError` the same bytes must be given again.
+    """
+    ssl = connection._ssl
+    plain = data if type(data) is bytes else ffi.from_buffer(data)
+    count: int = _write(ssl, plain, len(data))
+    if count <= 0:
+        connection._raise_ssl_error(ssl, count)
+    return count
