@@ -92,8 +92,7 @@ class ServerEnd(AnswerSide):
         if self.phase >= _LINGER:
             return
         if self._buffer:
-            data = self._buffer + data
-            self._buffer = b""
+            data, self._buffer = self._buffer + data, b""
         self._consume(data)
 
     def _consume(self, data: bytes) -> None:
@@ -101,13 +100,10 @@ class ServerEnd(AnswerSide):
         try:
             while data and self.phase < _LINGER:
                 phase = self.phase
-                if phase == _HEAD:
-                    data = self._take_head(data)
-                elif phase == _READ:
+                if phase == _READ or (phase == _HEAD and self._blocked):  # who takes no answers asks nothing more
                     self._keep(data)
-                    return
-                else:
-                    data = self._take_content(data)
+                    break
+                data = self._take_head(data) if phase == _HEAD else self._take_content(data)
         except RemoteProtocolError as error:
             self._malformed(error)
         finally:
@@ -121,8 +117,6 @@ class ServerEnd(AnswerSide):
         self._buffer = data
         if len(data) > self._limits.pipelined_bytes:
             self.pause()
-        if self.sink is not None:
-            self.sink.request_flush()
 
     def _take_head(self, data: bytes) -> bytes:
         limits = self._limits
@@ -234,8 +228,10 @@ class ServerEnd(AnswerSide):
         elif phase == _READ:
             if self.sink is not None:
                 self.sink.request_half_closed()
-        elif phase in (_DISCARD, _LINGER):
-            self.abort()
+        elif phase == _DISCARD:
+            self.shutdown()
+        elif phase == _LINGER and not self.link.get_write_buffer_size():
+            self.link.close()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -270,23 +266,25 @@ class ServerEnd(AnswerSide):
             self._wheel.clear(self)
         if self.sink is not None:
             self.sink.response_unblocked()
+        elif self.phase == _HEAD:
+            self._await_request()
 
     def deadline_passed(self) -> None:
         """A head, content or reader too slow, an idle connection, or a linger that is over."""
         phase = self.phase
-        if phase == _HEAD and self._buffer:
+        if phase == _HEAD and self._buffer and not self._blocked:
             self._malformed(RemoteProtocolError(408, "request-timeout", "head too slow"))
-        elif phase == _HEAD:
+        elif phase == _DISCARD or (phase == _HEAD and not self._blocked):
             self.shutdown()
-        elif phase == _CONTENT and not self._blocked and not self._paused:
-            self._malformed(RemoteProtocolError(408, "request-timeout", "content too slow"))
-        elif phase == _CONTENT and self._paused and not self._blocked:
-            self._wheel.set(
-                self, self._limits.content_timeout
-            )  # we are the slow side; the exchange has its own deadline
-        elif phase == _DISCARD:
-            self.shutdown()
-        elif phase in (_CONTENT, _READ, _LINGER):
+        elif phase == _CONTENT and not self._blocked:
+            if self._paused:  # we are the slow side; the exchange has its own deadline
+                self._wheel.set(self, self._limits.content_timeout)
+            else:
+                self._malformed(RemoteProtocolError(408, "request-timeout", "content too slow"))
+        elif phase == _LINGER and (waiting := self.link.get_write_buffer_size()) != self._left:
+            self._left = waiting  # the peer still takes what was written
+            self._wheel.set(self, self._limits.linger)
+        else:
             self._lost("the peer stopped reading")
             self.abort()
 
@@ -316,12 +314,10 @@ class ServerEnd(AnswerSide):
             self.phase = _DISCARD
             self._left = self._limits.refused_content
             self._wheel.set(self, self._limits.refused_timeout)
-            request = self.request
+            length = self.request.content_length if self.request is not None else None
             if self._paused:
                 self.resume()
-            if (
-                request is not None and request.content_length and request.content_length > self._left
-            ) or not self._continued:
+            if (length or 0) > self._left or not self._continued:
                 self.shutdown()
 
     def _next(self) -> None:
@@ -331,6 +327,11 @@ class ServerEnd(AnswerSide):
             self.shutdown()
             return
         self.phase = _HEAD
+        if not self._blocked:
+            self._await_request()
+
+    def _await_request(self) -> None:
+        """The next request has its turn; it may be here already."""
         if self._is_patient:
             self._wheel.clear(self)
         else:
@@ -371,11 +372,11 @@ class ServerEnd(AnswerSide):
         if self._paused:
             self._paused = False
             self.link.resume_reading()
-        if self._eof:
-            self.link.close()
-            return
         self.link.write_eof()
+        self._left = 0
         self._wheel.set(self, self._limits.linger)
+        if self._eof and not self.link.get_write_buffer_size():
+            self.link.close()
 
     def abort(self) -> None:
         """Close now, so that the peer sees that the answer is not whole."""

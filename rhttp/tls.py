@@ -57,7 +57,6 @@ class TlsLink:
         "_owner",
         "_reading",
         "_state",
-        "_truncated",
         "_wants_write",
         "_wheel",
         "bucket",
@@ -92,7 +91,6 @@ class TlsLink:
         self._wants_write = False
         self._blocked = False
         self._eof_wanted = False
-        self._truncated = False
         self.deadline = 0.0
         self.bucket = 0.0
         self.handshake = Handshake()
@@ -176,7 +174,7 @@ class TlsLink:
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """``socket``, ``peername``, or ``truncated``: whether the peer ended without a close_notify."""
         if name == "truncated":
-            return self._truncated
+            return not self.handshake.has_ended
         if name == "socket":
             return self.socket
         if name == "peername":
@@ -189,6 +187,10 @@ class TlsLink:
     def is_closing(self) -> bool:
         """Whether the link is closed or about to close."""
         return self._state >= _State.CLOSING
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that the peer has made no room for yet."""
+        return self._out_size
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Hand the connection to another owner: the role switch."""
@@ -244,7 +246,6 @@ class TlsLink:
                 return
 
     def _on_eof(self) -> None:
-        self._truncated = not self.handshake.has_ended
         self._loop.remove_reader(self._fd)
         self._reading = False
         if self._state == _State.CLOSING:

@@ -157,13 +157,13 @@ async def test_events_leave_nothing_behind(bench: Bench, how: str) -> None:
     assert len(reader.requester.link.sent) == before
 
 
-async def test_events_survive_a_reader_that_half_closes(bench: Bench) -> None:
-    """It may still read."""
+async def test_events_end_for_a_reader_that_half_closes(bench: Bench) -> None:
+    """Most likely it is gone: its place is for another."""
     reader = Reader(bench)
     reader.now()
     reader.requester.end.eof_received()
-    bench.worker()
-    assert [kind for kind, _ in await reader.next()] == ["worker-joined", "slots"]
+    assert reader.requester.link.sent == b"0\r\n\r\n"
+    assert bench.services.streams == set()
 
 
 async def test_event_streams_are_limited(bench: Bench) -> None:

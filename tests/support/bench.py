@@ -79,6 +79,9 @@ class MemoryAudit:
     def tick(self, now: float) -> None:
         pass
 
+    def configure(self, config: object) -> None:
+        pass
+
     def flush_refusals(self) -> None:
         pass
 

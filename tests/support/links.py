@@ -16,6 +16,8 @@ class FakeLink:
         self.closed = False
         self.aborted = False
         self.truncated = False
+        self.waiting = 0
+        """Bytes that the peer has not taken; for the test to say."""
 
     def write(self, data: bytes) -> None:
         assert not self.closed, "written after close"
@@ -30,6 +32,9 @@ class FakeLink:
 
     def resume_reading(self) -> None:
         self.reading = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting
 
     def is_closing(self) -> bool:
         return self.closed or self.aborted
