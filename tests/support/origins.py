@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Self
 
@@ -42,7 +43,8 @@ def read_head(wire: Wire) -> Request:
 def read_request(wire: Wire) -> Request:
     """The next request with its content."""
     head = read_head(wire)
-    content, trailers = b"", ()
+    content = b""
+    trailers: tuple[str, ...] = ()
     if "transfer-encoding" in head.names:
         content, pairs = wire._chunks()
         trailers = tuple(f"{name}: {value}" for name, value in pairs)
@@ -92,11 +94,13 @@ class Origin:
 
     def clear(self) -> None:
         """Forget what arrived, and let go of every connection, so that the next request meets the present script."""
-        for wire in self.wires:
-            with contextlib.suppress(OSError):
-                wire.sock.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(PATIENCE)
+        until = time.monotonic() + PATIENCE
+        while any(thread.is_alive() for thread in self._threads) and time.monotonic() < until:
+            for wire in tuple(self.wires):  # a connection may come in while others go
+                with contextlib.suppress(OSError):
+                    wire.sock.shutdown(socket.SHUT_RDWR)
+            for thread in tuple(self._threads):
+                thread.join(0.05)
         self.wires.clear()
         self._threads.clear()
 

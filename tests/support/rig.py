@@ -169,7 +169,7 @@ class Rig:
 
     def wait_pool(self, check: Check, name: str = "render") -> dict[str, Any]:
         """The pool as soon as it is so."""
-        return wait_for(lambda: self.pool(name), check)
+        return dict(wait_for(lambda: self.pool(name), check))
 
     # ---- audit ----
 
@@ -195,7 +195,7 @@ class Rig:
             matching = [line for line in self.audit() if all(line.get(key) == value for key, value in wanted.items())]
             return matching[-1] if matching else {}
 
-        return wait_for(found, bool)
+        return dict(wait_for(found, bool))
 
 
 def wait_for(look: Callable[[], Any], check: Callable[[Any], Any], patience: float = PATIENCE) -> Any:

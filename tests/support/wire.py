@@ -18,6 +18,7 @@ from typing import Any, Self
 import orjson
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
+from OpenSSL._util import lib
 
 PATIENCE = 15.0
 
@@ -114,7 +115,7 @@ class Wire:
     def was_resumed(self) -> bool:
         """Whether the server resumed the session that was brought along."""
         assert self._tls is not None
-        return bool(SSL._lib.SSL_session_reused(self._tls._ssl))
+        return bool(lib.SSL_session_reused(self._tls._ssl))  # pyOpenSSL has no method for it
 
     def peer_certificate(self) -> bytes:
         """The server's certificate, DER."""
@@ -127,6 +128,7 @@ class Wire:
 
     def _retry(self, call: Any, *arguments: Any, patience: float = PATIENCE) -> Any:
         until = time.monotonic() + patience
+        want: tuple[list[socket.socket], list[socket.socket], list[socket.socket]]
         while True:
             try:
                 return call(*arguments)
@@ -253,7 +255,8 @@ class Wire:
             (name.lower(), value.strip(" \t")) for name, _, value in (field.partition(":") for field in lines)
         )
         named = dict(fields)
-        content, trailers = b"", ()
+        content = b""
+        trailers: tuple[tuple[str, str], ...] = ()
         assert not ("content-length" in named and "transfer-encoding" in named), raw
         if method == "HEAD" or status in (204, 304) or status < 200:
             assert status != 204 or "content-length" not in named
