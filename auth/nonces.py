@@ -191,6 +191,13 @@ class NonceLedger:
         self._accounts: dict[str, _Account] = {}
         self._floor = b""
 
+    def configure(self, window: int, per_identity: int, lifetime: float) -> None:
+        """Go on with other bounds; what was spent stays spent."""
+        self._window = window
+        self._mask = (1 << window) - 1
+        self._per_identity = per_identity
+        self._lifetime = lifetime
+
     def __len__(self) -> int:
         """How many nonces are held."""
         return len(self._entries)

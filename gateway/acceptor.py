@@ -178,6 +178,7 @@ class DispatchAcceptor:
         # A TCP dispatch listener is on a loopback literal, so its peers are too.
         peer = local_master(dispatch.host if isinstance(dispatch, TcpAddress) else None)
         connection = Connection(services, peer, "dispatch", None)
+        connection.is_over_limit = services.counters.connections >= services.generation.config.limits.connections
         services.counters.connections += 1
         services.registry.add(connection)
         return connection.end

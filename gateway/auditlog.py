@@ -81,6 +81,11 @@ class AuditWriter:
             os.close(lock)
             raise
 
+    def configure(self, config: AuditConfig) -> None:
+        """Go on under another configuration."""
+        self._file.configure(config)
+        self._folder.configure(config.fold_after)
+
     def write(self, event: str, fields: Mapping[str, object] | bytes) -> None:
         """Write one line; when this returns the kernel has all of it. For rendered fields see `LineBuilder.build`.
 

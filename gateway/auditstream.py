@@ -71,6 +71,10 @@ class StreamFile:
         if parsed.event == "gateway.stop" and self.torn is None:
             self.previous = "clean"
 
+    def configure(self, config: AuditConfig) -> None:
+        """Begin new files at another size."""
+        self._max_bytes = self._rotate_at = config.max_bytes
+
     def append(self, event: str, fields: Mapping[str, object] | bytes, now_us: int) -> None:
         """Write one line with ``write(2)``; the chain moves on only when all of it is in the file.
 

@@ -220,6 +220,19 @@ class Connection:
             known = self._forwarded = (host, lines)
         return known[1]
 
+    def fields_for(self, end: ServerEnd, call: Call) -> bytes | None:
+        """The field lines that go on with a request: stripped, then set. None: it came back to us and was refused."""
+        via, loop = via_names(call.head, call.generation.via)
+        if loop:
+            refuse(self._services, end, call, 508, "loop-detected", "via_loop")
+            return None
+        return b"%b%bVia: %b\r\nRhttp-Request-Id: %b\r\n" % (
+            request_fields(call.head),
+            self._who(call.head.host),
+            b"%b, %b" % (via, call.generation.via_received) if via else call.generation.via_received,
+            call.request_id.encode("ascii"),
+        )
+
     def forward(
         self,
         end: ServerEnd,
@@ -234,29 +247,13 @@ class Connection:
         dispatch: bool = False,
     ) -> None:
         """Start an exchange; only with the proof that the request was admitted."""
-        services, head = self._services, call.head
-        via, loop = via_names(head, call.generation.via)
-        if loop:
-            refuse(services, end, call, 508, "loop-detected", "via_loop")
+        services = self._services
+        fields = self.fields_for(end, call)
+        if fields is None:
             return
         if services.draining and not end.close_after:
             end.close_after = True
-        fields = b"%b%bVia: %b\r\nRhttp-Request-Id: %b\r\n" % (
-            request_fields(head),
-            self._who(head.host),
-            b"%b, %b" % (via, call.generation.via_received) if via else call.generation.via_received,
-            call.request_id.encode("ascii"),
-        )
-        exchange = Exchange(
-            services,
-            call,
-            admitted,
-            end,
-            inbound,
-            target,
-            fields,
-            dispatch=dispatch,
-        )
+        exchange = Exchange(services, call, admitted, end, inbound, target, fields, dispatch=dispatch)
         exchange.worker = worker
         exchange.label = label
         if wait:

@@ -16,6 +16,7 @@ from auth.credentials import Credentials
 from auth.policy import Allowed
 from gateway.acceptor import DispatchAcceptor, TlsAcceptor
 from gateway.auditlog import AuditWriter
+from gateway.config import Config
 from gateway.connection import Connection
 from gateway.exchange import Exchange
 from gateway.generation import Lasting, Refusals, build_generation, lasting_parts, read_config
@@ -83,6 +84,7 @@ class DataPlane:
         (generation, snapshot), self._prepared = self._prepared, None
         previous = services.generation if services.has_generation else None
         services.generation = generation
+        self._configure(generation.config)
         services.epoch = time.time()
         self._use(snapshot)
         if previous is None:
@@ -97,6 +99,13 @@ class DataPlane:
                 pool.stop()
         self._ask_again(previous, generation)
         services.record("gateway.reload", {"outcome": "done", "process": self._stream, "count": generation.number})
+
+    def _configure(self, config: Config) -> None:
+        """Tell the parts that outlive every reload."""
+        assert self._lasting is not None
+        digest = config.digest
+        self._lasting.ledger.configure(digest.window, digest.nonces_per_identity, digest.nonce_lifetime)
+        self.services.audit.configure(config.audit)
 
     def _ask_again(self, previous: Generation, generation: Generation) -> None:
         """Live reversed connections and event streams are asked again; those no longer allowed drain or end."""

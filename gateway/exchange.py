@@ -255,6 +255,8 @@ class Exchange:
         if self.worker_name is not None:
             block += b"Rhttp-Worker: %b\r\n" % self.worker_name.encode("ascii")
         block += b"Rhttp-Request-Id: %b\r\n" % self.call.request_id.encode("ascii")
+        if block.find(b"\r\ndate: ") < 0 and block[:6] != b"date: ":
+            block += self._services.date  # RFC 9110 section 6.6.1: who has a clock says when it came
         self._end.head(head.status, block, head.content_length)
         if self._end.blocked and self._client is not None:
             self._client.pause()

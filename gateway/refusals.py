@@ -47,6 +47,10 @@ class RefusalFolder:
         self._second = -1
         self._kinds: dict[tuple[str, str], _Kind] = {}
 
+    def configure(self, fold_after: int) -> None:
+        """Let another number of refusals a second through."""
+        self._fold_after = fold_after
+
     def refuse(self, event: str, fields: Mapping[str, object], now: float) -> list[Entry]:
         """What to write now: older counted lines when a new second began, then this refusal unless it was counted.
 

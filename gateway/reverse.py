@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.answers import fail, refuse
 from gateway.call import Admitted, Call
-from gateway.forward import forwarded, request_fields
 from gateway.hosted import HostedPool
 from gateway.relay import RelayPool
 from gateway.services import Services
@@ -84,13 +83,9 @@ def _relay(
 ) -> None:
     assert pool.config.master is not None
     master = call.generation.masters[pool.config.master]
-    fields = b"%bForwarded: %b\r\nVia: %b\r\nRhttp-Identity: %b\r\nRhttp-Request-Id: %b\r\n" % (
-        request_fields(call.head),
-        forwarded(call.peer.source, b"https", call.head.host),
-        call.generation.via_received,
-        call.peer.identity.encode("ascii"),
-        call.request_id.encode("ascii"),
-    )
+    fields = connection.fields_for(end, call)
+    if fields is None:
+        return
 
     def failed(status: int, slug: str, reason: str) -> None:
         pool.failed(call, end, status, slug, reason)

@@ -21,9 +21,8 @@ from OpenSSL import SSL
 
 from rhttp.timers import TimerWheel
 from rhttp.tlscontext import Handshake, NoCommonProtocol, openssl_reason
+from rhttp.tlsrecord import give, take
 
-_RECORD: Final = 16384
-"""Plaintext of the largest record; a shorter read means that the socket holds no whole record more."""
 _READS: Final = 8
 """Records taken in one turn, so that one busy peer does not starve the others."""
 HIGH_WATER: Final = 65536
@@ -172,17 +171,10 @@ class TlsLink:
         return self._connection.get_alpn_proto_negotiated()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """``socket``, ``peername``, or ``truncated``: whether the peer ended without a close_notify."""
+        """``socket``, or ``truncated``: whether the peer ended without a close_notify."""
         if name == "truncated":
             return not self.handshake.has_ended
-        if name == "socket":
-            return self.socket
-        if name == "peername":
-            try:
-                return self.socket.getpeername()
-            except OSError:
-                return default
-        return default
+        return self.socket if name == "socket" else default
 
     def is_closing(self) -> bool:
         """Whether the link is closed or about to close."""
@@ -223,11 +215,10 @@ class TlsLink:
     # ---- reading ----
 
     def _readable(self) -> None:
+        """Read until there is nothing more: when a reset comes with data, the loop tells of it once and never again."""
         for _ in range(_READS):
             try:
-                data = self._connection.recv(_RECORD)
-            except SSL.WantReadError:
-                return
+                data = take(self._connection)
             except SSL.ZeroReturnError:
                 self._on_eof()
                 return
@@ -237,13 +228,21 @@ class TlsLink:
             except SSL.Error as error:
                 self._lose(error)
                 return
+            if data is None:
+                return
             try:
                 self._owner.data_received(data)
             except Exception:
                 self.abort()  # nobody knows any more where this connection stands
                 raise
-            if len(data) < _RECORD or not self._reading or self._state > _State.OPEN:
+            if not self._reading or self._state > _State.OPEN:
                 return
+        self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        """Go on reading after others had their turn."""
+        if self._reading and self._state == _State.OPEN:
+            self._readable()
 
     def _on_eof(self) -> None:
         self._loop.remove_reader(self._fd)
@@ -277,7 +276,7 @@ class TlsLink:
             self._out_size += len(data)
         else:
             try:
-                sent = self._connection.send(data)
+                sent = give(self._connection, data)
             except (SSL.WantWriteError, SSL.WantReadError):
                 sent = 0
             except SSL.Error as error:
@@ -298,7 +297,7 @@ class TlsLink:
             data = out[0]
             try:
                 # OpenSSL takes a record's worth at a time; after WantWrite it must be given the same bytes again.
-                sent = self._connection.send(data)
+                sent = give(self._connection, data)
             except (SSL.WantWriteError, SSL.WantReadError):
                 break
             except SSL.Error as error:

@@ -20,21 +20,25 @@ _BUFFER: Final = ffi.new("char[]", RECORD)
 _read: Final = lib.SSL_read
 _write: Final = lib.SSL_write
 _bytes: Final = ffi.buffer
+_error: Final = lib.SSL_get_error
+_WANT_READ: Final = lib.SSL_ERROR_WANT_READ
 
 
-def take(connection: SSL.Connection) -> bytes:
-    """At most one record's plaintext; empty only when the peer ended the connection without saying so.
+def take(connection: SSL.Connection) -> bytes | None:
+    """At most one record's plaintext; None when there is no whole record to read now (the usual end, so no exception).
 
     Raises:
-        SSL.Error: as `SSL.Connection.recv`.
+        SSL.Error: as `SSL.Connection.recv`, but not `WantReadError`.
     """
     ssl = connection._ssl
     count: int = _read(ssl, _BUFFER, RECORD)
     if count > 0:
         data: bytes = _bytes(_BUFFER, count)[:]
         return data
+    if _error(ssl, count) == _WANT_READ:
+        return None
     connection._raise_ssl_error(ssl, count)
-    return b""
+    return None
 
 
 def give(connection: SSL.Connection, data: bytes | memoryview) -> int:
