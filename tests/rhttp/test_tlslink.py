@@ -6,8 +6,10 @@ import asyncio
 import hashlib
 import random
 import socket
+import struct
 
 import pytest
+import uvloop
 from support.tlspeers import Side, dialling_context, joined, leaf, listening_context
 
 from rhttp.timers import TimerWheel
@@ -199,6 +201,21 @@ async def test_link_tells_of_a_reset_once() -> None:
         fill(ours)
         theirs.link.abort()  # with unread bytes: a reset
         await drained(ours)
+
+
+def test_link_tells_of_a_reset_that_comes_together_with_data() -> None:
+    """uvloop reports both at once and then stops watching: what is not read in that turn is never seen."""
+
+    async def once() -> None:
+        async with joined() as (ours, theirs):
+            theirs.link.write(b"the last words")
+            theirs.link.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            theirs.link.abort()
+            await drained(ours)
+            assert bytes(ours.owner.data) == b"the last words"
+
+    for _ in range(20):
+        uvloop.run(once())
 
 
 async def test_link_whose_owner_fails_is_cut() -> None:
