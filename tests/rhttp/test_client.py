@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.links import FakeLink
 
 from rhttp.client import ClientEnd
 from rhttp.errors import LocalProtocolError, Loss
@@ -12,7 +13,6 @@ from rhttp.fields import Fields
 from rhttp.head import ResponseHead
 from rhttp.limits import Http1Limits
 from rhttp.timers import TimerWheel
-from support.links import FakeLink
 
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n"
 
@@ -105,7 +105,9 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: b\r\n\r\nhello"
 OK_CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\nX-T: 1\r\n\r\n"
 
 
-@given(data=st.sampled_from([OK, OK_CHUNKED, b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n" + OK]), size=st.integers(1, 80))
+@given(
+    data=st.sampled_from([OK, OK_CHUNKED, b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n" + OK]), size=st.integers(1, 80)
+)
 def test_client_end_reads_an_answer_the_same_however_bytes_are_cut(data: bytes, size: int) -> None:
     """The same bytes in any pieces are the same answer, and the connection can be used again."""
     rig = Rig()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.links import FakeLink
 
 from rhttp.answer import Phase
 from rhttp.errors import LocalProtocolError
@@ -13,7 +14,6 @@ from rhttp.head import RequestHead
 from rhttp.limits import Http1Limits
 from rhttp.server import ServerEnd
 from rhttp.timers import TimerWheel
-from support.links import FakeLink
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -89,7 +89,8 @@ def feed(end: ServerEnd, data: bytes, size: int) -> None:
 
 POST = b"POST /up HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = (
-    b"POST /up HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n5;x=y\r\ndefgh\r\n0\r\nX-Sum: 1\r\n\r\n"
+    b"POST /up HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"3\r\nabc\r\n5;x=y\r\ndefgh\r\n0\r\nX-Sum: 1\r\n\r\n"
 )
 
 
