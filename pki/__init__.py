@@ -1,1 +1,1 @@
-"""Names, profiles, issuing and verification of certificates, and their inventory. Imports no other package of this project."""
+"""Names, profiles, issuing and verification of certificates, and their inventory. Imports no other package of ours."""
