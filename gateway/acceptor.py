@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+from collections.abc import Callable
 from typing import Final
 
 from gateway.config import TcpAddress
@@ -100,11 +101,14 @@ class TlsAcceptor:
         services.counters.connections += 1
 
         def done(link: TlsLink, failure: str | None) -> None:
-            self._shaking -= 1
             if failure is None:
+                self._shaking -= 1
                 self._open(link, source)
                 return
-            services.counters.connections -= 1
+            if link.socket.fileno() < 0:
+                self._gone()
+            else:
+                link.set_protocol(_Leaving(self._gone))
             services.counters.handshakes_refused += 1
             services.record_refusal(
                 "tls.refused", {"source": source, "listener": "tls", "outcome": "refused", "reason": _reason(failure)}
@@ -119,6 +123,11 @@ class TlsAcceptor:
             timeout=services.generation.config.limits.handshake_timeout,
             done=done,
         )
+
+    def _gone(self) -> None:
+        """A refused peer has left; until then it counted, since it lingers for its alert with a descriptor of ours."""
+        self._shaking -= 1
+        self._services.counters.connections -= 1
 
     def _open(self, link: TlsLink, source: str) -> None:
         services = self._services
@@ -140,6 +149,19 @@ class TlsAcceptor:
         services.registry.add(connection)
         link.set_protocol(connection.end)
         connection.end.connection_made(link)  # type: ignore[arg-type]  # a Link
+        if connection.is_over_limit:
+            connection.end.expect_within(limits.linger)
+
+
+class _Leaving(asyncio.Protocol):
+    """Owns the link of a refused peer until it is closed."""
+
+    def __init__(self, gone: Callable[[], None]) -> None:
+        self._gone = gone
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed."""
+        self._gone()
 
 
 def _reason(failure: str) -> str:

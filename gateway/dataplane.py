@@ -24,7 +24,7 @@ from gateway.hosted import HostedPool, ReversedConnection
 from gateway.identity import Peer
 from gateway.material import Material
 from gateway.metrics import MetricsListener, metrics_text
-from gateway.relay import Relayed
+from gateway.relayed import Relayed
 from gateway.services import Generation, Services
 from gateway.snapshot import StateSnapshot
 

@@ -20,13 +20,19 @@ from rhttp.fields import Fields
 from rhttp.head import IDEMPOTENT, ResponseHead
 from rhttp.server import ServerEnd
 
-_FAILURES: Final = {
+_WORKER_FAILURES: Final = {
     Loss.NOT_SENT: (503, "not-sent"),
     Loss.SENT_NO_ANSWER: (502, "worker-lost"),
     Loss.CUT: (502, "worker-lost"),
     Loss.INVALID: (502, "worker-invalid"),
     Loss.DEADLINE: (504, "deadline"),
     Loss.ABORTED: (502, "worker-lost"),
+}
+_MASTER_FAILURES: Final = _WORKER_FAILURES | {
+    Loss.SENT_NO_ANSWER: (502, "master-lost"),
+    Loss.CUT: (502, "master-lost"),
+    Loss.INVALID: (502, "master-invalid"),
+    Loss.ABORTED: (502, "master-lost"),
 }
 
 
@@ -290,9 +296,7 @@ class Exchange:
             self._services.counters.retries += 1
             self._inbound.lease(self, not_again=self.worker_name if loss is Loss.SENT_NO_ANSWER else None)
             return
-        status, slug = _FAILURES[loss]
-        if not self._dispatch and slug.startswith("worker-"):
-            slug = slug.replace("worker-", "master-")
+        status, slug = (_WORKER_FAILURES if self._dispatch else _MASTER_FAILURES)[loss]
         self._fail(status, slug, f"{loss.value}: {detail}" if detail else loss.value)
 
     def _may_try_again(self, loss: Loss) -> bool:

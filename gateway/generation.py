@@ -21,7 +21,6 @@ from gateway.hosted import HostedPool
 from gateway.limits import Limits
 from gateway.masters import MasterPool
 from gateway.material import Material, read_overrides
-from gateway.pool import Pool
 from gateway.relay import RelayPool
 from gateway.routes import RouteTable
 from gateway.services import Generation, Services
@@ -212,5 +211,5 @@ def _pools(services: Services, config: Config, previous: Generation | None) -> M
         elif wanted.mode == "relay":
             pools[name] = RelayPool(services, wanted)
         else:
-            pools[name] = HostedPool(services, wanted, config.trust_domain, Pool(name, queue=wanted.queue))
+            pools[name] = HostedPool(services, wanted, config.trust_domain)
     return pools

@@ -58,10 +58,10 @@ class HostedPool:
 
     mode = "hosted"
 
-    def __init__(self, services: Services, config: PoolConfig, trust_domain: str, kept: Pool | None = None) -> None:
+    def __init__(self, services: Services, config: PoolConfig, trust_domain: str) -> None:
         self._services = services
         self.config = config
-        self.pool = kept if kept is not None else Pool(config.name, queue=config.queue)
+        self.pool = Pool(config.name, queue=config.queue)
         self._suffix = f".{config.name}.{trust_domain}".encode("ascii")
 
     def adopt(self, config: PoolConfig) -> None:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from auth.policy import Context
 from gateway.answers import fail
 from gateway.call import Call
 from gateway.configvalues import PoolConfig
 from gateway.forward import response_fields
-from gateway.identity import Peer
 from gateway.liveness import keep_alive
 from gateway.masters import MasterPool
 from gateway.pool import stamp
+from gateway.relayed import Relayed
 from gateway.services import Services
 from rhttp.client import ClientEnd
 from rhttp.ends import Link
@@ -27,104 +26,6 @@ from rhttp.fields import Fields
 from rhttp.head import ResponseHead
 from rhttp.server import ServerEnd
 from rhttp.upgrade import UpgradeVariant
-
-
-class _Side(asyncio.Protocol):
-    """One side of a relayed connection: bytes go to the other side, with back-pressure."""
-
-    __slots__ = ("_relayed", "link", "other")
-
-    def __init__(self, relayed: Relayed, link: Link) -> None:
-        self._relayed = relayed
-        self.link = link
-        self.other: Link
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes pass."""
-        self.other.write(data)
-
-    def eof_received(self) -> bool:
-        """No more comes from this side; the other may still send."""
-        return self._relayed.half_closed(self)
-
-    def pause_writing(self) -> None:
-        """This side reads too slowly: stop the other."""
-        self._relayed.opposite(self).link.pause_reading()
-
-    def resume_writing(self) -> None:
-        """This side caught up."""
-        self._relayed.opposite(self).link.resume_reading()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """This side is gone, and with it the other."""
-        self._relayed.lost()
-
-
-class Relayed:
-    """A worker's connection joined to a master's. Registered, so that it can be cut."""
-
-    __slots__ = ("_half", "_pool", "_sides", "asked", "ended", "opened", "peer", "protocol", "request_id")
-
-    def __init__(
-        self, pool: RelayPool, peer: Peer, protocol: str, request_id: str, opened: float, asked: Context
-    ) -> None:
-        self._pool = pool
-        self.peer = peer
-        self.protocol = protocol
-        self.request_id = request_id
-        self.opened = opened
-        self.asked = asked
-        """The circumstances under which it was admitted; a reload asks again."""
-        self.ended = ""
-        self._half: _Side | None = None
-        self._sides: tuple[_Side, _Side]
-
-    def join(self, worker: Link, master: Link, surplus: bytes) -> None:
-        """Let bytes pass; ``surplus`` came glued behind the master's 101."""
-        left, right = _Side(self, worker), _Side(self, master)
-        left.other, right.other = master, worker
-        self._sides = (left, right)
-        worker.set_protocol(left)
-        master.set_protocol(right)
-        if surplus:
-            worker.write(surplus)
-
-    def opposite(self, side: _Side) -> _Side:
-        """The other side."""
-        left, right = self._sides
-        return right if side is left else left
-
-    def half_closed(self, side: _Side) -> bool:
-        """One side sent its last byte; when both did, the connection is over."""
-        if self._half is None:
-            self._half = side
-            side.other.write_eof()
-            return True
-        self.lost()
-        return False
-
-    def lost(self) -> None:
-        """Either side is gone."""
-        if self._pool.forget(self):
-            for side in self._sides:
-                side.link.close()
-
-    @property
-    def pool_name(self) -> str:
-        """The pool that it serves."""
-        return self._pool.config.name
-
-    def drain(self, reason: str) -> None:
-        """Close both sides now: only the master knows whether it is idle."""
-        self.cut(reason)
-
-    def cut(self, reason: str) -> None:
-        """Close both sides now."""
-        self.ended = reason
-        self._pool.record_cut(self, reason)
-        if self._pool.forget(self):
-            for side in self._sides:
-                side.link.abort()
 
 
 class _Asking:
@@ -310,6 +211,11 @@ class RelayPool:
         """The master agreed: audit line, 101, bytes."""
         services = self._services
         relayed = Relayed(self, call.peer, variant.name, call.request_id, services.epoch, call.context)
+        if services.generation.pools.get(self.config.name) is not self:
+            # A reload took the pool away while the master was asked.
+            master.abort()
+            self.failed(call, end, 503, "no-slot", "pool_gone")
+            return
         if not services.record("reverse.opened", call.audit("allowed", status=101)):
             master.abort()
             end.close_after = True
