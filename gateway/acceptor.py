@@ -122,6 +122,7 @@ class TlsAcceptor:
             wheel=services.wheel,
             timeout=services.generation.config.limits.handshake_timeout,
             done=done,
+            high_water=services.generation.config.limits.buffer_bytes,
         )
 
     def _gone(self) -> None:
@@ -132,7 +133,7 @@ class TlsAcceptor:
     def _open(self, link: TlsLink, source: str) -> None:
         services = self._services
         seen = link.handshake.peer
-        link.let_session_go()
+        link.forget_handshake()
         if not isinstance(seen, Seen):
             # OpenSSL accepted and our verification never ran: impossible, therefore refused.
             services.counters.connections -= 1

@@ -26,7 +26,7 @@ from rhttp.tlsrecord import give, take
 _READS: Final = 8
 """Records taken in one turn, so that one busy peer does not starve the others."""
 HIGH_WATER: Final = 65536
-LOW_WATER: Final = 16384
+"""Bytes that may wait for the peer before the owner is told to pause; it goes on at a quarter of them."""
 
 
 class _State(enum.IntEnum):
@@ -50,6 +50,7 @@ class TlsLink:
         "_done",
         "_eof_wanted",
         "_fd",
+        "_high_water",
         "_loop",
         "_out",
         "_out_size",
@@ -75,10 +76,12 @@ class TlsLink:
         timeout: float,
         done: Callable[[TlsLink, str | None], None],
         server_name: bytes | None = None,
+        high_water: int = HIGH_WATER,
     ) -> None:
         self._loop = loop
         self.socket = sock
         self._fd = sock.fileno()
+        self._high_water = high_water
         self._wheel = wheel
         self._done: Callable[[TlsLink, str | None], None] | None = done
         self._owner: Any = None
@@ -188,11 +191,8 @@ class TlsLink:
         """Hand the connection to another owner: the role switch."""
         self._owner = protocol
 
-    def let_session_go(self) -> None:
-        """Free what only the handshake needed; take the identity first.
-
-        OpenSSL's session stays: SSL_set_session(NULL) would free it with the peer's parsed path, but resets the method
-        too, and the peer's close_notify is then answered with a fatal alert, in 1.2 and 1.3."""
+    def forget_handshake(self) -> None:
+        """Free what only the handshake needed; take the identity first."""
         self.handshake.forget()
 
     def detach(self) -> socket.socket:
@@ -287,7 +287,7 @@ class TlsLink:
             self._out = deque((memoryview(data)[sent:] if sent else data,))
             self._out_size = len(data) - sent
             self._writable()
-        if self._out_size > HIGH_WATER and not self._blocked:
+        if self._out_size > self._high_water and not self._blocked:
             self._blocked = True
             self._owner.pause_writing()
 
@@ -318,7 +318,7 @@ class TlsLink:
                 return
             if self._eof_wanted:
                 self._send_eof()
-        if self._blocked and self._out_size <= LOW_WATER:
+        if self._blocked and self._out_size <= self._high_water // 4:
             self._blocked = False
             if self._owner is not None and self._state == _State.OPEN:
                 self._owner.resume_writing()

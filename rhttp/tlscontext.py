@@ -42,7 +42,11 @@ class Handshake:
         """The peer sent close_notify, later on; `TlsLink` asks."""
 
     def forget(self) -> None:
-        """Let go of what only the handshake needed."""
+        """Let go of what only the handshake needed.
+
+        OpenSSL's own session, with the peer's parsed path, has to stay: SSL_set_session(NULL) makes OpenSSL fall back to
+        its method for any version, and a close_notify, KeyUpdate or ticket is then answered with a fatal alert.
+        """
         self.certificates = _NOTHING
         self.peer = None
 

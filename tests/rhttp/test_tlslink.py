@@ -13,7 +13,7 @@ import uvloop
 from support.tlspeers import Side, dialling_context, joined, leaf, listening_context
 
 from rhttp.timers import TimerWheel
-from rhttp.tls import HIGH_WATER, LOW_WATER
+from rhttp.tls import HIGH_WATER
 
 CHUNK = b"x" * 16384
 
