@@ -13,7 +13,6 @@ import uvloop
 from support.tlspeers import Side, dialling_context, joined, leaf, listening_context
 
 from rhttp.timers import TimerWheel
-from rhttp.tls import HIGH_WATER
 
 CHUNK = b"x" * 16384
 
@@ -46,7 +45,6 @@ async def test_link_tells_its_owner_to_stop_and_to_go_on() -> None:
         await theirs.owner.until(lambda: len(theirs.owner.data) == written)
         await ours.owner.until(lambda: ours.owner.unblocked == 1)
         assert ours.owner.blocked == 1
-        assert LOW_WATER < HIGH_WATER
 
 
 async def test_link_paused_delivers_nothing_and_then_everything() -> None:
