@@ -44,8 +44,8 @@ class Handshake:
     def forget(self) -> None:
         """Let go of what only the handshake needed.
 
-        OpenSSL's own session, with the peer's parsed path, has to stay: SSL_set_session(NULL) makes OpenSSL fall back to
-        its method for any version, and a close_notify, KeyUpdate or ticket is then answered with a fatal alert.
+        OpenSSL's own session, with the peer's parsed path, has to stay: SSL_set_session(NULL) makes OpenSSL fall back
+        to its method for any version, and a close_notify, KeyUpdate or ticket is then answered with a fatal alert.
         """
         self.certificates = _NOTHING
         self.peer = None
