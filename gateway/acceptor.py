@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Callable
 from typing import Final
 
 from gateway.config import TcpAddress
@@ -37,6 +36,10 @@ _OPENSSL: Final = {
 """What OpenSSL refuses by number, in the words that our own verification uses for the same."""
 _BURST: Final = 64
 """Connections accepted in one turn."""
+_KERNEL_BUFFERS: Final = 4
+"""Times [limits] buffer_bytes: room for a fast peer at some distance."""
+_PATIENCE: Final = 2.0
+"""Seconds that a handshake has when others wait for its place; an honest one is done in a fraction of that."""
 
 
 class TlsAcceptor:
@@ -45,8 +48,13 @@ class TlsAcceptor:
     def __init__(self, services: Services, sock: socket.socket) -> None:
         self._services = services
         self._socket = sock
+        # Accepted sockets inherit both: without a bound the kernel takes megabytes for each before a sender is paused.
+        size = _KERNEL_BUFFERS * services.generation.config.limits.buffer_bytes
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
         self._listening = False
-        self._shaking = 0
+        self._shaking: dict[TlsLink, float] = {}
+        """Handshakes under way, and refused peers that linger, by when they began; oldest first."""
         self._closed = False
 
     def start(self) -> None:
@@ -62,8 +70,10 @@ class TlsAcceptor:
 
     def tick(self) -> None:
         """Look whether there is room again; called a few times a second."""
-        if not self._listening and self._has_room():
-            self.start()
+        if not self._listening:
+            self._make_room()
+            if self._has_room():
+                self.start()
 
     def close(self) -> None:
         """Accept no more."""
@@ -72,7 +82,7 @@ class TlsAcceptor:
 
     def _has_room(self) -> bool:
         limits = self._services.generation.config.limits
-        return self._shaking < limits.handshakes and self._services.counters.connections < limits.connections
+        return len(self._shaking) < limits.handshakes and self._services.counters.connections < limits.connections
 
     def _accept(self) -> None:
         services = self._services
@@ -97,24 +107,23 @@ class TlsAcceptor:
             sock.close()
             return
         source = _source(address[0])
-        self._shaking += 1
         services.counters.connections += 1
 
         def done(link: TlsLink, failure: str | None) -> None:
             if failure is None:
-                self._shaking -= 1
+                self._shaking.pop(link, None)
                 self._open(link, source)
                 return
             if link.socket.fileno() < 0:
-                self._gone()
+                self._gone(link)
             else:
-                link.set_protocol(_Leaving(self._gone))
+                link.set_protocol(_Leaving(self, link))
             services.counters.handshakes_refused += 1
             services.record_refusal(
                 "tls.refused", {"source": source, "listener": "tls", "outcome": "refused", "reason": _reason(failure)}
             )
 
-        TlsLink(
+        link = TlsLink(
             services.loop,
             sock,
             services.generation.context,
@@ -124,11 +133,21 @@ class TlsAcceptor:
             done=done,
             high_water=services.generation.config.limits.buffer_bytes,
         )
+        self._shaking[link] = services.wheel.now
 
-    def _gone(self) -> None:
+    def _gone(self, link: TlsLink) -> None:
         """A refused peer has left; until then it counted, since it lingers for its alert with a descriptor of ours."""
-        self._shaking -= 1
+        self._shaking.pop(link, None)
         self._services.counters.connections -= 1
+
+    def _make_room(self) -> None:
+        """With every place taken, give up handshakes that stall: strangers need no certificate to begin one."""
+        limits = self._services.generation.config.limits
+        while len(self._shaking) >= limits.handshakes:
+            link, since = next(iter(self._shaking.items()))
+            if self._services.wheel.now - since < _PATIENCE:
+                return
+            link.deadline_passed()
 
     def _open(self, link: TlsLink, source: str) -> None:
         services = self._services
@@ -157,12 +176,13 @@ class TlsAcceptor:
 class _Leaving(asyncio.Protocol):
     """Owns the link of a refused peer until it is closed."""
 
-    def __init__(self, gone: Callable[[], None]) -> None:
-        self._gone = gone
+    def __init__(self, acceptor: TlsAcceptor, link: TlsLink) -> None:
+        self._acceptor = acceptor
+        self._link = link
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
-        self._gone()
+        self._acceptor._gone(self._link)
 
 
 def _reason(failure: str) -> str:
@@ -201,7 +221,9 @@ class DispatchAcceptor:
         # A TCP dispatch listener is on a loopback literal, so its peers are too.
         peer = local_master(dispatch.host if isinstance(dispatch, TcpAddress) else None)
         connection = Connection(services, peer, "dispatch", None)
-        connection.is_over_limit = services.counters.connections >= services.generation.config.limits.connections
+        # Counted apart from the TLS listener's: a flood of clients must not shut out the masters on this host.
+        limit = services.generation.config.limits.connections
+        connection.is_over_limit = services.registry.held(peer.identity) >= limit
         services.counters.connections += 1
         services.registry.add(connection)
         return connection.end

@@ -74,6 +74,15 @@ def answer_json(services: Services, end: ServerEnd, call: Call, status: int, val
     _send(services, end, call.request_id, status, _JSON, orjson.dumps(value))
 
 
+def answer_options(services: Services, end: ServerEnd, call: Call) -> None:
+    """Answer an OPTIONS request that may be forwarded no further (RFC 9110 section 7.6.2), after its audit line."""
+    services.counters.requests += 1
+    if not services.record("request", call.audit("allowed", status=200)):
+        fail(services, end, call, 503, "audit-unavailable")
+        return
+    _send(services, end, call.request_id, 200, b"", b"")
+
+
 def _send(services: Services, end: ServerEnd, request_id: str, status: int, block: bytes, body: bytes) -> None:
     block = b"%b%bRhttp-Request-Id: %b\r\n" % (block, services.date, request_id.encode("ascii"))
     end.head(status, block, len(body))

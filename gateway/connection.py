@@ -9,11 +9,11 @@ from typing import Final
 
 from gateway import admission, own
 from gateway.admission import Memory, Refused
-from gateway.answers import refuse
+from gateway.answers import answer_options, fail, refuse
 from gateway.authority import same_origin
 from gateway.call import Admitted, Call
 from gateway.exchange import Exchange, Inbound
-from gateway.forward import forwarded, request_fields, via_names
+from gateway.forward import forwarded, max_forwards, one_hop_less, request_fields, via_names
 from gateway.identity import Peer
 from gateway.routes import is_reserved
 from gateway.services import Services
@@ -30,6 +30,7 @@ class Connection:
     """The owner of one server end. Registered under its peer's identity, so that it can be cut."""
 
     __slots__ = (
+        "_call",
         "_forwarded",
         "_services",
         "end",
@@ -52,6 +53,8 @@ class Connection:
         """Its identity has too many connections: it is told so, and closed."""
         self.upgrade_refused = False
         """A role switch was answered 401 here; one more request is allowed."""
+        self._call: Call | None = None
+        """The last request."""
         self.memory = Memory()
         self._forwarded: tuple[bytes | None, bytes] | None = None
         self.end = ServerEnd(self, services.generation.limits, services.wheel)
@@ -62,7 +65,7 @@ class Connection:
         """Steps in their order: certificate, head, Digest, policy, then own path, pool or route."""
         services = self._services
         generation = services.generation
-        call = Call(head, self.peer, self.listener, services.ids.next(), generation)
+        call = self._call = Call(head, self.peer, self.listener, services.ids.next(), generation)
         if self.upgrade_refused:
             end.close_after = True  # this is the one more request
         if self.is_over_limit:
@@ -72,7 +75,7 @@ class Connection:
         # 1. The certificate still holds.
         stopped = admission.check_peer(services, call)
         if stopped is not None:
-            end.close_after = True
+            end.close_after = stopped.status == 403  # for good; a 503 may be over at the next request
             self.refused(end, call, stopped)
             return
         # 2. The head means one thing only and is for us.
@@ -112,11 +115,15 @@ class Connection:
     def request_malformed(self, end: ServerEnd, status: int, code: str, detail: str) -> None:
         """Bytes that are no request: answer, and close, since nothing behind them can be trusted."""
         services = self._services
+        end.close_after = True
+        if self._call is not None and self._call.head is end.request:
+            # It broke in mid-content: its exchange was told and wrote the audit line.
+            fail(services, end, self._call, status, code)
+            return
         head = RequestHead()
         head.method = b"GET"
         end.request = head
         call = Call(head, self.peer, self.listener, services.ids.next(), services.generation)
-        end.close_after = True
         refuse(services, end, call, status, code, detail)
 
     def end_closed(self, end: ServerEnd) -> None:
@@ -248,9 +255,15 @@ class Connection:
     ) -> None:
         """Start an exchange; only with the proof that the request was admitted."""
         services = self._services
+        hops = max_forwards(call.head)
+        if hops == 0:
+            answer_options(services, end, call)
+            return
         fields = self.fields_for(end, call)
         if fields is None:
             return
+        if hops is not None:
+            fields = one_hop_less(fields)
         if services.draining and not end.close_after:
             end.close_after = True
         exchange = Exchange(services, call, admitted, end, inbound, target, fields, dispatch=dispatch)

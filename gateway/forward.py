@@ -7,6 +7,7 @@ Posture: pure, meets bytes of untrusted clients, workers and masters.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -48,6 +49,7 @@ class _Memo(dict[bytes, bool]):
 _inbound: Final = _Memo(_INBOUND_NAMES, _INBOUND_PREFIXES)
 _outbound: Final = _Memo(_OUTBOUND_NAMES, _OUTBOUND_PREFIXES)
 _outbound_route: Final = _Memo(_OUTBOUND_NAMES | _ROUTE_NAMES, _OUTBOUND_PREFIXES)
+_MAX_FORWARDS: Final = re.compile(rb"^max-forwards: ([0-9]{1,9})(?=\r$)", re.MULTILINE)
 _CONNECTION_OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade", b"te"})
 
 
@@ -70,6 +72,19 @@ def request_fields(head: RequestHead) -> bytes:
     if lines is None:
         lines = kept["inbound"] = serialize(_pass(head.fields, _inbound, head.connection))
     return lines
+
+
+def max_forwards(head: RequestHead) -> int | None:
+    """How often an OPTIONS request may still be forwarded (RFC 9110 section 7.6.2); None: nothing limits it."""
+    if head.method != b"OPTIONS":
+        return None
+    given = [value for name, value in head.fields if name == b"max-forwards"]
+    return int(given[0]) if len(given) == 1 and given[0].isdigit() and len(given[0]) < 10 else None
+
+
+def one_hop_less(fields: bytes) -> bytes:
+    """Serialized field lines with ``Max-Forwards`` one lower. It must be there and above 0."""
+    return _MAX_FORWARDS.sub(lambda match: b"max-forwards: %d" % (int(match[1]) - 1), fields)
 
 
 def response_fields(head: ResponseHead, *, route: bool) -> bytes:

@@ -105,5 +105,5 @@ class Limits:
     # The whole gateway.
     drain_timeout: Annotated[Float, seconds(86400, "Exchanges may take so long at shutdown.", low=0)] = 30.0
     state_stale: Annotated[
-        Float, seconds(3600, "With state unread for so long, new admissions are refused.", low=1)
+        Float, seconds(3600, "With state unread for so long, new admissions are refused.", low=2)
     ] = 10.0

@@ -256,11 +256,16 @@ class RelayPool:
         """Audit that we ended it."""
         self._services.record_cut(relayed.peer, "tls", reason)
 
+    def limit_half(self, relayed: Relayed) -> None:
+        """Give a half-closed connection a time to end in."""
+        self._services.wheel.set(relayed, self._services.generation.config.limits.content_timeout)
+
     def forget(self, relayed: Relayed) -> bool:
         """Take a connection off the books; False when it was off already."""
         if relayed not in self._relayed:
             return False
         self._relayed.discard(relayed)
+        self._services.wheel.forget(relayed)
         services = self._services
         services.registry.remove(relayed)
         services.counters.connections -= 1

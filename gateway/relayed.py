@@ -50,7 +50,19 @@ class _Side(asyncio.Protocol):
 class Relayed:
     """A worker's connection joined to a master's. Registered, so that it can be cut."""
 
-    __slots__ = ("_half", "_pool", "_sides", "asked", "ended", "opened", "peer", "protocol", "request_id")
+    __slots__ = (
+        "_half",
+        "_pool",
+        "_sides",
+        "asked",
+        "bucket",
+        "deadline",
+        "ended",
+        "opened",
+        "peer",
+        "protocol",
+        "request_id",
+    )
 
     def __init__(
         self, pool: RelayPool, peer: Peer, protocol: str, request_id: str, opened: float, asked: Context
@@ -64,6 +76,8 @@ class Relayed:
         """The circumstances under which it was admitted; a reload asks again."""
         self.ended = ""
         self._half: _Side | None = None
+        self.deadline = 0.0
+        self.bucket = 0.0
         self._sides: tuple[_Side, _Side]
 
     def join(self, worker: Link, master: Link, surplus: bytes) -> None:
@@ -86,6 +100,7 @@ class Relayed:
         if self._half is None:
             self._half = side
             side.other.write_eof()
+            self._pool.limit_half(self)
             return True
         self.lost()
         return False
@@ -104,6 +119,11 @@ class Relayed:
     def drain(self, reason: str) -> None:
         """Close both sides now: only the master knows whether it is idle."""
         self.cut(reason)
+
+    def deadline_passed(self) -> None:
+        """Half of a connection is of no use in either role for long."""
+        self.ended = "half closed"
+        self.lost()
 
     def cut(self, reason: str) -> None:
         """Close both sides now."""

@@ -207,3 +207,30 @@ def test_via_that_names_us_is_a_loop(lines: list[str], joined: bytes | None, loo
     assert is_loop is loop
     if joined is not None:
         assert value == joined
+
+
+# ---- Max-Forwards ----
+
+
+@pytest.mark.parametrize(
+    ("method", "lines", "hops"),
+    [
+        ("OPTIONS", ["Max-Forwards: 3"], 3),
+        ("OPTIONS", ["Max-Forwards: 0"], 0),
+        ("OPTIONS", [], None),
+        ("OPTIONS", ["Max-Forwards: x"], None),
+        ("OPTIONS", ["Max-Forwards: 1", "Max-Forwards: 2"], None),
+        ("GET", ["Max-Forwards: 0"], None),
+    ],
+)
+def test_max_forwards_counts_for_options_only(method: str, lines: list[str], hops: int | None) -> None:
+    """Other methods may ignore it; what is no number limits nothing."""
+    head = request(*lines)
+    head.method = method.encode()
+    assert forward.max_forwards(head) == hops
+
+
+def test_max_forwards_goes_down_and_nothing_else_changes() -> None:
+    """A value that looks like the field stays."""
+    head = request("X-A: max-forwards: 3", "Max-Forwards: 10", "X-B: 1")
+    assert forward.one_hop_less(request_fields(head)) == b"x-a: max-forwards: 3\r\nmax-forwards: 9\r\nx-b: 1\r\n"

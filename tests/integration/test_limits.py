@@ -101,10 +101,8 @@ def test_connections_in_all_are_bounded_and_the_backlog_waits(rig: Rig) -> None:
         late.settimeout(0.3)
         with pytest.raises(TimeoutError):
             late.recv(1)
-        with rig.dispatch() as master:  # which counts too, and is told
-            answer = master.ask("/-/health")
-            assert (answer.status, answer.problem) == (503, "overloaded")
-            assert master.rest() == b""
+        with rig.dispatch() as master:  # whom a crowd of clients does not shut out
+            assert master.ask("/-/health").status == 200
         wires.pop().close()
         wires.pop().close()
         with rig.connect("bob") as other:
