@@ -20,6 +20,7 @@ _BUFFER: Final = ffi.new("char[]", RECORD)
 _read: Final = lib.SSL_read
 _write: Final = lib.SSL_write
 _bytes: Final = ffi.buffer
+_clear: Final = lib.ERR_clear_error
 _error: Final = lib.SSL_get_error
 _WANT_READ: Final = lib.SSL_ERROR_WANT_READ
 
@@ -31,6 +32,7 @@ def take(connection: SSL.Connection) -> bytes | None:
         SSL.Error: as `SSL.Connection.recv`, but not `WantReadError`.
     """
     ssl = connection._ssl
+    _clear()  # SSL_get_error takes whatever another connection left in the thread's queue for this one's
     count: int = _read(ssl, _BUFFER, RECORD)
     if count > 0:
         data: bytes = _bytes(_BUFFER, count)[:]
@@ -49,6 +51,7 @@ def give(connection: SSL.Connection, data: bytes | memoryview) -> int:
     """
     ssl = connection._ssl
     plain = data if type(data) is bytes else ffi.from_buffer(data)
+    _clear()
     count: int = _write(ssl, plain, len(data))
     if count <= 0:
         connection._raise_ssl_error(ssl, count)

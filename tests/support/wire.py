@@ -9,6 +9,7 @@ import hashlib
 import os
 import select
 import socket
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -83,6 +84,8 @@ class Wire:
         session: SSL.Session | None = None,
     ) -> None:
         self.sock = sock
+        # One connection of OpenSSL must not be used by two threads at once, and some tests send while they read.
+        self._turn = threading.Lock()
         sock.setblocking(False)
         self._tls: SSL.Connection | None = None
         self.buffer = b""
@@ -131,7 +134,8 @@ class Wire:
         want: tuple[list[socket.socket], list[socket.socket], list[socket.socket]]
         while True:
             try:
-                return call(*arguments)
+                with self._turn:
+                    return call(*arguments)
             except (SSL.WantReadError, BlockingIOError):
                 want = ([self.sock], [], []) if call != self.sock.send else ([], [self.sock], [])
             except SSL.WantWriteError:
