@@ -246,7 +246,7 @@ def test_admission_spends_a_counter_once(make: Any) -> None:
 def test_admission_looks_at_the_certificate_first(
     make: Any, policy: str, authorization: str, state: str, status: int, reason: str
 ) -> None:
-    """A certificate that ended, or of which we know too little, is refused before anything else, and closes."""
+    """A certificate that ended, or of which we know too little, is refused before anything else; the first closes."""
     desk = make(policy, expires=1000.0) if state == "expired" else make(policy)
     services = desk.bench.services
     if state == "revoked":
@@ -258,7 +258,7 @@ def test_admission_looks_at_the_certificate_first(
     assert desk.reason() == ("auth.refused", reason)
     assert desk.asked == 0
     assert "www-authenticate" not in answer.fields
-    assert desk.requester.link.eof
+    assert desk.requester.link.eof == (status == 403)
 
 
 @pytest.mark.parametrize("target", ["/nowhere", "/-/pools/nope", "/-/pools/nope/events"])

@@ -131,16 +131,17 @@ class Wire:
 
     def _retry(self, call: Any, *arguments: Any, patience: float = PATIENCE) -> Any:
         until = time.monotonic() + patience
-        want: tuple[list[socket.socket], list[socket.socket], list[socket.socket]]
         while True:
             try:
                 with self._turn:
                     return call(*arguments)
             except (SSL.WantReadError, BlockingIOError):
-                want = ([self.sock], [], []) if call != self.sock.send else ([], [self.sock], [])
+                want = select.POLLIN if call != self.sock.send else select.POLLOUT
             except SSL.WantWriteError:
-                want = ([], [self.sock], [])
-            if not any(select.select(*want, max(0.0, until - time.monotonic()))):
+                want = select.POLLOUT
+            waiter = select.poll()  # select() knows no descriptor above 1,023
+            waiter.register(self.sock, want)
+            if not waiter.poll(max(0.0, until - time.monotonic()) * 1000):
                 raise TimeoutError("nothing happened on the wire")
 
     def send(self, data: bytes) -> Self:
