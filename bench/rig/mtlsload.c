@@ -1,15 +1,18 @@
 /* mtlsload - load rig for gateways that ask for a client certificate and HTTP Digest.
  *
  * One epoll loop, one thread, OpenSSL. It plays either side:
- *   client  keep-alive requests over N mutual-TLS connections (closed loop, depth 1)
+ *   client  keep-alive requests over N mutual-TLS connections (closed loop, depth 1). With --settle it begins
+ *           to count when each connection has had its first good answer (at most 30 s): no handshake is in it
  *   connect a fresh full TLS handshake + one request per connection; with --upgrade the request asks to
  *           switch roles, its 101 counts, and the connection ends there: one admission after the other
  *   worker  N connections that ask to switch roles (Upgrade) and then serve requests
  *   idle    N connections that ask once (101 or 2xx) and are then held open and silent; says "ready" on
- *           stderr when all N are held
+ *           stderr when all N are held (worker too), "closed" when the peer has closed all of them
  *   master  listens in the clear, answers each Upgrade with 101, then sends requests down every
- *           connection that it was handed (closed loop, depth 1): what a reverse-HTTP master does
- *   origin  listens in the clear and answers every request with 200 and --reply bytes: the cheapest master
+ *           connection that it was handed (closed loop, depth 1): what a reverse-HTTP master does. With --rounds it
+ *           keeps them silent until SIGUSR1, is busy for --seconds, prints its counts, and waits again
+ *   origin  listens in the clear and answers every request with 200 and --reply bytes, or N bytes where the
+ *           path ends in /bytes/N (N up to 1 MiB): the cheapest master
  *
  * master and origin take --port 0 and then say "port N" on stderr.
  *
@@ -17,7 +20,7 @@
  * Usage: mtlsload MODE --port P [--host 127.0.0.1] [--conns N] [--seconds S]
  *          [--cert F --key F] [--ca F] [--plain] [--user U --password W|--password-file F]
  *          [--method M] [--path /p] [--header 'K: v']... [--body BYTES]
- *          [--upgrade TOKEN|none] [--ramp CONNS_PER_SECOND] [--sni NAME] [--reply BYTES] [--tls12]
+ *          [--upgrade TOKEN|none] [--ramp CONNS_PER_SECOND] [--sni NAME] [--reply BYTES] [--tls12] [--rounds] [--settle]
  *          [--pid PID]...   processes of the server under test: adds their CPU seconds over the run and
  *                           their proportional memory (PSS) at its end, children not included
  * Prints one JSON object: counts, errors by kind, rates, latency percentiles in microseconds.
@@ -33,6 +36,7 @@
 #include <openssl/evp.h>
 #include <openssl/rand.h>
 #include <openssl/ssl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,7 +48,7 @@
 #include <unistd.h>
 
 enum mode { CLIENT, CONNECT, WORKER, IDLE, MASTER, ORIGIN };
-enum state { DEAD, TCP, TLS, SEND, RECV, SERVE, HELD, ASKED };
+enum state { DEAD, TCP, TLS, SEND, RECV, SERVE, HELD, ASKED, PARKED };
 
 struct conn {
     int fd, nc, auth_tries;
@@ -54,14 +58,14 @@ struct conn {
     char *in;  size_t inlen, incap;
     char nonce[256], realm[128], opaque[128], algo[32], cnonce[24];
     char ha1[65];
-    int have_nonce, md5;
+    int have_nonce, md5, served;
     int want_write;
     double t0, tconn;
 };
 
 static struct {
     enum mode mode; const char *host, *cert, *key, *ca, *user, *password, *method, *path, *upgrade, *sni;
-    const char *headers[16]; int pids[64], npids, nheaders, port, conns, body, reply, plain, tls12, switching; double seconds, ramp;
+    const char *headers[16]; int pids[64], npids, nheaders, port, conns, body, reply, plain, tls12, switching, rounds, settle; double seconds, ramp;
 } o = { .host = "127.0.0.1", .method = "GET", .path = "/", .conns = 32, .seconds = 5, .reply = 16, .ramp = 0 };
 
 static SSL_CTX *ctx;
@@ -75,6 +79,9 @@ static int first_bad_status;
 static unsigned *lat; static size_t nlat, caplat;
 static double t_start, t_stop, t_ready;
 static int stopping;
+static volatile sig_atomic_t signalled;
+enum { MAX_REPLY = 1 << 20 };
+static int settled;
 static size_t bytes_in, bytes_out;
 
 static void server_usage(double *cpu, double *mb) {
@@ -88,6 +95,7 @@ static void server_usage(double *cpu, double *mb) {
         if ((p = fopen(f, "r"))) { unsigned long k; while (fgets(l, sizeof l, p)) if (sscanf(l, "Pss: %lu kB", &k) == 1) *mb += k / 1024.0; fclose(p); }
     }
 }
+static void on_signal(int number) { (void)number; signalled = 1; }
 static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec + t.tv_nsec / 1e9; }
 static void die(const char *m) { fprintf(stderr, "mtlsload: %s\n", m); exit(2); }
 static void sample(double s) {
@@ -257,7 +265,7 @@ static void on_response(struct conn *c, long n, size_t h) {
     }
     int good = o.switching ? status == 101 : status / 100 == 2;
     if (!good) { if (!first_bad_status) first_bad_status = status; e_status++; }
-    else { upgraded += o.switching; done++; c->auth_tries = 0; sample(now() - (o.mode == CONNECT ? c->tconn : c->t0)); }
+    else { upgraded += o.switching; settled += !c->served; c->served = 1; done++; c->auth_tries = 0; sample(now() - (o.mode == CONNECT ? c->tconn : c->t0)); }
     { char *e = c->in + h, *p = c->in;                                     /* nextnonce */
       while ((p = memmem(p, e - p, "\r\n", 2))) { p += 2;
         if (!strncasecmp(p, "authentication-info:", 20)) { char *le = memmem(p, e - p, "\r\n", 2); char nn[256];
@@ -265,6 +273,7 @@ static void on_response(struct conn *c, long n, size_t h) {
     int closing = memmem(c->in, h, "onnection: close", 16) != NULL;
     shift(c, n);
     if (o.mode == CONNECT || closing || (!good && o.mode != MASTER)) { finish_or_reopen(c); return; }
+    if (stopping && o.rounds) { c->st = PARKED; return; }
     if (stopping) { drop(c); return; }
     request(c); if (flush_(c) < 0) { e_io++; finish_or_reopen(c); } else if (c->st == SEND && c->outlen == 0) c->st = RECV;
 }
@@ -297,18 +306,20 @@ static void on_ready(struct conn *c, unsigned ev) {
             return;
         }
         if (r < 0) {
-            if (c->st == SERVE || c->st == HELD) { closed_by_peer++; drop(c); }
+            if (c->st == SERVE || c->st == HELD || c->st == PARKED) { closed_by_peer++; drop(c); if (o.mode == IDLE && closed_by_peer == (unsigned long)o.conns) fprintf(stderr, "closed\n"); }
             else { if (!stopping) e_io++; finish_or_reopen(c); }
             return;
         }
         c->inlen += r;
         for (;;) {
             size_t h; int resp = c->st != SERVE;
-            if (c->st == HELD || !c->inlen) break;
+            if (c->st == HELD || c->st == PARKED || !c->inlen) break;
             if (c->st == ASKED) {
                 long n = message(c, &h, 0, 0); if (n <= 0) break;
                 char l[160]; snprintf(l, sizeof l, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", o.upgrade);
-                shift(c, n); put(c, l, strlen(l)); flush_(c); upgraded++; request(c); flush_(c);
+                shift(c, n); put(c, l, strlen(l)); flush_(c); upgraded++;
+                if (o.rounds && stopping) { c->st = PARKED; break; }
+                request(c); flush_(c);
                 if (c->st == SEND && c->outlen == 0) c->st = RECV;
                 break;
             }
@@ -317,9 +328,11 @@ static void on_ready(struct conn *c, unsigned ev) {
             if (!n) break;
             if (resp) { if (c->st == SEND) c->st = RECV; on_response(c, n, h); if (c->st == DEAD || c->st == TCP) return; if (c->st == SEND && c->outlen == 0) c->st = RECV; }
             else {
-                char l[160]; int m = snprintf(l, sizeof l, "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n", o.reply);
+                int size = o.reply; char *e = memmem(c->in, h, "\r\n", 2), *b = memmem(c->in, e - c->in, "/bytes/", 7);
+                if (b) { long k = strtol(b + 7, NULL, 10); if (k >= 0 && k <= MAX_REPLY) size = (int)k; }
+                char l[160]; int m = snprintf(l, sizeof l, "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n", size);
                 int head = !strncmp(c->in, "HEAD ", 5);
-                put(c, l, m); if (!head) put(c, replybuf, o.reply);
+                put(c, l, m); if (!head) put(c, replybuf, size);
                 done++; shift(c, n); if (flush_(c) < 0) { e_io++; drop(c); return; }
             }
         }
@@ -338,6 +351,26 @@ static void accept_all(int ls) {
 static int cmp(const void *a, const void *b) { unsigned x = *(unsigned *)a, y = *(unsigned *)b; return x < y ? -1 : x > y; }
 static unsigned pct(double p) { return nlat ? lat[(size_t)(p * (nlat - 1))] : 0; }
 
+static unsigned long report(const char *name, double cpu, double mb) {
+    double el = now() - t_start; if (stopping && (o.mode == CLIENT || o.mode == MASTER)) el = o.seconds < el ? o.seconds : el;
+    qsort(lat, nlat, sizeof *lat, cmp);
+    struct rusage ru; getrusage(RUSAGE_SELF, &ru);
+    unsigned long errs = e_tcp + e_tls + e_status + e_io + e_parse;
+    printf("{\"mode\": \"%s\", \"conns\": %d, \"seconds\": %.3f, \"tls\": %lu, \"challenged\": %lu, \"upgraded\": %lu, \"ready_s\": %.3f, \"done\": %lu, \"per_second\": %.1f, "
+           "\"p50_us\": %u, \"p90_us\": %u, \"p99_us\": %u, \"p999_us\": %u, \"max_us\": %u, \"closed_by_peer\": %lu, "
+           "\"errors\": {\"tcp\": %lu, \"tls\": %lu, \"status\": %lu, \"io\": %lu, \"parse\": %lu, \"first_bad_status\": %d}, \"rig_cpu_s\": %.2f, \"mb_in\": %.1f, \"mb_out\": %.1f, \"server_cpu_s\": %.2f, \"server_pss_mb\": %.1f}\n",
+           name, o.conns, el, tls_ok, challenged, upgraded, t_ready ? t_ready - t_start : 0.0, done, (o.mode == IDLE ? upgraded : done) / el, pct(.5), pct(.9), pct(.99), pct(.999), pct(1),
+           closed_by_peer, e_tcp, e_tls, e_status, e_io, e_parse, first_bad_status,
+           ru.ru_utime.tv_sec + ru.ru_stime.tv_sec + (ru.ru_utime.tv_usec + ru.ru_stime.tv_usec) / 1e6, bytes_in / 1e6, bytes_out / 1e6, cpu, mb);
+    fflush(stdout);
+    return errs;
+}
+/* what was counted so far does not count */
+static void forget(void) { done = challenged = closed_by_peer = e_tcp = e_tls = e_status = e_io = e_parse = 0; nlat = bytes_in = bytes_out = 0; memset(statuses, 0, sizeof statuses); first_bad_status = 0; }
+static void begin_round(void) {
+    forget(); signalled = stopping = 0; t_start = now(); t_stop = t_start + o.seconds;
+    for (int i = 0; i < o.conns; i++) if (cs[i].st == PARKED) { request(&cs[i]); if (flush_(&cs[i]) < 0) { e_io++; drop(&cs[i]); } else if (!cs[i].outlen) cs[i].st = RECV; }
+}
 int main(int argc, char **argv) {
     if (argc < 2) die("usage: mtlsload client|connect|worker|idle|master|origin --port P ... (see the head of mtlsload.c)");
     o.mode = !strcmp(argv[1], "client") ? CLIENT : !strcmp(argv[1], "connect") ? CONNECT : !strcmp(argv[1], "worker") ? WORKER : !strcmp(argv[1], "idle") ? IDLE : !strcmp(argv[1], "master") ? MASTER : !strcmp(argv[1], "origin") ? ORIGIN : (die("unknown mode"), 0);
@@ -346,6 +379,8 @@ int main(int argc, char **argv) {
         const char *k = argv[i];
         if (!strcmp(k, "--plain")) { o.plain = 1; continue; }
         if (!strcmp(k, "--tls12")) { o.tls12 = 1; continue; }
+        if (!strcmp(k, "--rounds")) { o.rounds = 1; continue; }
+        if (!strcmp(k, "--settle")) { o.settle = 1; continue; }
         if (i + 1 >= argc) die("an option lacks its value");
         const char *v = argv[++i];
         if (!strcmp(k, "--host")) o.host = v; else if (!strcmp(k, "--port")) o.port = atoi(v); else if (!strcmp(k, "--conns")) o.conns = atoi(v);
@@ -371,7 +406,7 @@ int main(int argc, char **argv) {
     if (o.cert && (SSL_CTX_use_certificate_chain_file(ctx, o.cert) != 1 || SSL_CTX_use_PrivateKey_file(ctx, o.key ? o.key : o.cert, SSL_FILETYPE_PEM) != 1)) die("cannot read the certificate or its key");
     if (o.ca) { if (SSL_CTX_load_verify_locations(ctx, o.ca, NULL) != 1) die("cannot read --ca"); SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL); }
     static const unsigned char alpn[] = "\x08http/1.1"; SSL_CTX_set_alpn_protos(ctx, alpn, sizeof alpn - 1);
-    bodybuf = malloc(o.body + 1); memset(bodybuf, 'b', o.body); replybuf = malloc(o.reply + 1); memset(replybuf, 'r', o.reply);
+    bodybuf = malloc(o.body + 1); memset(bodybuf, 'b', o.body); size_t most = o.reply > MAX_REPLY ? o.reply : MAX_REPLY; replybuf = malloc(most); memset(replybuf, 'r', most);
     ep = epoll_create1(0); cs = calloc(o.conns, sizeof *cs);
     for (int i = 0; i < o.conns; i++) { cs[i].fd = -1; cs[i].st = DEAD; }
     int ls = -1; static struct conn listener;
@@ -382,30 +417,32 @@ int main(int argc, char **argv) {
         socklen_t al = sizeof a; getsockname(ls, (void *)&a, &al); fprintf(stderr, "port %d\n", ntohs(a.sin_port));
         struct epoll_event e = { .events = EPOLLIN, .data.ptr = &listener }; epoll_ctl(ep, EPOLL_CTL_ADD, ls, &e);
     }
-    double cpu0, mb, cpu1; server_usage(&cpu0, &mb);
+    if (o.rounds && o.mode != MASTER) die("--rounds is for masters");
+    if (o.settle && o.mode != CLIENT) die("--settle is for clients");
+    if (o.rounds) { struct sigaction a = { .sa_handler = on_signal }; sigaction(SIGUSR1, &a, NULL); stopping = 1; }
+    double cpu0, mb, cpu1 = 0; server_usage(&cpu0, &mb);
     t_start = now(); t_stop = t_start + o.seconds;
-    int opened = 0; struct epoll_event ev[512];
+    int opened = 0, in_round = 0; struct epoll_event ev[512];
     for (;;) {
         double t = now();
-        if (t >= t_stop && !stopping) { stopping = 1; server_usage(&cpu1, &mb); if (o.mode == WORKER || o.mode == IDLE || o.mode == CONNECT || o.mode == ORIGIN) break; t_stop = t + 1.0; }
+        if (o.rounds) {
+            int busy = 0; for (int i = 0; i < o.conns && in_round && stopping; i++) busy += cs[i].st == SEND || cs[i].st == RECV;
+            if (signalled && stopping) { server_usage(&cpu0, &mb); begin_round(); in_round = 1; }
+            else if (!stopping && t >= t_stop) { stopping = 1; server_usage(&cpu1, &mb); t_stop = t + 1.0; }
+            else if (in_round && stopping && (!busy || t >= t_stop)) { in_round = 0; report(argv[1], cpu1 - cpu0, mb); }
+        } else if (o.settle == 1) {
+            if (settled == o.conns) { unsigned long bad = e_tcp + e_tls + e_status + e_io + e_parse; if (bad) die("errors before all connections were served"); forget(); server_usage(&cpu0, &mb); t_start = now(); t_stop = t_start + o.seconds; o.settle = 2; }
+            else if (t >= t_start + 30) die("not all connections were served within 30 s");
+        } else if (t >= t_stop && !stopping) { stopping = 1; server_usage(&cpu1, &mb); if (o.mode == WORKER || o.mode == IDLE || o.mode == CONNECT || o.mode == ORIGIN) break; t_stop = t + 1.0; }
         else if (t >= t_stop) break;
         int may = o.ramp > 0 ? (int)((t - t_start) * o.ramp) + 1 : o.conns;
         for (int burst = 0; !listening() && opened < o.conns && opened < may && burst < 256 && !stopping; burst++) open_(&cs[opened++]);
         int live = stopping ? 0 : 1;
-        if (stopping) for (int i = 0; i < o.conns; i++) if (cs[i].st != DEAD) { live = 1; break; }
+        if (o.rounds) live = 1;
+        else if (stopping) for (int i = 0; i < o.conns; i++) if (cs[i].st != DEAD) { live = 1; break; }
         if (!live) break;
         int n = epoll_wait(ep, ev, 512, 20);
         for (int i = 0; i < n; i++) if (ev[i].data.ptr == &listener) accept_all(ls); else on_ready(ev[i].data.ptr, ev[i].events);
     }
-    double el = now() - t_start; if (stopping && (o.mode == CLIENT || o.mode == MASTER)) el = o.seconds < el ? o.seconds : el;
-    qsort(lat, nlat, sizeof *lat, cmp);
-    struct rusage ru; getrusage(RUSAGE_SELF, &ru);
-    unsigned long errs = e_tcp + e_tls + e_status + e_io + e_parse;
-    printf("{\"mode\": \"%s\", \"conns\": %d, \"seconds\": %.3f, \"tls\": %lu, \"challenged\": %lu, \"upgraded\": %lu, \"ready_s\": %.3f, \"done\": %lu, \"per_second\": %.1f, "
-           "\"p50_us\": %u, \"p90_us\": %u, \"p99_us\": %u, \"p999_us\": %u, \"max_us\": %u, \"closed_by_peer\": %lu, "
-           "\"errors\": {\"tcp\": %lu, \"tls\": %lu, \"status\": %lu, \"io\": %lu, \"parse\": %lu, \"first_bad_status\": %d}, \"rig_cpu_s\": %.2f, \"mb_in\": %.1f, \"mb_out\": %.1f, \"server_cpu_s\": %.2f, \"server_pss_mb\": %.1f}\n",
-           argv[1], o.conns, el, tls_ok, challenged, upgraded, t_ready ? t_ready - t_start : 0.0, done, (o.mode == IDLE ? upgraded : done) / el, pct(.5), pct(.9), pct(.99), pct(.999), pct(1),
-           closed_by_peer, e_tcp, e_tls, e_status, e_io, e_parse, first_bad_status,
-           ru.ru_utime.tv_sec + ru.ru_stime.tv_sec + (ru.ru_utime.tv_usec + ru.ru_stime.tv_usec) / 1e6, bytes_in / 1e6, bytes_out / 1e6, cpu1 - cpu0, mb);
-    return errs ? 1 : 0;
+    return report(argv[1], cpu1 - cpu0, mb) ? 1 : 0;
 }

@@ -66,6 +66,7 @@ class Server:
         self.process = process
         self.port = port
         self.log = log
+        self.relay_port = port  # where it takes reversed connections, when that is another port
 
     @property
     def pid(self) -> int:
@@ -183,7 +184,7 @@ class Rig:
             BenchFailed: a request failed: numbers with errors in them are not comparable.
         """
         command = pinned(RIG_CORE, [self.binary, mode, *arguments, "--seconds", str(seconds)])
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds + 30, check=False)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds + 60, check=False)
         return self._counts(mode, done.returncode, done.stdout, done.stderr)
 
     @staticmethod
@@ -203,21 +204,23 @@ class Rig:
         with (folder / "origin.json").open("wb") as out:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE)
         try:
-            yield int(_line(process, START_SECONDS).removeprefix("port "))
+            yield int(told_line(process, START_SECONDS).removeprefix("port "))
         finally:
             end(process)
 
     @contextlib.contextmanager
-    def held(self, arguments: Sequence[str | Path], *, seconds: float) -> Iterator[None]:
-        """Connections that are open and silent while the block runs (at most `seconds`)."""
-        command = pinned(RIG_CORE, [self.binary, "idle", *arguments, "--seconds", str(seconds)])
+    def held(
+        self, arguments: Sequence[str | Path], *, seconds: float, mode: str = "idle"
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Connections that are open while the block runs (at most `seconds`): silent, or as workers with `worker`."""
+        command = pinned(RIG_CORE, [self.binary, mode, *arguments, "--seconds", str(seconds)])
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
-            if _line(process, seconds) != "ready":
+            if told_line(process, seconds) != "ready":
                 out, err = process.communicate()
-                self._counts("idle", process.returncode, out, err)
+                self._counts(mode, process.returncode, out, err)
                 raise BenchFailed(f"not all connections were admitted within {seconds:.0f} s: {out.decode().strip()}")
-            yield
+            yield process
         finally:
             end(process)
 
@@ -231,12 +234,14 @@ def end(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
 
 
-def _line(process: subprocess.Popen[bytes], seconds: float) -> str:
-    """The next line on a child's stderr, empty when it ended; the child is killed when none comes in time."""
-    assert process.stderr is not None
+def told_line(process: subprocess.Popen[bytes], seconds: float, *, stdout: bool = False) -> str:
+    """The next line on a child's stderr, or stdout; empty when it ended. It is killed when none comes in time."""
+    pipe = process.stdout if stdout else process.stderr
+    assert pipe is not None
     limit = threading.Timer(seconds + 5, process.kill)
     limit.start()
     try:
-        return process.stderr.readline().decode().strip()
+        line: bytes = pipe.readline()
+        return line.decode().strip()
     finally:
         limit.cancel()
