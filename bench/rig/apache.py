@@ -39,12 +39,12 @@ CustomLog "{folder}/access.log" plain
 DocumentRoot "{folder}/www"
 ServerLimit 1
 StartServers 1
-ThreadLimit 64
-ThreadsPerChild 64
-MaxRequestWorkers 64
+ThreadLimit 320
+ThreadsPerChild 320
+MaxRequestWorkers 320
 MinSpareThreads 1
-MaxSpareThreads 64
-AsyncRequestWorkerFactor 4
+MaxSpareThreads 320
+AsyncRequestWorkerFactor 16
 MaxConnectionsPerChild 0
 KeepAlive On
 MaxKeepAliveRequests 0
@@ -72,7 +72,7 @@ SSLVerifyDepth 2
         Require expr %{{SSL_CLIENT_I_DN}} == '{issuer}'
     </RequireAll>
 </Location>
-ProxyPass "/jobs/" "http://127.0.0.1:{origin}/jobs/" max=64 keepalive=On
+ProxyPass "/jobs/" "http://127.0.0.1:{origin}/jobs/" max=320 keepalive=On
 """
 
 
@@ -81,18 +81,18 @@ def httpd() -> str | None:
     return shutil.which("apache2", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
 
 
-def issuer_name(home: BenchHome) -> str:
-    """The client CA's subject as Apache writes `SSL_CLIENT_I_DN` (RFC 2253)."""
+def issuer_name(home: BenchHome, authority: Path | None = None) -> str:
+    """A CA's subject (the client CA's unless told) as Apache and nginx write the issuer of a leaf (RFC 2253)."""
     told = subprocess.run(
-        ["openssl", "x509", "-noout", "-subject", "-nameopt", "RFC2253", "-in", str(home.client_ca)],
+        ["openssl", "x509", "-noout", "-subject", "-nameopt", "RFC2253", "-in", str(authority or home.client_ca)],
         check=True,
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
     ).stdout.strip()
     name = told.removeprefix("subject=")
-    if "'" in name:
-        raise BenchFailed(f"the client CA's name cannot stand in Apache's configuration: {name}")
+    if set("'\"$") & set(name):
+        raise BenchFailed(f"the CA's name cannot stand in a peer's configuration: {name}")
     return name
 
 

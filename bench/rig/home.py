@@ -17,6 +17,9 @@ from typing import Any
 from rig.processes import BenchFailed, Server, free_port, start
 
 CLIENT, WORKER, POOL = "bench-client", "bench-worker", "bench"
+RELAY_WORKER, RELAY_POOL = "relay-worker", "relay"
+TRUST_DOMAIN = "bench.internal"
+NONCES_PER_IDENTITY = 1024  # all connections of a run are one identity's; the default of 64 is for one client's few
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class BenchHome:
     command: Path
     client: Bundle
     worker: Bundle
+    relay_worker: Bundle
 
     @property
     def root(self) -> Path:
@@ -55,6 +59,10 @@ class BenchHome:
     @property
     def client_ca(self) -> Path:
         return self.folder / "certs" / "client-ca.pem"
+
+    @property
+    def worker_ca(self) -> Path:
+        return self.folder / "certs" / "worker-ca.pem"
 
     @property
     def server_certificate(self) -> Path:
@@ -78,47 +86,72 @@ def find_command(root: Path) -> Path:
     raise BenchFailed("rhttp-pki is not installed: run scripts/test once, or name the command in RHTTP_PKI")
 
 
-def make_home(command: Path, folder: Path, *, origin: int, workers: int) -> BenchHome:
-    """`init`, `issue-client`, `issue-worker`, then limits that let one identity hold all the bench's connections."""
+def run_command(command: Path, folder: Path, *arguments: str) -> None:
+    """One of our commands on the home in `folder`.
 
-    def run(*arguments: str) -> None:
-        told = subprocess.run(
-            [command, arguments[0], "--home", str(folder), *arguments[1:]],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        if told.returncode:
-            raise BenchFailed(f"rhttp-pki {' '.join(arguments)} failed: {' '.join(told.stderr.split())}")
+    Raises:
+        BenchFailed: it failed, with what it said.
+    """
+    told = subprocess.run(
+        [command, arguments[0], "--home", str(folder), *arguments[1:]],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    if told.returncode:
+        raise BenchFailed(f"rhttp-pki {' '.join(arguments)} failed: {' '.join(told.stderr.split())}")
 
-    run("init", "--trust-domain", "bench.internal")
-    run("issue-client", CLIENT)
-    run("issue-worker", WORKER, "--pool", POOL)
+
+def issue_worker(command: Path, folder: Path, name: str, pool: str = POOL) -> Bundle:
+    """A new worker of a pool of the home."""
+    run_command(command, folder, "issue-worker", name, "--pool", pool)
+    return Bundle(name, folder / "bundles" / name)
+
+
+def make_home(command: Path, folder: Path, *, origin: int, workers: int, master: int = 9) -> BenchHome:
+    """`init`, a client and two workers, then limits that let one identity hold all the bench's connections.
+
+    `master` is the port of the master that relayed workers are handed to.
+    """
+    run_command(command, folder, "init", "--trust-domain", TRUST_DOMAIN)
+    run_command(command, folder, "issue-client", CLIENT)
+    worker = issue_worker(command, folder, WORKER)
+    relay_worker = issue_worker(command, folder, RELAY_WORKER, RELAY_POOL)
     file = folder / "gateway.toml"
     settings: dict[str, Any] = tomllib.loads(file.read_text())
-    settings["masters"] = {"jobs": {"urls": [f"http://127.0.0.1:{origin}"]}}
+    settings["masters"] = {
+        "jobs": {"urls": [f"http://127.0.0.1:{origin}"]},
+        "relay": {"urls": [f"http://127.0.0.1:{master}"]},
+    }
     settings["routes"] = [{"path": "/jobs/*", "master": "jobs"}]
-    settings["pools"] = {POOL: {"mode": "hosted"}}
+    settings["pools"] = {POOL: {"mode": "hosted"}, RELAY_POOL: {"mode": "relay", "master": "relay"}}
+    settings["digest"] = {**settings.get("digest", {}), "nonces_per_identity": NONCES_PER_IDENTITY}
     room = workers + 1000
     # The rig's idle workers are silent by design: nobody may ask them for a sign of life while they are counted.
     limits = {
         "connections": room,
         "connections_per_client": room,
         "connections_per_worker": room,
+        "master_connections": room,
         "liveness_idle": 600,
     }
     settings["limits"] = {**settings.get("limits", {}), **limits}
     file.write_text(toml(settings))
     bundles = folder / "bundles"
-    return BenchHome(folder, command, Bundle(CLIENT, bundles / CLIENT), Bundle(WORKER, bundles / WORKER))
+    return BenchHome(folder, command, Bundle(CLIENT, bundles / CLIENT), worker, relay_worker)
 
 
-def start_gateway(home: BenchHome, *, folder: Path) -> Server:
-    """Start the gateway on the server core; ready on return, as `/-/health` says."""
+def start_gateway(home: BenchHome, *, folder: Path, dispatch: int | None = None) -> Server:
+    """Start the gateway on the server core; ready on return, as `/-/health` says.
+
+    With `dispatch` masters are served on that loopback port instead of the socket in the home.
+    """
     port = free_port()
     command: list[str | Path] = [home.command, "gateway", "--home", home.folder, "--listen", f"127.0.0.1:{port}"]
+    if dispatch is not None:
+        command += ["--dispatch", f"127.0.0.1:{dispatch}"]
     server = start("gateway", command, port=port, folder=folder)
     context = ssl.create_default_context(cafile=str(home.client.folder / "trust.pem"))
     context.load_cert_chain(home.client.folder / "cert.pem", home.client.folder / "key.pem")
