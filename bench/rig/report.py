@@ -9,11 +9,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from rig.apache import apache_version
 
 
 def versions(command: Path) -> dict[str, str]:
@@ -39,7 +37,6 @@ def versions(command: Path) -> dict[str, str]:
     )
     return {
         **ours,
-        "apache": apache_version(),
         "system_openssl": openssl.stdout.strip(),
         "kernel": platform.release(),
         "processor": processor(),
@@ -57,7 +54,9 @@ def processor() -> str:
 class Report:
     """Collects the rows of one measurement and prints them as they come."""
 
-    def __init__(self, title: str, command: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, title: str, command: Path, settings: Mapping[str, Any], peers: Mapping[str, Mapping[str, str]]
+    ) -> None:
         self.data: dict[str, Any] = {
             "measurement": title,
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -65,17 +64,19 @@ class Report:
             "cores": os.cpu_count(),
             "load_before": os.getloadavg(),
             "versions": versions(command),
+            "peers": {name: dict(facts) for name, facts in peers.items()},
             "rows": [],
         }
         print(f"\n{title}  ({', '.join(f'{key} {value}' for key, value in settings.items())})")
 
-    def row(self, **values: Any) -> None:
-        """Add one measured row and print it; the first row brings the heading."""
+    def row(self, *, hidden: Collection[str] = (), **values: Any) -> None:
+        """Add one measured row and print it, save for what is `hidden`; the first row brings the heading."""
         rows = self.data["rows"]
+        printed = {name: value for name, value in values.items() if name not in hidden}
         if not rows:
-            print("  ".join(f"{name:>16}" for name in values))
+            print("  ".join(f"{name:>16}" for name in printed))
         rows.append(values)
-        print("  ".join(f"{shown(value):>16}" for value in values.values()), flush=True)
+        print("  ".join(f"{shown(value):>{max(16, len(name))}}" for name, value in printed.items()), flush=True)
 
     def column(self, name: str) -> list[float]:
         """One column of the rows so far."""
@@ -90,6 +91,8 @@ class Report:
         load = [" ".join(f"{value:.2f}" for value in self.data[when]) for when in ("load_before", "load_after")]
         print(f"load averages: {load[0]} before, {load[1]} after")
         print("versions: " + ", ".join(f"{name} {value}" for name, value in self.data["versions"].items()))
+        for name, facts in self.data["peers"].items():
+            print(f"{name}: {facts['build']}; Digest: {facts['digest']}; role rule: {facts['role_rule']}")
         return self.data
 
 

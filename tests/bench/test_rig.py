@@ -105,23 +105,3 @@ def test_rig_server_gone_fails_the_run(rig: Rig, tmp_path: Path) -> None:
         pass
     with pytest.raises(BenchFailed, match="counted errors"):
         rig.run("client", ["--plain", "--port", str(port), "--conns", "1"], seconds=0.2)
-
-
-@pytest.mark.long
-def test_bench_quick_measures_all_three(tmp_path: Path) -> None:
-    """`bench/run quick` runs the gateway and Apache from nothing and reports a ratio for each comparison."""
-    out = tmp_path / "out.json"
-    told = subprocess.run(
-        [sys.executable, BENCH / "run", "quick", "--json", out],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert told.returncode == 0, told.stderr
-    reports = {report["measurement"]: report["results"] for report in json.loads(out.read_text())["reports"]}
-    assert set(reports) == {"requests", "admission", "idle"}
-    assert reports["requests"]["ratio"] > 0
-    assert reports["admission"]["ratio"] > 0
-    assert reports["idle"]["kib_per_worker"] > 0

@@ -1,0 +1,108 @@
+"""`bench/RESULTS.md`: what one run's JSON says, as tables for people. Nothing in it is written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rig.peers import OURS
+from rig.report import shown
+
+ReportData = Mapping[str, Any]
+SKIPPED = {"rounds", "seconds", "ramp_per_s", "tls"}
+
+
+def results_text(reports: Sequence[ReportData], *, command: str) -> str:
+    """All reports of one run as Markdown.
+
+    Ratios are medians over the rounds of one run, with the smallest and the largest round behind them.
+    """
+    if not reports:
+        return "# Results\n\nNothing was measured.\n"
+    first = reports[0]
+    lines = [
+        "# Results",
+        "",
+        f"Written by `{command}`, from {first['at']} on; not by hand. How it is measured: [README.md](README.md).",
+        "",
+        *machine(reports),
+        *peers_table(reports),
+    ]
+    for report in reports:
+        lines += section(report)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def machine(reports: Sequence[ReportData]) -> list[str]:
+    """Where it ran, on what, and how busy the machine was."""
+    first, last = reports[0], reports[-1]
+    loads = [f"{value:.2f}" for value in (first["load_before"][0], last["load_after"][0])]
+    highest = max(report["load_after"][0] for report in reports)
+    return [
+        f"* Machine: {first['cores']} cores, {first['versions']['processor']}, kernel {first['versions']['kernel']}",
+        f"* Load average (1 min): {loads[0]} before, {loads[1]} after, at most {highest:.2f} between; the bench's own "
+        "load is in it",
+        "* Versions: "
+        + ", ".join(f"{k} {v}" for k, v in first["versions"].items() if k not in {"processor", "kernel"}),
+        "",
+    ]
+
+
+def peers_table(reports: Sequence[ReportData]) -> list[str]:
+    """Which builds were measured, and what work each does."""
+    known: dict[str, Mapping[str, str]] = {}
+    for report in reports:
+        known.update(report["peers"])
+    ours = {"build": f"rhttp-pki {reports[0]['versions'].get('rhttp-pki', '?')}", **OURS}
+    rows = [(name, facts["build"], facts["digest"], facts["role_rule"]) for name, facts in known.items()]
+    return table(
+        ["server", "build", "Digest", "role rule"],
+        [("gateway", ours["build"], ours["digest"], ours["role_rule"]), *rows],
+    )
+
+
+def section(report: ReportData) -> list[str]:
+    """One measurement: its settings, medians for each server, ratios with their spread, its own load averages."""
+    settings = ", ".join(f"{k} {shown(v)}" for k, v in report["settings"].items() if k not in SKIPPED)
+    lines = [f"## {report['measurement']}{f': {settings}' if settings else ''}", ""]
+    results, rows = report["results"], report["rows"]
+    ratios = [name for name in results if "ratio_" in name]
+    names = list(dict.fromkeys(name.removeprefix("median_").split("_")[0] for name in results if "median_" in name))
+    if ratios:
+        columns = list(
+            dict.fromkeys(
+                name.removeprefix(f"median_{server}_")
+                for server in names
+                for name in results
+                if name.startswith(f"median_{server}_")
+            )
+        )
+        lines += table(
+            ["median", *columns],
+            [(server, *(cell(results.get(f"median_{server}_{column}")) for column in columns)) for server in names],
+        )
+        lines += table(
+            ["over 1 is in our favour", "median", "smallest", "largest", "rounds"],
+            [(name, cell(results[name]), *spread(rows, name), str(len(rows))) for name in ratios],
+        )
+    else:
+        lines += table(["result", "value"], [(name, cell(value)) for name, value in results.items()])
+    loads = [" ".join(f"{value:.2f}" for value in report[when]) for when in ("load_before", "load_after")]
+    return [*lines, f"Load averages: {loads[0]} before, {loads[1]} after.", ""]
+
+
+def spread(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[str, str]:
+    """The smallest and the largest of a column."""
+    values = [row[name] for row in rows]
+    return cell(min(values)), cell(max(values))
+
+
+def cell(value: Any) -> str:
+    """A table cell; empty where there is nothing."""
+    return "" if value is None else shown(value)
+
+
+def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A Markdown table with an empty line behind it."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return [*(f"| {' | '.join(text.replace('|', '/') for text in line)} |" for line in lines), ""]

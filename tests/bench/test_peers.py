@@ -1,0 +1,234 @@
+"""The bench's comparison: who is compared with whom, in which turn, and what is then written about it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+sys.path.insert(0, str(BENCH))
+
+from rig.apache import ADMISSION_PATH  # noqa: E402
+from rig.dispatch import standing_master  # noqa: E402
+from rig.home import find_command  # noqa: E402
+from rig.peers import PEERS, chosen_peers  # noqa: E402
+from rig.plan import MEASUREMENTS, steps  # noqa: E402
+from rig.processes import BenchFailed, Rig, free_port, told_line  # noqa: E402
+from rig.programs import debian_program  # noqa: E402
+from rig.report import Report  # noqa: E402
+from rig.results import results_text  # noqa: E402
+from rig.stage import CPU, SPEED, Options, Turn, stage, take_turns  # noqa: E402
+
+FACTS = {"slow": {"build": "slow/1.0", "digest": "MD5", "role_rule": "a name"}}
+
+
+def options(folder: Path, **changes: int) -> Options:
+    """Two short rounds."""
+    values = {"rounds": 3, "conns": 4, "reply": 16, "workers": 8, **changes}
+    return Options(bench=BENCH, command=folder / "rhttp-pki", seconds=0.2, peers=(), **values)
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Report:
+    """A report of a server that is installed nowhere."""
+    (tmp_path / "rhttp-pki").write_text("#!/nowhere/python\n")
+    return Report("requests", tmp_path / "rhttp-pki", {"conns": 4}, FACTS)
+
+
+def turns(order: list[str]) -> dict[str, Turn]:
+    """Two servers, the first twice as fast and twice as cheap; each writes down that it had its turn."""
+
+    def turn(name: str, per_s: float, cpu_us: float) -> Turn:
+        def once(_: float) -> Mapping[str, float]:
+            order.append(name)
+            return {"per_s": per_s * len(order), "cpu_us": cpu_us}
+
+        return once
+
+    return {"gateway": turn("gateway", 2.0, 10.0), "slow": turn("slow", 1.0, 20.0)}
+
+
+def test_take_turns_alternates_and_compares_within_a_round(report: Report, tmp_path: Path) -> None:
+    """A round has one turn of each server, and a ratio compares two turns of the same round."""
+    order: list[str] = []
+    results = take_turns(report, turns(order), options(tmp_path), ratios=(SPEED, CPU))
+    assert order == ["gateway", "slow"] * 4  # one of them for warming up
+    expected = [2 * n / (n + 1) for n in (3, 5, 7)]
+    assert report.column("ratio_slow") == pytest.approx(expected)
+    assert results["ratio_slow"] == pytest.approx(expected[1])
+    assert results["cpu_ratio_slow"] == pytest.approx(2.0)
+    assert results["median_gateway_cpu_us"] == pytest.approx(10.0)
+
+
+def test_results_text_has_builds_digests_medians_and_spreads(report: Report, tmp_path: Path) -> None:
+    """Whoever reads the page sees what was measured, with which Digest, and how far the rounds lay apart."""
+    finished = report.finish(**take_turns(report, turns([]), options(tmp_path)))
+    text = results_text([json.loads(json.dumps(finished))], command="bench/run requests")
+    assert "| slow | slow/1.0 | MD5 | a name |" in text
+    assert "SHA-256" in text
+    assert "| ratio_slow | 1.667 | 1.500 | 1.750 | 3 |" in text
+    assert "| slow | 6.000 | 20.0 |" in text
+    assert "Load averages: " in text
+
+
+def test_results_text_of_nothing_says_so() -> None:
+    """A run that measured nothing is not an empty success."""
+    assert "Nothing was measured" in results_text([], command="bench/run all")
+
+
+def test_chosen_peers_unknown_name_is_refused() -> None:
+    """A mistyped peer would be a comparison that is missing without a word."""
+    assert chosen_peers("haproxy, apache") == ("apache", "haproxy")
+    assert chosen_peers("") == ()
+    with pytest.raises(BenchFailed, match="unknown peers: ngnix"):
+        chosen_peers("ngnix,apache")
+
+
+@pytest.mark.parametrize("what", ["all", "quick"])
+def test_plan_covers_every_measurement_with_what_was_asked(what: str, tmp_path: Path) -> None:
+    """`all` and `quick` leave no measurement out and change nothing but sizes."""
+    planned = steps(what, options(tmp_path))
+    assert {measurement for measurement, _ in planned} == set(MEASUREMENTS.values())
+    assert {(its_own.rounds, its_own.seconds, its_own.peers) for _, its_own in planned} == {(3, 0.2, ())}
+
+
+def test_debian_program_not_installed_is_unpacked_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing server is fetched and unpacked below the bench: `apt-get install` would start a service."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    calls = tmp_path / "calls"
+    scripts = {
+        "apt-get": f'echo "$@" >>{calls}\n[ "$2" != download ] || touch "$3.deb"\n',
+        "dpkg": f'echo "$@" >>{calls}\nmkdir -p "$3/usr/sbin" "$3/usr/lib/x86_64-linux-gnu"\n'
+        'touch "$3/usr/sbin/no-such-server"\nchmod 755 "$3/usr/sbin/no-such-server"\n',
+    }
+    for name, script in scripts.items():
+        (tools / name).write_text(f"#!/bin/sh\n{script}")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    program = debian_program(tmp_path, "no-such-server", ["no-such-package"])
+    assert program.path.is_relative_to(tmp_path)
+    assert program.path.exists()
+    assert program.environment()["LD_LIBRARY_PATH"].endswith("x86_64-linux-gnu")
+    assert "install" not in calls.read_text()
+    before = calls.read_text()
+    assert debian_program(tmp_path, "no-such-server", ["no-such-package"]) == program
+    assert calls.read_text() == before  # once is enough
+
+
+@pytest.fixture(scope="module")
+def rig() -> Rig:
+    """The load rig, built from source."""
+    if (
+        shutil.which("gcc") is None
+        or shutil.which("taskset") is None
+        or not Path("/usr/include/openssl/ssl.h").exists()
+    ):
+        pytest.skip("gcc, taskset or OpenSSL's headers are not installed")
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("the bench needs two cores")
+    return Rig(BENCH)
+
+
+@pytest.mark.parametrize(("path", "size"), [("/jobs/bytes/70000", 70000), ("/jobs/bytes/0", 0), ("/jobs/x", 16)])
+def test_rig_origin_answers_with_the_size_in_the_path(rig: Rig, tmp_path: Path, path: str, size: int) -> None:
+    """One origin serves all sizes, so that all servers are asked for the same."""
+    with rig.origin(reply=16, folder=tmp_path) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", path)
+        content = connection.getresponse().read()
+        connection.close()
+    assert content == b"r" * size
+
+
+def test_rig_master_works_in_rounds_and_is_silent_between(rig: Rig) -> None:
+    """Workers that came once serve several rounds, each counted by itself."""
+    port = free_port()
+    crowd = ["--plain", "--port", str(port), "--conns", "8"]
+    with (
+        standing_master(rig, port=port, conns=8, seconds=0.2) as master,
+        rig.held(crowd, seconds=30, mode="worker") as workers,
+    ):
+        rounds = [master.round(0.2) for _ in range(3)]
+        assert workers.poll() is None
+    assert all(counts["done"] > 100 for counts in rounds)
+    assert all(counts["upgraded"] == 8 for counts in rounds)
+    assert all(0.1 < counts["seconds"] < 1 for counts in rounds)
+    assert all(counts["p99_us"] > 0 for counts in rounds)
+
+
+def test_rig_idle_says_when_the_peer_has_closed(rig: Rig, tmp_path: Path) -> None:
+    """The moment of a close is told when it happens: the time from a revocation ends there."""
+    with rig.origin(reply=16, folder=tmp_path) as port:
+        held = rig.held(["--plain", "--port", str(port), "--conns", "2", "--upgrade", "none"], seconds=30)
+        silent = held.__enter__()
+    try:
+        assert told_line(silent, 10) == "closed"
+    finally:
+        held.__exit__(None, None, None)
+
+
+@pytest.mark.long
+def test_peers_demand_the_client_role(rig: Rig, tmp_path: Path) -> None:
+    """Each peer does the work that it is said to do: no certificate and a worker's certificate get nothing."""
+    wanted = Options(
+        bench=BENCH, command=find_command(BENCH.parent), rounds=1, seconds=0.2, conns=2, reply=16, workers=2
+    )
+    with stage(wanted, peers=tuple(PEERS)) as on:
+        for server in on.peers.values():
+            for path in ("/jobs/bytes/16", ADMISSION_PATH):
+                right = [*on.home.client.rig_arguments(server.port, path), "--conns", "2"]
+                assert rig.run("client", right, seconds=0.2)["done"] > 0
+                wrong = [*on.home.worker.rig_arguments(server.port, path), "--conns", "1"]
+                with pytest.raises(BenchFailed, match="counted errors"):
+                    rig.run("connect", wrong, seconds=0.2)
+            anonymous = ssl.create_default_context(cafile=str(on.home.root))
+            connection = http.client.HTTPSConnection("localhost", server.port, context=anonymous, timeout=10)
+            with pytest.raises((OSError, http.client.HTTPException)):
+                answer(connection)
+
+
+def answer(connection: http.client.HTTPSConnection) -> None:
+    """Ask without a certificate; nginx says 400 where the others end the handshake, and that is no answer either."""
+    try:
+        connection.request("GET", ADMISSION_PATH)
+        if connection.getresponse().status == http.HTTPStatus.BAD_REQUEST:
+            raise http.client.HTTPException("400")
+    finally:
+        connection.close()
+
+
+@pytest.mark.long
+def test_bench_quick_measures_everything_and_writes_the_page(tmp_path: Path) -> None:
+    """`bench/run quick` measures everything beside all peers and writes the page."""
+    out, page = tmp_path / "out.json", tmp_path / "RESULTS.md"
+    told = subprocess.run(
+        [sys.executable, BENCH / "run", "quick", "--json", out, "--results", page],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    reports = {report["measurement"]: report["results"] for report in json.loads(out.read_text())["reports"]}
+    assert set(reports) == set(MEASUREMENTS)
+    for peer in PEERS:
+        assert reports["requests"][f"ratio_{peer}"] > 0
+        assert reports["admission"][f"cpu_ratio_{peer}"] > 0
+        assert f"| {peer} |" in page.read_text()
+    assert reports["idle"]["kib_per_worker"] > 0
+    assert reports["relayed"]["ratio_haproxy"] > 0
+    assert reports["hosted"]["ratio_relayed"] > 0
+    assert reports["revocation"]["median_closed_ms"] > 0
