@@ -271,9 +271,9 @@ class PolicyEngine:
             decision = fold(verdict, [self._name(number) for number in reasons], [self._name(n) for n in failed])
         except QueryInvalid as error:
             return Denied(DenyReason.QUERY_INVALID), (), (str(error),)
-        except BaseException as error:
+        except BaseException as fault:
             # A panic in Cedar arrives as pyo3's PanicException, which is no Exception.
-            return Denied(DenyReason.ENGINE_FAULT), (), (_reason(error),)
+            return Denied(DenyReason.ENGINE_FAULT), (), (_reason(fault),)
         return decision, reasons + failed, errors
 
     def _name(self, number: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from auth.principal import Principal
 
@@ -33,7 +33,7 @@ __all__ = [
     "source_text",
 ]
 
-ACTIONS = ("request", "reverse", "dispatch", "inspect", "enroll")
+ACTIONS: Final = ("request", "reverse", "dispatch", "inspect", "enroll")
 ResourceType = Literal["Route", "Pool"]
 
 
@@ -63,8 +63,8 @@ class Context(NamedTuple):
     now: float | None = None
 
 
-CONTEXT_KEYS = Context._fields
-REQUIRED_KEYS = frozenset({"listener", "protocol"})
+CONTEXT_KEYS: Final = Context._fields
+REQUIRED_KEYS: Final = frozenset({"listener", "protocol"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from auth.cedar import Decider, PolicyEngine
+from auth.cedar import Decider
 from auth.policy import Allowed, Context, ResourceType
 from auth.principal import Principal
 from auth.verifier import Authenticated, Unauthenticated
 from gateway.call import Admitted, Call
-from gateway.services import Services
+from gateway.services import Policies, Services
 from rhttp.recent import RecentAuthorization
 
 _TLS: Final = b"tls"
@@ -43,9 +43,9 @@ class Memory:
     def __init__(self) -> None:
         self.authorization = RecentAuthorization()
         self.decider: Decider | None = None
-        self.decider_of: tuple[PolicyEngine, str, str, str] | None = None
+        self.decider_of: tuple[Policies, str, str, str] | None = None
 
-    def decider_for(self, engine: PolicyEngine, principal: Principal, question: tuple[str, str, str]) -> Decider:
+    def decider_for(self, engine: Policies, principal: Principal, question: tuple[str, str, str]) -> Decider:
         """The prepared question; the principal is always the connection's."""
         of = (engine, *question)
         decider = self.decider

@@ -55,8 +55,8 @@ class AuditWriter:
         self.previous = self._file.previous
         self.torn = self._file.torn
         self.lost = 0
-        self._thread = threading.Thread(target=self._sync_loop, name=f"audit-{stream}", daemon=True)
-        self._thread.start()
+        self._syncer = threading.Thread(target=self._sync_loop, name=f"audit-{stream}", daemon=True)
+        self._syncer.start()
 
     @classmethod
     def open(cls, directory: Path, stream: str, config: AuditConfig | None = None) -> Self:
@@ -68,8 +68,8 @@ class AuditWriter:
         try:
             make_directory(directory)
             lock = open_lock(directory / f"{stream}.lock", wait=False)
-        except BlockingIOError as error:
-            raise AuditUnavailable(f"another process writes {stream} in {directory}; stop it first") from error
+        except BlockingIOError as held:
+            raise AuditUnavailable(f"another process writes {stream} in {directory}; stop it first") from held
         except OSError as error:
             raise AuditUnavailable(f"{directory}: {error.strerror}") from error
         try:
@@ -156,7 +156,7 @@ class AuditWriter:
         self._closed = True
         self._stop.set()
         self._wake.set()
-        self._thread.join()
+        self._syncer.join()
         try:
             self.sync()
         finally:

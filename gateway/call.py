@@ -22,7 +22,7 @@ _MAX_POLICIES: Final = 1024
 """Sets of policy ids remembered in rendered form."""
 
 
-_policies: dict[tuple[str, ...], bytes] = {}
+_policies: Final[dict[tuple[str, ...], bytes]] = {}
 
 
 def _render_policies(ids: tuple[str, ...]) -> bytes:

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+_NAMES: Final = (
+    "audit_lost",
+    "connections",
+    "cut",
+    "dispatches",
+    "dispatches_failed",
+    "handshakes_refused",
+    "policy_denied",
+    "refused",
+    "relayed",
+    "requests",
+    "requests_failed",
+    "retries",
+    "reversed_opened",
+    "unauthenticated",
+)
+
 
 class Counters:
     """Everything counted since the process began."""
 
-    __slots__ = (
-        "audit_lost",
-        "connections",
-        "cut",
-        "dispatches",
-        "dispatches_failed",
-        "handshakes_refused",
-        "policy_denied",
-        "refused",
-        "relayed",
-        "requests",
-        "requests_failed",
-        "retries",
-        "reversed_opened",
-        "unauthenticated",
-    )
+    __slots__ = _NAMES
 
     def __init__(self) -> None:
-        for name in self.__slots__:
+        for name in _NAMES:
             setattr(self, name, 0)
 
     audit_lost: int
@@ -44,4 +48,4 @@ class Counters:
 
     def as_dict(self) -> dict[str, int]:
         """Name to count."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in _NAMES}

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from typing import Final
 
 from gateway.configvalues import MasterConfig, MasterUrl
 from gateway.exchange import Exchange
 from gateway.services import Services
 from rhttp.client import ClientEnd
 
-_SHUNNED = 1.0
+_SHUNNED: Final = 1.0
 """Seconds for which a URL that refused a connection comes last."""
 
 

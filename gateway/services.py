@@ -10,17 +10,19 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from OpenSSL import SSL
 
-from auth.cedar import PolicyEngine
+from auth.cedar import Decider
 from auth.credentials import Credentials
+from auth.principal import Principal
 from auth.verifier import DigestVerifier
 from gateway.audit import AuditUnavailable
-from gateway.auditlog import AuditWriter
 from gateway.authority import Authorities
+from gateway.checkpoints import Head
 from gateway.config import Config
+from gateway.configvalues import AuditConfig
 from gateway.counters import Counters
 from gateway.identity import Peer
 from gateway.registry import Registry
@@ -37,6 +39,13 @@ if TYPE_CHECKING:
     from gateway.relay import RelayPool
 
 
+class Policies(Protocol):
+    """What a request is decided by; see `auth.cedar.PolicyEngine`."""
+
+    def decider(self, principal: Principal, action: str, resource_type: str, resource: str, /) -> Decider:
+        """Who answers this question in changing circumstances."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Generation:
     """One configuration in force."""
@@ -45,7 +54,7 @@ class Generation:
     config: Config
     limits: Http1Limits
     routes: RouteTable
-    engine: PolicyEngine
+    engine: Policies
     verifier: DigestVerifier
     peers: PeerVerifier
     context: SSL.Context
@@ -72,7 +81,40 @@ class RequestIds:
     def next(self) -> str:
         """A name never given before."""
         self._count += 1
-        return f"{self._prefix}{self._count:08x}"
+        return self._prefix + format(self._count, "08x")
+
+
+class AuditSink(Protocol):
+    """What is asked of the audit log; see `gateway.auditlog.AuditWriter`."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether lines can be written."""
+
+    @property
+    def previous(self) -> str:
+        """How the stream ended the last time: none, clean or unclean."""
+
+    def configure(self, config: AuditConfig, /) -> None:
+        """Take up new bounds."""
+
+    def write(self, event: str, fields: Mapping[str, object] | bytes, /) -> None:
+        """Append one line; raises `AuditUnavailable`."""
+
+    def refusal(self, event: str, fields: Mapping[str, object], now: float, /) -> None:
+        """Append a refusal, or fold it into a count; raises `AuditUnavailable`."""
+
+    def tick(self, now: float, /) -> None:
+        """Write counts whose time is over."""
+
+    def flush_refusals(self) -> None:
+        """Write all counts."""
+
+    def durable(self) -> Head | None:
+        """The last line that is on disk."""
+
+    def close(self) -> None:
+        """Write and sync what is left."""
 
 
 class Services:
@@ -99,7 +141,7 @@ class Services:
         "wheel",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, audit: AuditWriter) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, audit: AuditSink) -> None:
         self.loop = loop
         self.audit = audit
         self.generation: Generation

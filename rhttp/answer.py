@@ -35,7 +35,14 @@ class Phase(enum.IntEnum):
     """The link belongs to somebody else now."""
 
 
-_CONTENT, _READ = Phase.CONTENT, Phase.READ
+# The same as plain numbers, for the ends: they are compared many times a request.
+HEAD: Final = 0
+CONTENT: Final = 1
+READ: Final = 2
+DISCARD: Final = 3
+LINGER: Final = 4
+CLOSED: Final = 5
+DETACHED: Final = 6
 
 
 class AnswerSide(asyncio.Protocol):
@@ -59,7 +66,8 @@ class AnswerSide(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.link: Link
-        self.phase = Phase.HEAD
+        self.phase: int = HEAD
+        """A `Phase`."""
         self.request: RequestHead | None = None
         self.close_after = False
         """Close when the present exchange is over."""
@@ -88,7 +96,7 @@ class AnswerSide(asyncio.Protocol):
 
     def interim(self, status: int, block: bytes = b"") -> None:
         """Send an interim answer, unless the peer speaks HTTP/1.0, which knows none."""
-        if self.phase in (_CONTENT, _READ) and self.request is not None and self.request.http11:
+        if self.phase in (CONTENT, READ) and self.request is not None and self.request.http11:
             self._continued = self._continued or status == 100
             self.link.write(CONTINUE if status == 100 else b"%b%b\r\n" % (status_line(status), block))
 
@@ -106,15 +114,15 @@ class AnswerSide(asyncio.Protocol):
             LocalProtocolError: out of turn.
         """
         request = self.request
-        if request is None or self.phase not in (_CONTENT, _READ) or not self.uncommitted:
-            raise LocalProtocolError(f"an answer out of turn ({self.phase!r})")
+        if request is None or self.phase not in (CONTENT, READ) or not self.uncommitted:
+            raise LocalProtocolError(f"an answer out of turn ({Phase(self.phase)!r})")
         self.responded = True
         self._has_begun = False
         self.status = status
         self._out.clear()
         self._chunking = False
         http11 = request.http11
-        if not self._continued and self.phase == _CONTENT:
+        if not self._continued and self.phase == CONTENT:
             self.close_after = True  # nobody can say whether the content that we did not ask for still comes
         self._bodyless = request.method == b"HEAD" or status == 204 or status == 304
         if request.close or self.close_after:

@@ -51,12 +51,13 @@ class Ask:
     ) -> None:
         self._link = link
         self._take = take
-        self._end = _Client(self, limits, wheel)
+        self._end = ClientEnd(self, limits, wheel)
+        self._watch = _Watch(self._end)
         self._asked = Asked()
         self._content = b""
         self._done: asyncio.Future[None] | None = None
         self._end.connection_made(link)  # type: ignore[arg-type]  # a Link
-        link.set_protocol(self._end)
+        link.set_protocol(self._watch)
 
     @property
     def is_open(self) -> bool:
@@ -78,8 +79,8 @@ class Ask:
         self._asked = Asked()
         self._content = b""
         if self._end.closed:
-            self._asked.detail = self._end.ended or "closed"
-            self._asked.alert = self._end.alert
+            self._asked.detail = self._watch.ended or "closed"
+            self._asked.alert = self._watch.alert
             return self._asked
         self._done = asyncio.get_running_loop().create_future()
         self._end.head(self, method, block, 0, upgrade=token)
@@ -131,7 +132,7 @@ class Ask:
         """No whole answer."""
         self._asked.status = 0
         self._asked.detail = detail
-        self._asked.alert = self._end.alert
+        self._asked.alert = self._watch.alert
         self._asked.is_malformed = loss is Loss.INVALID
         self._finish()
 
@@ -150,22 +151,38 @@ class Ask:
         """Its sink was told."""
 
 
-class _Client(ClientEnd):
-    """Remembers how the connection ended."""
+class _Watch(asyncio.Protocol):
+    """Stands between the link and the client end, and remembers how the connection ended."""
 
-    __slots__ = ("alert", "ended")
+    __slots__ = ("_end", "alert", "ended")
 
-    def __init__(self, owner: Ask, limits: Http1Limits, wheel: TimerWheel) -> None:
-        super().__init__(owner, limits, wheel)
+    def __init__(self, end: ClientEnd) -> None:
+        self._end = end
         self.alert = ""
         self.ended = ""
 
+    def data_received(self, data: bytes) -> None:
+        """On it goes."""
+        self._end.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        """On it goes."""
+        return self._end.eof_received()
+
+    def pause_writing(self) -> None:
+        """On it goes."""
+        self._end.pause_writing()
+
+    def resume_writing(self) -> None:
+        """On it goes."""
+        self._end.resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Keep the alert's name, then as ever."""
+        """Keep the alert's name, then on it goes."""
         self.ended = "the connection was lost"
         if isinstance(exc, SSL.Error) and "alert" in (words := openssl_reason(exc)):
             self.alert = words
-        super().connection_lost(exc)
+        self._end.connection_lost(exc)
 
 
 def _safe(text: Any) -> str:

@@ -12,7 +12,7 @@ from rhttp.errors import RemoteProtocolError
 from rhttp.fields import FORBIDDEN_IN_TRAILERS, Fields, parse_field_block
 
 # chunk-size is 1*HEXDIG; 15 digits stay below 2**63. chunk-ext is checked for bytes, not parsed: nobody uses it.
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})((?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?)")
+_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})((?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?)")
 MAX_CHUNK_LINE: Final = 256
 """Bytes of one chunk-size line with its extensions; a longer one is an attack (megabyte extensions), not a client."""
 MAX_EXTENSIONS: Final = 4096
@@ -62,6 +62,13 @@ class CloseReader:
         return []
 
 
+# What a chunked reader waits for.
+_SIZE: Final = 0
+_DATA: Final = 1
+_DATA_END: Final = 2
+_TRAILERS: Final = 3
+
+
 class ChunkedReader:
     """Chunked content, strictly: CRLF line ends only, bounded lines, extensions and trailers.
 
@@ -70,12 +77,10 @@ class ChunkedReader:
 
     __slots__ = ("_buffer", "_extensions", "_left", "_max_fields", "_max_trailers", "_state", "trailers")
 
-    _SIZE, _DATA, _DATA_END, _TRAILERS = range(4)
-
     def __init__(self, *, max_trailers: int = 8192, max_fields: int = 100) -> None:
         self._buffer = b""
         self._left = 0
-        self._state = self._SIZE
+        self._state = _SIZE
         self._extensions = 0
         self._max_trailers = max_trailers
         self._max_fields = max_fields
@@ -93,7 +98,7 @@ class ChunkedReader:
         out: list[bytes] = []
         at, size = 0, len(data)
         while True:
-            if self._state == self._DATA:
+            if self._state == _DATA:
                 take = min(self._left, size - at)
                 if take:
                     out.append(data[at : at + take])
@@ -101,8 +106,8 @@ class ChunkedReader:
                     self._left -= take
                 if self._left:
                     break
-                self._state = self._DATA_END
-            elif self._state == self._DATA_END:
+                self._state = _DATA_END
+            elif self._state == _DATA_END:
                 if size - at < 2:
                     if data[at : at + 1] not in (b"", b"\r"):
                         raise RemoteProtocolError(400, "bad-request", "chunk data is longer than its size")
@@ -110,8 +115,8 @@ class ChunkedReader:
                 if data[at : at + 2] != b"\r\n":
                     raise RemoteProtocolError(400, "bad-request", "chunk data is longer than its size")
                 at += 2
-                self._state = self._SIZE
-            elif self._state == self._SIZE:
+                self._state = _SIZE
+            elif self._state == _SIZE:
                 eol = data.find(b"\n", at, at + MAX_CHUNK_LINE)
                 if eol < 0:
                     if size - at >= MAX_CHUNK_LINE:
@@ -137,7 +142,7 @@ class ChunkedReader:
         if self._extensions > MAX_EXTENSIONS:
             raise RemoteProtocolError(400, "bad-request", "too many chunk extensions")
         self._left = int(match[1], 16)
-        self._state = self._DATA if self._left else self._TRAILERS
+        self._state = _DATA if self._left else _TRAILERS
 
     def _trailers_end(self, data: bytes, at: int) -> int:
         """Where the trailer section ends, or -1 when more bytes are needed."""

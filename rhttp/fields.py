@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Final
 
 from rhttp.errors import RemoteProtocolError
 
@@ -14,12 +15,12 @@ Field = tuple[bytes, bytes]
 """A field line: its name in lower case, its value without surrounding white space."""
 Fields = list[Field]
 
-TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # RFC 9112 section 5: field-line = field-name ":" OWS field-value OWS; no obs-fold, no bare CR.
 # Possessive: with backtracking, a line of spaces that ends in a bad byte costs the square of its length.
-_FIELD_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)\r\n")
+_FIELD_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)\r\n")
 
-HOP_BY_HOP = frozenset(
+HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -36,7 +37,7 @@ HOP_BY_HOP = frozenset(
 )
 """Fields that belong to one connection (RFC 9110 section 7.6.1) and are never forwarded."""
 
-FORBIDDEN_IN_TRAILERS = HOP_BY_HOP | frozenset(
+FORBIDDEN_IN_TRAILERS: Final = HOP_BY_HOP | frozenset(
     {
         b"content-length",
         b"host",

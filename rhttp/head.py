@@ -9,7 +9,7 @@ Posture: pure, meets bytes of untrusted clients, workers and masters.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import ClassVar, Final
 
 import httptools
 
@@ -31,10 +31,10 @@ IDEMPOTENT: Final = frozenset(
 SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PROPFIND", b"SEARCH", b"REPORT", b"QUERY"})
 """Methods that ask for no change (RFC 9110 section 9.2.1)."""
 
-_VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 # Content-Length: 18 digits stay far below 2**63, so no parser behind us can wrap.
-_LENGTH = re.compile(rb"[0-9]{1,18}")
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 
 _SPECIAL: Final = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade", b"authorization"}
@@ -141,8 +141,14 @@ class _Collector:
 
     __slots__ = ("fields", "special")
 
-    on_message_begin = on_url = on_status = on_body = on_headers_complete = on_message_complete = None
-    on_chunk_header = on_chunk_complete = None
+    on_message_begin: ClassVar[None] = None
+    on_url: ClassVar[None] = None
+    on_status: ClassVar[None] = None
+    on_body: ClassVar[None] = None
+    on_headers_complete: ClassVar[None] = None
+    on_message_complete: ClassVar[None] = None
+    on_chunk_header: ClassVar[None] = None
+    on_chunk_complete: ClassVar[None] = None
 
     def __init__(self) -> None:
         self.fields: Fields = []
@@ -295,8 +301,8 @@ def parse_response_head(block: bytes, *, max_fields: int = 100) -> ResponseHead:
     try:
         for name, value in collector.special:
             _note_response_field(head, name, value)
-    except RemoteProtocolError as error:
-        raise _fault(error.detail, 502) from None
+    except RemoteProtocolError as broken:
+        raise _fault(broken.detail, 502) from None
     if head.chunked and (head.content_length is not None or not head.http11):
         raise _fault("conflicting message lengths", 502)
     if head.status < 200 and (head.chunked or head.content_length):

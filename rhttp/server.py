@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from rhttp.answer import AnswerSide, Phase
+from rhttp.answer import CLOSED, CONTENT, DETACHED, DISCARD, HEAD, LINGER, READ, AnswerSide
 from rhttp.content import LAST_CHUNK, ChunkedReader, ContentReader, LengthReader, last_chunk
 from rhttp.ends import Link, RequestSink
 from rhttp.errors import RemoteProtocolError
@@ -33,9 +33,6 @@ class ServerOwner(Protocol):
 
     def end_closed(self, end: ServerEnd, /) -> None:
         """The connection is gone."""
-
-
-_HEAD, _CONTENT, _READ, _DISCARD, _LINGER, _CLOSED, _DETACHED = Phase
 
 
 class ServerEnd(AnswerSide):
@@ -89,7 +86,7 @@ class ServerEnd(AnswerSide):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the peer."""
-        if self.phase >= _LINGER:
+        if self.phase >= LINGER:
             return
         if self._buffer:
             data, self._buffer = self._buffer + data, b""
@@ -98,19 +95,19 @@ class ServerEnd(AnswerSide):
     def _consume(self, data: bytes) -> None:
         self._consuming = True
         try:
-            while data and self.phase < _LINGER:
+            while data and self.phase < LINGER:
                 phase = self.phase
-                if phase == _READ or (phase == _HEAD and self._blocked):  # who takes no answers asks nothing more
+                if phase == READ or (phase == HEAD and self._blocked):  # who takes no answers asks nothing more
                     self._keep(data)
                     break
-                data = self._take_head(data) if phase == _HEAD else self._take_content(data)
+                data = self._take_head(data) if phase == HEAD else self._take_content(data)
         except RemoteProtocolError as error:
             self._malformed(error)
         finally:
             self._consuming = False
         if self.sink is not None:
             self.sink.request_flush()
-        if self._eof and self.phase == _HEAD:
+        if self._eof and self.phase == HEAD:
             self.shutdown()
 
     def _keep(self, data: bytes) -> None:
@@ -147,7 +144,7 @@ class ServerEnd(AnswerSide):
         elif head.content_length:
             self._reader = LengthReader(head.content_length)
         else:
-            self.phase = _READ
+            self.phase = READ
             self._wheel.clear(self)
             if head.upgrade is None:
                 self.owner.request_received(self, head)
@@ -155,11 +152,11 @@ class ServerEnd(AnswerSide):
             # Whoever takes the link over must see what came behind the head.
             self._buffer = data[end:]
             self.owner.request_received(self, head)
-            if self.phase >= _LINGER:
+            if self.phase >= LINGER:
                 return b""
             rest, self._buffer = self._buffer, b""
             return rest
-        self.phase = _CONTENT
+        self.phase = CONTENT
         self._continued = head.expect is None
         self._wheel.set(self, limits.content_timeout)
         self.owner.request_received(self, head)
@@ -169,7 +166,7 @@ class ServerEnd(AnswerSide):
         reader = self._reader
         assert reader is not None
         content, ended, surplus = reader.feed(data)
-        if self.phase == _DISCARD:
+        if self.phase == DISCARD:
             if ended:
                 self._reader = None
                 self._next()
@@ -182,13 +179,13 @@ class ServerEnd(AnswerSide):
         sink = self.sink
         if content and sink is not None:
             sink.request_content(content)
-        if ended and self.phase == _CONTENT:
+        if ended and self.phase == CONTENT:
             self._reader = None
-            self.phase = _READ
+            self.phase = READ
             self._wheel.clear(self)
             if sink is not None:
                 sink.request_end(reader.trailers)
-        elif ended and self.phase == _DISCARD:  # the sink answered while it took the last content
+        elif ended and self.phase == DISCARD:  # the sink answered while it took the last content
             self._reader = None
             self._next()
         return surplus
@@ -197,21 +194,21 @@ class ServerEnd(AnswerSide):
         """A head or content that cannot be framed: nothing behind it can be trusted."""
         self._buffer = b""
         self._wheel.clear(self)
-        if self.phase in (_CONTENT, _READ):
+        if self.phase in (CONTENT, READ):
             sink, self.sink = self.sink, None
             answered = self.responded
-            self.phase = _READ
+            self.phase = READ
             if sink is not None:
                 sink.request_abort(error.detail)
             if answered:
-                if self.phase < _LINGER:
+                if self.phase < LINGER:
                     self.abort()
                 return
             self._out.clear()
-        elif self.phase == _DISCARD:
+        elif self.phase == DISCARD:
             self.shutdown()
             return
-        self.phase = _READ
+        self.phase = READ
         self.close_after = True
         self.owner.request_malformed(self, error.status, error.code, error.detail)
 
@@ -220,26 +217,26 @@ class ServerEnd(AnswerSide):
         self._eof = True
         self.close_after = True
         phase = self.phase
-        if phase == _HEAD and not self._consuming:
+        if phase == HEAD and not self._consuming:
             self.shutdown()
-        elif phase == _CONTENT:
+        elif phase == CONTENT:
             self._lost("the peer ended the connection in mid-content")
             self.abort()
-        elif phase == _READ:
+        elif phase == READ:
             if self.sink is not None:
                 self.sink.request_half_closed()
-        elif phase == _DISCARD:
+        elif phase == DISCARD:
             self.shutdown()
-        elif phase == _LINGER and not self.link.get_write_buffer_size():
+        elif phase == LINGER and not self.link.get_write_buffer_size():
             self.link.close()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The link is gone."""
-        if self.phase == _DETACHED:
+        if self.phase == DETACHED:
             return
-        already = self.phase == _CLOSED
-        self.phase = _CLOSED
+        already = self.phase == CLOSED
+        self.phase = CLOSED
         self._wheel.forget(self)
         self._buffer = b""
         self._reader = None
@@ -262,26 +259,26 @@ class ServerEnd(AnswerSide):
     def resume_writing(self) -> None:
         """The peer caught up."""
         self._blocked = False
-        if self.phase == _READ:
+        if self.phase == READ:
             self._wheel.clear(self)
         if self.sink is not None:
             self.sink.response_unblocked()
-        elif self.phase == _HEAD:
+        elif self.phase == HEAD:
             self._await_request()
 
     def deadline_passed(self) -> None:
         """A head, content or reader too slow, an idle connection, or a linger that is over."""
         phase = self.phase
-        if phase == _HEAD and self._buffer and not self._blocked:
+        if phase == HEAD and self._buffer and not self._blocked:
             self._malformed(RemoteProtocolError(408, "request-timeout", "head too slow"))
-        elif phase == _DISCARD or (phase == _HEAD and not self._blocked):
+        elif phase == DISCARD or (phase == HEAD and not self._blocked):
             self.shutdown()
-        elif phase == _CONTENT and not self._blocked:
+        elif phase == CONTENT and not self._blocked:
             if self._paused:  # we are the slow side; the exchange has its own deadline
                 self._wheel.set(self, self._limits.content_timeout)
             else:
                 self._malformed(RemoteProtocolError(408, "request-timeout", "content too slow"))
-        elif phase == _LINGER and (waiting := self.link.get_write_buffer_size()) != self._left:
+        elif phase == LINGER and (waiting := self.link.get_write_buffer_size()) != self._left:
             self._left = waiting  # the peer still takes what was written
             self._wheel.set(self, self._limits.linger)
         else:
@@ -291,7 +288,7 @@ class ServerEnd(AnswerSide):
     @property
     def is_idle(self) -> bool:
         """Whether it waits for a request and not a byte of one has come: then closing it loses nothing here."""
-        return self.phase == _HEAD and not self._buffer
+        return self.phase == HEAD and not self._buffer
 
     # ---- the exchange's side, with what `AnswerSide` offers ----
 
@@ -308,10 +305,10 @@ class ServerEnd(AnswerSide):
 
     def request_over(self) -> None:
         """Go on after a complete answer: the next request, the rest of this one's content, or the end."""
-        if self.phase == _READ:
+        if self.phase == READ:
             self._next()
-        elif self.phase == _CONTENT:
-            self.phase = _DISCARD
+        elif self.phase == CONTENT:
+            self.phase = DISCARD
             self._left = self._limits.refused_content
             self._wheel.set(self, self._limits.refused_timeout)
             length = self.request.content_length if self.request is not None else None
@@ -326,7 +323,7 @@ class ServerEnd(AnswerSide):
         if self.close_after:
             self.shutdown()
             return
-        self.phase = _HEAD
+        self.phase = HEAD
         if not self._blocked:
             self._await_request()
 
@@ -344,29 +341,29 @@ class ServerEnd(AnswerSide):
 
     def expect_within(self, seconds: float) -> None:
         """Close when no further request begins in this time; for a peer that was given one more chance."""
-        if self.phase == _HEAD:
+        if self.phase == HEAD:
             self._wheel.set(self, seconds)
 
     def pause(self) -> None:
         """Stop reading: whoever takes the content is slower."""
-        if not self._paused and self.phase < _LINGER:
+        if not self._paused and self.phase < LINGER:
             self._paused = True
             self.link.pause_reading()
 
     def resume(self) -> None:
         """Read again."""
-        if self._paused and self.phase < _CLOSED:
+        if self._paused and self.phase < CLOSED:
             self._paused = False
-            if self.phase == _CONTENT:
+            if self.phase == CONTENT:
                 self._wheel.set(self, self._limits.content_timeout)
             self.link.resume_reading()
 
     def shutdown(self) -> None:
         """Send what is left, say that no more comes, read and drop for a moment, close."""
-        if self.phase >= _LINGER:
+        if self.phase >= LINGER:
             return
         self.flush()
-        self.phase = _LINGER
+        self.phase = LINGER
         self._buffer = b""
         self._reader = None
         if self._paused:
@@ -380,8 +377,8 @@ class ServerEnd(AnswerSide):
 
     def abort(self) -> None:
         """Close now, so that the peer sees that the answer is not whole."""
-        if self.phase < _CLOSED:
-            self.phase = _CLOSED
+        if self.phase < CLOSED:
+            self.phase = CLOSED
             self._wheel.forget(self)
             self.link.abort()
             self._out.clear()
@@ -392,7 +389,7 @@ class ServerEnd(AnswerSide):
         """Give the link away after a role switch; answer it with the bytes that came too early."""
         link, surplus = self.link, self._buffer
         self.flush()
-        self.phase = _DETACHED
+        self.phase = DETACHED
         self._wheel.forget(self)
         self.sink = None
         self.request = None

@@ -64,6 +64,7 @@ class TlsLink:
         "handshake",
         "socket",
     )
+    __deletable__ = ["_connection"]  # noqa: RUF012 - by this mypyc knows that `detach` deletes it
 
     def __init__(
         self,
@@ -377,8 +378,7 @@ class TlsLink:
             done(self, "timeout")
 
     def _lose(self, error: Exception) -> None:
-        if self._state < _State.CLOSED:
-            self._drop(error)
+        self._drop(error)
 
     def _unwatch(self) -> None:
         self._loop.remove_reader(self._fd)

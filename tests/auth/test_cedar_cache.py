@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import weakref
 from unittest import mock
 
 import cedarpy
@@ -157,12 +156,16 @@ def test_engine_is_freed_when_a_reload_lets_go_of_it() -> None:
     engine = load(DEFAULT_POLICY)
     decider = engine.decider(ALICE, "request", "Route", "jobs")
     decider.decide(TLS)
-    seen = weakref.ref(engine)
+    gc.collect()
     gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
     try:
         del engine, decider
-        assert seen() is None
+        gc.collect()
+        assert not [left for left in gc.garbage if isinstance(left, PolicyEngine)]
     finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
         gc.enable()
 
 

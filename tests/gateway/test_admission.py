@@ -54,7 +54,7 @@ class Desk:
                 self.asked += 1
                 return decider(*question)
 
-        services.generation.engine = Spy()  # type: ignore[assignment]
+        services.generation.engine = Spy()
         self.peer = client_peer(**peer)
         self.requester: Requester = self.bench.requester(self.peer)
         self._numbers = 0

@@ -98,18 +98,17 @@ def test_registry_does_not_look_at_anybody_while_none_can_have_expired() -> None
     registry = Registry()
     looked: list[Peer] = []
 
-    class Watched(Peer):
+    class Watched(Connection):
         @property
-        def expires(self) -> float:  # type: ignore[override]
-            looked.append(self)
-            return 1000.0
+        def peer(self) -> Peer:
+            looked.append(self._peer)
+            return self._peer
 
-        @expires.setter
-        def expires(self, value: float) -> None:
-            pass
+        @peer.setter
+        def peer(self, value: Peer) -> None:
+            self._peer = value
 
-    principal = Principal(kind="Client", name="alice")
-    Connection(registry, Watched(principal=principal, serial="01", fingerprint=b"", expires=1000.0, source=None))
+    Watched(registry, client("alice", expires=1000.0))
     looked.clear()
     assert registry.cut_expired(999.0) == 0
     assert looked == []

@@ -9,6 +9,7 @@ from itertools import count
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.slots import attributes
 
 from rhttp.digest import (
     HASHES,
@@ -126,7 +127,7 @@ def test_parse_authorization_tolerated_spelling_reads_the_same(old: bytes, new: 
     """Spellings that real clients use mean the same as the RFC's own."""
     assert old in VALUE
     found, plain = parsed(VALUE.replace(old, new)), parsed(VALUE)
-    assert all(getattr(found, name) == getattr(plain, name) for name in DigestCredentials.__slots__)
+    assert all(getattr(found, name) == getattr(plain, name) for name in attributes(DigestCredentials))
 
 
 def test_parse_authorization_without_qop_leaves_the_counters_empty() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.slots import attributes
 
 from rhttp.errors import RemoteProtocolError
 from rhttp.fields import TOKEN, serialize
@@ -67,7 +68,7 @@ def test_request_head_parses_or_blames_the_peer(block: bytes) -> None:
     check_fields(head)
     line = b"%b %b HTTP/1.%d\r\n" % (head.method, head.target, head.http11)
     again = parse_request_head(line + serialize(head.fields) + b"\r\n")
-    for name in RequestHead.__slots__:
+    for name in attributes(RequestHead):
         assert getattr(again, name) == getattr(head, name)
 
 
@@ -87,7 +88,7 @@ def test_response_head_parses_or_blames_the_peer(block: bytes) -> None:
     check_fields(head)
     line = b"HTTP/1.%d %d %b\r\n" % (head.http11, head.status, head.reason)
     again = parse_response_head(line + serialize(head.fields) + b"\r\n")
-    for name in ResponseHead.__slots__:
+    for name in attributes(ResponseHead):
         assert getattr(again, name) == getattr(head, name)
 
 

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.slots import attributes
 
 from rhttp.errors import RemoteProtocolError
 from rhttp.head import RequestHead, ResponseHead, parse_request_head, parse_response_head
 from rhttp.headmemo import read_request_head, read_response_head
 
-PLAIN = [name for name in RequestHead.__slots__ if name not in ("fields", "forwarded")]
+PLAIN = [name for name in attributes(RequestHead) if name not in ("fields", "forwarded")]
 REQUEST = b"POST /a?b HTTP/1.1\r\nHost: x\r\nX-A: 1\r\nAuthorization: Digest a=b\r\nContent-Length: 3\r\n\r\n"
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nContent-Length: 3\r\nConnection: close\r\n\r\n"
 
@@ -70,7 +71,7 @@ def test_response_head_read_before_or_not_is_what_the_parser_says(at: int, inser
             head = read()
         except RemoteProtocolError as error:
             return error.status
-        return [getattr(head, name) for name in ResponseHead.__slots__ if name != "forwarded"]
+        return [getattr(head, name) for name in attributes(ResponseHead) if name != "forwarded"]
 
     block = RESPONSE[:at] + insert + RESPONSE[at + cut :]
     block = block[: block.find(b"\r\n\r\n") + 4] if b"\r\n\r\n" in block else block

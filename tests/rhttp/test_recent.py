@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from support.slots import attributes
 
 from rhttp.digest import Algorithm, DigestCredentials, ha1, parse_authorization, response, response_of
 from rhttp.recent import RecentAuthorization
@@ -18,7 +19,7 @@ HEX64 = b"0123456789abcdef" * 4
 
 def facts(found: object) -> object:
     if isinstance(found, DigestCredentials):
-        return {name: getattr(found, name) for name in DigestCredentials.__slots__}
+        return {name: getattr(found, name) for name in attributes(DigestCredentials)}
     return found
 
 
