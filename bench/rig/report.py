@@ -20,16 +20,17 @@ def versions(command: Path) -> dict[str, str]:
     python = command.read_bytes().split(b"\n", 1)[0].decode(errors="replace").removeprefix("#!").strip()
     wanted = "cryptography pyopenssl uvloop httptools".split()  # noqa: SIM905
     script = (
-        "import json, platform, importlib.metadata as m\n"
+        "import json, platform, rhttp.server, importlib.metadata as m\n"
         "from cryptography.hazmat.backends.openssl import backend\n"
         "facts = {'python': platform.python_version(), 'gateway_openssl': backend.openssl_version_text()}\n"
+        "facts['build'] = 'interpreted' if rhttp.server.__file__.endswith('.py') else 'compiled'\n"
         f"facts.update({{name: m.version(name) for name in {['rhttp-pki', *wanted]!r}}})\n"
         "print(json.dumps(facts))\n"
     )
     ours: dict[str, str] = {"gateway": "unknown"}
     if Path(python).exists():
         told = subprocess.run(
-            [python, "-c", script], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+            [python, "-P", "-c", script], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
         )
         ours = json.loads(told.stdout) if told.returncode == 0 else ours
     openssl = subprocess.run(
