@@ -152,7 +152,7 @@ class TlsAcceptor:
     def _open(self, link: TlsLink, source: str) -> None:
         services = self._services
         seen = link.handshake.peer
-        link.forget_handshake()
+        link.handshake.forget()
         if not isinstance(seen, Seen):
             # OpenSSL accepted and our verification never ran: impossible, therefore refused.
             services.counters.connections -= 1

@@ -41,7 +41,7 @@ class TimerWheel:
         """Let ``item`` expire ``seconds`` from now, earlier or later than before."""
         deadline = self.now + seconds
         item.deadline = deadline
-        if not item.bucket or deadline < item.bucket:
+        if not item.bucket or deadline < item.bucket - self.tick:  # else its bucket is early enough
             self._place(item, deadline)
 
     def clear(self, item: Timed) -> None:

@@ -21,7 +21,7 @@ from OpenSSL import SSL
 
 from rhttp.timers import TimerWheel
 from rhttp.tlscontext import Handshake, NoCommonProtocol, openssl_reason
-from rhttp.tlsrecord import give, take
+from rhttp.tlsrecord import RECORD, give, take
 
 _READS: Final = 8
 """Records taken in one turn, so that one busy peer does not starve the others."""
@@ -192,10 +192,6 @@ class TlsLink:
         """Hand the connection to another owner: the role switch."""
         self._owner = protocol
 
-    def forget_handshake(self) -> None:
-        """Free what only the handshake needed; take the identity first."""
-        self.handshake.forget()
-
     def detach(self) -> socket.socket:
         """Give the bare socket away at a record boundary; this object is of no further use.
 
@@ -216,7 +212,7 @@ class TlsLink:
     # ---- reading ----
 
     def _readable(self) -> None:
-        """Read until there is nothing more: when a reset comes with data, the loop tells of it once and never again."""
+        """Read what there is; look once more a moment later: uvloop stops watching when a reset comes with data."""
         for _ in range(_READS):
             try:
                 data = take(self._connection)
@@ -227,7 +223,7 @@ class TlsLink:
                 self._watch_write(True)
                 return
             except SSL.Error as error:
-                self._lose(error)
+                self._drop(error)
                 return
             if data is None:
                 return
@@ -236,7 +232,9 @@ class TlsLink:
             except Exception:
                 self.abort()  # nobody knows any more where this connection stands
                 raise
-            if not self._reading or self._state > _State.OPEN:
+            if len(data) < RECORD or not self._reading or self._state > _State.OPEN:
+                if not self.deadline and self._state == _State.OPEN:
+                    self._wheel.set(self, 0.25)
                 return
         self._loop.call_soon(self._read_on)
 
@@ -281,7 +279,7 @@ class TlsLink:
             except (SSL.WantWriteError, SSL.WantReadError):
                 sent = 0
             except SSL.Error as error:
-                self._loop.call_soon(self._lose, error)
+                self._loop.call_soon(self._drop, error)
                 return
             if sent == len(data):
                 return
@@ -302,7 +300,7 @@ class TlsLink:
             except (SSL.WantWriteError, SSL.WantReadError):
                 break
             except SSL.Error as error:
-                self._loop.call_soon(self._lose, error)
+                self._loop.call_soon(self._drop, error)
                 return
             self._out_size -= sent
             if sent == len(data):
@@ -371,14 +369,14 @@ class TlsLink:
             self._drop()
 
     def deadline_passed(self) -> None:
-        """The handshake, a linger or the last bytes took too long."""
-        done, self._done = self._done, None
+        """The handshake, a linger or the last bytes took too long; or it is time for another look."""
+        if self._state == _State.OPEN:
+            self._read_on()
+            return
         self._drop()
-        if done is not None:
+        if (done := self._done) is not None:
+            self._done = None
             done(self, "timeout")
-
-    def _lose(self, error: Exception) -> None:
-        self._drop(error)
 
     def _unwatch(self) -> None:
         self._loop.remove_reader(self._fd)

@@ -19,7 +19,7 @@ RECORD: Final = 16384
 _BUFFER: Final = ffi.new("char[]", RECORD)
 _read: Final = lib.SSL_read
 _write: Final = lib.SSL_write
-_bytes: Final = ffi.buffer
+_unpack: Final = ffi.unpack
 _clear: Final = lib.ERR_clear_error
 _error: Final = lib.SSL_get_error
 _WANT_READ: Final = lib.SSL_ERROR_WANT_READ
@@ -35,7 +35,7 @@ def take(connection: SSL.Connection) -> bytes | None:
     _clear()  # SSL_get_error takes whatever another connection left in the thread's queue for this one's
     count: int = _read(ssl, _BUFFER, RECORD)
     if count > 0:
-        data: bytes = _bytes(_BUFFER, count)[:]
+        data: bytes = _unpack(_BUFFER, count)
         return data
     if _error(ssl, count) == _WANT_READ:
         return None
