@@ -123,10 +123,11 @@ def forwarded(source: str | None, proto: bytes, host: bytes | None) -> bytes:
 
 def via_names(head: RequestHead, pseudonym: bytes) -> tuple[bytes, bool]:
     """The ``Via`` value that came (empty: none), and whether it names this gateway already (RFC 9110 section 7.6.3)."""
-    values = [value for name, value in head.fields if name == b"via"]
-    if not values:
+    joined = head.forwarded.get("via")
+    if joined is None:
+        joined = head.forwarded["via"] = b", ".join([value for name, value in head.fields if name == b"via"])
+    if not joined:
         return b"", False
-    joined = b", ".join(values)
     loop = False
     for member in joined.split(b","):
         words = member.split()
