@@ -167,7 +167,7 @@ class ChainChecker:
 
     def uncovered(self) -> int:
         """Lines behind the last checkpoint: only the chain, which anyone can compute, speaks for them."""
-        return min(self.lines, self.seq - self._heads.last())
+        return max(0, min(self.lines, self.seq - self._heads.last()))
 
     def _shape(self, line: bytes) -> str | None:
         try:

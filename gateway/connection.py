@@ -65,6 +65,7 @@ class Connection:
         """Steps in their order: certificate, head, Digest, policy, then own path, pool or route."""
         services = self._services
         generation = services.generation
+        end.limits = generation.limits
         call = self._call = Call(head, self.peer, self.listener, services.ids.next(), generation)
         if self.upgrade_refused:
             end.close_after = True  # this is the one more request
@@ -92,6 +93,9 @@ class Connection:
         digest = admission.check_digest(services, call, self.memory)
         if isinstance(digest, Refused):
             self.refused(end, call, digest)
+            return
+        if target.asterisk:
+            answer_options(services, end, call)  # about the gateway as a whole (RFC 9110 section 9.3.7)
             return
         # 4. and 5. Policy, then what was asked for.
         if is_reserved(target.path):
@@ -149,7 +153,7 @@ class Connection:
                 covered = ours.covers(authority)
             else:  # any name will do on a unix socket, none too; but it goes into ``Forwarded``
                 covered = None if authority and split_authority(authority) is None else True
-            if target.authority is not None and head.host is not None and target.authority != head.host:
+            if covered and target.authority is not None and head.host is not None and target.authority != head.host:
                 covered = None  # RFC 9112 section 3.2.2 lets the target win; two names for one request are refused
             if not covered:
                 if covered is None:

@@ -98,7 +98,9 @@ class DataPlane:
             elif isinstance(pool, HostedPool):
                 pool.stop()
         self._ask_again(previous, generation)
-        services.record("gateway.reload", {"outcome": "done", "process": self._stream, "count": generation.number})
+        services.record(
+            "gateway.reload", {"outcome": "done", "process": self._stream, "detail": {"version": generation.number}}
+        )
 
     def _configure(self, config: Config) -> None:
         """Tell the parts that outlive every reload."""

@@ -331,7 +331,8 @@ class Exchange:
         if committed:
             self._end.abort()
         else:
-            fail(self._services, self._end, self.call, status, slug)
+            extra = b"" if self.worker_name is None else b"Rhttp-Worker: %b\r\n" % self.worker_name.encode("ascii")
+            fail(self._services, self._end, self.call, status, slug, extra)
 
     def _close_books(self, outcome: str, status: int | None, reason: str | None) -> bool:
         self.over = True

@@ -5,9 +5,11 @@ Posture: trusts the owner of the directory and nobody else; a home that others m
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -223,6 +225,28 @@ class Home:
         except OSError as error:
             raise HomeInvalid(f"cannot read {self.state_key}: {error.strerror}") from error
 
+    def made_for(self) -> dict[str, str]:
+        """What `init` fixed for good, by key of ``gateway.toml``: certificates and passwords are worth nothing without.
+
+        Empty for a home whose record of it is gone; `HomeInvalid` when it cannot be read.
+        """
+        place = self.certs / "home.json"
+        try:
+            found = json.loads(place.read_bytes()[:_MAX_CONFIG])
+            return {"trust_domain": str(found["trust_domain"]), "digest.realm": str(found["realm"])}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise HomeInvalid(f"cannot read {place} ({type(error).__name__}); restore it from a backup") from error
+
+    def changed_for_good(self, values: Mapping[str, object]) -> list[tuple[str, str]]:
+        """Key and message for each setting that `init` fixed and that is another one now."""
+        return [
+            (key, f"this home was made for {fixed!r}, and its certificates and passwords with it; put that back")
+            for key, fixed in self.made_for().items()
+            if values.get(key) != fixed
+        ]
+
     def basics(self) -> Basics:
         """The settings that commands need, read from ``gateway.toml``; `HomeInvalid` when it cannot be read."""
         try:
@@ -242,6 +266,8 @@ class Home:
         for key, value in values.items():
             if not isinstance(value, str) or not value:
                 raise HomeInvalid(f"{self.config}: `{key}` must be text; put back what `rhttp-pki init` wrote there")
+        for key, message in self.changed_for_good(values):
+            raise HomeInvalid(f"{self.config}: `{key}`: {message}")
         names = digest.get("algorithms", [Algorithm.SHA_256]) if isinstance(digest, dict) else []
         if not isinstance(names, list) or not names or not set(map(str, names)) <= set(Algorithm):
             raise HomeInvalid(f"{self.config}: `digest.algorithms` must list some of {', '.join(Algorithm)}; mend it")

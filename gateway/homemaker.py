@@ -11,6 +11,8 @@ import secrets
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import orjson
+
 from gateway.certaudit import audit_certificate
 from gateway.configtemplate import build_config
 from gateway.home import DEFAULT_LISTEN, Home
@@ -76,6 +78,7 @@ def _write_texts(staging: Staging, plan: HomePlan) -> None:
 
     config = build_config(trust_domain=plan.trust_domain, realm=plan.realm, listen=plan.listen)
     staging.write("gateway.toml", config)
+    staging.write("certs/home.json", orjson.dumps({"trust_domain": plan.trust_domain, "realm": plan.realm}))
     staging.write("policy.cedar", DEFAULT_POLICY.encode())
     staging.write("policy.cedarschema", SCHEMA_TEXT.encode())
 

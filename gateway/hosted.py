@@ -120,6 +120,7 @@ class HostedPool:
             connection.end.abort(Loss.NOT_SENT, "closed")
             return False
         name = slot.worker.name
+        connection.end.limits = self._services.generation.limits
         exchange.granted(connection.end, name.encode("ascii") + self._suffix, name)
         return True
 

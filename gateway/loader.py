@@ -230,6 +230,9 @@ def _config(reader: _Reader, text: str, overrides: Mapping[str, str]) -> Config 
     except ConfigInvalid as error:
         reader.problems += error.problems
         return None
+    fixed = {"trust_domain": config.trust_domain, "digest.realm": config.digest.realm}
+    for key, message in reader.attempt("certs", lambda: reader.home.changed_for_good(fixed), HomeInvalid) or ():
+        reader.problem(key, message)
     if config.processes > 1:
         reader.problem("processes", "more than one is not built yet; write 1 or leave it out")
     return config

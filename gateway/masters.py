@@ -71,6 +71,7 @@ class MasterPool:
 
     def _grant(self, exchange: Exchange, end: ClientEnd, target: _Target) -> None:
         exchange.waiting = False
+        end.limits = self._services.generation.limits
         exchange.granted(end, self._host or exchange.call.head.host or target.url.authority, None)
 
     def forget(self, exchange: Exchange) -> None:
@@ -194,6 +195,6 @@ class MasterPool:
             return transport
         return None
 
-    def authority(self) -> bytes:
-        """The ``Host`` towards this master when the request brings none."""
-        return self._host or self._targets[0].url.authority
+    def host_for(self, host: bytes | None) -> bytes:
+        """``Host`` towards this master: the configured one, else the requester's, else the first URL's."""
+        return self._host or host or self._targets[0].url.authority

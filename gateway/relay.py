@@ -194,7 +194,7 @@ class RelayPool:
         block = b"%b %b HTTP/1.1\r\nHost: %b\r\n%bUpgrade: %b\r\nConnection: Upgrade\r\n" % (
             call.head.method,
             path,
-            master.authority(),
+            master.host_for(call.head.host),
             fields,
             variant.token,
         )

@@ -43,7 +43,6 @@ class ClientEnd(asyncio.Protocol):
         "_eof",
         "_head_seen",
         "_left",
-        "_limits",
         "_method",
         "_out",
         "_paused",
@@ -56,6 +55,7 @@ class ClientEnd(asyncio.Protocol):
         "answered",
         "bucket",
         "deadline",
+        "limits",
         "link",
         "owner",
         "sink",
@@ -72,7 +72,7 @@ class ClientEnd(asyncio.Protocol):
         self.bucket = 0.0
         self.answered = 0
         """Answers completed on this connection."""
-        self._limits = limits
+        self.limits = limits
         self._wheel = wheel
         self._buffer = b""
         self._reader: ContentReader | None = None
@@ -135,7 +135,7 @@ class ClientEnd(asyncio.Protocol):
             self._sent_whole = not length
             self._out.append(b"%bContent-Length: %d\r\n\r\n" % (block, length))
         if self._sent_whole:
-            self._wheel.set(self, self._limits.answer_timeout)
+            self._wheel.set(self, self.limits.answer_timeout)
 
     def content(self, data: bytes) -> None:
         """Give content; it leaves with the next `flush` or `end`."""
@@ -157,7 +157,7 @@ class ClientEnd(asyncio.Protocol):
         if self._chunking:
             self._out.append(last_chunk(trailers) if trailers else LAST_CHUNK)
         self._sent_whole = True
-        self._wheel.set(self, self._limits.answer_timeout)
+        self._wheel.set(self, self.limits.answer_timeout)
         self.flush()
 
     def flush(self) -> None:
@@ -181,7 +181,7 @@ class ClientEnd(asyncio.Protocol):
         if self._paused and not self._closed:
             self._paused = False
             if self._reader is not None:
-                self._wheel.set(self, self._limits.content_timeout)
+                self._wheel.set(self, self.limits.content_timeout)
             self.link.resume_reading()
 
     def abort(self, loss: Loss = Loss.ABORTED, detail: str = "aborted") -> None:
@@ -211,7 +211,7 @@ class ClientEnd(asyncio.Protocol):
         """Close an idle connection in order; a peer that does not take what was written is cut a moment later."""
         if not self._closed:
             self._closed = True
-            self._wheel.set(self, self._limits.linger)
+            self._wheel.set(self, self.limits.linger)
             self.link.close()
             self.owner.client_closed(self, "closed")
 
@@ -249,7 +249,7 @@ class ClientEnd(asyncio.Protocol):
                 data = rest
                 continue
             content, ended, surplus = reader.feed(data)
-            self._wheel.set(self, self._limits.content_timeout)
+            self._wheel.set(self, self.limits.content_timeout)
             sink = self.sink
             if sink is None:
                 return
@@ -265,15 +265,15 @@ class ClientEnd(asyncio.Protocol):
         """Take one head; answer the bytes behind it that are still to be read, None when there are none."""
         end = data.find(b"\r\n\r\n")
         if end < 0:
-            if len(data) > self._limits.head_bytes:
+            if len(data) > self.limits.head_bytes:
                 raise RemoteProtocolError(502, "bad-request", "head too large")
             self._head_seen = True
             self._buffer = data
             return None
         end += 4
-        if end > self._limits.head_bytes:
+        if end > self.limits.head_bytes:
             raise RemoteProtocolError(502, "bad-request", "head too large")
-        head = read_response_head(data if end == len(data) else data[:end], max_fields=self._limits.fields)
+        head = read_response_head(data if end == len(data) else data[:end], max_fields=self.limits.fields)
         rest = data[end:]
         self._head_seen = True
         sink = self.sink
@@ -289,7 +289,7 @@ class ClientEnd(asyncio.Protocol):
         if head.close or not self._sent_whole:
             self._reusable = False
         if has_content and head.chunked:
-            self._reader = ChunkedReader(max_trailers=self._limits.trailer_bytes, max_fields=self._limits.fields)
+            self._reader = ChunkedReader(max_trailers=self.limits.trailer_bytes, max_fields=self.limits.fields)
         elif has_content and head.content_length is None:
             self._reader = CloseReader()
             self._reusable = False
@@ -306,7 +306,7 @@ class ClientEnd(asyncio.Protocol):
                     self._finish([])
                 return None
             self._reader = LengthReader(length)
-        self._wheel.set(self, self._limits.content_timeout)
+        self._wheel.set(self, self.limits.content_timeout)
         sink.response_head(head, True)
         return None if self._closed else rest
 
@@ -371,7 +371,7 @@ class ClientEnd(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The peer reads too slowly."""
         self._blocked = True
-        self._wheel.set(self, self._limits.content_timeout)
+        self._wheel.set(self, self.limits.content_timeout)
         if self.sink is not None:
             self.sink.request_blocked()
 
@@ -381,7 +381,7 @@ class ClientEnd(asyncio.Protocol):
         if self.sink is None:
             self._wheel.clear(self)
         else:
-            self._wheel.set(self, self._limits.answer_timeout if self._sent_whole else self._limits.content_timeout)
+            self._wheel.set(self, self.limits.answer_timeout if self._sent_whole else self.limits.content_timeout)
             if not self._sent_whole and self._reader is None:
                 self._wheel.clear(self)  # now the requester is the slow side, and its end has the deadline
             self.sink.request_unblocked()

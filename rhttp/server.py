@@ -49,13 +49,13 @@ class ServerEnd(AnswerSide):
         "_consuming",
         "_eof",
         "_is_patient",
-        "_limits",
         "_paused",
         "_reader",
         "_scanned",
         "_wheel",
         "bucket",
         "deadline",
+        "limits",
         "owner",
         "sink",
     )
@@ -66,7 +66,7 @@ class ServerEnd(AnswerSide):
         self.sink: RequestSink | None = None
         self.deadline = 0.0
         self.bucket = 0.0
-        self._limits = limits
+        self.limits = limits
         self._wheel = wheel
         self._buffer = b""
         self._scanned = 0
@@ -82,7 +82,7 @@ class ServerEnd(AnswerSide):
         """The link is up (asyncio calls it; for a TLS link, its handshake is done)."""
         self.link = transport  # type: ignore[assignment]  # asyncio transports and TlsLink are Links
         if not self._is_patient:
-            self._wheel.set(self, self._limits.head_timeout)
+            self._wheel.set(self, self.limits.head_timeout)
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the peer."""
@@ -112,11 +112,11 @@ class ServerEnd(AnswerSide):
 
     def _keep(self, data: bytes) -> None:
         self._buffer = data
-        if len(data) > self._limits.pipelined_bytes:
+        if len(data) > self.limits.pipelined_bytes:
             self.pause()
 
     def _take_head(self, data: bytes) -> bytes:
-        limits = self._limits
+        limits = self.limits
         end = data.find(b"\r\n\r\n", self._scanned)
         if end < 0:
             if len(data) > limits.request_line_bytes and data.find(b"\n", 0, limits.request_line_bytes + 2) < 0:
@@ -175,7 +175,7 @@ class ServerEnd(AnswerSide):
             if self._left < 0:
                 self.shutdown()
             return surplus
-        self._wheel.set(self, self._limits.content_timeout)
+        self._wheel.set(self, self.limits.content_timeout)
         sink = self.sink
         if content and sink is not None:
             sink.request_content(content)
@@ -254,7 +254,7 @@ class ServerEnd(AnswerSide):
         self._blocked = True
         if self.sink is not None:
             self.sink.response_blocked()
-        self._wheel.set(self, self._limits.content_timeout)
+        self._wheel.set(self, self.limits.content_timeout)
 
     def resume_writing(self) -> None:
         """The peer caught up."""
@@ -275,12 +275,12 @@ class ServerEnd(AnswerSide):
             self.shutdown()
         elif phase == CONTENT and not self._blocked:
             if self._paused:  # we are the slow side; the exchange has its own deadline
-                self._wheel.set(self, self._limits.content_timeout)
+                self._wheel.set(self, self.limits.content_timeout)
             else:
                 self._malformed(RemoteProtocolError(408, "request-timeout", "content too slow"))
         elif phase == LINGER and (waiting := self.link.get_write_buffer_size()) != self._left:
             self._left = waiting  # the peer still takes what was written
-            self._wheel.set(self, self._limits.linger)
+            self._wheel.set(self, self.limits.linger)
         else:
             self._lost("the peer stopped reading")
             self.abort()
@@ -309,8 +309,8 @@ class ServerEnd(AnswerSide):
             self._next()
         elif self.phase == CONTENT:
             self.phase = DISCARD
-            self._left = self._limits.refused_content
-            self._wheel.set(self, self._limits.refused_timeout)
+            self._left = self.limits.refused_content
+            self._wheel.set(self, self.limits.refused_timeout)
             length = self.request.content_length if self.request is not None else None
             if self._paused:
                 self.resume()
@@ -332,7 +332,7 @@ class ServerEnd(AnswerSide):
         if self._is_patient:
             self._wheel.clear(self)
         else:
-            self._wheel.set(self, self._limits.keep_alive_timeout)
+            self._wheel.set(self, self.limits.keep_alive_timeout)
         if self._paused:
             self.resume()
         if self._buffer and not self._consuming:
@@ -355,7 +355,7 @@ class ServerEnd(AnswerSide):
         if self._paused and self.phase < CLOSED:
             self._paused = False
             if self.phase == CONTENT:
-                self._wheel.set(self, self._limits.content_timeout)
+                self._wheel.set(self, self.limits.content_timeout)
             self.link.resume_reading()
 
     def shutdown(self) -> None:
@@ -371,7 +371,7 @@ class ServerEnd(AnswerSide):
             self.link.resume_reading()
         self.link.write_eof()
         self._left = 0
-        self._wheel.set(self, self._limits.linger)
+        self._wheel.set(self, self.limits.linger)
         if self._eof and not self.link.get_write_buffer_size():
             self.link.close()
 

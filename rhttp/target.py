@@ -8,9 +8,9 @@ read in two ways is refused, not repaired.
 Characters: those of RFC 3986 ``pchar`` and ``/``, in the query also ``?``. Outside of them we take, because browsers
 and curl send them as they are, ``[ ] |`` in a path and ``[ ] | { } ^ ` `` in a query; the normal form has them
 percent-encoded, so a master sees RFC 3986 only. Refused everywhere: backslash, ``#``, space, controls, non-ASCII,
-``" < >`` and malformed percent-encodings. Refused in paths: ``%5C``, ``%00``, dot segments in any spelling (``..;x``
-too: some servers cut parameters first), and, unless a route allows them, empty segments and ``%2F``. A query is opaque
-to us: every percent-encoding is fine in it.
+``" < >`` and malformed percent-encodings. Refused in paths: ``%5C``, encoded controls, dot segments in any spelling
+(``..;x`` too: some servers cut parameters first), and, unless a route allows them, empty segments and ``%2F``. A query
+is opaque to us: every percent-encoding is fine in it.
 
 Not checked here: the length (the head's limit), whether the authority is ours, whether the scheme fits the listener.
 
@@ -90,7 +90,8 @@ _SEGMENT: Final = rb"[A-Za-z0-9_~!$&'()*+,;=:@-][A-Za-z0-9._~!$&'()*+,;=:@-]*+"
 _PLAIN: Final = re.compile(
     rb"/(?:" + _SEGMENT + rb"(?:/" + _SEGMENT + rb")*+/?)?(?:(\?)[A-Za-z0-9._~!$&'()*+,;=:@/?-]*+)?"
 ).fullmatch
-_NEVER_ENCODED: Final = (b"%00", b"%5C")
+_NEVER_ENCODED: Final = re.compile(rb"%(?:[01][0-9A-F]|7F|5C)")
+"""Controls and the backslash, in upper-cased hex."""
 _SLASH_RUN: Final = re.compile(rb"//+")
 
 
@@ -166,7 +167,7 @@ def _look_at_segments(path: bytes, allow_empty: bool, allow_slash: bool) -> BadT
 
     An encoded slash counts as a slash here even where a route allows it: ``..%2F..`` has dot segments.
     """
-    if any(octet in path for octet in _NEVER_ENCODED):
+    if _NEVER_ENCODED.search(path):
         return BadTarget(fault=TargetFault.ENCODED_CHARACTER)
     segments = path.replace(b"%2F", b"/").split(b"/")[1:]
     for segment in segments:

@@ -215,7 +215,8 @@ def _print(report: Report) -> None:
     for note in report.notes:
         click.echo(f"note: {note}")
     for one in report.streams:
-        click.echo(f"{one.stream}: lines {one.first} to {one.last} in {one.files} files, {one.uncovered} uncovered")
+        read = f"lines {one.first} to {one.last}" if one.last >= one.first else "not one line to be trusted"
+        click.echo(f"{one.stream}: {read} in {one.files} files, {one.uncovered} uncovered")
     last = report.last_checkpoint
     until = f", the last one number {last.seq} of {last.ts}" if last else ""
     lines = sum(one.lines for one in report.streams)

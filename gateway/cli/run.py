@@ -47,7 +47,8 @@ def gateway_command(
     except LoadFailed as error:
         for problem in error.problems:
             _log(str(problem))
-        raise SystemExit(1) from None
+        # What stood on the command line is wrong usage.
+        raise SystemExit(2 if all(problem.path.startswith("--") for problem in error.problems) else 1) from None
     raise SystemExit(status)
 
 

@@ -59,7 +59,7 @@ async def test_plane_refuses_a_bad_configuration_and_goes_on_with_the_old_one(pl
     assert await plane.reload(POOL + OTHER) == []
     assert plane.services.generation.number == 2
     assert not worker.link.closed
-    assert plane.audit.of("gateway.reload")[0]["count"] == 2
+    assert plane.audit.of("gateway.reload")[0]["detail"]["version"] == 2
 
 
 async def test_plane_refuses_a_first_configuration_that_is_bad(tmp_path: Path) -> None:

@@ -361,7 +361,8 @@ async def test_master_gives_a_bare_connection_for_a_role_switch() -> None:
             assert transport.get_extra_info("peername")[1] == jobs.port
             transport.abort()
             assert made.totals() == (0, 0)
-            assert made.master.authority() == b"127.0.0.1:%d" % dead
+            assert made.master.host_for(None) == b"127.0.0.1:%d" % dead
+            assert made.master.host_for(b"asked.example") == b"asked.example"
         async with rig(dead, host="x.example") as made:
             assert await made.master.dial_raw(asyncio.Protocol) is None
-            assert made.master.authority() == b"x.example"
+            assert made.master.host_for(b"asked.example") == b"x.example"
