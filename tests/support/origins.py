@@ -84,6 +84,7 @@ class Origin:
         self.wires: list[RecordingWire] = []
         self.faults: list[BaseException] = []
         self._threads: list[threading.Thread] = []
+        self._turn = threading.Lock()
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
 
@@ -95,14 +96,18 @@ class Origin:
     def clear(self) -> None:
         """Forget what arrived, and let go of every connection, so that the next request meets the present script."""
         until = time.monotonic() + PATIENCE
-        while any(thread.is_alive() for thread in self._threads) and time.monotonic() < until:
-            for wire in tuple(self.wires):  # a connection may come in while others go
-                with contextlib.suppress(OSError):
-                    wire.sock.shutdown(socket.SHUT_RDWR)
-            for thread in tuple(self._threads):
+        while True:
+            with self._turn:
+                alive = [thread for thread in self._threads if thread.is_alive()]
+                if not alive or time.monotonic() > until:
+                    self.wires.clear()
+                    self._threads.clear()
+                    return
+                for wire in self.wires:
+                    with contextlib.suppress(OSError):
+                        wire.sock.shutdown(socket.SHUT_RDWR)
+            for thread in alive:
                 thread.join(0.05)
-        self.wires.clear()
-        self._threads.clear()
 
     def _accept(self) -> None:
         while True:
@@ -111,10 +116,11 @@ class Origin:
             except OSError:
                 return
             wire = RecordingWire(sock)
-            self.wires.append(wire)
             thread = threading.Thread(target=self._serve, args=(wire, self.script), daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            with self._turn:  # or a connection that comes in while others are cleared away would never be recorded
+                self.wires.append(wire)
+                self._threads.append(thread)
+                thread.start()
 
     def _serve(self, wire: Wire, script: Script) -> None:
         try:
