@@ -202,6 +202,7 @@ class Fleet:
         self._on_due = on_due
         self._members: dict[str, DataProcess] = {}
         self._keepers: list[asyncio.Task[None]] = []
+        self._leaving: list[asyncio.Task[None]] = []
         self.restarts = dict.fromkeys(self._streams, 0)
 
     @property
@@ -335,11 +336,15 @@ class Fleet:
         """Restart nobody from now on."""
         for keeper in self._keepers:
             keeper.cancel()
+        self._leaving += self._keepers
         self._keepers = []
 
     async def stop(self) -> None:
         """End all that still run."""
         self.release()
+        # One that was about to replace a process still has to end what it started.
+        await asyncio.gather(*self._leaving, return_exceptions=True)
+        self._leaving = []
         await asyncio.gather(*(process.stop(STOP_TIMEOUT) for process in self.members))
         self._members = {}
 
