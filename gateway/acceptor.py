@@ -14,6 +14,7 @@ from gateway.config import TcpAddress
 from gateway.connection import Connection
 from gateway.generation import Seen
 from gateway.identity import local_master, peer_of
+from gateway.inherited import Sockets, own_of
 from gateway.services import Services
 from rhttp.server import ServerEnd
 from rhttp.tls import TlsLink
@@ -45,9 +46,9 @@ _PATIENCE: Final = 2.0
 class TlsAcceptor:
     """The TLS listener."""
 
-    def __init__(self, services: Services, sock: socket.socket) -> None:
+    def __init__(self, services: Services, sockets: Sockets) -> None:
         self._services = services
-        self._socket = sock
+        self._socket = sock = own_of(sockets.tls, sockets.index)
         # Accepted sockets inherit both: without a bound the kernel takes megabytes for each before a sender is paused.
         size = _KERNEL_BUFFERS * services.generation.config.limits.buffer_bytes
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
@@ -202,9 +203,9 @@ def _source(host: str) -> str:
 class DispatchAcceptor:
     """The dispatch listener: plain HTTP for masters on this host."""
 
-    def __init__(self, services: Services, sock: socket.socket) -> None:
+    def __init__(self, services: Services, sockets: Sockets) -> None:
         self._services = services
-        self._socket = sock
+        self._socket = own_of(sockets.dispatch, sockets.index)
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:

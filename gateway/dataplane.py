@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import socket
 import time
-from collections.abc import Mapping
 from email.utils import formatdate
 from pathlib import Path
 from typing import Final
@@ -22,6 +20,7 @@ from gateway.exchange import Exchange
 from gateway.generation import Lasting, Refusals, build_generation, lasting_parts, read_config
 from gateway.hosted import HostedPool, ReversedConnection
 from gateway.identity import Peer
+from gateway.inherited import Inherited, Sockets
 from gateway.material import Material
 from gateway.metrics import MetricsListener, metrics_text
 from gateway.relayed import Relayed
@@ -34,7 +33,8 @@ _TICK: Final = 0.25
 class DataPlane:
     """One data process's work. Every method belongs to its event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, inherited: Inherited) -> None:
+        self._inherited = inherited
         self._services: Services | None = None
         self._lasting: Lasting | None = None
         self._prepared: tuple[Generation, StateSnapshot] | None = None
@@ -166,20 +166,20 @@ class DataPlane:
 
     # ---- serving ----
 
-    async def start(self, sockets: Mapping[str, socket.socket]) -> None:
-        """Serve on the listening sockets, by purpose."""
+    async def start(self, sockets: Sockets) -> None:
+        """Serve on the listening sockets."""
         services = self.services
         fields: dict[str, object] = {"outcome": "started", "process": self._stream, "previous": services.audit.previous}
         services.audit.write("gateway.start", fields)
         self._tick()
-        if "tls" in sockets:
-            self._tls = TlsAcceptor(services, sockets["tls"])
+        if sockets.tls:
+            self._tls = TlsAcceptor(services, sockets)
             self._tls.start()
-        if "dispatch" in sockets:
-            self._dispatch = DispatchAcceptor(services, sockets["dispatch"])
+        if sockets.dispatch:
+            self._dispatch = DispatchAcceptor(services, sockets)
             await self._dispatch.start()
-        if "metrics" in sockets:
-            self._metrics = MetricsListener(services.loop, sockets["metrics"], services.wheel, self.metrics_text)
+        if sockets.metrics is not None:
+            self._metrics = MetricsListener(services.loop, sockets.metrics, services.wheel, self.metrics_text)
             await self._metrics.start()
 
     def _tick(self) -> None:

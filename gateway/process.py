@@ -1,7 +1,7 @@
 """A data process: ``python -m gateway.process``, started by the supervisor and by nobody else.
 
-It inherits the control socket and the listening sockets by file descriptor (their numbers are its only arguments, so
-nothing secret is ever in a command line), and does what the supervisor says with one data plane. It ends
+It inherits the control socket and the listening sockets by file descriptor, and does what the supervisor says with one
+data plane. It ends
 
 * with status 0 when the control socket closes after a drain,
 * at once when the control socket closes otherwise (the supervisor is gone, and with it every revocation to come), or
@@ -19,7 +19,6 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol
 
 import uvloop
@@ -41,10 +40,10 @@ from gateway.control import (
     Start,
     StateFresh,
 )
+from gateway.inherited import Inherited, Sockets, parse_arguments
 from gateway.material import Material, MaterialInvalid
 from gateway.snapshot import StateSnapshot
 
-PURPOSES: Final = frozenset({"tls", "dispatch", "metrics"})
 LINES_DUE: Final = 1000
 """Audit lines after which a checkpoint is asked for before its second is over."""
 LINES_LOOK: Final = 0.1
@@ -77,8 +76,8 @@ class DataPlaneLike(Protocol):
         """State was read successfully at this epoch time."""
         ...
 
-    async def start(self, sockets: Mapping[str, socket.socket]) -> None:
-        """Serve on the listening sockets, by purpose: ``tls``, ``dispatch``, and ``metrics`` if there is one."""
+    async def start(self, sockets: Sockets) -> None:
+        """Serve on the listening sockets."""
         ...
 
     async def drain(self, timeout: float, /) -> None:  # noqa: ASYNC109 - the plane ends what is late, not us
@@ -98,32 +97,6 @@ class DataPlaneLike(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inherited:
-    """The descriptors that the supervisor handed over."""
-
-    control: int
-    listeners: Mapping[str, int]
-
-
-def parse_arguments(arguments: Sequence[str]) -> Inherited:
-    """``control=FD`` and one ``PURPOSE=FD`` for each listener.
-
-    Raises:
-        ValueError: anything else.
-    """
-    found: dict[str, int] = {}
-    for argument in arguments:
-        name, equals, number = argument.partition("=")
-        if not equals or name in found or name not in PURPOSES | {"control"} or not number.isascii():
-            raise ValueError(f"not an inherited descriptor: {argument!r}")
-        found[name] = int(number)
-    if "control" not in found:
-        raise ValueError("no control socket; data processes are started by `rhttp-pki gateway`")
-    control = found.pop("control")
-    return Inherited(control=control, listeners=found)
-
-
 def die_with_parent() -> None:
     """Have the kernel kill this process when its parent ends (prctl(2), ``PR_SET_PDEATHSIG``).
 
@@ -137,7 +110,7 @@ def die_with_parent() -> None:
 class _Session:
     """One data plane at one control channel: messages in their order, except those that must never wait."""
 
-    def __init__(self, plane: DataPlaneLike, sockets: Mapping[str, socket.socket]) -> None:
+    def __init__(self, plane: DataPlaneLike, sockets: Sockets) -> None:
         self._plane = plane
         self._sockets = sockets
         self._channel: ControlChannel | None = None
@@ -276,7 +249,7 @@ def _break(text: str) -> NoReturn:
     os._exit(_BROKEN)
 
 
-def run(arguments: Sequence[str], make_plane: Callable[[], DataPlaneLike]) -> int:
+def run(arguments: Sequence[str], make_plane: Callable[[Inherited], DataPlaneLike]) -> int:
     """Be a data process until the control socket closes; returns the exit status. Signals are the supervisor's."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal or a service manager tells the whole group; we are drained
@@ -285,15 +258,13 @@ def run(arguments: Sequence[str], make_plane: Callable[[], DataPlaneLike]) -> in
     try:
         inherited = parse_arguments(arguments)
         control = socket.socket(fileno=inherited.control)
-        sockets = {name: socket.socket(fileno=fd) for name, fd in inherited.listeners.items()}
+        sockets = inherited.sockets()
     except (ValueError, OSError) as error:
         _log(str(error))
         return 2
-    for sock in sockets.values():
-        sock.setblocking(False)
 
     async def session() -> int:
-        return await _Session(make_plane(), sockets).run(control)
+        return await _Session(make_plane(inherited), sockets).run(control)
 
     return uvloop.run(session())
 

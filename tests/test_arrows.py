@@ -40,6 +40,7 @@ EDGE = frozenset(
         "gateway/fleet.py",
         "gateway/home.py",
         "gateway/homemaker.py",
+        "gateway/inherited.py",
         "gateway/issuing.py",
         "gateway/listeners.py",
         "gateway/liveness.py",

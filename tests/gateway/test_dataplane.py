@@ -12,6 +12,7 @@ import pytest
 from support.bench import POOL, PlaneBench, client_peer, make_material
 
 from gateway.dataplane import DataPlane
+from gateway.inherited import Inherited, Sockets
 from gateway.snapshot import StateSnapshot, UserRecord
 
 OTHER = '[pools.other]\nmode = "hosted"\n'
@@ -64,7 +65,7 @@ async def test_plane_refuses_a_bad_configuration_and_goes_on_with_the_old_one(pl
 
 async def test_plane_refuses_a_first_configuration_that_is_bad(tmp_path: Path) -> None:
     """There is nothing to go on with: the process says why and opens no log."""
-    plane = DataPlane()
+    plane = DataPlane(Inherited(control=-1))
     problems = await plane.prepare(make_material('[pools.render]\nmode = "loose"\n', home=str(tmp_path)))
     assert [path for path, _ in problems] == ["pools.render.mode"]
     assert not (tmp_path / "audit").exists()
@@ -329,7 +330,7 @@ async def test_plane_serves_its_sockets_and_ticks(plane: PlaneBench, tmp_path: P
     sock.bind(str(tmp_path / "d.sock"))
     sock.listen()
     sock.setblocking(False)
-    await plane.plane.start({"dispatch": sock})
+    await plane.plane.start(Sockets(dispatch=(sock,)))
     (started,) = plane.audit.of("gateway.start")
     assert (started["outcome"], started["previous"]) == ("started", "none")
     reader, writer = await asyncio.open_unix_connection(str(tmp_path / "d.sock"))

@@ -28,7 +28,6 @@ from gateway.control import (
     Rollback,
     Start,
 )
-from gateway.process import parse_arguments
 
 
 class Alone:
@@ -166,18 +165,3 @@ def test_process_started_by_hand_says_who_starts_it() -> None:
     result = subprocess.run([sys.executable, "-P", "-m", "gateway.process"], capture_output=True, text=True)
     assert result.returncode == 2
     assert "rhttp-pki gateway" in result.stderr
-
-
-@pytest.mark.parametrize(
-    "arguments", [[], ["control=x"], ["control=3", "control=4"], ["control=3", "other=4"], ["control=3", "tls"]]
-)
-def test_arguments_wrong_are_refused(arguments: list[str]) -> None:
-    """Only descriptors with a known purpose are taken, each once."""
-    with pytest.raises(ValueError, match=r"control socket|descriptor|literal"):
-        parse_arguments(arguments)
-
-
-def test_arguments_right_are_descriptors() -> None:
-    """Purposes map to descriptor numbers."""
-    inherited = parse_arguments(["control=3", "tls=4", "dispatch=5"])
-    assert (inherited.control, inherited.listeners) == (3, {"tls": 4, "dispatch": 5})

@@ -30,6 +30,7 @@ from gateway.exchange import Exchange
 from gateway.generation import build_generation, lasting_parts, read_config
 from gateway.hosted import HostedPool, ReversedConnection
 from gateway.identity import Peer, local_master
+from gateway.inherited import Inherited
 from gateway.loader import load
 from gateway.material import Material
 from gateway.services import Services
@@ -307,7 +308,7 @@ class PlaneBench(Bench):
     async def start(cls, home: Path, config: str = POOL, *, policy: str | None = None, limits: str = "") -> Self:
         """The audit log's folder is made in `home` and not used any further."""
         material = make_material(config, policy=policy, limits=limits, home=str(home))
-        plane = DataPlane()
+        plane = DataPlane(Inherited(control=-1))
         assert await plane.prepare(material) == []
         plane.commit()
         return cls(plane, material)

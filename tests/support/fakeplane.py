@@ -12,8 +12,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
 
+from gateway.inherited import Inherited, Sockets, own_of
 from gateway.material import Material
 from gateway.process import run
 from gateway.state import StateSnapshot
@@ -22,7 +22,8 @@ from gateway.state import StateSnapshot
 class FakeDataPlane:
     """What `gateway.process.DataPlaneLike` asks for."""
 
-    def __init__(self) -> None:
+    def __init__(self, inherited: Inherited) -> None:
+        self.inherited = inherited
         self.prepared: Material | None = None
         self.live: Material | None = None
         self.commits = 0
@@ -59,12 +60,19 @@ class FakeDataPlane:
     def state_fresh(self, at: float) -> None:
         self.fresh.append(at)
 
-    async def start(self, sockets: Mapping[str, socket.socket]) -> None:
+    async def start(self, sockets: Sockets) -> None:
         assert self.live is not None
         if "crash-start" in self.live.policy_text:
             raise RuntimeError("start was told to crash")
-        for name, sock in sockets.items():
-            self.servers.append(await asyncio.start_server(self._serve(name), sock=sock))
+        if sockets.tls:
+            await self._listen("tls", own_of(sockets.tls, sockets.index))
+        if sockets.dispatch:
+            await self._listen("dispatch", own_of(sockets.dispatch, sockets.index))
+        if sockets.metrics is not None:
+            await self._listen("metrics", sockets.metrics)
+
+    async def _listen(self, name: str, sock: socket.socket) -> None:
+        self.servers.append(await asyncio.start_server(self._serve(name), sock=sock))
 
     def _serve(self, name: str):  # type: ignore[no-untyped-def]
         async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,0 +1,102 @@
+"""What the supervisor hands to a data process when it starts it: descriptors by number, and the sockets behind them.
+
+The numbers are the process's only arguments, so that nothing secret is ever in a command line.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+MAX_PROCESSES: Final = 256
+"""Data processes of one gateway, as the configuration allows."""
+
+_NUMBERS: Final = re.compile(r"[0-9]{1,9}(?:,[0-9]{1,9})*")
+_SEVERAL: Final = frozenset({"tls", "dispatch"})
+_ONE: Final = frozenset({"control", "metrics", "mesh", "ledger", "index", "processes"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inherited:
+    """Descriptors, and which of how many processes this is.
+
+    ``tls`` and ``dispatch`` name a listening socket for each process, in their order, the process's own at ``index``;
+    a single one is shared by all. ``ledger`` is the table of spent counters that all processes share; None when there
+    is one process, which keeps its own.
+    """
+
+    control: int
+    tls: tuple[int, ...] = ()
+    dispatch: tuple[int, ...] = ()
+    metrics: int | None = None
+    mesh: int | None = None
+    ledger: int | None = None
+    index: int = 0
+    processes: int = 1
+
+    def sockets(self) -> Sockets:
+        """The listening sockets, non-blocking; call it once.
+
+        Raises:
+            OSError: a number that is no open socket.
+        """
+        return Sockets(
+            tls=tuple(_socket(number) for number in self.tls),
+            dispatch=tuple(_socket(number) for number in self.dispatch),
+            metrics=None if self.metrics is None else _socket(self.metrics),
+            mesh=None if self.mesh is None else _socket(self.mesh),
+            index=self.index,
+            processes=self.processes,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sockets:
+    """The listening sockets of `Inherited`: a purpose that is not served has none."""
+
+    tls: tuple[socket.socket, ...] = ()
+    dispatch: tuple[socket.socket, ...] = ()
+    metrics: socket.socket | None = None
+    mesh: socket.socket | None = None
+    index: int = 0
+    processes: int = 1
+
+
+def own_of(sockets: tuple[socket.socket, ...], index: int) -> socket.socket:
+    """This process's own of one socket for each, or the one that all share."""
+    return sockets[index] if len(sockets) > 1 else sockets[0]
+
+
+def _socket(number: int) -> socket.socket:
+    made = socket.socket(fileno=number)
+    made.setblocking(False)
+    return made
+
+
+def parse_arguments(arguments: Sequence[str]) -> Inherited:
+    """``control=FD``, ``tls=FD,FD``, ``dispatch=FD``, ``metrics=FD``, ``mesh=FD``, ``ledger=FD``, ``index=I``,
+    ``processes=N``: the first is required, each stands at most once.
+
+    Raises:
+        ValueError: anything else.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for argument in arguments:
+        name, _equals, text = argument.partition("=")
+        numbers = tuple(map(int, text.split(","))) if _NUMBERS.fullmatch(text) else ()
+        if not numbers or name in found or not (name in _SEVERAL or (name in _ONE and len(numbers) == 1)):
+            raise ValueError(f"not an inherited descriptor: {argument!r}")
+        found[name] = numbers
+    if "control" not in found:
+        raise ValueError("no control socket; data processes are started by `rhttp-pki gateway`")
+    one = {name: numbers[0] for name, numbers in found.items() if name in _ONE}
+    made = Inherited(tls=found.get("tls", ()), dispatch=found.get("dispatch", ()), **one)
+    if not 0 <= made.index < made.processes <= MAX_PROCESSES:
+        raise ValueError(f"there is no process {made.index} of {made.processes}")
+    for name in _SEVERAL & found.keys():
+        if len(found[name]) not in (1, made.processes):
+            raise ValueError(f"{name} has {len(found[name])} descriptors for {made.processes} processes")
+    return made

@@ -1,0 +1,90 @@
+"""What a data process is started with: descriptors with a known purpose, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from gateway.inherited import Inherited, Sockets, own_of, parse_arguments
+
+OF_TWO = ["control=3", "tls=4,5", "dispatch=6", "mesh=7", "ledger=8", "index=1", "processes=2"]
+
+
+def test_arguments_of_one_process_are_its_descriptors() -> None:
+    """Without a word about others there is one process."""
+    assert parse_arguments(["control=3", "tls=4", "dispatch=5"]) == Inherited(control=3, tls=(4,), dispatch=(5,))
+
+
+def test_arguments_of_several_processes_name_every_listening_socket() -> None:
+    """All sockets in the order of the processes, and which process this is."""
+    inherited = parse_arguments([*OF_TWO, "metrics=9"])
+    assert (inherited.tls, inherited.dispatch, inherited.metrics) == ((4, 5), (6,), 9)
+    assert (inherited.mesh, inherited.ledger, inherited.index, inherited.processes) == (7, 8, 1, 2)
+    assert parse_arguments(["control=3", "dispatch=4,5", "processes=2"]).dispatch == (4, 5)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "control=x",
+        "control=-4",
+        "control=",
+        "control=4,5",
+        "control=٣",  # a digit, but not of ours
+        "control=12345678901",
+        "control=4",  # twice
+        "other=4",
+        "tls",
+        "tls=",
+        "tls=4,",
+        "tls=4,5",  # for one process
+        "mesh=4,5",
+        "index=1",  # of one process
+        "processes=0",
+        "processes=257",
+    ],
+)
+def test_arguments_wrong_are_refused(argument: str) -> None:
+    """Only descriptors with a known purpose are taken, each once, as many as there are processes."""
+    with pytest.raises(ValueError, match=r"descriptor|process"):
+        parse_arguments(["control=3", argument])
+
+
+@pytest.mark.parametrize("instead", ["tls=4,5,6", "dispatch=6,7,8", "index=2", "processes=1", "processes=3"])
+def test_arguments_that_contradict_each_other_are_refused(instead: str) -> None:
+    """There are as many sockets as processes, or one for all of them."""
+    name = instead.partition("=")[0]
+    arguments = [argument for argument in OF_TWO if not argument.startswith(f"{name}=")]
+    with pytest.raises(ValueError, match=r"descriptors for|there is no process"):
+        parse_arguments([*arguments, instead])
+
+
+def test_arguments_without_a_control_socket_say_who_starts_processes() -> None:
+    """Who runs the module learns what to run instead."""
+    with pytest.raises(ValueError, match="rhttp-pki gateway"):
+        parse_arguments([])
+
+
+def test_sockets_are_opened_by_number_and_never_block() -> None:
+    """A data process's loop waits for nobody in an accept."""
+    mine, other = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+    numbers = tuple(os.dup(sock.fileno()) for sock in (mine, other))
+    opened = Inherited(control=-1, tls=numbers, mesh=os.dup(mine.fileno()), index=1, processes=2).sockets()
+    assert [sock.getsockname() for sock in opened.tls] == [mine.getsockname(), other.getsockname()]
+    assert (opened.index, opened.processes, opened.dispatch, opened.metrics) == (1, 2, (), None)
+    assert opened.mesh is not None
+    for sock in (*opened.tls, opened.mesh):
+        assert not sock.getblocking()
+    assert own_of(opened.tls, 1) is opened.tls[1]
+    assert own_of(opened.tls[:1], 1) is opened.tls[0]
+    for sock in (*opened.tls, opened.mesh, mine, other):
+        sock.close()
+
+
+def test_sockets_whose_number_is_closed_are_refused() -> None:
+    """A process that was handed nothing does not serve nothing."""
+    with pytest.raises(OSError, match=r".*"):
+        Inherited(control=-1, tls=(2**20,)).sockets()
+    assert Inherited(control=-1).sockets() == Sockets()
