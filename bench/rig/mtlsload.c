@@ -7,7 +7,9 @@
  *           switch roles, its 101 counts, and the connection ends there: one admission after the other
  *   worker  N connections that ask to switch roles (Upgrade) and then serve requests
  *   idle    N connections that ask once (101 or 2xx) and are then held open and silent; says "ready" on
- *           stderr when all N are held (worker too), "closed" when the peer has closed all of them
+ *           stderr when all N are held (worker too), "closed" when the peer has closed all of them. With --bare
+ *           they ask nothing: held when the TLS handshake is done. With --rounds SIGUSR1 is a storm: all are cut
+ *           (reset, no goodbye) and dial again; when all are held again their counts are printed
  *   master  listens in the clear, answers each Upgrade with 101, then sends requests down every
  *           connection that it was handed (closed loop, depth 1): what a reverse-HTTP master does. With --rounds it
  *           keeps them silent until SIGUSR1, is busy for --seconds, prints its counts, and waits again
@@ -15,12 +17,24 @@
  *           path ends in /bytes/N (N up to 1 MiB): the cheapest master
  *
  * master and origin take --port 0 and then say "port N" on stderr.
+ * client with --rounds: connections have one answer each ("ready" on stderr), then are silent between the rounds.
+ * worker, and idle without --rounds: SIGUSR1 prints the counts since the last time. wire_in and wire_out are bytes of
+ * TLS records on all open connections, mb_in and mb_out those inside.
  *
- * Build: cc -O2 -o mtlsload mtlsload.c -lssl -lcrypto     (Debian: libssl-dev)
+ * --rate R     client: R requests a second at random moments (exponential gaps) whatever the answers do; latency counts
+ *              from the moment when a request was due. It needs --settle or --rounds
+ * --dials N    at most N connections under way (not yet admitted) at any time
+ * --churn R    worker: once all are admitted, R times a second one that is not at work leaves (close_notify, close)
+ *              and a new one comes; "left" counts
+ * --paths N    "{}" in the path becomes 0 ... N-1 in turn, one request after the other
+ * --identities F   lines of `certificate key user password-file path`: connection i comes as line i modulo their number
+ *
+ * Build: cc -O2 -o mtlsload mtlsload.c -lssl -lcrypto -lm     (Debian: libssl-dev)
  * Usage: mtlsload MODE --port P [--host 127.0.0.1] [--conns N] [--seconds S]
  *          [--cert F --key F] [--ca F] [--plain] [--user U --password W|--password-file F]
  *          [--method M] [--path /p] [--header 'K: v']... [--body BYTES]
  *          [--upgrade TOKEN|none] [--ramp CONNS_PER_SECOND] [--sni NAME] [--reply BYTES] [--tls12] [--rounds] [--settle]
+ *          [--bare] [--rate R] [--dials N] [--churn R] [--paths N] [--identities F]
  *          [--pid PID]...   processes of the server under test: adds their CPU seconds over the run and
  *                           their proportional memory (PSS) at its end, children not included
  * Prints one JSON object: counts, errors by kind, rates, latency percentiles in microseconds.
@@ -36,6 +50,7 @@
 #include <openssl/evp.h>
 #include <openssl/rand.h>
 #include <openssl/ssl.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,9 +65,12 @@
 enum mode { CLIENT, CONNECT, WORKER, IDLE, MASTER, ORIGIN };
 enum state { DEAD, TCP, TLS, SEND, RECV, SERVE, HELD, ASKED, PARKED };
 
+struct identity { SSL_CTX *ctx; const char *user, *password, *path; };
 struct conn {
-    int fd, nc, auth_tries;
+    int fd, nc, auth_tries, dialing;
     enum state st;
+    struct identity *id;
+    char path[160];
     SSL *ssl;
     char *out; size_t outlen, outoff, outcap;
     char *in;  size_t inlen, incap;
@@ -65,11 +83,12 @@ struct conn {
 
 static struct {
     enum mode mode; const char *host, *cert, *key, *ca, *user, *password, *method, *path, *upgrade, *sni;
-    const char *headers[16]; int pids[64], npids, nheaders, port, conns, body, reply, plain, tls12, switching, rounds, settle; double seconds, ramp;
+    const char *headers[16]; int pids[64], npids, nheaders, port, conns, body, reply, plain, tls12, switching, rounds, settle;
+    double seconds, ramp, rate, churn; int bare, dials, paths;
 } o = { .host = "127.0.0.1", .method = "GET", .path = "/", .conns = 32, .seconds = 5, .reply = 16, .ramp = 0 };
 
-static SSL_CTX *ctx;
-static int ep;
+static struct identity *ids; static int nids;
+static int ep, dialing;
 static struct conn *cs;
 static char *bodybuf, *replybuf;
 static unsigned long done, tls_ok, upgraded, closed_by_peer, challenged;
@@ -83,6 +102,14 @@ static volatile sig_atomic_t signalled;
 enum { MAX_REPLY = 1 << 20 };
 static int settled;
 static size_t bytes_in, bytes_out;
+static unsigned long left, asked;                 /* left: workers that went; asked: requests that took a path */
+static struct conn **idlers; static int nidlers;  /* --rate: connections without a request */
+static double due, leave;                         /* --rate, --churn: when the next one is to be */
+static double rng_uniform(void) {                 /* (0, 1); the same sequence in every run */
+    static unsigned long long x = 88172645463325252ULL;
+    x ^= x << 13; x ^= x >> 7; x ^= x << 17;
+    return (double)((x >> 11) + 1) / 9007199254740994.0;
+}
 
 static void server_usage(double *cpu, double *mb) {
     *cpu = *mb = 0;
@@ -126,21 +153,27 @@ static int param(const char *h, const char *end, const char *name, char *dst, si
 }
 static void authorize(struct conn *c) {
     char a[1024], ha2[65], resp[65], line[2048];
-    if (!c->ha1[0]) { snprintf(a, sizeof a, "%s:%s:%s", o.user, c->realm, o.password); digest(c->md5, a, c->ha1); }
-    snprintf(a, sizeof a, "%s:%s", o.method, o.path); digest(c->md5, a, ha2);
+    if (!c->ha1[0]) { snprintf(a, sizeof a, "%s:%s:%s", c->id->user, c->realm, c->id->password); digest(c->md5, a, c->ha1); }
+    snprintf(a, sizeof a, "%s:%s", o.method, c->path); digest(c->md5, a, ha2);
     c->nc++;
     snprintf(a, sizeof a, "%s:%s:%08x:%s:auth:%s", c->ha1, c->nonce, c->nc, c->cnonce, ha2); digest(c->md5, a, resp);
     int n = snprintf(line, sizeof line,
         "Authorization: Digest username=\"%s\", realm=\"%s\", nonce=\"%s\", uri=\"%s\", %s%s%sresponse=\"%s\", "
-        "qop=auth, nc=%08x, cnonce=\"%s\"%s%s%s\r\n", o.user, c->realm, c->nonce, o.path,
+        "qop=auth, nc=%08x, cnonce=\"%s\"%s%s%s\r\n", c->id->user, c->realm, c->nonce, c->path,
         c->algo[0] ? "algorithm=" : "", c->algo, c->algo[0] ? ", " : "", resp, c->nc, c->cnonce,
         c->opaque[0] ? ", opaque=\"" : "", c->opaque, c->opaque[0] ? "\"" : "");
     put(c, line, n);
 }
+static void next_path(struct conn *c) {
+    const char *hole = o.paths ? strstr(c->id->path, "{}") : NULL;
+    if (hole) snprintf(c->path, sizeof c->path, "%.*s%lu%s", (int)(hole - c->id->path), c->id->path, asked++ % o.paths, hole + 2);
+    else snprintf(c->path, sizeof c->path, "%s", c->id->path);
+}
 static void request(struct conn *c) {
     char l[512]; c->outlen = c->outoff = 0;
-    snprintf(l, sizeof l, "%s %s HTTP/1.1\r\nHost: %s:%d\r\n", o.method, o.path, o.sni ? o.sni : "localhost", o.port); puts_(c, l);
-    if (o.user && c->have_nonce) authorize(c);
+    if (!c->auth_tries) next_path(c);
+    snprintf(l, sizeof l, "%s %s HTTP/1.1\r\nHost: %s:%d\r\n", o.method, c->path, o.sni ? o.sni : "localhost", o.port); puts_(c, l);
+    if (c->id->user && c->have_nonce) authorize(c);
     for (int i = 0; i < o.nheaders; i++) { puts_(c, o.headers[i]); puts_(c, "\r\n"); }
     if (o.switching) {
         snprintf(l, sizeof l, "Connection: Upgrade\r\nUpgrade: %s\r\nContent-Length: 0\r\n", o.upgrade); puts_(c, l);
@@ -156,7 +189,9 @@ static void watch(struct conn *c, int w) {
     struct epoll_event e = { .events = EPOLLIN | (w ? EPOLLOUT : 0), .data.ptr = c };
     epoll_ctl(ep, EPOLL_CTL_MOD, c->fd, &e);
 }
+static void arrived(struct conn *c) { dialing -= c->dialing; c->dialing = 0; }
 static void drop(struct conn *c) {
+    arrived(c);
     if (c->ssl) SSL_free(c->ssl);
     if (c->fd >= 0) close(c->fd);
     c->ssl = NULL; c->fd = -1; c->st = DEAD; c->inlen = c->outlen = c->outoff = 0;
@@ -167,6 +202,7 @@ static void open_(struct conn *c) {
     c->have_nonce = c->nc = c->auth_tries = 0; c->want_write = 0; c->ha1[0] = 0; c->tconn = now();
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     if (c->fd < 0) { e_tcp++; c->st = DEAD; return; }
+    c->dialing = 1; dialing++;
     int one = 1; setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (connect(c->fd, (void *)&a, sizeof a) && errno != EINPROGRESS) { e_tcp++; drop(c); return; }
     struct epoll_event e = { .events = EPOLLIN | EPOLLOUT, .data.ptr = c }; c->want_write = 1;
@@ -233,10 +269,15 @@ static long message(struct conn *c, size_t *headlen, int is_response, int head_o
 }
 static void shift(struct conn *c, size_t n) { memmove(c->in, c->in + n, c->inlen - n); c->inlen -= n; }
 
+static void admitted(struct conn *c) {
+    arrived(c); upgraded++; sample(now() - c->tconn); c->auth_tries = 0;
+    if (upgraded == (unsigned long)o.conns && !t_ready) { t_ready = leave = now(); fprintf(stderr, "ready\n"); }
+    c->st = o.mode == IDLE ? HELD : SERVE;
+}
 static void on_response(struct conn *c, long n, size_t h) {
     int status = atoi(c->in + 9);
     if (status >= 100 && status < 600) statuses[status / 100]++;
-    if (status == 401 && o.user && c->auth_tries++ < 3) {
+    if (status == 401 && c->id->user && c->auth_tries++ < 3) {
         char *e = c->in + h; char *p = c->in; int found = 0;
         challenged++;
         while ((p = memmem(p, e - p, "\r\n", 2))) {
@@ -257,15 +298,14 @@ static void on_response(struct conn *c, long n, size_t h) {
     }
     if (o.mode == WORKER || o.mode == IDLE) {
         if (status == 101 || (o.mode == IDLE && status / 100 == 2)) {
-            upgraded++; sample(now() - c->tconn); if (upgraded == (unsigned long)o.conns) { t_ready = now(); fprintf(stderr, "ready\n"); }
-            shift(c, n); c->st = o.mode == IDLE ? HELD : SERVE;
+            shift(c, n); admitted(c);
         }
         else { if (!first_bad_status) first_bad_status = status; e_status++; drop(c); }
         return;
     }
     int good = o.switching ? status == 101 : status / 100 == 2;
     if (!good) { if (!first_bad_status) first_bad_status = status; e_status++; }
-    else { upgraded += o.switching; settled += !c->served; c->served = 1; done++; c->auth_tries = 0; sample(now() - (o.mode == CONNECT ? c->tconn : c->t0)); }
+    else { arrived(c); upgraded += o.switching; settled += !c->served; c->served = 1; done++; c->auth_tries = 0; sample(now() - (o.mode == CONNECT ? c->tconn : c->t0)); }
     { char *e = c->in + h, *p = c->in;                                     /* nextnonce */
       while ((p = memmem(p, e - p, "\r\n", 2))) { p += 2;
         if (!strncasecmp(p, "authentication-info:", 20)) { char *le = memmem(p, e - p, "\r\n", 2); char nn[256];
@@ -275,6 +315,7 @@ static void on_response(struct conn *c, long n, size_t h) {
     if (o.mode == CONNECT || closing || (!good && o.mode != MASTER)) { finish_or_reopen(c); return; }
     if (stopping && o.rounds) { c->st = PARKED; return; }
     if (stopping) { drop(c); return; }
+    if (o.rate > 0) { c->st = PARKED; idlers[nidlers++] = c; return; }
     request(c); if (flush_(c) < 0) { e_io++; finish_or_reopen(c); } else if (c->st == SEND && c->outlen == 0) c->st = RECV;
 }
 static void on_ready(struct conn *c, unsigned ev) {
@@ -283,13 +324,14 @@ static void on_ready(struct conn *c, unsigned ev) {
         if (err || (ev & EPOLLERR)) { e_tcp++; drop(c); return; }
         if (!(ev & EPOLLOUT)) return;
         if (o.plain) { tls_ok++; request(c); }
-        else { c->ssl = SSL_new(ctx); SSL_set_fd(c->ssl, c->fd); SSL_set_connect_state(c->ssl);
+        else { c->ssl = SSL_new(c->id->ctx); SSL_set_fd(c->ssl, c->fd); SSL_set_connect_state(c->ssl);
                if (o.sni) SSL_set_tlsext_host_name(c->ssl, o.sni);
                c->st = TLS; }
     }
     if (c->st == TLS) {
         int r = SSL_do_handshake(c->ssl);
-        if (r == 1) { tls_ok++; request(c); }
+        if (r == 1 && o.bare) { tls_ok++; admitted(c); watch(c, 0); }
+        else if (r == 1) { tls_ok++; request(c); }
         else { int e = SSL_get_error(c->ssl, r); ERR_clear_error();
             if (e == SSL_ERROR_WANT_WRITE) { watch(c, 1); return; }
             if (e == SSL_ERROR_WANT_READ) { watch(c, 0); return; }
@@ -351,36 +393,106 @@ static void accept_all(int ls) {
 static int cmp(const void *a, const void *b) { unsigned x = *(unsigned *)a, y = *(unsigned *)b; return x < y ? -1 : x > y; }
 static unsigned pct(double p) { return nlat ? lat[(size_t)(p * (nlat - 1))] : 0; }
 
+/* bytes of the connections that are open now, as TCP counts them, since the last time */
+static void on_the_wire(unsigned long long *in, unsigned long long *out) {
+    static unsigned long long last_in, last_out; unsigned long long i = 0, o_ = 0;
+    for (int k = 0; k < o.conns; k++) {
+        struct tcp_info_ { char head[120]; unsigned long long acked, received; } info; socklen_t l = sizeof info;
+        if (cs[k].fd >= 0 && !getsockopt(cs[k].fd, IPPROTO_TCP, TCP_INFO, &info, &l) && l == sizeof info) { i += info.received; o_ += info.acked; }
+    }
+    *in = i > last_in ? i - last_in : 0; *out = o_ > last_out ? o_ - last_out : 0; last_in = i; last_out = o_;
+}
 static unsigned long report(const char *name, double cpu, double mb) {
     double el = now() - t_start; if (stopping && (o.mode == CLIENT || o.mode == MASTER)) el = o.seconds < el ? o.seconds : el;
     qsort(lat, nlat, sizeof *lat, cmp);
+    unsigned long long wire_in, wire_out; on_the_wire(&wire_in, &wire_out);
     struct rusage ru; getrusage(RUSAGE_SELF, &ru);
     unsigned long errs = e_tcp + e_tls + e_status + e_io + e_parse;
     printf("{\"mode\": \"%s\", \"conns\": %d, \"seconds\": %.3f, \"tls\": %lu, \"challenged\": %lu, \"upgraded\": %lu, \"ready_s\": %.3f, \"done\": %lu, \"per_second\": %.1f, "
-           "\"p50_us\": %u, \"p90_us\": %u, \"p99_us\": %u, \"p999_us\": %u, \"max_us\": %u, \"closed_by_peer\": %lu, "
+           "\"p50_us\": %u, \"p90_us\": %u, \"p99_us\": %u, \"p999_us\": %u, \"max_us\": %u, \"closed_by_peer\": %lu, \"left\": %lu, \"wire_in\": %llu, \"wire_out\": %llu, "
            "\"errors\": {\"tcp\": %lu, \"tls\": %lu, \"status\": %lu, \"io\": %lu, \"parse\": %lu, \"first_bad_status\": %d}, \"rig_cpu_s\": %.2f, \"mb_in\": %.1f, \"mb_out\": %.1f, \"server_cpu_s\": %.2f, \"server_pss_mb\": %.1f}\n",
            name, o.conns, el, tls_ok, challenged, upgraded, t_ready ? t_ready - t_start : 0.0, done, (o.mode == IDLE ? upgraded : done) / el, pct(.5), pct(.9), pct(.99), pct(.999), pct(1),
-           closed_by_peer, e_tcp, e_tls, e_status, e_io, e_parse, first_bad_status,
+           closed_by_peer, left, wire_in, wire_out, e_tcp, e_tls, e_status, e_io, e_parse, first_bad_status,
            ru.ru_utime.tv_sec + ru.ru_stime.tv_sec + (ru.ru_utime.tv_usec + ru.ru_stime.tv_usec) / 1e6, bytes_in / 1e6, bytes_out / 1e6, cpu, mb);
     fflush(stdout);
     return errs;
 }
+static void ask(struct conn *c) {
+    request(c);
+    if (flush_(c) < 0) { e_io++; drop(c); } else if (!c->outlen) c->st = RECV;
+}
+static SSL_CTX *context(const char *cert, const char *key) {
+    SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+    SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
+    SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION); if (o.tls12) SSL_CTX_set_max_proto_version(ctx, TLS1_2_VERSION);
+    SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
+    if (cert && (SSL_CTX_use_certificate_chain_file(ctx, cert) != 1 || SSL_CTX_use_PrivateKey_file(ctx, key ? key : cert, SSL_FILETYPE_PEM) != 1)) die("cannot read the certificate or its key");
+    if (o.ca) { if (SSL_CTX_load_verify_locations(ctx, o.ca, NULL) != 1) die("cannot read --ca"); SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL); }
+    static const unsigned char alpn[] = "\x08http/1.1"; SSL_CTX_set_alpn_protos(ctx, alpn, sizeof alpn - 1);
+    return ctx;
+}
 /* what was counted so far does not count */
-static void forget(void) { done = challenged = closed_by_peer = e_tcp = e_tls = e_status = e_io = e_parse = 0; nlat = bytes_in = bytes_out = 0; memset(statuses, 0, sizeof statuses); first_bad_status = 0; }
+static void forget(void) { done = left = challenged = closed_by_peer = e_tcp = e_tls = e_status = e_io = e_parse = 0; nlat = bytes_in = bytes_out = 0; memset(statuses, 0, sizeof statuses); first_bad_status = 0; }
 static void begin_round(void) {
     forget(); signalled = stopping = 0; t_start = now(); t_stop = t_start + o.seconds;
-    for (int i = 0; i < o.conns; i++) if (cs[i].st == PARKED) { request(&cs[i]); if (flush_(&cs[i]) < 0) { e_io++; drop(&cs[i]); } else if (!cs[i].outlen) cs[i].st = RECV; }
+    due = t_start; nidlers = 0;
+    for (int i = 0; i < o.conns; i++) {
+        if (cs[i].st == DEAD && o.mode == CLIENT) open_(&cs[i]);
+        else if (cs[i].st == PARKED && o.rate > 0) idlers[nidlers++] = &cs[i];
+        else if (cs[i].st == PARKED) ask(&cs[i]);
+    }
+}
+/* all connections are cut and dial again, as many at a time as --dials says */
+static void begin_storm(void) {
+    struct linger at_once = { 1, 0 };
+    for (int i = 0; i < o.conns; i++) {
+        if (cs[i].fd >= 0) setsockopt(cs[i].fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+        drop(&cs[i]);
+    }
+    forget(); signalled = 0; upgraded = tls_ok = 0; t_ready = 0; t_start = now();
+}
+/* --rate: what is due goes out on a connection that has nothing to do; how long to wait for the next, in seconds */
+static double pace(double t) {
+    while (t >= due && nidlers) {
+        struct conn *c = idlers[--nidlers]; double at = due;
+        due -= log(rng_uniform()) / o.rate;
+        if (c->st != PARKED) { open_(c); continue; }
+        ask(c); c->t0 = at;
+    }
+    return nidlers && due < t + 0.02 ? due - t : 0.02;
+}
+/* --churn: the connection after the last one that left and is not at work goes, and comes again */
+static void churn(double t) {
+    static int next;
+    for (int tried = 0; leave + 1 / o.churn <= t && tried < o.conns; next = (next + 1) % o.conns, tried++) {
+        struct conn *c = &cs[next];
+        if (c->st != SERVE || c->inlen || c->outlen > c->outoff) continue;
+        if (c->ssl) SSL_shutdown(c->ssl);
+        drop(c); left++; leave += 1 / o.churn; open_(c);
+    }
+}
+static void read_identities(const char *file) {
+    FILE *f = fopen(file, "r"); char line[2048], cert[512], key[512], user[128], password[512], path[128];
+    if (!f) die("cannot read --identities");
+    while (fgets(line, sizeof line, f)) {
+        if (sscanf(line, "%511s %511s %127s %511s %127s", cert, key, user, password, path) != 5) die("a line of --identities lacks a word");
+        ids = realloc(ids, (nids + 1) * sizeof *ids);
+        ids[nids++] = (struct identity){ .ctx = context(cert, key), .user = strdup(user), .password = first_line(password), .path = strdup(path) };
+    }
+    fclose(f);
+    if (!nids) die("--identities names nobody");
 }
 int main(int argc, char **argv) {
     if (argc < 2) die("usage: mtlsload client|connect|worker|idle|master|origin --port P ... (see the head of mtlsload.c)");
     o.mode = !strcmp(argv[1], "client") ? CLIENT : !strcmp(argv[1], "connect") ? CONNECT : !strcmp(argv[1], "worker") ? WORKER : !strcmp(argv[1], "idle") ? IDLE : !strcmp(argv[1], "master") ? MASTER : !strcmp(argv[1], "origin") ? ORIGIN : (die("unknown mode"), 0);
-    o.method = NULL; o.port = -1;
+    o.method = NULL; o.port = -1; const char *identities = NULL;
     for (int i = 2; i < argc; i++) {
         const char *k = argv[i];
         if (!strcmp(k, "--plain")) { o.plain = 1; continue; }
         if (!strcmp(k, "--tls12")) { o.tls12 = 1; continue; }
         if (!strcmp(k, "--rounds")) { o.rounds = 1; continue; }
         if (!strcmp(k, "--settle")) { o.settle = 1; continue; }
+        if (!strcmp(k, "--bare")) { o.bare = 1; continue; }
         if (i + 1 >= argc) die("an option lacks its value");
         const char *v = argv[++i];
         if (!strcmp(k, "--host")) o.host = v; else if (!strcmp(k, "--port")) o.port = atoi(v); else if (!strcmp(k, "--conns")) o.conns = atoi(v);
@@ -389,6 +501,8 @@ int main(int argc, char **argv) {
         else if (!strcmp(k, "--method")) o.method = v; else if (!strcmp(k, "--path")) o.path = v; else if (!strcmp(k, "--body")) o.body = atoi(v);
         else if (!strcmp(k, "--header")) { if (o.nheaders < 16) o.headers[o.nheaders++] = v; } else if (!strcmp(k, "--upgrade")) o.upgrade = v;
         else if (!strcmp(k, "--ramp")) o.ramp = atof(v); else if (!strcmp(k, "--sni")) o.sni = v; else if (!strcmp(k, "--reply")) o.reply = atoi(v);
+        else if (!strcmp(k, "--rate")) o.rate = atof(v); else if (!strcmp(k, "--churn")) o.churn = atof(v); else if (!strcmp(k, "--dials")) o.dials = atoi(v);
+        else if (!strcmp(k, "--paths")) o.paths = atoi(v); else if (!strcmp(k, "--identities")) identities = v;
         else if (!strcmp(k, "--pid")) { if (o.npids < 64) o.pids[o.npids++] = atoi(v); }
         else die("unknown option");
     }
@@ -399,16 +513,12 @@ int main(int argc, char **argv) {
     if (!o.method) o.method = o.mode == WORKER || o.mode == IDLE || o.switching ? "POST" : "GET";
     if (o.user && !o.password) die("--user needs --password");
     struct rlimit rl = { 1048576, 1048576 }; if (setrlimit(RLIMIT_NOFILE, &rl)) { getrlimit(RLIMIT_NOFILE, &rl); rl.rlim_cur = rl.rlim_max; setrlimit(RLIMIT_NOFILE, &rl); }
-    ctx = SSL_CTX_new(TLS_client_method());
-    SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
-    SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION); if (o.tls12) SSL_CTX_set_max_proto_version(ctx, TLS1_2_VERSION);
-    SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
-    if (o.cert && (SSL_CTX_use_certificate_chain_file(ctx, o.cert) != 1 || SSL_CTX_use_PrivateKey_file(ctx, o.key ? o.key : o.cert, SSL_FILETYPE_PEM) != 1)) die("cannot read the certificate or its key");
-    if (o.ca) { if (SSL_CTX_load_verify_locations(ctx, o.ca, NULL) != 1) die("cannot read --ca"); SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL); }
-    static const unsigned char alpn[] = "\x08http/1.1"; SSL_CTX_set_alpn_protos(ctx, alpn, sizeof alpn - 1);
+    if (identities) read_identities(identities);
+    else { ids = malloc(sizeof *ids); nids = 1; ids[0] = (struct identity){ .ctx = context(o.cert, o.key), .user = o.user, .password = o.password, .path = o.path }; }
     bodybuf = malloc(o.body + 1); memset(bodybuf, 'b', o.body); size_t most = o.reply > MAX_REPLY ? o.reply : MAX_REPLY; replybuf = malloc(most); memset(replybuf, 'r', most);
     ep = epoll_create1(0); cs = calloc(o.conns, sizeof *cs);
-    for (int i = 0; i < o.conns; i++) { cs[i].fd = -1; cs[i].st = DEAD; }
+    for (int i = 0; i < o.conns; i++) { cs[i].fd = -1; cs[i].st = DEAD; cs[i].id = &ids[i % nids]; }
+    idlers = calloc(o.conns, sizeof *idlers);
     int ls = -1; static struct conn listener;
     if (listening()) {
         struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(o.port) }; inet_pton(AF_INET, o.host, &a.sin_addr); int one = 1;
@@ -417,31 +527,44 @@ int main(int argc, char **argv) {
         socklen_t al = sizeof a; getsockname(ls, (void *)&a, &al); fprintf(stderr, "port %d\n", ntohs(a.sin_port));
         struct epoll_event e = { .events = EPOLLIN, .data.ptr = &listener }; epoll_ctl(ep, EPOLL_CTL_ADD, ls, &e);
     }
-    if (o.rounds && o.mode != MASTER) die("--rounds is for masters");
-    if (o.settle && o.mode != CLIENT) die("--settle is for clients");
-    if (o.rounds) { struct sigaction a = { .sa_handler = on_signal }; sigaction(SIGUSR1, &a, NULL); stopping = 1; }
+    if (o.rounds && o.mode != MASTER && o.mode != CLIENT && o.mode != IDLE) die("--rounds is for masters, clients and idle connections");
+    if (o.settle && (o.mode != CLIENT || o.rounds)) die("--settle is for clients without --rounds");
+    if (o.rate > 0 && (o.mode != CLIENT || !(o.settle || o.rounds))) die("--rate is for clients with --settle or --rounds");
+    if (o.churn > 0 && o.mode != WORKER) die("--churn is for workers");
+    if (o.bare && (o.mode != IDLE || o.plain)) die("--bare is for idle connections with TLS");
+    int storms = o.rounds && o.mode == IDLE, counting = o.mode == WORKER || o.mode == IDLE;
+    if (storms) o.rounds = 0;
+    if (o.rounds || counting) { struct sigaction a = { .sa_handler = on_signal }; sigaction(SIGUSR1, &a, NULL); }
+    if (o.rounds) stopping = 1;
     double cpu0, mb, cpu1 = 0; server_usage(&cpu0, &mb);
     t_start = now(); t_stop = t_start + o.seconds;
-    int opened = 0, in_round = 0; struct epoll_event ev[512];
+    int opened = 0, in_round = 0, in_storm = 0; struct epoll_event ev[512];
     for (;;) {
         double t = now();
+        if (storms && signalled) { begin_storm(); opened = 0; in_storm = 1; t = t_start; }
+        else if (counting && signalled) { signalled = 0; report(argv[1], 0, 0); forget(); t_start = t; }
+        if (in_storm && t_ready) { in_storm = 0; report(argv[1], 0, 0); }
+        if (o.churn > 0 && t_ready) churn(t);
         if (o.rounds) {
+            if (o.mode == CLIENT && settled == o.conns && !t_ready) { t_ready = t; fprintf(stderr, "ready\n"); }
             int busy = 0; for (int i = 0; i < o.conns && in_round && stopping; i++) busy += cs[i].st == SEND || cs[i].st == RECV;
             if (signalled && stopping) { server_usage(&cpu0, &mb); begin_round(); in_round = 1; }
             else if (!stopping && t >= t_stop) { stopping = 1; server_usage(&cpu1, &mb); t_stop = t + 1.0; }
             else if (in_round && stopping && (!busy || t >= t_stop)) { in_round = 0; report(argv[1], cpu1 - cpu0, mb); }
         } else if (o.settle == 1) {
-            if (settled == o.conns) { unsigned long bad = e_tcp + e_tls + e_status + e_io + e_parse; if (bad) die("errors before all connections were served"); forget(); server_usage(&cpu0, &mb); t_start = now(); t_stop = t_start + o.seconds; o.settle = 2; }
+            if (settled == o.conns) { unsigned long bad = e_tcp + e_tls + e_status + e_io + e_parse; if (bad) die("errors before all connections were served"); forget(); server_usage(&cpu0, &mb); t_start = due = now(); t_stop = t_start + o.seconds; o.settle = 2; }
             else if (t >= t_start + 30) die("not all connections were served within 30 s");
         } else if (t >= t_stop && !stopping) { stopping = 1; server_usage(&cpu1, &mb); if (o.mode == WORKER || o.mode == IDLE || o.mode == CONNECT || o.mode == ORIGIN) break; t_stop = t + 1.0; }
         else if (t >= t_stop) break;
         int may = o.ramp > 0 ? (int)((t - t_start) * o.ramp) + 1 : o.conns;
-        for (int burst = 0; !listening() && opened < o.conns && opened < may && burst < 256 && !stopping; burst++) open_(&cs[opened++]);
+        for (int burst = 0; !listening() && opened < o.conns && opened < may && burst < 256 && (!o.dials || dialing < o.dials) && (!stopping || (o.rounds && !in_round)); burst++) open_(&cs[opened++]);
         int live = stopping ? 0 : 1;
         if (o.rounds) live = 1;
         else if (stopping) for (int i = 0; i < o.conns; i++) if (cs[i].st != DEAD) { live = 1; break; }
         if (!live) break;
-        int n = epoll_wait(ep, ev, 512, 20);
+        double gap = o.rate > 0 && !stopping && o.settle != 1 ? pace(now()) : 0.02;
+        struct timespec wait = { 0, gap > 0 ? (long)(gap * 1e9) : 0 };
+        int n = epoll_pwait2(ep, ev, 512, &wait, NULL);
         for (int i = 0; i < n; i++) if (ev[i].data.ptr == &listener) accept_all(ls); else on_ready(ev[i].data.ptr, ev[i].events);
     }
     return report(argv[1], cpu1 - cpu0, mb) ? 1 : 0;

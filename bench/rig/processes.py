@@ -174,8 +174,10 @@ class Rig:
             need(Path("/usr/include/stdio.h").exists(), "libc6-dev")
             need(Path("/usr/include/openssl/ssl.h").exists(), "libssl-dev")
             self.binary.parent.mkdir(exist_ok=True)
-            build = ["gcc", "-O2", "-o", str(self.binary), str(source), "-lssl", "-lcrypto"]
+            made = self.binary.with_suffix(f".{os.getpid()}")  # a run beside this one may be using the old one
+            build = ["gcc", "-O2", "-Wall", "-Wextra", "-o", str(made), str(source), "-lssl", "-lcrypto", "-lm"]
             subprocess.run(build, check=True, stdin=subprocess.DEVNULL)
+            made.replace(self.binary)
 
     def run(self, mode: str, arguments: Sequence[str | Path], *, seconds: float) -> dict[str, Any]:
         """One bounded run; its counts.
