@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rig.home import Bundle, issue_worker
-from rig.processes import RIG_CORE, BenchFailed, Rig, Server, cpu_seconds, end, pinned, told_line
+from rig.processes import RIG_CORE, BenchFailed, Rig, Server, Standing, cpu_seconds, pinned, told_line
 from rig.report import median
 from rig.stage import (
     OURS,
@@ -32,44 +30,12 @@ RELAYED_BESIDE_HOSTED = 32
 MASTERS_CONNECTIONS = 32
 
 
-class Master:
-    """The rig as a master of relayed workers, whose connections are silent save in its rounds."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-
-    def round(self, seconds: float) -> dict[str, Any]:
-        """One round; the rig's counts.
-
-        Raises:
-            BenchFailed: the master ended, or a request failed.
-        """
-        self._process.send_signal(signal.SIGUSR1)
-        line = told_line(self._process, seconds + 10, stdout=True)
-        if not line:
-            raise BenchFailed("the rig's master ended within a round")
-        counts: dict[str, Any] = json.loads(line)
-        if any(counts["errors"].values()):
-            raise BenchFailed(f"the rig's master counted errors: {counts['errors']}")
-        return counts
-
-
 @contextlib.contextmanager
-def standing_master(rig: Rig, *, port: int, conns: int, seconds: float) -> Iterator[Master]:
+def standing_master(rig: Rig, *, port: int, conns: int, seconds: float) -> Iterator[Standing]:
     """A master on `port` for at most `conns` connections, whose rounds last `seconds`; ready on entry."""
-    arguments = ["--rounds", "--port", str(port), "--conns", str(conns), "--seconds", str(seconds)]
-    process = subprocess.Popen(
-        pinned(RIG_CORE, [rig.binary, "master", *arguments]),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        if not told_line(process, 10).startswith("port "):
-            raise BenchFailed(f"the rig's master does not listen on port {port}")
-        yield Master(process)
-    finally:
-        end(process)
+    arguments = ["--rounds", "--port", str(port), "--conns", str(conns)]
+    with rig.standing("master", arguments, seconds=seconds) as master:
+        yield master
 
 
 @contextlib.contextmanager

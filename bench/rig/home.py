@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rig.processes import BenchFailed, Server, free_port, start
+from rig.processes import SERVER_CORE, BenchFailed, Server, free_port, start
 
 CLIENT, WORKER, POOL = "bench-client", "bench-worker", "bench"
 RELAY_WORKER, RELAY_POOL = "relay-worker", "relay"
@@ -119,10 +121,97 @@ def issue_worker(command: Path, folder: Path, name: str, pool: str = POOL) -> Bu
     return Bundle(name, folder / "bundles" / name)
 
 
-def make_home(command: Path, folder: Path, *, origin: int, workers: int, master: int = 9) -> BenchHome:
+def interpreter(command: Path) -> Path:
+    """The Python of the environment that a command was installed into: its script's first line names it."""
+    return Path(command.read_bytes().split(b"\n", 1)[0].decode(errors="replace").removeprefix("#!").strip())
+
+
+def issue_many(command: Path, folder: Path, orders: Sequence[Sequence[str]]) -> None:
+    """Many `issue-*` commands (name of the command, then its arguments) in one process: a start takes half a second.
+
+    Raises:
+        BenchFailed: one failed, with what it said.
+    """
+    script = (
+        "import json, sys\n"
+        "from gateway.cli.main import cli\n"
+        "for order in json.load(sys.stdin):\n"
+        "    cli([order[0], '--home', sys.argv[1], *order[1:]], standalone_mode=False)\n"
+    )
+    told = subprocess.run(
+        [interpreter(command), "-P", "-c", script, folder],
+        input=json.dumps([list(order) for order in orders]),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    if told.returncode:
+        raise BenchFailed(f"{len(orders)} certificates could not be issued: {' '.join(told.stderr.split())[-300:]}")
+
+
+def pool_name(number: int) -> str:
+    """The name of one of many pools; `{}` in a path of the rig becomes its number."""
+    return f"pool-{number}"
+
+
+def identities_file(home: BenchHome, pools: int) -> Path:
+    """A worker certificate for each of many pools, and the rig's list of them (`--identities`)."""
+    names = [pool_name(number) for number in range(pools)]
+    issue_many(home.command, home.folder, [("issue-worker", f"worker-{name}", "--pool", name) for name in names])
+    file = home.folder / "identities"
+    bundles = [(Bundle(f"worker-{name}", home.folder / "bundles" / f"worker-{name}"), name) for name in names]
+    file.write_text(
+        "".join(
+            f"{one.folder}/cert.pem {one.folder}/key.pem {one.name} {one.folder}/password /-/reverse/{pool}\n"
+            for one, pool in bundles
+        )
+    )
+    return file
+
+
+def client_identities_file(home: BenchHome, count: int, path: str) -> Path:
+    """Several clients and the rig's list of them: one identity may hold only so many nonces at a time."""
+    names = [f"client-{number}" for number in range(count)]
+    issue_many(home.command, home.folder, [("issue-client", name) for name in names])
+    file = home.folder / "clients"
+    folders = {name: home.folder / "bundles" / name for name in names}
+    file.write_text("".join(f"{f}/cert.pem {f}/key.pem {name} {f}/password {path}\n" for name, f in folders.items()))
+    return file
+
+
+def gateway_status(home: BenchHome) -> dict[str, Any]:
+    """What `rhttp-pki status --json` prints, asked on the admin socket.
+
+    Raises:
+        BenchFailed: no answer.
+    """
+    with socket.socket(socket.AF_UNIX) as admin:
+        admin.settimeout(10)
+        try:
+            admin.connect(str(home.folder / "run" / "admin.sock"))
+            admin.sendall(b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            answer = http.client.HTTPResponse(admin)
+            answer.begin()
+            told: dict[str, Any] = json.loads(answer.read())
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise BenchFailed(f"the gateway tells no status: {error!r}") from None
+    return told
+
+
+def data_processes(home: BenchHome) -> list[int]:
+    """The process ids of the gateway's data processes, p0 first.
+
+    Raises:
+        BenchFailed: no answer.
+    """
+    return [int(one["pid"]) for one in gateway_status(home)["processes"]]
+
+
+def make_home(command: Path, folder: Path, *, origin: int, workers: int, master: int = 9, pools: int = 0) -> BenchHome:
     """`init`, a client and two workers, then limits that let one identity hold all the bench's connections.
 
-    `master` is the port of the master that relayed workers are handed to.
+    `master` is the port of the master that relayed workers are handed to; `pools` more hosted pools have a name each.
     """
     run_command(command, folder, "init", "--trust-domain", TRUST_DOMAIN)
     run_command(command, folder, "issue-client", CLIENT)
@@ -135,16 +224,18 @@ def make_home(command: Path, folder: Path, *, origin: int, workers: int, master:
         "relay": {"urls": [f"http://127.0.0.1:{master}"]},
     }
     settings["routes"] = [{"path": "/jobs/*", "master": "jobs"}]
-    settings["pools"] = {POOL: {"mode": "hosted"}, RELAY_POOL: {"mode": "relay", "master": "relay"}}
+    settings["pools"] = {
+        POOL: {"mode": "hosted"},
+        RELAY_POOL: {"mode": "relay", "master": "relay"},
+        **{pool_name(number): {"mode": "hosted"} for number in range(pools)},
+    }
     settings["digest"] = {**settings.get("digest", {}), "nonces_per_identity": NONCES_PER_IDENTITY}
     room = workers + 1000
-    # The rig's idle workers are silent by design: nobody may ask them for a sign of life while they are counted.
     limits = {
         "connections": room,
         "connections_per_client": room,
         "connections_per_worker": room,
         "master_connections": room,
-        "liveness_idle": 600,
     }
     settings["limits"] = {**settings.get("limits", {}), **limits}
     file.write_text(toml(settings))
@@ -152,16 +243,26 @@ def make_home(command: Path, folder: Path, *, origin: int, workers: int, master:
     return BenchHome(folder, command, Bundle(CLIENT, bundles / CLIENT), worker, relay_worker)
 
 
-def start_gateway(home: BenchHome, *, folder: Path, dispatch: int | None = None) -> Server:
-    """Start the gateway on the server core; ready on return, as `/-/health` says.
+def start_gateway(
+    home: BenchHome,
+    *,
+    folder: Path,
+    dispatch: int | None = None,
+    processes: int = 1,
+    name: str = "gateway",
+    core: int | None = SERVER_CORE,
+) -> Server:
+    """Start the gateway on the server core (None: on any); ready on return, as `/-/health` says.
 
-    With `dispatch` masters are served on that loopback port instead of the socket in the home.
+    With `dispatch` masters are served on that loopback port instead of the socket in the home. `name` is its log's.
     """
     port = free_port()
     command: list[str | Path] = [home.command, "gateway", "--home", home.folder, "--listen", f"127.0.0.1:{port}"]
     if dispatch is not None:
         command += ["--dispatch", f"127.0.0.1:{dispatch}"]
-    server = start("gateway", command, port=port, folder=folder)
+    if processes > 1:
+        command += ["--processes", str(processes)]
+    server = start(name, command, port=port, folder=folder, core=core)
     context = ssl.create_default_context(cafile=str(home.client.folder / "trust.pem"))
     context.load_cert_chain(home.client.folder / "cert.pem", home.client.folder / "key.pem")
 

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -20,6 +21,7 @@ from typing import Any
 SERVER_CORE = 0
 RIG_CORE = 1
 START_SECONDS = 30.0
+READY_SECONDS = 120.0
 STOP_SECONDS = 20.0
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -28,9 +30,10 @@ class BenchFailed(Exception):  # noqa: N818 - says what is the case, like every 
     """The measurement cannot be made or cannot be believed; the text is one clear line."""
 
 
-def pinned(core: int, command: Sequence[str | Path]) -> list[str]:
-    """The command, bound to one core: what it starts stays there too."""
-    return ["taskset", "-c", str(core), *map(str, command)]
+def pinned(core: int | None, command: Sequence[str | Path]) -> list[str]:
+    """The command, bound to one core (None: to both): what it starts stays there too."""
+    cores = f"{SERVER_CORE},{RIG_CORE}" if core is None else str(core)
+    return ["taskset", "-c", cores, *map(str, command)]
 
 
 def free_port() -> int:
@@ -107,13 +110,19 @@ class Server:
 
 
 def start(
-    name: str, command: Sequence[str | Path], *, port: int, folder: Path, environment: Mapping[str, str] | None = None
+    name: str,
+    command: Sequence[str | Path],
+    *,
+    port: int,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    core: int | None = SERVER_CORE,
 ) -> Server:
-    """Start a server on the server core, its output going to `folder/NAME.log`."""
+    """Start a server on the server core (None: on both), its output going to `folder/NAME.log`."""
     log = folder / f"{name}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            pinned(SERVER_CORE, command),
+            pinned(core, command),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -150,9 +159,20 @@ def tree(pid: int) -> list[int]:
     return found
 
 
+def cpu_by_process(pid: int) -> dict[int, float]:
+    """User and system time of the process and of each descendant, in seconds (resolution: one tick, 10 ms)."""
+    times = {member: _stat(member) for member in tree(pid)}
+    return {member: (int(fields[11]) + int(fields[12])) / TICK for member, fields in times.items() if fields}
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time that the process and its descendants have used, in seconds (resolution: one tick, 10 ms)."""
-    return sum(int(fields[11]) + int(fields[12]) for member in tree(pid) if (fields := _stat(member))) / TICK
+    return sum(cpu_by_process(pid).values())
+
+
+def cpu_since(pid: int, before: Mapping[int, float]) -> float:
+    """What the tree used since `before` was taken; one that has been replaced since counts from its own start."""
+    return sum(now - before.get(member, 0.0) for member, now in cpu_by_process(pid).items())
 
 
 def pss_kib(pid: int) -> int:
@@ -161,6 +181,29 @@ def pss_kib(pid: int) -> int:
         if line.startswith("Pss:"):
             return int(line.split()[1])
     raise BenchFailed(f"the kernel tells no PSS for process {pid}")
+
+
+class Standing:
+    """A rig that works, or is cut and comes again, or tells what it counted, each time when it is asked."""
+
+    def __init__(self, mode: str, process: subprocess.Popen[bytes]) -> None:
+        self.mode = mode
+        self.process = process
+
+    def round(self, seconds: float, *, allow: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """Ask, and the counts that it then prints within `seconds` and some; errors other than `allow` are no result.
+
+        Raises:
+            BenchFailed: it ended, or something failed.
+        """
+        self.process.send_signal(signal.SIGUSR1)
+        line = told_line(self.process, seconds + 10, stdout=True)
+        if not line:
+            raise BenchFailed(f"the rig ended within a round in mode {self.mode}, or it took over {seconds + 15:.0f} s")
+        counts: dict[str, Any] = json.loads(line)
+        if any(value for name, value in counts["errors"].items() if name not in allow):
+            raise BenchFailed(f"the rig counted errors in mode {self.mode}: {counts['errors']}")
+        return counts
 
 
 class Rig:
@@ -207,6 +250,25 @@ class Rig:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE)
         try:
             yield int(told_line(process, START_SECONDS).removeprefix("port "))
+        finally:
+            end(process)
+
+    @contextlib.contextmanager
+    def standing(
+        self, mode: str, arguments: Sequence[str | Path], *, seconds: float, core: int | None = RIG_CORE
+    ) -> Iterator[Standing]:
+        """A rig that stands while the block runs and tells its counts when it is asked; ready on entry.
+
+        `seconds` is how long a round lasts, or with modes that know no rounds how long it may stand.
+        """
+        command = pinned(core, [self.binary, mode, *arguments, "--seconds", str(seconds)])
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            told = told_line(process, READY_SECONDS)
+            if told != "ready" and not told.startswith("port "):
+                out, err = process.communicate()
+                raise BenchFailed(f"the rig is not ready in mode {mode}: {told} {(out or err).decode().strip()}")
+            yield Standing(mode, process)
         finally:
             end(process)
 

@@ -13,11 +13,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rig.home import interpreter
+
 
 def versions(command: Path) -> dict[str, str]:
     """The versions that decide about a number."""
-    # The command is a script of the environment that it was installed into; its first line names that Python.
-    python = command.read_bytes().split(b"\n", 1)[0].decode(errors="replace").removeprefix("#!").strip()
+    python = interpreter(command)
     wanted = "cryptography pyopenssl uvloop httptools".split()  # noqa: SIM905
     script = (
         "import json, platform, rhttp.server, importlib.metadata as m\n"
@@ -28,7 +29,7 @@ def versions(command: Path) -> dict[str, str]:
         "print(json.dumps(facts))\n"
     )
     ours: dict[str, str] = {"gateway": "unknown"}
-    if Path(python).exists():
+    if python.exists():
         told = subprocess.run(
             [python, "-P", "-c", script], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
         )
