@@ -1,6 +1,10 @@
 """Listening sockets: bound here by the supervisor, before anything else starts, and inherited by the data processes.
 
 Bound means listening too: from then on the kernel queues connections, also while a process is being restarted.
+
+With several data processes each has a TCP socket of its own on the same port (``SO_REUSEPORT``), over which the kernel
+spreads connections evenly, and a unix socket where the others reach it. A unix socket for masters, and the metrics
+listener, is one that all accept from.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ import errno
 import os
 import socket
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -25,7 +29,9 @@ UNIX_PATH_MAX: Final = 107
 DISPATCH_MODE: Final = 0o660
 ADMIN_MODE: Final = 0o600
 
-Purpose = Literal["tls", "dispatch", "metrics"]
+MESH_MODE: Final = 0o600
+
+Purpose = Literal["tls", "dispatch", "metrics", "mesh"]
 
 
 class ListenFailed(Exception):  # noqa: N818 - says what is the case, like every error of ours
@@ -34,13 +40,21 @@ class ListenFailed(Exception):  # noqa: N818 - says what is the case, like every
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """One listening socket and what it is for; ``path`` and ``inode`` are set for a unix socket that we made."""
+    """One listening socket and what it is for; ``path`` and ``inode`` are set for a unix socket that we made.
+
+    ``more`` has those of the second, third … data process, when each has its own.
+    """
 
     purpose: Purpose | Literal["admin"]
     sock: socket.socket
     url: str
     path: Path | None = None
     inode: int = 0
+    more: tuple[Listener, ...] = ()
+
+    def numbers(self) -> tuple[int, ...]:
+        """The descriptors, in the order of the processes; one when they share it."""
+        return (self.sock.fileno(), *(other.sock.fileno() for other in self.more))
 
     def facts(self) -> dict[str, object]:
         """The actual address, as status and ``run/gateway.json`` show it."""
@@ -50,7 +64,9 @@ class Listener:
         return {"url": self.url, "host": host, "port": port}
 
     def close(self) -> None:
-        """Close our handle; a unix socket's file goes too, unless it is no longer the one that we made."""
+        """Close our handles; a unix socket's file goes too, unless it is no longer the one that we made."""
+        for other in self.more:
+            other.close()
         self.sock.close()
         if self.path is not None:
             with contextlib.suppress(OSError):
@@ -58,8 +74,12 @@ class Listener:
                     self.path.unlink()
 
 
-def bind_tcp(address: TcpAddress, purpose: Purpose) -> Listener:
-    """Listen on a TCP address, with ``SO_REUSEADDR`` (a restart must not wait for TIME_WAIT).
+def bind_tcp(address: TcpAddress, purpose: Purpose, *, count: int = 1) -> Listener:
+    """Listen on a TCP address, with ``SO_REUSEADDR`` (a restart must not wait for TIME_WAIT), on so many sockets.
+
+    Nobody else listens there when this returns, this user's other gateways included: the first socket is bound *and*
+    listens before it is opened for sharing, and Linux refuses that where anybody listens who does not share, or shares
+    with whoever asks to.
 
     Raises:
         ListenFailed: in use, not ours, not allowed, or no such host.
@@ -69,20 +89,31 @@ def bind_tcp(address: TcpAddress, purpose: Purpose) -> Listener:
     except OSError as error:
         raise ListenFailed(f"cannot listen on {address} ({purpose}): {error.strerror}; name an IP address") from None
     family, kind, protocol, _name, place = found[0]
-    sock = socket.socket(family, kind, protocol)
+    socks: list[socket.socket] = []
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(place)
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
+        for _ in range(count):
+            sock = socket.socket(family, kind, protocol)
+            socks.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if len(socks) > 1:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind(place)
+            sock.listen(BACKLOG)
+            sock.setblocking(False)
+            if len(socks) == 1 < count:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            place = sock.getsockname()  # with port 0 the first chose
     except OSError as error:
-        sock.close()
+        for sock in socks:
+            sock.close()
         raise ListenFailed(f"cannot listen on {address} ({purpose}): {_reason(error)}") from None
-    host, port = sock.getsockname()[:2]
+    host, port = place[:2]
     scheme = "https" if purpose == "tls" else "http"
-    return Listener(purpose=purpose, sock=sock, url=f"{scheme}://{TcpAddress(host=host, port=port)}")
+    url = f"{scheme}://{TcpAddress(host=str(host), port=int(port))}"
+    first, *more = (Listener(purpose=purpose, sock=sock, url=url) for sock in socks)
+    return replace(first, more=tuple(more))
 
 
 def bind_unix(path: Path, purpose: Purpose | Literal["admin"], *, mode: int) -> Listener:
@@ -146,21 +177,41 @@ def _reason(error: OSError) -> str:
             return os.strerror(error.errno) if error.errno else "unknown error"
 
 
+def bind_mesh(folder: Path, count: int) -> Listener:
+    """A unix socket in this folder for each data process, for the others only.
+
+    Raises:
+        ListenFailed: as `bind_unix`.
+    """
+    made: list[Listener] = []
+    try:
+        for number in range(count):
+            path = folder / f"p{number}.sock"
+            made.append(bind_unix(path, "mesh", mode=MESH_MODE))  # noqa: PERF401 - those before a failure are closed
+    except ListenFailed:
+        for listener in made:
+            listener.close()
+        raise
+    return replace(made[0], more=tuple(made[1:]))
+
+
 def bind_all(config: Config) -> dict[Purpose, Listener]:
-    """Every listener that the configuration names, or none of them.
+    """Every listener that the configuration names, and what several processes need among themselves; or none of them.
 
     Raises:
         ListenFailed: the first that cannot be bound; those bound before it are closed again.
     """
     made: dict[Purpose, Listener] = {}
     try:
-        made["tls"] = bind_tcp(config.listen, "tls")
+        made["tls"] = bind_tcp(config.listen, "tls", count=config.processes)
         if isinstance(config.dispatch, UnixAddress):
             made["dispatch"] = bind_unix(config.dispatch.path, "dispatch", mode=DISPATCH_MODE)
         else:
-            made["dispatch"] = bind_tcp(config.dispatch, "dispatch")
+            made["dispatch"] = bind_tcp(config.dispatch, "dispatch", count=config.processes)
         if config.metrics.listen is not None:
             made["metrics"] = bind_tcp(config.metrics.listen, "metrics")
+        if config.processes > 1:
+            made["mesh"] = bind_mesh(config.home / "run", config.processes)
     except ListenFailed:
         close_all(made)
         raise

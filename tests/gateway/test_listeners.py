@@ -13,10 +13,12 @@ from support.fakegateway import FakeState, make_loaded
 from gateway.config import MetricsConfig, TcpAddress
 from gateway.listeners import (
     DISPATCH_MODE,
+    MESH_MODE,
     UNIX_PATH_MAX,
     Listener,
     ListenFailed,
     bind_all,
+    bind_mesh,
     bind_tcp,
     bind_unix,
     close_all,
@@ -64,6 +66,71 @@ def test_tcp_port_of_an_ended_gateway_is_free_at_once() -> None:
     client.close()
     first.close()
     bind_tcp(TcpAddress(host="127.0.0.1", port=port), "tls").close()
+
+
+LOCAL, EVERY = "127.0.0.1", "0.0.0.0"
+
+
+@pytest.mark.parametrize("host", [LOCAL, EVERY, "::1"])
+def test_tcp_port_is_shared_evenly_by_the_sockets_of_several_processes(host: str) -> None:
+    """Each process has its own queue, and the kernel fills all of them alike."""
+    listener = bind_tcp(TcpAddress(host=host, port=0), "tls", count=4)
+    socks = [listener.sock, *(other.sock for other in listener.more)]
+    assert listener.numbers() == tuple(sock.fileno() for sock in socks)
+    assert len({sock.getsockname() for sock in socks}) == 1
+    clients = [socket.create_connection((host, port_of(listener)), timeout=5) for _ in range(200)]
+    counts = [accept_all(sock) for sock in socks]
+    assert sum(counts) == 200
+    assert min(counts) > 20  # of 50; less is a matter of luck for once in some hundred million runs
+    for client in clients:
+        client.close()
+    listener.close()
+    assert all(sock.fileno() < 0 for sock in socks)
+
+
+def accept_all(sock: socket.socket) -> int:
+    """How many connections wait in this queue."""
+    count = 0
+    while True:
+        try:
+            sock.accept()[0].close()
+        except BlockingIOError:
+            return count
+        count += 1
+
+
+@pytest.mark.parametrize("host", [LOCAL, EVERY])
+@pytest.mark.parametrize("other", [LOCAL, EVERY])
+@pytest.mark.parametrize(("held", "wanted"), [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_tcp_port_of_another_gateway_is_never_shared(host: str, other: str, held: int, wanted: int) -> None:
+    """Sockets that share a port share it among the processes of one gateway, not with the same user's next one."""
+    first = bind_tcp(TcpAddress(host=host, port=0), "tls", count=held)
+    with pytest.raises(ListenFailed, match=f"{other}:{port_of(first)} .*in use"):
+        bind_tcp(TcpAddress(host=other, port=port_of(first)), "tls", count=wanted)
+    with socket.create_connection((LOCAL, port_of(first)), timeout=5):
+        assert accept_all(first.sock) + sum(accept_all(more.sock) for more in first.more) == 1
+    first.close()
+
+
+def test_tcp_port_of_an_ended_gateway_with_several_processes_is_free_at_once() -> None:
+    """Connections that live on in somebody's hands, or in TIME_WAIT, lock nobody out, however many processes follow."""
+    first = bind_tcp(ANY_PORT, "tls", count=2)
+    address = TcpAddress(host="127.0.0.1", port=port_of(first))
+    clients = [socket.create_connection(("127.0.0.1", address.port), timeout=5) for _ in range(16)]
+    served = []
+    for sock in (first.sock, first.more[0].sock):
+        while True:
+            try:
+                served.append(sock.accept()[0])
+            except BlockingIOError:
+                break
+    for sock in served[:8]:
+        sock.close()
+    first.close()
+    for count in (1, 2, 1):
+        bind_tcp(address, "tls", count=count).close()
+    for sock in (*clients, *served):
+        sock.close()
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
@@ -149,3 +216,43 @@ def test_all_binds_everything_or_nothing(tmp_path: Path) -> None:
     made = bind_all(dataclasses.replace(config, dispatch=ANY_PORT))
     assert sorted(made) == ["dispatch", "tls"]
     close_all(made)
+
+
+def test_all_of_several_processes_has_a_socket_for_each_but_one_where_files_are(tmp_path: Path) -> None:
+    """TCP ports are shared by the kernel; masters' files and the metrics are one queue; each process can be reached."""
+    (tmp_path / "run").mkdir()
+    config = dataclasses.replace(
+        make_loaded(tmp_path, FakeState()).config, processes=3, metrics=MetricsConfig(listen=ANY_PORT)
+    )
+    made = bind_all(config)
+    assert {purpose: len(listener.numbers()) for purpose, listener in made.items()} == {
+        "tls": 3,
+        "dispatch": 1,
+        "metrics": 1,
+        "mesh": 3,
+    }
+    paths = [made["mesh"].path, *(other.path for other in made["mesh"].more)]
+    assert paths == [tmp_path / "run" / f"p{number}.sock" for number in range(3)]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in paths if path] == [0o600] * 3
+    close_all(made)
+    assert list((tmp_path / "run").iterdir()) == []
+    tcp = bind_all(dataclasses.replace(config, dispatch=ANY_PORT))
+    assert len(tcp["dispatch"].numbers()) == 3
+    close_all(tcp)
+
+
+def test_all_with_one_mesh_socket_in_use_leaves_nothing(tmp_path: Path) -> None:
+    """The sockets before it are gone again, and so is everything else."""
+    (tmp_path / "run").mkdir()
+    taken = bind_unix(tmp_path / "run" / "p2.sock", "mesh", mode=MESH_MODE)
+    config = dataclasses.replace(make_loaded(tmp_path, FakeState()).config, processes=3)
+    with pytest.raises(ListenFailed, match="another process listens"):
+        bind_all(config)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["p2.sock"]
+    taken.close()
+
+
+def test_mesh_socket_whose_path_is_too_long_is_refused(tmp_path: Path) -> None:
+    """In the words that every unix socket has for it."""
+    with pytest.raises(ListenFailed, match=r"the mesh socket's path .* over 107 bytes"):
+        bind_mesh(tmp_path / ("x" * UNIX_PATH_MAX), 2)
