@@ -1,8 +1,8 @@
 """What becomes of jobs when workers ask for them, and when they do not have to: a simulation, pure and seeded.
 
-A pool of workers, each for one job at a time; jobs are taken in the order of their arrival. Workers are either *connected*,
-so that a waiting job begins as soon as a worker is free (a reversed connection, a held poll), or they *poll*. Networks,
-processors and the time of an answer are not in the model: what it says is what waiting alone costs.
+A pool of workers, each for one job at a time; jobs are taken in the order of their arrival. Workers are either
+*connected*, so that a waiting job begins as soon as a worker is free (a reversed connection, a held poll), or they
+*poll*. Networks, processors and the time of an answer are not in the model: what it says is what waiting alone costs.
 """
 
 from __future__ import annotations

@@ -1,0 +1,307 @@
+"""What polling costs: jobs that come to workers that poll, to polls that are held, and to reversed connections.
+
+All workers are real connections through one gateway. The same jobs are then given to the model of `pollmodel`, whose
+answer stands beside what was measured, and which goes on to ten times as many workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import resource
+import statistics
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rig import pollmodel as model
+from rig.home import BenchHome, Bundle, make_home, run_command, start_gateway
+from rig.pollcrowd import Crowd, Pollers, Reversed, sleep_until
+from rig.pollmaster import HOLD_SECONDS, Desk, Dispatcher, Ledger, MasterEnd
+from rig.pollmodel import Course, Job, Polling, Summary, begun_curve, summary
+from rig.processes import Server, cpu_seconds, free_port, tree
+from rig.report import Report
+from rig.stage import Options
+
+SEED = 7616
+MODEL_SEEDS = range(5)  # the phases of real workers are one draw; the model's figures are means over several
+JOBS_PER_WORKER = 0.025  # a second, in a stream
+SERVICE = (2.0, 8.0)
+BURST_PER_WORKER = 2
+SIMULATED_WORKERS = 10_000
+SIMULATED_SECONDS = 60.0
+SWEEP = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+SWEEP_SETTLED, SWEEP_END = 60.0, 180.0
+PATIENCE = 120.0
+DESCRIPTORS = 16_000
+FIGURES = ("mean", "p50", "p99", "worst", "lost_per_job")
+COLUMNS = (
+    ("mean", "ms", 1000),
+    ("p50", "ms", 1000),
+    ("p99", "ms", 1000),
+    ("worst", "ms", 1000),
+    ("lost_per_job", "s", 1),
+)
+
+WAYS: Mapping[str, Polling | None] = {
+    "reversed": None,
+    "held": None,
+    "eager_3s": Polling(interval=3.0, eager=True),
+    "timer_3s": Polling(interval=3.0),
+    "eager_30s": Polling(interval=30.0, eager=True),
+    "timer_30s": Polling(interval=30.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Crowds that are measured together: the first alone while idle, then all, each with its own jobs."""
+
+    ways: tuple[str, ...]
+    idle_seconds: float
+    stream_seconds: float
+
+
+# Pollers at 30 s are 33 requests a second: what is measured beside them is not disturbed by more than that.
+BATCHES = (
+    Batch(("reversed",), 5.0, 20.0),
+    Batch(("timer_3s", "eager_3s"), 6.0, 20.0),
+    Batch(("timer_30s", "eager_30s", "held"), 15.0, 40.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the crowds of one run meet."""
+
+    home: BenchHome
+    gateway: Server
+    master: int
+    dispatch: int
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """What the gateway had to do while a crowd had no work."""
+
+    requests_per_s: float
+    cpu_ms_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was measured of one crowd: the courses of its jobs, and, of a batch's first, what idling cost."""
+
+    stream: list[Course]
+    burst: list[Course]
+    idle: Idle | None
+
+
+def polling(options: Options) -> dict[str, Any]:
+    """Waits and idle work lost of `--workers` real workers of each kind, the model's beside them, and 10,000 simulated.
+
+    `wait` is from a job's arrival at the master to the worker's first byte of it. `lost` is ∫ min(idle workers, waiting
+    jobs) dt, for each job. *eager* pollers ask again at once when a job is done, *timer* pollers at fixed ticks.
+    """
+    settings = {
+        "workers": options.workers,
+        "jobs_per_s": JOBS_PER_WORKER * options.workers,
+        "service_s": f"{SERVICE[0]:.0f}-{SERVICE[1]:.0f}",
+        "burst_jobs": BURST_PER_WORKER * options.workers,
+        "hold_s": HOLD_SECONDS,
+        "simulated": SIMULATED_WORKERS,
+        "seed": SEED,
+    }
+    report = Report("polling", options.command, settings, {})
+    results: dict[str, float] = {}
+    curves: dict[str, Any] = {}
+    with place(options) as where:
+        for batch in BATCHES:
+            for way, seen in asyncio.run(measured(where, batch)).items():
+                results |= tell(report, batch, way, seen, workers=options.workers)
+                modelled = courses_of(way, burst_jobs(options.workers), workers=options.workers, seed=SEED)
+                curves[way] = {"measured": begun_curve(seen.burst), "modelled": begun_curve(modelled)}
+    for way in WAYS:
+        results |= simulated(report, way)
+    finished = report.finish(**results)
+    return {**finished, "curves": curves, "sweep": sweep(options.workers)}
+
+
+@contextlib.contextmanager
+def place(options: Options) -> Iterator[Place]:
+    """A home with one client for each crowd of pollers, and the gateway; gone afterwards."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, DESCRIPTORS), hard))
+    with tempfile.TemporaryDirectory(prefix="rhttp-bench-") as name, contextlib.ExitStack() as running:
+        folder = Path(name)
+        master, dispatch = free_port(), free_port()
+        # Three crowds at a time, each with as many connections to the master, or a burst's on the dispatch listener.
+        home = make_home(options.command, folder / "home", origin=master, workers=6 * options.workers)
+        for way in WAYS:
+            if way != "reversed":
+                run_command(home.command, home.folder, "issue-client", client_name(way))
+        gateway = start_gateway(home, folder=folder, dispatch=dispatch)
+        running.callback(gateway.stop)
+        yield Place(home, gateway, master, dispatch, options.workers)
+
+
+def client_name(way: str) -> str:
+    """The client that a crowd of pollers is, which also names its desk."""
+    return f"{way.replace('_', '-')}-poller"
+
+
+async def measured(where: Place, batch: Batch) -> dict[str, Seen]:
+    """One batch: the first crowd idle, all with a stream of jobs, then all with a burst."""
+    desks = {client_name(way): Desk(hold=HOLD_SECONDS if way == "held" else 0.0) for way in batch.ways}
+    dispatcher = Dispatcher(where.dispatch)
+    server = await asyncio.get_running_loop().create_server(lambda: MasterEnd(desks), "127.0.0.1", where.master)
+    crowds = {way: crowd(where, way, desks, dispatcher) for way in batch.ways}
+    try:
+        for each in crowds.values():
+            await each.connect()
+        gc.collect()
+        gc.freeze()  # or every collection walks thousands of connections, in the middle of what is timed
+        first, *others = crowds.values()
+        first.start()
+        idle = await idling(where, desks[client_name(batch.ways[0])], first, batch.idle_seconds)
+        for each in others:
+            each.start()
+        jobs = stream_jobs(where.workers, batch.stream_seconds)
+        streams = await asyncio.gather(*(served(each, jobs) for each in crowds.values()))
+        if "reversed" in crowds:
+            await dispatcher.open(BURST_PER_WORKER * where.workers)
+        bursts = await asyncio.gather(*(served(each, burst_jobs(where.workers)) for each in crowds.values()))
+    finally:
+        gc.unfreeze()
+        for each in crowds.values():
+            await each.close()
+        await dispatcher.close()
+        server.close()
+    idles = [idle, *([None] * len(others))]
+    return {way: Seen(*seen) for way, seen in zip(crowds, zip(streams, bursts, idles, strict=True), strict=True)}
+
+
+def crowd(where: Place, way: str, desks: Mapping[str, Desk], dispatcher: Dispatcher) -> Crowd:
+    """The workers of one kind, not yet connected."""
+    if way == "reversed":
+        return Reversed(where.home.worker, dispatcher, workers=where.workers, port=where.gateway.port)
+    name = client_name(way)
+    bundle = Bundle(name, where.home.folder / "bundles" / name)
+    return Pollers(bundle, desks[name], WAYS[way], workers=where.workers, port=where.gateway.port, seed=SEED)
+
+
+async def idling(where: Place, desk: Desk, waiting: Crowd, seconds: float) -> Idle:
+    """What an idle crowd asks of the gateway, measured for so long."""
+    clock = asyncio.get_running_loop().time
+    started, asked, cpu = clock(), desk.asked, running_seconds(where.gateway.pid)
+    limit = started + seconds
+    await waiting.until(lambda: clock() >= limit, seconds=seconds + 5, what="idling")
+    passed = clock() - started
+    spent = running_seconds(where.gateway.pid) - cpu
+    return Idle(requests_per_s=(desk.asked - asked) / passed, cpu_ms_per_s=spent * 1000 / passed)
+
+
+def running_seconds(pid: int) -> float:
+    """Processor time of the process and its descendants, in seconds, to the nanosecond where the kernel tells it.
+
+    Idle pollers at 30 s need a few milliseconds a second: ticks of 10 ms are too coarse for them.
+    """
+    try:
+        threads = [thread for member in tree(pid) for thread in Path(f"/proc/{member}/task").iterdir()]
+        return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
+    except OSError:
+        return cpu_seconds(pid)
+
+
+async def served(crowd: Crowd, jobs: Sequence[Job]) -> list[Course]:
+    """Let the jobs arrive in their time; their courses. All workers are idle again on return.
+
+    Raises:
+        BenchFailed: not all began within two minutes after the last arrived, or a connection failed.
+    """
+    crowd.ledger = ledger = Ledger()
+    start = asyncio.get_running_loop().time()
+    for job in jobs:
+        await sleep_until(start + job.arrival)
+        crowd.submit(job.service)
+    await crowd.until(lambda: ledger.all_finished, seconds=PATIENCE, what="doing all jobs")
+    return ledger.courses()
+
+
+def stream_jobs(workers: int, seconds: float) -> list[Job]:
+    """The jobs of a stream, the same ones in every run."""
+    return model.stream(seed=SEED, rate=JOBS_PER_WORKER * workers, seconds=seconds, service=SERVICE)
+
+
+def burst_jobs(workers: int) -> list[Job]:
+    """The jobs of a burst, the same ones in every run."""
+    return model.burst(seed=SEED, jobs=BURST_PER_WORKER * workers, service=SERVICE)
+
+
+def courses_of(way: str, jobs: Sequence[Job], *, workers: int, seed: int) -> list[Course]:
+    """What the model says of these jobs."""
+    return model.simulate(jobs, workers=workers, way=WAYS[way], seed=seed)
+
+
+def modelled(way: str, jobs: Sequence[Job], *, workers: int) -> Summary:
+    """What the model says, as means over several draws of the phases."""
+    seeds = MODEL_SEEDS if WAYS[way] else MODEL_SEEDS[:1]
+    drawn = [summary(courses_of(way, jobs, workers=workers, seed=seed), workers=workers) for seed in seeds]
+    means = {name: statistics.mean(getattr(one, name) for one in drawn) for name in FIGURES}
+    return Summary(jobs=len(jobs), **means)
+
+
+def tell(report: Report, batch: Batch, way: str, seen: Seen, *, workers: int) -> dict[str, float]:
+    """The rows of one crowd, measured and modelled side by side, and its results."""
+    results: dict[str, float] = {}
+    if seen.idle is not None:
+        results |= {f"{way}_idle_{name}": value for name, value in asdict(seen.idle).items()}
+    planned = {"stream": stream_jobs(workers, batch.stream_seconds), "burst": burst_jobs(workers)}
+    for load, courses in (("stream", seen.stream), ("burst", seen.burst)):
+        real = summary(courses, workers=workers)
+        row(report, way, load, workers, real, modelled(way, planned[load], workers=workers))
+        results |= {f"{way}_{load}_wait_ms": real.mean * 1000, f"{way}_{load}_lost_s_per_job": real.lost_per_job}
+    return results
+
+
+def simulated(report: Report, way: str) -> dict[str, float]:
+    """The rows of ten thousand simulated workers of one kind, and the results."""
+    results: dict[str, float] = {}
+    workers = SIMULATED_WORKERS
+    for load, jobs in (("stream", stream_jobs(workers, SIMULATED_SECONDS)), ("burst", burst_jobs(workers))):
+        one = modelled(way, jobs, workers=workers)
+        row(report, way, load, workers, None, one)
+        results[f"{way}_{load}_{workers}_modelled_wait_ms"] = one.mean * 1000
+        results[f"{way}_{load}_{workers}_modelled_lost_hours"] = one.lost_per_job * one.jobs / 3600
+    return results
+
+
+def row(report: Report, way: str, load: str, workers: int, real: Summary | None, model_says: Summary) -> None:
+    """One row: waits in milliseconds, work lost in worker-seconds a job; `-` where nothing was measured."""
+    cells: dict[str, Any] = {"way": way, "load": load, "workers": workers, "jobs": model_says.jobs}
+    for name, unit, factor in COLUMNS:
+        cells[f"{name}_{unit}"] = getattr(real, name) * factor if real else "-"
+        cells[f"model_{name}"] = getattr(model_says, name) * factor
+    report.row(**cells)
+
+
+def sweep(workers: int) -> dict[str, list[tuple[float, float]]]:
+    """Simulated mean waits in seconds of each kind of poller by how busy the pool is, as far as it keeps up."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for name, way in WAYS.items():
+        if way is None:
+            continue
+        found[name] = []
+        for busy in SWEEP:
+            rate = busy * workers / statistics.mean(SERVICE)
+            jobs = model.stream(seed=SEED, rate=rate, seconds=SWEEP_END, service=SERVICE)
+            if rate * statistics.mean(model.pause_after(job.service, way) for job in jobs) > 0.97 * workers:
+                break
+            courses = model.simulate(jobs, workers=workers, way=way, seed=SEED)
+            settled = [course.wait for course in courses if course.arrival >= SWEEP_SETTLED]
+            found[name].append((busy, statistics.mean(settled)))
+    return found
