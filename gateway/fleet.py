@@ -7,172 +7,39 @@ because the connections of a dead process are closed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from gateway.control import (
-    Ask,
-    CheckpointDue,
-    Commit,
-    ControlChannel,
-    ControlError,
-    Done,
-    Hello,
-    Message,
-    Prepare,
-    Question,
-    Rollback,
-    Start,
-    StateFresh,
-)
+from gateway.control import Ask, Commit, ControlError, Done, Message, Prepare, Question, Rollback
+from gateway.inherited import Inherited
 from gateway.listeners import Listener, Purpose
 from gateway.material import Material
+from gateway.member import COMMAND, COMMAND_TIMEOUT, PREPARE_TIMEOUT, STOP_TIMEOUT, DataProcess, Problem
 
-COMMAND: Final = (sys.executable, "-P", "-m", "gateway.process")  # -P: the working directory is no place for our code
-
-HELLO_TIMEOUT: Final = 60.0
-PREPARE_TIMEOUT: Final = 60.0
-COMMAND_TIMEOUT: Final = 10.0
-STOP_TIMEOUT: Final = 2.0
 BACKOFF_FIRST: Final = 0.1
 BACKOFF_MOST: Final = 10.0
 STEADY: Final = 30.0
 """Seconds that a process must have lived for its next restart to be quick again."""
 
-Problem = tuple[str, str]
+
+class _Refused(Exception):  # noqa: N818 - says what is the case, like every error of ours
+    """A process cannot serve its material."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("; ".join(f"{path}: {text}" if path else text for path, text in problems))
+        self.problems = problems
 
 
-class DataProcess:
-    """One running data process and its control channel."""
-
-    def __init__(self, stream: str, process: asyncio.subprocess.Process) -> None:
-        self.stream = stream
-        self.started = asyncio.get_running_loop().time()
-        self._process = process
-        self._channel: ControlChannel | None = None
-        self._hello = asyncio.Event()
-        self._gone = asyncio.Event()
-
-    @classmethod
-    async def spawn(
-        cls,
-        stream: str,
-        listeners: Mapping[Purpose, Listener],
-        *,
-        command: Sequence[str],
-        on_due: Callable[[], None],
-    ) -> DataProcess:
-        """Start it and wait until it says hello. The parent-death signal follows this thread: call from the main one.
-
-        Raises:
-            ControlError: it ended or stayed silent; it is dead now.
-            OSError: it could not be started.
-        """
-        ours, theirs = socket.socketpair()
-        try:
-            numbers = {"control": theirs.fileno()} | {name: one.sock.fileno() for name, one in listeners.items()}
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                *(f"{name}={number}" for name, number in numbers.items()),
-                stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
-                pass_fds=tuple(numbers.values()),
-            )
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        made = cls(stream, process)
-
-        def on_message(message: Message) -> None:
-            if isinstance(message, Hello):
-                made._hello.set()
-            elif isinstance(message, CheckpointDue):
-                on_due()
-
-        try:
-            made._channel = await ControlChannel.open(ours, on_message=on_message, on_close=made._gone.set)
-            await made._said_hello()
-        except BaseException:
-            await made.stop(0.0)
-            raise
-        return made
-
-    async def _said_hello(self) -> None:
-        hello, gone = asyncio.ensure_future(self._hello.wait()), asyncio.ensure_future(self._gone.wait())
-        done, waiting = await asyncio.wait({hello, gone}, timeout=HELLO_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
-        for task in waiting:
-            task.cancel()
-        if hello not in done:
-            raise ControlError("it ended before it was ready" if gone in done else "it did not come up in time")
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def send(self, message: Message) -> None:
-        """Tell it something that has no answer."""
-        if self._channel is not None:
-            self._channel.send(message)
-
-    async def call(self, make: Callable[[int], Message], *, within: float) -> Done:
-        """Command it and wait for the answer; `ControlError` when there is none."""
-        if self._channel is None:
-            raise ControlError("the process has no control channel")
-        return await self._channel.call(make, within=within)
-
-    async def admit(self, material: Material, fresh_at: float) -> tuple[Problem, ...]:
-        """Prepare and commit, but do not serve yet; the problems if it cannot.
-
-        Raises:
-            ControlError: it does not answer.
-        """
-        wire = material.to_wire()
-        done = await self.call(lambda number: Prepare(id=number, material=wire), within=PREPARE_TIMEOUT)
-        if done.problems:
-            return done.problems
-        await self.call(lambda number: Commit(id=number), within=COMMAND_TIMEOUT)
-        self.send(StateFresh(at=fresh_at))
-        return ()
-
-    async def serve(self) -> None:
-        """Take connections from now on."""
-        await self.call(lambda number: Start(id=number), within=COMMAND_TIMEOUT)
-
-    async def ended(self) -> int:
-        """Wait until it is gone (a process without its channel is killed); its exit status, negative: a signal."""
-        await self._gone.wait()
-        return await self.stop(STOP_TIMEOUT)
-
-    async def stop(self, grace: float) -> int:
-        """Close the channel, which ends it, and kill it if it is still there after ``grace`` seconds."""
-        if self._channel is not None:
-            self._channel.close()
-        try:
-            async with asyncio.timeout(grace):
-                return await self._process.wait()
-        except TimeoutError:
-            self.kill()
-            return await self._process.wait()
-
-    def kill(self) -> None:
-        """End it now."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-
-
-def _has_descriptor(stream: object) -> bool:
+async def _together(works: Iterable[Awaitable[None]]) -> None:
+    """Do all at once; the first failure is raised when the others, cancelled by it, have ended."""
+    tasks = [asyncio.ensure_future(work) for work in works]
     try:
-        os.fstat(stream.fileno())  # type: ignore[attr-defined]
-    except (AttributeError, OSError, ValueError):
-        return False
-    return True
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Fleet:
@@ -184,6 +51,7 @@ class Fleet:
         count: int,
         *,
         command: Sequence[str] = COMMAND,
+        ledger: int | None = None,
         material: Callable[[str], tuple[Material, float]],
         lock: asyncio.Lock,
         log: Callable[[str], None],
@@ -191,11 +59,15 @@ class Fleet:
     ) -> None:
         """``material`` gives a stream's current material and the time its state was read; ``lock`` serialises changes.
 
-        ``on_due`` is called when a process wants its audit lines signed.
+        ``on_due`` is called when a process wants its audit lines signed, ``ledger`` is the descriptor of the table of
+        spent counters that several processes share.
         """
         self._listeners = listeners
         self._streams = tuple(f"p{number}" for number in range(count))
         self._command = command
+        self._ledger = ledger
+        # What a start and a reload cost is processor time, and a copy of the state for each: no more than can run.
+        self._at_once = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
         self._material = material
         self._lock = lock
         self._log = log
@@ -206,6 +78,11 @@ class Fleet:
         self.restarts = dict.fromkeys(self._streams, 0)
 
     @property
+    def streams(self) -> tuple[str, ...]:
+        """All that there should be, by name."""
+        return self._streams
+
+    @property
     def members(self) -> tuple[DataProcess, ...]:
         """Those that serve now, in the order of their streams."""
         return tuple(self._members[stream] for stream in self._streams if stream in self._members)
@@ -213,15 +90,19 @@ class Fleet:
     async def start(self) -> tuple[Problem, ...]:
         """Start all; when one cannot, none is left and its problems are returned. Nothing is served before all can."""
         made: list[DataProcess] = []
+
+        async def admitted(stream: str) -> None:
+            async with self._at_once:
+                process = await self._spawn(stream)
+                made.append(process)
+                await self._admit(process)
+
         try:
-            for stream in self._streams:
-                made.append(await self._spawn(stream))
-                problems = await made[-1].admit(*self._material(stream))
-                if problems:
-                    await self._discard(made)
-                    return problems
-            for process in made:
-                await process.serve()
+            await _together(admitted(stream) for stream in self._streams)
+            await _together(process.serve() for process in made)
+        except _Refused as refused:
+            await self._discard(made)
+            return refused.problems
         except (ControlError, OSError) as error:
             await self._discard(made)
             return (("", f"a data process did not start: {error}; its own lines above say more"),)
@@ -233,11 +114,31 @@ class Fleet:
         return ()
 
     async def _spawn(self, stream: str) -> DataProcess:
-        return await DataProcess.spawn(stream, self._listeners, command=self._command, on_due=self._on_due)
+        index = self._streams.index(stream)
+        return await DataProcess.spawn(
+            stream, lambda control: self._inherited(index, control), command=self._command, on_due=self._on_due
+        )
+
+    def _inherited(self, index: int, control: int) -> Inherited:
+        numbers = {purpose: listener.numbers() for purpose, listener in self._listeners.items()}
+        return Inherited(
+            control=control,
+            tls=numbers.get("tls", ()),
+            dispatch=numbers.get("dispatch", ()),
+            metrics=numbers["metrics"][0] if "metrics" in numbers else None,
+            mesh=numbers["mesh"][index] if "mesh" in numbers else None,
+            ledger=self._ledger,
+            index=index,
+            processes=len(self._streams),
+        )
+
+    async def _admit(self, process: DataProcess) -> None:
+        problems = await process.admit(*self._material(process.stream))
+        if problems:
+            raise _Refused(problems)
 
     async def _discard(self, made: list[DataProcess]) -> None:
-        for process in made:
-            await process.stop(0.0)
+        await asyncio.gather(*(process.stop(0.0) for process in made))
 
     async def _keep(self, process: DataProcess) -> None:
         """Restart a process for ever, ever more slowly while it does not last."""
@@ -262,12 +163,11 @@ class Fleet:
                     break
 
     async def _replace(self, stream: str) -> DataProcess:
-        process = await self._spawn(stream)
+        async with self._at_once:
+            process = await self._spawn(stream)
         try:
             async with self._lock:  # no state or reload may pass between its material and its place among the members
-                problems = await process.admit(*self._material(stream))
-                if problems:
-                    raise ControlError("; ".join(f"{path}: {text}" if path else text for path, text in problems))
+                await self._admit(process)
                 await process.serve()
                 self._members[stream] = process
         except BaseException:
@@ -312,23 +212,24 @@ class Fleet:
 
         Call it under the lock, and have `material` of the constructor give the new one as soon as it returns nothing.
         """
-        problems: list[Problem] = []
         if not self._members:
             return (("", "no data process runs at this moment; try again"),)
-        for process in self.members:
-            wire = material(process.stream).to_wire()
-            try:
-                done = await process.call(
-                    lambda number, wire=wire: Prepare(id=number, material=wire),  # type: ignore[misc]
-                    within=PREPARE_TIMEOUT,
-                )
-                problems += done.problems
-            except ControlError as error:
-                problems.append(("", f"data process {process.stream} did not answer ({error}); try again"))
-                process.kill()
+
+        async def prepare(process: DataProcess) -> tuple[Problem, ...]:
+            async with self._at_once:
+                wire = material(process.stream).to_wire()
+                try:
+                    done = await process.call(lambda number: Prepare(id=number, material=wire), within=PREPARE_TIMEOUT)
+                except ControlError as error:
+                    process.kill()
+                    return (("", f"data process {process.stream} did not answer ({error}); try again"),)
+                return done.problems
+
+        told = await asyncio.gather(*(prepare(process) for process in self.members))
+        problems = tuple(dict.fromkeys(problem for some in told for problem in some))
         if problems:
             await self.command(lambda number: Rollback(id=number))
-            return tuple(dict.fromkeys(problems))
+            return problems
         await self.command(lambda number: Commit(id=number))
         return ()
 
@@ -356,7 +257,7 @@ class Fleet:
 
 
 def _why(error: Exception) -> str:
-    return str(error) if isinstance(error, ControlError | OSError) else type(error).__name__
+    return str(error) if isinstance(error, ControlError | OSError | _Refused) else type(error).__name__
 
 
 def _how(status: int) -> str:

@@ -37,6 +37,21 @@ class Inherited:
     index: int = 0
     processes: int = 1
 
+    def arguments(self) -> list[str]:
+        """The process's arguments, as `parse_arguments` reads them."""
+        told: dict[str, tuple[int, ...]] = {"control": (self.control,), "tls": self.tls, "dispatch": self.dispatch}
+        for name, number in (("metrics", self.metrics), ("mesh", self.mesh), ("ledger", self.ledger)):
+            if number is not None:
+                told[name] = (number,)
+        if self.processes > 1:
+            told |= {"index": (self.index,), "processes": (self.processes,)}
+        return [f"{name}={','.join(map(str, numbers))}" for name, numbers in told.items() if numbers]
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Every descriptor, for the one who starts the process."""
+        some = (self.metrics, self.mesh, self.ledger)
+        return (self.control, *self.tls, *self.dispatch, *(number for number in some if number is not None))
+
     def sockets(self) -> Sockets:
         """The listening sockets, non-blocking; call it once.
 

@@ -187,7 +187,7 @@ def bind_mesh(folder: Path, count: int) -> Listener:
     try:
         for number in range(count):
             path = folder / f"p{number}.sock"
-            made.append(bind_unix(path, "mesh", mode=MESH_MODE))  # noqa: PERF401 - those before a failure are closed
+            made.append(bind_unix(path, "mesh", mode=MESH_MODE))
     except ListenFailed:
         for listener in made:
             listener.close()

@@ -34,6 +34,23 @@ from pki.verify import TrustStore
 MAX_TEXT: Final = 4 * 1024 * 1024
 """Bytes of a configuration, policy or certificate file."""
 
+FIXED: Final[tuple[tuple[str, Callable[[Config], object]], ...]] = (
+    ("trust_domain", lambda config: config.trust_domain),
+    ("listen", lambda config: config.listen),
+    ("dispatch", lambda config: config.dispatch),
+    ("processes", lambda config: config.processes),
+    ("digest.realm", lambda config: config.digest.realm),
+    ("state.url", lambda config: config.state.url),
+    ("metrics.listen", lambda config: config.metrics.listen),
+)
+"""Keys that a running gateway keeps: sockets are bound, names are in certificates and credentials."""
+
+FIXED_OF_SEVERAL: Final[tuple[tuple[str, Callable[[Config], object]], ...]] = (
+    ("digest.window", lambda config: config.digest.window),
+    ("digest.nonces_per_identity", lambda config: config.digest.nonces_per_identity),
+)
+"""Keys that it keeps when it has several data processes: the table of spent counters that they share has this size."""
+
 T = TypeVar("T")
 
 
@@ -171,6 +188,16 @@ class _Reader:
             return None
 
 
+def fixed_changes(old: Config, new: Config) -> tuple[tuple[str, str], ...]:
+    """A problem (key path, message) for each key that differs and cannot change while the gateway runs."""
+    fixed = FIXED + FIXED_OF_SEVERAL if old.processes > 1 else FIXED
+    return tuple(
+        (key, "cannot change while the gateway runs; put it back, or restart the gateway")
+        for key, value in fixed
+        if value(old) != value(new)
+    )
+
+
 def load(
     place: Path, *, overrides: Mapping[str, str], passphrase: bytes | None, state: StateSource | None = None
 ) -> Loaded:
@@ -233,8 +260,6 @@ def _config(reader: _Reader, text: str, overrides: Mapping[str, str]) -> Config 
     fixed = {"trust_domain": config.trust_domain, "digest.realm": config.digest.realm}
     for key, message in reader.attempt("certs", lambda: reader.home.changed_for_good(fixed), HomeInvalid) or ():
         reader.problem(key, message)
-    if config.processes > 1:
-        reader.problem("processes", "more than one is not built yet; write 1 or leave it out")
     return config
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from gateway.config import Config, ConfigProblem
-from gateway.fleet import COMMAND
 from gateway.home import Home, HomeInvalid
 from gateway.listeners import ADMIN_MODE, ListenFailed, bind_all, bind_unix, close_all
 from gateway.loader import Loaded, LoadFailed, load
+from gateway.member import COMMAND
 from gateway.runfiles import AlreadyRunning, GatewayLock, RunFolderUnsafe, require_private
 from gateway.supervisor import Supervisor
 from gateway.trail import HomeTrail
@@ -43,6 +43,24 @@ def raise_descriptor_limit(config: Config) -> str | None:
         f"warning: a process may open {hard} files, limits.connections = {config.limits.connections} needs {needed}; "
         "raise the hard limit (ulimit -Hn, LimitNOFILE=) or lower limits.connections"
     )
+
+
+def make_ledger(config: Config) -> int | None:
+    """The descriptor of the table in which several data processes spend counters; None for one, which has its own.
+
+    It belongs to the gateway's life as the key of its nonces does: a process that is restarted knows what was spent.
+
+    Raises:
+        LoadFailed: there is no memory for it.
+    """
+    if config.processes == 1:
+        return None
+    from auth.sharedledger import create  # here: one process needs none of it
+
+    try:
+        return create(window=config.digest.window, per_identity=config.digest.nonces_per_identity)
+    except OSError as error:
+        raise _failure(f"cannot make the table of spent counters: {error.strerror}") from None
 
 
 def serve(
@@ -102,13 +120,26 @@ def _serve(
     except ListenFailed as error:
         close_all(listeners)
         raise _failure(str(error)) from None
+    ledger = None
     try:
+        ledger = make_ledger(loaded.config)
         trail = HomeTrail(loaded.home.path, loaded.config.audit, loaded.checkpoint_key)
         supervisor = Supervisor(
-            loaded, load_again, listeners, admin, trail, say=say, log=log, version=product_version(), command=command
+            loaded,
+            load_again,
+            listeners,
+            admin,
+            trail,
+            say=say,
+            log=log,
+            version=product_version(),
+            command=command,
+            ledger=ledger,
         )
         return asyncio.run(supervisor.run())
     finally:
+        if ledger is not None:
+            os.close(ledger)
         close_all(listeners)
         admin.close()
 

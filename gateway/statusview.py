@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from gateway.fleet import DataProcess
-
 
 def merge(values: Iterable[object]) -> object:
     """One value out of several of the same shape: numbers add up, lists join, objects merge key by key.
@@ -32,12 +30,34 @@ def merge_pools(statuses: Iterable[object]) -> list[object]:
         for pool in pools if isinstance(pools, list) else ():
             if isinstance(pool, Mapping):
                 by_name.setdefault(str(pool.get("pool")), []).append(pool)
-    return [merge(same) for same in by_name.values()]
+    return [_with_workers(merge(same)) for same in by_name.values()]
 
 
-def process_entry(process: DataProcess, restarts: int, status: Mapping[str, object] | None) -> dict[str, object]:
-    """One line of ``processes``: what only this process knows; None when it did not answer."""
-    entry: dict[str, object] = {"stream": process.stream, "pid": process.pid, "restarts": restarts}
+def _with_workers(pool: object) -> object:
+    """The pool with one entry for each worker, whose connections may be spread over processes."""
+    if not isinstance(pool, dict) or not isinstance(pool.get("workers"), list):
+        return pool
+    by_name: dict[str, list[Mapping[str, object]]] = {}
+    for worker in pool["workers"]:
+        if isinstance(worker, Mapping):
+            by_name.setdefault(str(worker.get("name")), []).append(worker)
+    return pool | {"workers": [_worker(same) for same in by_name.values()]}
+
+
+def _worker(same: list[Mapping[str, object]]) -> object:
+    """Slots add up; it is there since its first connection, and the instance is that of the newest."""
+    if len(same) == 1:
+        return same[0]
+    by_age = sorted(same, key=lambda worker: str(worker.get("since")))  # RFC 3339 in UTC: text sorts as time does
+    merged = merge(by_age)
+    return merged | {"instance": by_age[-1].get("instance")} if isinstance(merged, dict) else merged
+
+
+def process_entry(
+    stream: str, pid: int | None, restarts: int, status: Mapping[str, object] | None
+) -> dict[str, object]:
+    """One line of ``processes``: what only this process knows. No ``pid``: it is being restarted; no status: silent."""
+    entry: dict[str, object] = {"stream": stream, "pid": pid, "restarts": restarts}
     if status is None:
         return entry | {"answers": False}
     # Pools are shown once, for the whole gateway.

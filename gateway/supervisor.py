@@ -17,12 +17,13 @@ from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from gateway.admin import AdminServer, Answer
-from gateway.config import AuditConfig, Config
+from gateway.config import AuditConfig
 from gateway.control import ApplyState, Ask, Drain, Question, StateFresh
-from gateway.fleet import COMMAND, Fleet, Problem
+from gateway.fleet import Fleet
 from gateway.listeners import Listener, Purpose
-from gateway.loader import Loaded, LoadFailed
+from gateway.loader import Loaded, LoadFailed, fixed_changes
 from gateway.material import Material
+from gateway.member import COMMAND, Problem
 from gateway.runfiles import remove_note, write_note
 from gateway.state import StateSnapshot
 from gateway.statewatch import StateUnreadable, StateWatch
@@ -34,17 +35,6 @@ HEAD_TIMEOUT: Final = 30.0
 """A process that cannot tell its audit head for so long is wedged: it cuts nobody either, so it is killed."""
 DRAIN_SLACK: Final = 5.0
 """Seconds that a process may take beyond the drain's own timeout before it is killed."""
-
-FIXED: Final[tuple[tuple[str, Callable[[Config], object]], ...]] = (
-    ("trust_domain", lambda config: config.trust_domain),
-    ("listen", lambda config: config.listen),
-    ("dispatch", lambda config: config.dispatch),
-    ("processes", lambda config: config.processes),
-    ("digest.realm", lambda config: config.digest.realm),
-    ("state.url", lambda config: config.state.url),
-    ("metrics.listen", lambda config: config.metrics.listen),
-)
-"""Keys that a running gateway keeps: sockets are bound, names are in certificates and credentials."""
 
 
 class Trail(Protocol):
@@ -67,15 +57,6 @@ class Trail(Protocol):
         ...
 
 
-def fixed_changes(old: Config, new: Config) -> tuple[Problem, ...]:
-    """A problem for each key that differs and cannot change while the gateway runs."""
-    return tuple(
-        (key, "cannot change while the gateway runs; put it back, or restart the gateway")
-        for key, value in FIXED
-        if value(old) != value(new)
-    )
-
-
 class Supervisor:
     """One gateway from its bound sockets to its end."""
 
@@ -91,10 +72,12 @@ class Supervisor:
         log: Callable[[str], None],
         version: str,
         command: Sequence[str] = COMMAND,
+        ledger: int | None = None,
     ) -> None:
         """``load_again`` blocks and raises `LoadFailed`; ``say`` gets a line at readiness, ``log`` everything else.
 
-        ``command`` starts a data process; it gets the descriptors as arguments.
+        ``command`` starts a data process; it gets the descriptors as arguments, that of the ``ledger`` which several
+        processes share among them.
         """
         self._loaded = loaded
         self._load_again = load_again
@@ -129,6 +112,7 @@ class Supervisor:
             listeners,
             loaded.config.processes,
             command=command,
+            ledger=ledger,
             material=lambda stream: (self._material(self._loaded, stream), self._watch.fresh_at),
             lock=self._lock,
             log=log,
@@ -159,7 +143,7 @@ class Supervisor:
             if not await self._start():
                 return 1
             write_note(note, {"pid": os.getpid(), "version": self._version, "listeners": self._addresses()})
-            for purpose, listener in self._listeners.items():
+            for purpose, listener in self._public():
                 self._say(f"{'TLS' if purpose == 'tls' else purpose} listener on {listener.url}")
             self._say("ready")
             return await self._until_ended()
@@ -208,8 +192,12 @@ class Supervisor:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
+    def _public(self) -> list[tuple[Purpose, Listener]]:
+        """What somebody else may connect to."""
+        return [(purpose, listener) for purpose, listener in self._listeners.items() if purpose != "mesh"]
+
     def _addresses(self) -> dict[str, object]:
-        listeners: dict[str, object] = {purpose: one.facts() for purpose, one in self._listeners.items()}
+        listeners: dict[str, object] = {purpose: one.facts() for purpose, one in self._public()}
         return listeners | {"admin": self._admin_listener.facts()}
 
     # -- the end -----------------------------------------------------------------------------------------------------
@@ -365,7 +353,7 @@ class Supervisor:
         return answer
 
     async def _get_status(self, _body: Mapping[str, object]) -> Answer:
-        members = self._fleet.members
+        pids = {one.stream: one.pid for one in self._fleet.members}
         answers = await self._fleet.ask(Question.STATUS, within=STATUS_TIMEOUT)
         statuses = {stream: done.value for stream, done in answers.items()}
         state = {
@@ -384,7 +372,8 @@ class Supervisor:
                 "config": {"generation": self._generation, "since": _stamp(self._generation_at)},
                 "state": state,
                 "processes": [
-                    process_entry(one, self._fleet.restarts[one.stream], statuses.get(one.stream)) for one in members
+                    process_entry(stream, pids.get(stream), self._fleet.restarts[stream], statuses.get(stream))
+                    for stream in self._fleet.streams
                 ],
                 "connections": merge(status.get("connections", {}) for status in statuses.values()) or {},
                 "pools": merge_pools(status.get("pools") for status in statuses.values()),

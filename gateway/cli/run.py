@@ -12,6 +12,7 @@ import orjson
 
 from gateway.adminclient import AdminFailed, call
 from gateway.cli.common import Settings, common_options, fail
+from gateway.inherited import MAX_PROCESSES
 
 _POLL = 0.2
 _DRAIN_SLACK = 15.0
@@ -21,7 +22,7 @@ _DRAIN_SLACK = 15.0
 @common_options
 @click.option("--listen", metavar="HOST:PORT", help="The TLS listener, instead of `listen` in gateway.toml.")
 @click.option("--dispatch", metavar="HOST:PORT|unix:PATH", help="The dispatch listener, instead of `dispatch`.")
-@click.option("--processes", type=click.IntRange(1, 1024), help="Data processes, instead of `processes`.")
+@click.option("--processes", type=click.IntRange(1, MAX_PROCESSES), help="Data processes, instead of `processes`.")
 @click.option("--check", is_flag=True, help="Load and check everything, start nothing.")
 def gateway_command(
     settings: Settings, listen: str | None, dispatch: str | None, processes: int | None, check: bool
@@ -122,6 +123,11 @@ def _refused(error: AdminFailed) -> NoReturn:
     fail(str(error))
 
 
+def _process(one: dict[str, Any]) -> str:
+    pid = one.get("pid")
+    return f"{one.get('stream')} {'down' if pid is None else f'pid {pid}'}"
+
+
 def _show(status: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -136,7 +142,7 @@ def _show(status: dict[str, Any]) -> None:
         ("configuration", f"generation {status.get('config', {}).get('generation')}"),
         ("state", f"version {state.get('version')}{'' if state.get('readable') else ', unreadable now'}"),
         ("connections", ", ".join(f"{name} {count}" for name, count in status.get("connections", {}).items())),
-        ("processes", ", ".join(f"{one.get('stream')} pid {one.get('pid')}" for one in status.get("processes", ()))),
+        ("processes", ", ".join(map(_process, status.get("processes", ())))),
     )
     for name, value in facts:
         click.echo(f"{name:<14} {value}")

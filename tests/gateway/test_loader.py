@@ -8,10 +8,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from support.runhomes import PASSPHRASE, append, copy_home, set_key
 
+from gateway.cli.main import cli
 from gateway.home import Home
 from gateway.homemaker import HomePlan, make_home
+from gateway.inherited import parse_arguments
 from gateway.loader import Loaded, LoadFailed, load
 from gateway.state import StateUnavailable, bump, open_state
 from pki.keys import generate_key, private_key_pem
@@ -117,9 +120,18 @@ def test_home_with_one_fault_names_it_alone(
     assert message in found[path]
 
 
-def test_processes_more_than_one_are_refused_for_now(home: Path) -> None:
-    """A number that is not built yet is not silently taken for one."""
-    assert "not built yet" in problems_of(home, processes="2")["processes"]
+@pytest.mark.parametrize("processes", ["1", "2", "256"])
+def test_processes_may_be_many(home: Path, processes: str) -> None:
+    """As many as the command line and the processes themselves take."""
+    assert load_home(home, processes=processes).config.processes == int(processes)
+    parse_arguments(["control=3", f"index={int(processes) - 1}", f"processes={processes}"])
+    assert CliRunner().invoke(cli, ["gateway", "--home", str(home), "--check", "--processes", processes]).exit_code == 0
+
+
+def test_processes_beyond_the_bound_are_refused(home: Path) -> None:
+    """The same bound everywhere."""
+    assert "256" in problems_of(home, processes="257")["--processes"]
+    assert CliRunner().invoke(cli, ["gateway", "--home", str(home), "--processes", "257"]).exit_code == 2
 
 
 def test_server_key_of_another_certificate_is_refused(home: Path) -> None:

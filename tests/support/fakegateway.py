@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -116,6 +117,10 @@ class FakeGateway:
         self.changed = asyncio.Event()
         self.listeners = bind_all(self.loaded.config)
         self.admin = bind_unix(place / "run" / "admin.sock", "admin", mode=ADMIN_MODE)
+        self.ledger: int | None = None
+        if self.loaded.config.processes > 1:
+            self.ledger = os.memfd_create("ledger")
+            os.write(self.ledger, b"what all have spent")
         self.supervisor = Supervisor(
             self.loaded,
             self._load_again,
@@ -126,6 +131,7 @@ class FakeGateway:
             log=lambda line: self._told(self.logged, line),
             version="0",
             command=COMMAND,
+            ledger=self.ledger,
         )
 
     def _told(self, lines: list[str], line: str) -> None:
@@ -151,6 +157,8 @@ class FakeGateway:
     def close(self) -> None:
         close_all(self.listeners)
         self.admin.close()
+        if self.ledger is not None:
+            os.close(self.ledger)
 
 
 async def _main(place: Path) -> int:

@@ -1,8 +1,8 @@
 """A data plane that serves nothing but shows what the supervisor did with it; run as a script it is a data process.
 
 It is steered by words in the policy text: ``refuse`` (prepare finds a problem), ``crash-prepare``, ``crash-start``,
-``hang-apply``, ``hang-drain``, ``many-lines``. Every listening socket answers each connection with one line: its
-purpose, the process's pid, and whether it drains.
+``hang-apply``, ``hang-drain``, ``many-lines``, each for all processes or, as ``p1:refuse``, for one. Every listening
+socket answers each connection with one line: its purpose, the process's pid, and whether it drains.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from gateway.process import run
 from gateway.state import StateSnapshot
 
 
+def _is_told(material: Material, word: str) -> bool:
+    return not {word, f"{material.stream}:{word}"}.isdisjoint(material.policy_text.split())
+
+
 class FakeDataPlane:
     """What `gateway.process.DataPlaneLike` asks for."""
 
@@ -32,11 +36,12 @@ class FakeDataPlane:
         self.fresh: list[float] = []
         self.draining = False
         self.servers: list[asyncio.Server] = []
+        self.mesh: socket.socket | None = None
 
     async def prepare(self, material: Material) -> list[tuple[str, str]]:
-        if "crash-prepare" in material.policy_text:
+        if _is_told(material, "crash-prepare"):
             raise RuntimeError("prepare was told to crash")
-        if "refuse" in material.policy_text:
+        if _is_told(material, "refuse"):
             return [("routes.0.path", "the policy text says refuse")]
         self.prepared = material
         return []
@@ -52,7 +57,7 @@ class FakeDataPlane:
 
     async def apply_state(self, snapshot: StateSnapshot) -> int:
         assert self.live is not None
-        if "hang-apply" in self.live.policy_text:
+        if _is_told(self.live, "hang-apply"):
             await asyncio.Event().wait()
         self.states.append(snapshot.version)
         return len(snapshot.revoked)
@@ -62,8 +67,9 @@ class FakeDataPlane:
 
     async def start(self, sockets: Sockets) -> None:
         assert self.live is not None
-        if "crash-start" in self.live.policy_text:
+        if _is_told(self.live, "crash-start"):
             raise RuntimeError("start was told to crash")
+        self.mesh = sockets.mesh
         if sockets.tls:
             await self._listen("tls", own_of(sockets.tls, sockets.index))
         if sockets.dispatch:
@@ -84,7 +90,7 @@ class FakeDataPlane:
     async def drain(self, timeout: float) -> None:
         assert self.live is not None
         self.draining = True
-        if "hang-drain" in self.live.policy_text:
+        if _is_told(self.live, "hang-drain"):
             await asyncio.sleep(timeout)
 
     def status(self) -> dict[str, object]:
@@ -102,6 +108,9 @@ class FakeDataPlane:
             "snapshot": material.snapshot.version,
             "nonce_key": material.nonce_key.hex(),
             "arguments": sys.argv,
+            "place": [self.inherited.index, self.inherited.processes],
+            "mesh": None if self.mesh is None else self.mesh.getsockname(),
+            "ledger": None if self.inherited.ledger is None else os.pread(self.inherited.ledger, 64, 0).decode(),
             "ignored": [str(signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)],
         }
 
@@ -110,9 +119,14 @@ class FakeDataPlane:
 
     def audit_head(self) -> dict[str, object]:
         assert self.live is not None
-        if "many-lines" in self.live.policy_text:
-            return {"stream": self.live.stream, "seq": 5000, "hash": "ab" * 32, "file": "p0-000001.jsonl"}
-        return {"stream": self.live.stream, "seq": 1, "hash": "cd" * 32, "file": "p0-000001.jsonl"}
+        if _is_told(self.live, "many-lines"):
+            return {
+                "stream": self.live.stream,
+                "seq": 5000,
+                "hash": "ab" * 32,
+                "file": f"{self.live.stream}-000001.jsonl",
+            }
+        return {"stream": self.live.stream, "seq": 1, "hash": "cd" * 32, "file": f"{self.live.stream}-000001.jsonl"}
 
 
 if __name__ == "__main__":
