@@ -24,6 +24,7 @@ ARROWS: dict[str, dict[str, frozenset[str] | None]] = {
 # too until it is written down here.
 EDGE = frozenset(
     {
+        "auth/sharedledger.py",
         "auth/store.py",
         "gateway/acceptor.py",
         "gateway/admin.py",

@@ -1,0 +1,121 @@
+"""The shared ledger over processes: each counter once, whoever is killed or stopped in the middle of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from support.ledgers import NOW, identity_in, other_processes, stamped, stripe_of
+
+from auth.nonces import Spend
+from auth.sharedledger import SharedLedger, create
+
+PATIENCE = 0.005
+SLACK = 2.0  # seconds that this machine may take for what should take milliseconds
+
+
+@pytest.fixture
+def ledger() -> Iterator[SharedLedger]:
+    made = SharedLedger(create())
+    yield made
+    made.close()
+
+
+def test_spend_of_what_another_process_spent_is_a_replay(ledger: SharedLedger) -> None:
+    """What one has spent, all have spent."""
+    with other_processes(ledger._fd) as (other,):
+        assert other.spend("a", stamped(0), 1) is Spend.FRESH
+        assert ledger.spend("a", stamped(0), 1, NOW) is Spend.REPLAYED
+        assert ledger.spend("a", stamped(0), 2, NOW) is Spend.FRESH
+        assert other.spend("a", stamped(0), 2) is Spend.REPLAYED
+
+
+def test_spend_of_counters_in_turns_is_fresh_for_each(ledger: SharedLedger) -> None:
+    """Connections of one peer that share a nonce may be in different processes, in any order within the window."""
+    with other_processes(ledger._fd, 2) as others:
+        for nc in range(1, 200):
+            assert others[nc % 2].spend("a", stamped(0), 3 * nc) is Spend.FRESH
+            assert others[nc % 3 % 2].spend("a", stamped(0), 3 * nc - 2) is Spend.FRESH
+
+
+def test_spend_of_the_same_counters_by_two_processes_at_once_is_fresh_once(ledger: SharedLedger) -> None:
+    """Two that spend the same counters as quickly as they can get each of them once between them."""
+    last = 30_000
+    with other_processes(ledger._fd, 2) as others:
+        for other in others:
+            other.tell("race", "a", stamped(0).decode(), 1, last, NOW)
+        answers = [other.hear() for other in others]
+    for nc, told in enumerate(zip(*answers, strict=True), start=1):
+        times = Counter(told)
+        # A process that lost its CPU while it held the lock makes the other one answer stale.
+        assert times["fresh"] == 1 or (times["fresh"] == 0 and times["stale"]), (nc, told)
+    assert sum(Counter(told)["fresh"] for told in zip(*answers, strict=True)) > last // 2
+
+
+def test_spend_by_a_process_that_started_again_sees_what_was_spent(ledger: SharedLedger) -> None:
+    """The table outlives every data process, however they end."""
+    with other_processes(ledger._fd) as (other,):
+        assert other.spend("a", stamped(0), 5) is Spend.FRESH
+    with other_processes(ledger._fd) as (other,):
+        assert other.spend("a", stamped(0), 5) is Spend.REPLAYED
+        assert other.spend("a", stamped(0), 4) is Spend.FRESH
+
+
+def test_spend_after_a_process_was_killed_in_mid_write_is_stale_and_others_go_on(ledger: SharedLedger) -> None:
+    """Its lock is the kernel's to release; what it left half-written opens nothing; a new nonce works at once."""
+    nonce, theirs = stamped(0), stamped(1, 1)
+    away = identity_in(ledger, lambda stripe: stripe != stripe_of(ledger, "a"))
+    assert ledger.spend("a", nonce, 1, NOW) is Spend.FRESH
+    with other_processes(ledger._fd) as (other,):
+        other.tell("take", stripe_of(ledger, "a"), ledger._places[nonce].mark_at)
+        assert other.hear() == "taken"
+        assert ledger.spend("a", nonce, 2, NOW) is Spend.STALE  # not to be had while it lives
+        assert ledger.recoveries == 0
+        assert ledger.spend(away, theirs, 1, NOW) is Spend.FRESH
+        os.kill(other.process.pid, signal.SIGKILL)
+        other.process.wait()
+        for nc in (1, 2, 3):
+            assert ledger.spend("a", nonce, nc, NOW) is Spend.STALE
+        assert ledger.recoveries == 1
+        assert ledger.spend("a", stamped(1), 1, NOW) is Spend.FRESH
+        assert ledger.spend(away, theirs, 2, NOW) is Spend.FRESH
+
+
+def test_spend_while_the_holder_is_stopped_waits_briefly_and_is_stale(ledger: SharedLedger) -> None:
+    """A stopped process keeps its lock. Others wait some milliseconds once a second, and go on when it goes on."""
+    nonce = stamped(0)
+    away = identity_in(ledger, lambda stripe: stripe != stripe_of(ledger, "a"))
+    assert ledger.spend("a", nonce, 1, NOW) is Spend.FRESH
+    with other_processes(ledger._fd) as (other,):
+        other.tell("stop", stripe_of(ledger, "a"))
+        os.waitid(os.P_PID, other.process.pid, os.WSTOPPED)
+        began = time.monotonic()
+        assert ledger.spend("a", nonce, 2, NOW) is Spend.STALE
+        assert PATIENCE <= time.monotonic() - began < SLACK
+        began = time.monotonic()
+        for _ in range(2000):  # would be 10 s with all the patience
+            assert ledger.spend("a", nonce, 2, NOW + 0.5) is Spend.STALE
+        assert time.monotonic() - began < SLACK
+        assert ledger.timeouts == 2001
+        began = time.monotonic()
+        assert ledger.spend("a", nonce, 2, NOW + 1.5) is Spend.STALE
+        assert time.monotonic() - began >= PATIENCE
+        assert ledger.spend(away, stamped(0, 1), 1, NOW) is Spend.FRESH
+        os.kill(other.process.pid, signal.SIGCONT)
+        assert other.hear() == "released"
+        assert ledger.spend("a", nonce, 2, NOW + 1.6) is Spend.FRESH
+        assert ledger.recoveries == 0
+
+
+def test_spend_survives_processes_that_are_killed_at_it(ledger: SharedLedger, long_run: bool) -> None:
+    """Killed wherever they happen to be, they leave nothing that is fresh twice."""
+    rounds = 2000 if long_run else 150
+    with other_processes(ledger._fd) as (other,):
+        other.tell("slaughter", "a", stamped(0).decode(), NOW, rounds)
+        seen = other.hear()
+    assert seen["killed"] == rounds
+    assert seen["fresh_twice"] == 0
