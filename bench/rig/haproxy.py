@@ -19,7 +19,8 @@ PACKAGES = ["haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentraci
 CONFIG = """\
 global
     nbthread 1
-    maxconn 9500
+    no strict-limits
+    maxconn 12000
     tune.ssl.cachesize 0
     tune.ssl.lifetime 1
     ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets

@@ -1,19 +1,15 @@
-"""Measurements of clients and of connections. Each starts its own servers, alternates between them, and stops them."""
+"""Measurements of clients and of admissions. Each starts its own servers, alternates between them, and stops them."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rig.apache import ADMISSION_PATH
 from rig.home import NONCES_PER_IDENTITY
-from rig.processes import BenchFailed, Server, cpu_seconds, pss_kib, tree
+from rig.processes import BenchFailed, Server, cpu_seconds, tree
 from rig.stage import (
     CPU,
-    OURS,
-    RAMP_PER_SECOND,
     REVERSE_PATH,
     SPEED,
     Options,
@@ -25,9 +21,7 @@ from rig.stage import (
     take_turns,
 )
 
-FIRST_WORKERS = 200
 MEBI = 1 << 20
-WITHOUT_THREADS = ("nginx", "haproxy", "envoy")
 
 
 def requests(options: Options) -> dict[str, Any]:
@@ -134,48 +128,3 @@ def admission(options: Options) -> dict[str, Any]:
 
         turns = {name: turn(server) for name, server in on.servers().items()}
         return report.finish(**take_turns(report, turns, options, ratios=(CPU, SPEED)))
-
-
-def idle(options: Options) -> dict[str, Any]:
-    """Memory of one idle connection: growth of a server's processes by N silent ones, divided by N.
-
-    Ours are admitted workers. The peers' are keep-alive connections after one answer; Apache, which may give each a
-    thread, is left out.
-    """
-    peers = tuple(name for name in options.peers if name in WITHOUT_THREADS)
-    with stage(options, peers=peers) as on:
-        report = new_report("idle", options, {"workers": options.workers, "ramp_per_s": RAMP_PER_SECOND}, peers)
-        results: dict[str, float] = {}
-
-        def held(name: str, server: Server, count: int) -> contextlib.AbstractContextManager[object]:
-            if name == OURS:
-                arguments = on.home.worker.rig_arguments(server.port, REVERSE_PATH)
-            else:
-                arguments = [*on.home.client.rig_arguments(server.port, ADMISSION_PATH), "--upgrade", "none"]
-                arguments += ["--method", "GET"]
-            # Twice the time that the ramp takes, and what a slow machine needs on top.
-            seconds = 2 * count / RAMP_PER_SECOND + 60
-            return on.rig.held([*arguments, "--conns", str(count), "--ramp", str(RAMP_PER_SECOND)], seconds=seconds)
-
-        # What is loaded and grown once must not be divided among the workers, and memory that a first crowd left behind
-        # must not hide what a second one needs: so the first ones stay while the others come.
-        for name, server in on.servers().items():
-            with held(name, server, min(FIRST_WORKERS, options.workers)):
-                measured = [data_process(server)] if name == OURS else tree(server.pid)
-                before = sum(map(pss_kib, measured))
-                with held(name, server, options.workers):
-                    full = sum(map(pss_kib, measured))
-            kib = (full - before) / options.workers
-            report.row(server=name, workers=options.workers, before_kib=before, full_kib=full, kib_per_worker=kib)
-            results["kib_per_worker" if name == OURS else f"{name}_kib_per_connection"] = kib
-        return report.finish(**results)
-
-
-def data_process(gateway: Server) -> int:
-    """The process that holds the connections: the one of the gateway's processes with the most sockets open."""
-
-    def sockets(pid: int) -> int:
-        links = Path(f"/proc/{pid}/fd")
-        return sum(str(link.readlink()).startswith("socket:") for link in links.iterdir())
-
-    return max(tree(gateway.pid), key=sockets)

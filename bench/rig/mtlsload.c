@@ -25,7 +25,7 @@
  *              from the moment when a request was due. It needs --settle or --rounds
  * --dials N    at most N connections under way (not yet admitted) at any time
  * --churn R    worker: once all are admitted, R times a second one that is not at work leaves (close_notify, close)
- *              and a new one comes; "left" counts
+ *              and a new one comes; "left" counts. SIGUSR2 ends that, and begins it again
  * --paths N    "{}" in the path becomes 0 ... N-1 in turn, one request after the other
  * --identities F   lines of `certificate key user password-file path`: connection i comes as line i modulo their number
  *
@@ -98,12 +98,12 @@ static int first_bad_status;
 static unsigned *lat; static size_t nlat, caplat;
 static double t_start, t_stop, t_ready;
 static int stopping;
-static volatile sig_atomic_t signalled;
+static volatile sig_atomic_t signalled, churning = 1;
 enum { MAX_REPLY = 1 << 20 };
 static int settled;
 static size_t bytes_in, bytes_out;
 static unsigned long left, asked;                 /* left: workers that went; asked: requests that took a path */
-static struct conn **idlers; static int nidlers;  /* --rate: connections without a request */
+static struct conn **idlers; static int nidlers, first_idler;  /* --rate: a ring of connections without a request */
 static double due, leave;                         /* --rate, --churn: when the next one is to be */
 static double rng_uniform(void) {                 /* (0, 1); the same sequence in every run */
     static unsigned long long x = 88172645463325252ULL;
@@ -122,7 +122,7 @@ static void server_usage(double *cpu, double *mb) {
         if ((p = fopen(f, "r"))) { unsigned long k; while (fgets(l, sizeof l, p)) if (sscanf(l, "Pss: %lu kB", &k) == 1) *mb += k / 1024.0; fclose(p); }
     }
 }
-static void on_signal(int number) { (void)number; signalled = 1; }
+static void on_signal(int number) { if (number == SIGUSR2) churning = !churning; else signalled = 1; }
 static double now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec + t.tv_nsec / 1e9; }
 static void die(const char *m) { fprintf(stderr, "mtlsload: %s\n", m); exit(2); }
 static void sample(double s) {
@@ -269,6 +269,7 @@ static long message(struct conn *c, size_t *headlen, int is_response, int head_o
 }
 static void shift(struct conn *c, size_t n) { memmove(c->in, c->in + n, c->inlen - n); c->inlen -= n; }
 
+static void park(struct conn *c) { c->st = PARKED; idlers[(first_idler + nidlers++) % o.conns] = c; }
 static void admitted(struct conn *c) {
     arrived(c); upgraded++; sample(now() - c->tconn); c->auth_tries = 0;
     if (upgraded == (unsigned long)o.conns && !t_ready) { t_ready = leave = now(); fprintf(stderr, "ready\n"); }
@@ -315,7 +316,7 @@ static void on_response(struct conn *c, long n, size_t h) {
     if (o.mode == CONNECT || closing || (!good && o.mode != MASTER)) { finish_or_reopen(c); return; }
     if (stopping && o.rounds) { c->st = PARKED; return; }
     if (stopping) { drop(c); return; }
-    if (o.rate > 0) { c->st = PARKED; idlers[nidlers++] = c; return; }
+    if (o.rate > 0) { park(c); return; }
     request(c); if (flush_(c) < 0) { e_io++; finish_or_reopen(c); } else if (c->st == SEND && c->outlen == 0) c->st = RECV;
 }
 static void on_ready(struct conn *c, unsigned ev) {
@@ -410,7 +411,7 @@ static unsigned long report(const char *name, double cpu, double mb) {
     unsigned long errs = e_tcp + e_tls + e_status + e_io + e_parse;
     printf("{\"mode\": \"%s\", \"conns\": %d, \"seconds\": %.3f, \"tls\": %lu, \"challenged\": %lu, \"upgraded\": %lu, \"ready_s\": %.3f, \"done\": %lu, \"per_second\": %.1f, "
            "\"p50_us\": %u, \"p90_us\": %u, \"p99_us\": %u, \"p999_us\": %u, \"max_us\": %u, \"closed_by_peer\": %lu, \"left\": %lu, \"wire_in\": %llu, \"wire_out\": %llu, "
-           "\"errors\": {\"tcp\": %lu, \"tls\": %lu, \"status\": %lu, \"io\": %lu, \"parse\": %lu, \"first_bad_status\": %d}, \"rig_cpu_s\": %.2f, \"mb_in\": %.1f, \"mb_out\": %.1f, \"server_cpu_s\": %.2f, \"server_pss_mb\": %.1f}\n",
+           "\"errors\": {\"tcp\": %lu, \"tls\": %lu, \"status\": %lu, \"io\": %lu, \"parse\": %lu, \"first_bad_status\": %d}, \"rig_cpu_s\": %.2f, \"mb_in\": %.6f, \"mb_out\": %.6f, \"server_cpu_s\": %.2f, \"server_pss_mb\": %.1f}\n",
            name, o.conns, el, tls_ok, challenged, upgraded, t_ready ? t_ready - t_start : 0.0, done, (o.mode == IDLE ? upgraded : done) / el, pct(.5), pct(.9), pct(.99), pct(.999), pct(1),
            closed_by_peer, left, wire_in, wire_out, e_tcp, e_tls, e_status, e_io, e_parse, first_bad_status,
            ru.ru_utime.tv_sec + ru.ru_stime.tv_sec + (ru.ru_utime.tv_usec + ru.ru_stime.tv_usec) / 1e6, bytes_in / 1e6, bytes_out / 1e6, cpu, mb);
@@ -438,7 +439,7 @@ static void begin_round(void) {
     due = t_start; nidlers = 0;
     for (int i = 0; i < o.conns; i++) {
         if (cs[i].st == DEAD && o.mode == CLIENT) open_(&cs[i]);
-        else if (cs[i].st == PARKED && o.rate > 0) idlers[nidlers++] = &cs[i];
+        else if (cs[i].st == PARKED && o.rate > 0) park(&cs[i]);
         else if (cs[i].st == PARKED) ask(&cs[i]);
     }
 }
@@ -454,7 +455,8 @@ static void begin_storm(void) {
 /* --rate: what is due goes out on a connection that has nothing to do; how long to wait for the next, in seconds */
 static double pace(double t) {
     while (t >= due && nidlers) {
-        struct conn *c = idlers[--nidlers]; double at = due;
+        struct conn *c = idlers[first_idler]; double at = due;
+        first_idler = (first_idler + 1) % o.conns; nidlers--;
         due -= log(rng_uniform()) / o.rate;
         if (c->st != PARKED) { open_(c); continue; }
         ask(c); c->t0 = at;
@@ -534,7 +536,7 @@ int main(int argc, char **argv) {
     if (o.bare && (o.mode != IDLE || o.plain)) die("--bare is for idle connections with TLS");
     int storms = o.rounds && o.mode == IDLE, counting = o.mode == WORKER || o.mode == IDLE;
     if (storms) o.rounds = 0;
-    if (o.rounds || counting) { struct sigaction a = { .sa_handler = on_signal }; sigaction(SIGUSR1, &a, NULL); }
+    if (o.rounds || counting) { struct sigaction a = { .sa_handler = on_signal }; sigaction(SIGUSR1, &a, NULL); sigaction(SIGUSR2, &a, NULL); }
     if (o.rounds) stopping = 1;
     double cpu0, mb, cpu1 = 0; server_usage(&cpu0, &mb);
     t_start = now(); t_stop = t_start + o.seconds;
@@ -544,7 +546,7 @@ int main(int argc, char **argv) {
         if (storms && signalled) { begin_storm(); opened = 0; in_storm = 1; t = t_start; }
         else if (counting && signalled) { signalled = 0; report(argv[1], 0, 0); forget(); t_start = t; }
         if (in_storm && t_ready) { in_storm = 0; report(argv[1], 0, 0); }
-        if (o.churn > 0 && t_ready) churn(t);
+        if (o.churn > 0 && t_ready) { if (churning) churn(t); else leave = t; }
         if (o.rounds) {
             if (o.mode == CLIENT && settled == o.conns && !t_ready) { t_ready = t; fprintf(stderr, "ready\n"); }
             int busy = 0; for (int i = 0; i < o.conns && in_round && stopping; i++) busy += cs[i].st == SEND || cs[i].st == RECV;

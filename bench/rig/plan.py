@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from rig import dispatch, measure
+from rig import dispatch, idle, measure, polling, storm
 from rig.stage import Options
 
 Measurement = Callable[[Options], dict[str, Any]]
@@ -14,10 +14,12 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "requests": measure.requests,
     "bulk": measure.bulk,
     "admission": measure.admission,
-    "idle": measure.idle,
+    "storm": storm.storm,
+    "idle": idle.idle,
     "relayed": dispatch.relayed,
     "hosted": dispatch.hosted,
     "revocation": dispatch.revocation,
+    "polling": polling.polling,
 }
 MEBI = 1 << 20
 
@@ -31,8 +33,9 @@ ALL: tuple[tuple[str, Mapping[str, int]], ...] = (
     ("requests", {"conns": 32, "reply": 16, "body": MEBI}),
     ("bulk", {}),
     ("admission", {}),
+    ("storm", {"workers": 10000}),
     ("idle", {"workers": 1000}),
-    ("idle", {"workers": 5000}),
+    ("idle", {"workers": 10000}),
     ("relayed", {"workers": 32}),
     ("relayed", {"workers": 1000}),
     ("relayed", {"workers": 4000}),
@@ -40,11 +43,14 @@ ALL: tuple[tuple[str, Mapping[str, int]], ...] = (
     ("hosted", {"workers": 1000}),
     ("hosted", {"workers": 10000}),
     ("revocation", {}),
+    ("polling", {"workers": 1000}),
 )
+# Without `polling`, which cannot be shorter than pollers are idle.
 QUICK: tuple[tuple[str, Mapping[str, int]], ...] = (
     ("requests", {"conns": 32, "reply": 16}),
     ("bulk", {}),
     ("admission", {}),
+    ("storm", {"workers": 500}),
     ("idle", {"workers": 500}),
     ("relayed", {"workers": 32}),
     ("hosted", {"workers": 32}),

@@ -11,7 +11,7 @@ from typing import Any
 
 from rig.home import POOL, RELAY_POOL, BenchHome, make_home, start_gateway
 from rig.peers import PEERS, facts
-from rig.processes import BenchFailed, Rig, Server, free_port
+from rig.processes import SERVER_CORE, BenchFailed, Rig, Server, free_port
 from rig.report import Report, median
 
 OURS = "gateway"
@@ -58,6 +58,7 @@ class Stage:
     dispatch: int
     masters: Mapping[str, int]
     folder: Path
+    origin: int
 
     def servers(self) -> dict[str, Server]:
         """Ours first, then the peers in their order."""
@@ -96,7 +97,51 @@ def stage(options: Options, *, peers: tuple[str, ...], workers: int | None = Non
             dispatch=dispatch,
             masters=masters,
             folder=folder,
+            origin=origin,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """One of several gateways on one stage: each has a home of its own."""
+
+    home: BenchHome
+    server: Server
+    dispatch: int
+    master: int
+
+
+@contextlib.contextmanager
+def another(
+    options: Options,
+    *,
+    folder: Path,
+    origin: int,
+    name: str,
+    workers: int,
+    processes: int = 1,
+    pools: int = 0,
+    core: int | None = SERVER_CORE,
+) -> Iterator[Gateway]:
+    """A gateway more, with a fresh home below `folder`; gone afterwards."""
+    master, dispatch = free_port(), free_port()
+    home = make_home(
+        options.command, folder / f"home-{name}", origin=origin, workers=workers, master=master, pools=pools
+    )
+    server = start_gateway(home, folder=folder, dispatch=dispatch, processes=processes, name=name, core=core)
+    try:
+        yield Gateway(home=home, server=server, dispatch=dispatch, master=master)
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def bare_stage(options: Options) -> Iterator[tuple[Rig, Path, int]]:
+    """The rig, a temporary folder and an origin's port, for measurements that start gateways with `another`."""
+    options.build.mkdir(exist_ok=True)
+    rig = Rig(options.bench)
+    with tempfile.TemporaryDirectory(prefix="rhttp-bench-") as name, rig.origin(reply=16, folder=Path(name)) as origin:
+        yield rig, Path(name), origin
 
 
 def new_report(title: str, options: Options, settings: Mapping[str, Any], peers: tuple[str, ...]) -> Report:
@@ -125,13 +170,18 @@ Turn = Callable[[float], Mapping[str, float]]
 
 
 def take_turns(
-    report: Report, turns: Mapping[str, Turn], options: Options, *, ratios: tuple[Ratio, ...] = (SPEED, CPU)
+    report: Report,
+    turns: Mapping[str, Turn],
+    options: Options,
+    *,
+    ratios: tuple[Ratio, ...] = (SPEED, CPU),
+    warm_up: bool = True,
 ) -> dict[str, Any]:
     """Every server once for warming up, then round after round each in turn; medians of all columns and ratios.
 
     The first of `turns` is compared with each of the others, within one round.
     """
-    for turn in turns.values():
+    for turn in turns.values() if warm_up else ():
         turn(min(WARM_UP_SECONDS, options.seconds))
     first, *others = turns
     columns: dict[str, None] = {}
