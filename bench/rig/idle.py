@@ -17,24 +17,23 @@ from rig.stage import OURS, RAMP_PER_SECOND, REVERSE_PATH, Options, Stage, new_r
 FIRST_WORKERS = 200
 WITHOUT_THREADS = ("nginx", "haproxy", "envoy")
 WINDOWS = 5
-WINDOW_SECONDS = 7.0
+LONG_WINDOW, MANY_WORKERS = 7.0, 5000
 SETTLE_SECONDS = 2.0
 
 
 def idle(options: Options) -> dict[str, Any]:
-    """Memory of one idle connection, and processor time and traffic of all of them in `--seconds` times twelve or so.
+    """Memory of one idle connection, and processor time and traffic of all of them while nothing happens.
 
     Memory is the growth of a server's processes by N silent connections, divided by N. Ours are admitted workers under
     the default liveness limits. The peers' are keep-alive connections after one answer; Apache, which may give each a
-    thread, is left out. All crowds stay, then nobody does anything in five windows of 7 s: `cpu_percent` is of one
-    core, for the whole process tree, `http_bytes` what our workers read and wrote inside TLS, `wire_bytes` its records.
+    thread, is left out. All crowds stay, then nobody does anything in five windows of 7 s (`--seconds` with fewer than
+    5,000 workers): `cpu_percent` is of one core, for the whole process tree; `http_bytes` what our workers read and
+    wrote inside TLS, `wire_bytes` its records.
     """
     peers = tuple(name for name in options.peers if name in WITHOUT_THREADS)
-    settings = {
-        "workers": options.workers,
-        "ramp_per_s": RAMP_PER_SECOND,
-        "windows": f"{WINDOWS} of {WINDOW_SECONDS} s",
-    }
+    window = LONG_WINDOW if options.workers >= MANY_WORKERS else options.seconds
+    windows = f"{WINDOWS} of {window:g} s"
+    settings = {"workers": options.workers, "ramp_per_s": RAMP_PER_SECOND, "windows": windows}
     with stage(options, peers=peers) as on, contextlib.ExitStack() as crowds:
         report = new_report("idle", options, settings, peers)
         standing: dict[str, Standing] = {}
@@ -51,11 +50,10 @@ def idle(options: Options) -> dict[str, Any]:
             results["kib_per_worker" if name == OURS else f"{name}_kib_per_connection"] = kib
             report.row(server=name, workers=options.workers, before_kib=before, full_kib=full, kib_per_worker=kib)
         time.sleep(SETTLE_SECONDS)
-        windows = quiet_windows(on.servers(), standing[OURS])
-        for window in windows:
-            report.data.setdefault("windows", []).append(window)
-        for column in windows[0]:
-            results[column] = median([window[column] for window in windows])
+        quiet = quiet_windows(on.servers(), standing[OURS], window)
+        report.data["windows"] = quiet
+        for column in quiet[0]:
+            results[column] = median([one[column] for one in quiet])
         return report.finish(**results)
 
 
@@ -70,17 +68,17 @@ def held(on: Stage, name: str, server: Server, count: int) -> contextlib.Abstrac
     return on.rig.standing("idle", [*arguments, *size], seconds=3600, core=RIG_CORE)
 
 
-def quiet_windows(servers: Mapping[str, Server], workers: Standing) -> list[dict[str, float]]:
+def quiet_windows(servers: Mapping[str, Server], workers: Standing, seconds: float) -> list[dict[str, float]]:
     """Windows in which nobody does anything: what each server used, and what our workers saw, in each."""
     windows = []
-    workers.round(WINDOW_SECONDS)
+    workers.round(seconds)
     for _ in range(WINDOWS):
         before = {name: cpu_seconds(server.pid) for name, server in servers.items()}
         began = time.monotonic()
-        time.sleep(WINDOW_SECONDS)
+        time.sleep(seconds)
         spent = {name: cpu_seconds(server.pid) - before[name] for name, server in servers.items()}
         took = time.monotonic() - began
-        counts = workers.round(WINDOW_SECONDS)
+        counts = workers.round(seconds)
         window = {f"{name}_cpu_percent": 100 * used / took for name, used in spent.items()}
         window["http_bytes"] = (counts["mb_in"] + counts["mb_out"]) * 1e6
         window["wire_bytes"] = float(counts["wire_in"] + counts["wire_out"])
