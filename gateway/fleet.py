@@ -35,11 +35,14 @@ async def _together(works: Iterable[Awaitable[None]]) -> None:
     """Do all at once; the first failure is raised when the others, cancelled by it, have ended."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
-        await asyncio.gather(*tasks)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     finally:
         for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            task.cancel()  # once: a second time would break off what they do in order to end
+        await asyncio.wait(tasks)
+    faults = [fault for task in tasks if not task.cancelled() and (fault := task.exception()) is not None]
+    if faults:
+        raise faults[0]
 
 
 class Fleet:

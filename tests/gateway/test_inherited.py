@@ -88,3 +88,12 @@ def test_sockets_whose_number_is_closed_are_refused() -> None:
     with pytest.raises(OSError, match=r".*"):
         Inherited(control=-1, tls=(2**20,)).sockets()
     assert Inherited(control=-1).sockets() == Sockets()
+
+
+@pytest.mark.parametrize("arguments", [["control=3"], ["control=3", "tls=4", "dispatch=5", "metrics=6"], OF_TWO])
+def test_arguments_written_are_the_ones_that_are_read(arguments: list[str]) -> None:
+    """Supervisor and process mean the same, and every descriptor that is named is handed over."""
+    inherited = parse_arguments(arguments)
+    assert inherited.arguments() == arguments
+    numbers = [argument.partition("=")[2] for argument in arguments if argument[:5] not in ("index", "proce")]
+    assert sorted(inherited.descriptors()) == sorted(int(number) for text in numbers for number in text.split(","))

@@ -40,3 +40,30 @@ def test_pools_of_several_processes_are_merged_by_name() -> None:
         {"pool": "a", "mode": "hosted", "slots": {"total": 4, "free": 1}, "workers": [{"name": "w1"}, {"name": "w3"}]},
         pool("b", 2, "w2"),
     ]
+
+
+def worker(name: str, **facts: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {"protocol": "ptth/1.0", "slots": 1, "busy": 0, "labels": {"gpu": "a100"}}
+    return {"name": name} | values | facts
+
+
+def test_worker_with_connections_to_several_processes_is_one_worker() -> None:
+    """Slots add up, it is there since its first connection, and the newest says which instance it is."""
+    old, new = "2026-11-24T04:17:07.365Z", "2026-11-24T04:17:08.001Z"
+    first = worker("w1", slots=3, busy=1, since=new, instance="b")
+    second = worker("w1", slots=2, busy=2, since=old, instance="a")
+    alone = worker("w2", since=new, instance=None)
+    third = worker("w1", since=old, instance="a")
+    for processes in ([[first, alone], [second], [third]], [[second], [third], [first, alone]]):
+        (merged,) = merge_pools([[{"pool": "a", "workers": workers}] for workers in processes])
+        assert isinstance(merged, dict)
+        assert merged["workers"][0] == worker("w1", slots=6, busy=3, since=old, instance="b")
+        assert merged["workers"][1:] == [alone]
+
+
+def test_worker_of_a_relay_pool_stays_without_what_only_its_master_knows() -> None:
+    """None is not a number."""
+    since = "2026-11-24T04:17:07.365Z"
+    one = worker("w1", busy=None, since=since, instance=None)
+    pools = [[{"pool": "a", "slots": {"total": 1, "free": None}, "workers": [one]}]] * 2
+    assert merge_pools(pools) == [{"pool": "a", "slots": {"total": 2, "free": None}, "workers": [one | {"slots": 2}]}]

@@ -80,19 +80,15 @@ def test_start_refused_tells_what_check_tells(home: Path) -> None:
     assert [path.name for path in (home / "run").iterdir()] == ["gateway.lock"]
 
 
-def test_start_on_a_port_in_use_is_refused_and_leaves_nothing(home: Path) -> None:
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_start_on_a_port_in_use_is_refused_and_leaves_nothing(home: Path, processes: str) -> None:
     """The address is named, and no other listener is left behind."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        started = start(home, "--listen", address)
+        started = start(home, "--listen", address, "--processes", processes)
     assert (started.returncode, started.stdout) == (1, "")
     assert f"cannot listen on {address}" in started.stderr
     assert [path.name for path in (home / "run").iterdir()] == ["gateway.lock"]
-
-
-def test_start_with_more_processes_is_refused_for_now(home: Path) -> None:
-    """A number that is not built yet is told, not taken for one."""
-    assert "processes: more than one is not built yet" in run(home, "gateway", "--check", "--processes", "2").stderr
 
 
 def test_start_with_wrong_usage_is_2(home: Path) -> None:
@@ -135,6 +131,20 @@ def test_gateway_makes_sockets_and_files_for_the_owner_only(served: Served, home
     """What a gateway makes in its home is nobody else's, save that the group may reach the dispatch socket."""
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (home / "run").iterdir()}
     assert modes == {"admin.sock": 0o600, "dispatch.sock": 0o660, "gateway.lock": 0o600, "gateway.json": 0o600}
+
+
+def test_gateway_with_several_processes_is_one_to_its_operator(home: Path) -> None:
+    """One line a listener, sockets between the processes for the owner only, and all of it gone afterwards."""
+    set_key(home, "processes", "2")
+    with Served(home, command=FAKE) as served:
+        assert len(served.lines) == 3
+        assert [path.stat().st_mode & 0o777 for path in sorted((home / "run").glob("p?.sock"))] == [0o600] * 2
+        shown = run(home, "status").stdout
+        assert "p0 pid" in shown
+        assert "p1 pid" in shown
+        assert run(home, "drain").exit_code == 0
+        assert served.ended() == 0
+    assert [path.name for path in (home / "run").iterdir()] == ["gateway.lock"]
 
 
 def test_gateway_raises_its_soft_limit_on_files(served: Served) -> None:
