@@ -147,6 +147,14 @@ class Crowd:
                 raise BenchFailed(f"{what} took more than {seconds:.0f} s")
             await asyncio.sleep(0.05)
 
+    def has_begun(self) -> bool:
+        """Has every job of this phase reached a worker?"""
+        return self.ledger.all_begun
+
+    def is_idle(self) -> bool:
+        """Is every job of this phase done?"""
+        return self.ledger.all_finished
+
     async def done(self, number: int, begun: float, service: float) -> None:
         """The work on a job, which is to wait for so long."""
         self.ledger.begun(number, begun)

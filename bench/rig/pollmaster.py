@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections import deque
 
 from rig.pollmodel import Course
@@ -63,11 +64,15 @@ class Ledger:
 
 
 class Desk:
-    """The queue of one crowd of pollers: who asks gets the oldest job, or 204; at once, or after `hold` seconds."""
+    """The queue of one crowd of pollers: who asks gets the oldest job, or 204: at once, or after `hold` seconds at most.
+
+    A poll is held for between half of `hold` and all of it, or polls that began together would end together for ever.
+    """
 
     def __init__(self, *, hold: float = 0.0) -> None:
         self.asked = 0
         self._hold = hold
+        self._chance = random.Random(0)
         self._waiting: deque[bytes] = deque()
         self._held: dict[MasterEnd, asyncio.TimerHandle] = {}  # in the order of their coming
 
@@ -87,7 +92,9 @@ class Desk:
         if self._waiting:
             end.answer(self._waiting.popleft())
         elif self._hold:
-            self._held[end] = asyncio.get_running_loop().call_later(self._hold, self._release, end)
+            self._held[end] = asyncio.get_running_loop().call_later(
+                self._chance.uniform(self._hold / 2, self._hold), self._release, end
+            )
         else:
             end.answer(None)
 
