@@ -1,13 +1,18 @@
 """Accepting connections on the TLS and dispatch listeners, within limits.
 
 When a limit is reached we stop accepting: the kernel's backlog holds the peers, and nobody gets half a service.
+
+With several data processes a TCP listener is a socket for each of them, and the kernel decides whose queue a connection
+joins. While a process is down the others accept from its queue too, so nobody waits for it to come back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
+from collections.abc import Callable
 from typing import Final
 
 from gateway.config import TcpAddress
@@ -41,6 +46,64 @@ _KERNEL_BUFFERS: Final = 4
 """Times [limits] buffer_bytes: room for a fast peer at some distance."""
 _PATIENCE: Final = 2.0
 """Seconds that a handshake has when others wait for its place; an honest one is done in a fraction of that."""
+_RETRY: Final = 0.25
+"""Seconds until the next try when no descriptor was left."""
+_BURST_GAP: Final = 0.002
+"""Seconds: connections that come closer to each other are a burst."""
+
+
+class Queues:
+    """The listening sockets of one purpose: we accept from our own, and from those of processes that are down.
+
+    ``accept`` is called with a socket when a connection waits there.
+    """
+
+    __slots__ = ("_accept", "_from", "_loop", "_own", "_sockets", "is_open")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sockets: tuple[socket.socket, ...],
+        index: int,
+        accept: Callable[[socket.socket], None],
+    ) -> None:
+        self._loop = loop
+        self._sockets = sockets
+        self._own = index if len(sockets) > 1 else 0
+        self._accept = accept
+        self._from = {self._own}
+        self.is_open = False
+
+    def open(self) -> None:
+        """Accept from now on."""
+        if not self.is_open:
+            self.is_open = True
+            for index in self._from:
+                self._watch(self._sockets[index])
+
+    def close(self) -> None:
+        """Accept nothing for now; connections wait in the kernel."""
+        if self.is_open:
+            self.is_open = False
+            for index in self._from:
+                self._loop.remove_reader(self._sockets[index].fileno())
+
+    def adopt(self, index: int) -> None:
+        """Accept from the queue of this process too, if it has one of its own."""
+        if 0 <= index < len(self._sockets) > 1 and index not in self._from:
+            self._from.add(index)
+            if self.is_open:
+                self._watch(self._sockets[index])
+
+    def give_back(self, index: int) -> None:
+        """Leave its queue to this process again. The socket stays open: it may go down once more."""
+        if index in self._from and index != self._own:
+            self._from.discard(index)
+            if self.is_open:
+                self._loop.remove_reader(self._sockets[index].fileno())
+
+    def _watch(self, sock: socket.socket) -> None:
+        self._loop.add_reader(sock.fileno(), self._accept, sock)
 
 
 class TlsAcceptor:
@@ -48,30 +111,32 @@ class TlsAcceptor:
 
     def __init__(self, services: Services, sockets: Sockets) -> None:
         self._services = services
-        self._socket = sock = own_of(sockets.tls, sockets.index)
+        self._queues = Queues(services.loop, sockets.tls, sockets.index, self._accept)
         # Accepted sockets inherit both: without a bound the kernel takes megabytes for each before a sender is paused.
         size = _KERNEL_BUFFERS * services.generation.config.limits.buffer_bytes
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
-        self._listening = False
+        for sock in sockets.tls:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
         self._shaking: dict[TlsLink, float] = {}
         """Handshakes under way, and refused peers that linger, by when they began; oldest first."""
         self._closed = False
 
     def start(self) -> None:
         """Accept from now on."""
-        if not self._listening and not self._closed:
-            self._listening = True
-            self._services.loop.add_reader(self._socket.fileno(), self._accept)
+        if not self._closed:
+            self._queues.open()
 
-    def _pause(self) -> None:
-        if self._listening:
-            self._listening = False
-            self._services.loop.remove_reader(self._socket.fileno())
+    def peer_down(self, index: int) -> None:
+        """Another data process is gone: accept what comes to it, until it is back."""
+        self._queues.adopt(index)
+
+    def peer_up(self, index: int) -> None:
+        """It is back."""
+        self._queues.give_back(index)
 
     def tick(self) -> None:
         """Look whether there is room again; called a few times a second."""
-        if not self._listening:
+        if not self._queues.is_open:
             self._make_room()
             if self._has_room():
                 self.start()
@@ -79,24 +144,24 @@ class TlsAcceptor:
     def close(self) -> None:
         """Accept no more."""
         self._closed = True
-        self._pause()
+        self._queues.close()
 
     def _has_room(self) -> bool:
         limits = self._services.generation.config.limits
         return len(self._shaking) < limits.handshakes and self._services.counters.connections < limits.connections
 
-    def _accept(self) -> None:
+    def _accept(self, listening: socket.socket) -> None:
         services = self._services
         for _ in range(_BURST):
             if not self._has_room():
-                self._pause()
+                self._queues.close()
                 return
             try:
-                sock, address = self._socket.accept()
+                sock, address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError:
-                self._pause()  # out of descriptors: the next tick tries again
+                self._queues.close()  # out of descriptors: the next tick tries again
                 return
             self._shake(services, sock, address)
 
@@ -201,20 +266,78 @@ def _source(host: str) -> str:
 
 
 class DispatchAcceptor:
-    """The dispatch listener: plain HTTP for masters on this host."""
+    """The dispatch listener: plain HTTP for masters on this host.
+
+    One process leaves the accepting to its event loop, which takes all that wait. Several take one connection at a time
+    each, or the first to wake up would have them all: a unix socket is one queue for all processes.
+    """
 
     def __init__(self, services: Services, sockets: Sockets) -> None:
         self._services = services
         self._socket = own_of(sockets.dispatch, sockets.index)
         self._server: asyncio.Server | None = None
+        self._queues: Queues | None = None
+        if sockets.processes > 1:
+            self._queues = Queues(services.loop, sockets.dispatch, sockets.index, self._accept)
+        self._opening: set[asyncio.Task[None]] = set()
+        self._last = 0.0
+        self._closed = False
 
     async def start(self) -> None:
         """Accept from now on."""
         loop = self._services.loop
-        if self._socket.family == socket.AF_UNIX:
+        if self._queues is not None:
+            self._queues.open()
+        elif self._socket.family == socket.AF_UNIX:
             self._server = await loop.create_unix_server(self._make, sock=self._socket)
         else:
             self._server = await loop.create_server(self._make, sock=self._socket)
+
+    def peer_down(self, index: int) -> None:
+        """Another data process is gone: accept what comes to it, until it is back."""
+        if self._queues is not None:
+            self._queues.adopt(index)
+
+    def peer_up(self, index: int) -> None:
+        """It is back."""
+        if self._queues is not None:
+            self._queues.give_back(index)
+
+    def _accept(self, listening: socket.socket) -> None:
+        loop = self._services.loop
+        try:
+            sock, _address = listening.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError:  # out of descriptors
+            assert self._queues is not None
+            self._queues.close()
+            loop.call_later(_RETRY, self._try_again)
+            return
+        task = loop.create_task(self._open(sock))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+        if listening.family == socket.AF_UNIX:
+            # A process that wakes up needs some time to get here, and whoever is awake would take the whole burst.
+            now = loop.time()
+            if now - self._last < _BURST_GAP:
+                os.sched_yield()
+            self._last = now
+
+    def _try_again(self) -> None:
+        if self._queues is not None and not self._closed:
+            self._queues.open()
+
+    async def _open(self, sock: socket.socket) -> None:
+        end = self._make()
+        try:
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setblocking(False)
+            await self._services.loop.connect_accepted_socket(lambda: end, sock)
+        except OSError as error:  # the peer has gone already
+            sock.close()
+            end.connection_lost(error)
 
     def _make(self) -> ServerEnd:
         services = self._services
@@ -231,5 +354,8 @@ class DispatchAcceptor:
 
     def close(self) -> None:
         """Accept no more."""
+        self._closed = True
+        if self._queues is not None:
+            self._queues.close()
         if self._server is not None:
             self._server.close()

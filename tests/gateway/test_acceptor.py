@@ -1,0 +1,252 @@
+"""Accepting for oneself, and for a process that is down; never more than the limits allow."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+import pytest
+from support.bench import POOL, PlaneBench
+
+from gateway.acceptor import DispatchAcceptor, TlsAcceptor
+from gateway.config import TcpAddress
+from gateway.inherited import Sockets
+from gateway.listeners import bind_tcp, bind_unix
+from gateway.services import Services
+
+
+class Ports:
+    """TCP sockets of three processes, each with a port of its own so that a test says whose queue it means."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self.sockets = tuple(
+            stack.enter_context(closing(socket.create_server(("127.0.0.1", 0), backlog=64))) for _ in range(3)
+        )
+        for sock in self.sockets:
+            sock.setblocking(False)
+
+    def knock(self, index: int) -> socket.socket:
+        """A connection in this process's queue."""
+        address = self.sockets[index].getsockname()
+        return self._stack.enter_context(closing(socket.create_connection(address, timeout=20)))
+
+
+@pytest.fixture
+def ports() -> Iterator[Ports]:
+    with ExitStack() as stack:
+        yield Ports(stack)
+
+
+@pytest.fixture
+async def services(tmp_path: Path) -> AsyncIterator[Services]:
+    made = await PlaneBench.start(tmp_path, POOL, limits="handshakes = 2\nhandshake_timeout = 60.0\n")
+    yield made.services
+    for live in tuple(made.services.registry):
+        live.cut("test")
+    await asyncio.sleep(0.05)
+    made.close()
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Wait for what the event loop does by itself."""
+    async with asyncio.timeout(20):
+        while not is_so():
+            await asyncio.sleep(0.005)
+
+
+async def never(is_so: Callable[[], bool]) -> None:
+    """Give it every chance, and see that it does not happen."""
+    for _ in range(20):
+        await asyncio.sleep(0.005)
+        assert not is_so()
+
+
+# -- TLS ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_tls_accepts_for_itself_only_until_a_peer_is_down(services: Services, ports: Ports) -> None:
+    """A queue of another process is its own business, until that process is gone; and again when it is back."""
+    acceptor = TlsAcceptor(services, Sockets(tls=ports.sockets, index=1, processes=3))
+    acceptor.start()
+    mine = ports.knock(1)
+    await until(lambda: services.counters.connections == 1)
+    other = ports.knock(2)
+    await never(lambda: services.counters.connections != 1)
+    acceptor.peer_down(2)
+    await until(lambda: services.counters.connections == 2)
+    mine.close()
+    other.close()
+    await until(lambda: services.counters.connections == 0)
+    acceptor.peer_up(2)
+    ports.knock(2)
+    await never(lambda: services.counters.connections != 0)
+    assert ports.sockets[2].accept()[0].close() is None  # it is there for whom it is for, on an open socket
+    acceptor.close()
+
+
+async def test_tls_at_its_limit_accepts_from_nobodys_queue(services: Services, ports: Ports) -> None:
+    """A limit is a limit of the process, not of a queue; with room again all queues are served."""
+    acceptor = TlsAcceptor(services, Sockets(tls=ports.sockets, index=0, processes=3))
+    acceptor.start()
+    acceptor.peer_down(1)
+    held = [ports.knock(0), ports.knock(1)]
+    await until(lambda: services.counters.connections == 2)
+    acceptor.peer_down(2)
+    late = [ports.knock(index) for index in (0, 1, 2)]
+    await never(lambda: services.counters.connections != 2)
+    acceptor.tick()
+    await never(lambda: services.counters.connections != 2)
+    for sock in (*held, *late):
+        sock.close()
+    await until(lambda: services.counters.connections == 0)
+    for index in (0, 1, 2):
+        acceptor.tick()
+        knocking = ports.knock(index)
+        await until(lambda: services.counters.connections == 1)
+        knocking.close()
+        await until(lambda: services.counters.connections == 0)
+    acceptor.close()
+
+
+async def test_tls_peer_that_goes_down_while_paused_is_adopted_with_the_next_start(
+    services: Services, ports: Ports
+) -> None:
+    """What is learnt while nothing is accepted is not forgotten; and what was only rumour has no effect."""
+    acceptor = TlsAcceptor(services, Sockets(tls=ports.sockets, index=0, processes=3))
+    for index in (-1, 0, 3):
+        acceptor.peer_down(index)  # ourselves, and nobody
+        acceptor.peer_up(index)
+    acceptor.peer_down(1)
+    acceptor.peer_down(2)
+    acceptor.peer_up(2)
+    for index in range(3):
+        ports.knock(index)
+    acceptor.start()
+    await until(lambda: services.counters.connections == 2)
+    await never(lambda: services.counters.connections != 2)
+    assert ports.sockets[2].accept()[0].close() is None
+    acceptor.close()
+
+
+async def test_tls_closed_accepts_from_nobodys_queue(services: Services, ports: Ports) -> None:
+    """A process that drains takes over for nobody."""
+    acceptor = TlsAcceptor(services, Sockets(tls=ports.sockets, index=0, processes=3))
+    acceptor.start()
+    acceptor.peer_down(1)
+    acceptor.close()
+    acceptor.peer_down(2)
+    acceptor.tick()
+    for index in range(3):
+        ports.knock(index)
+    await never(lambda: services.counters.connections != 0)
+
+
+async def test_tls_of_one_process_has_nobody_to_adopt(services: Services, ports: Ports) -> None:
+    """Its socket is the only one, whatever number is named."""
+    acceptor = TlsAcceptor(services, Sockets(tls=ports.sockets[:1]))
+    acceptor.start()
+    acceptor.peer_down(0)
+    acceptor.peer_up(0)
+    ports.knock(0)
+    await until(lambda: services.counters.connections == 1)
+    acceptor.close()
+
+
+# -- dispatch ----------------------------------------------------------------------------------------------------------
+
+
+async def health(sock: socket.socket) -> bytes:
+    """The first line of the answer to a request for health."""
+    reader, writer = await asyncio.open_connection(sock=sock)
+    writer.write(b"GET /-/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    try:
+        return await asyncio.wait_for(reader.readline(), 20)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_dispatch_serves_its_own_queue_and_that_of_a_peer_that_is_down(services: Services, ports: Ports) -> None:
+    """A master on this host waits for no process either; giving a queue back closes nothing."""
+    acceptor = DispatchAcceptor(services, Sockets(dispatch=ports.sockets, index=1, processes=3))
+    await acceptor.start()
+    assert await health(ports.knock(1)) == b"HTTP/1.1 200 OK\r\n"
+    waiting = ports.knock(0)
+    await never(lambda: services.counters.connections != 0)
+    acceptor.peer_down(0)
+    assert await health(waiting) == b"HTTP/1.1 200 OK\r\n"
+    acceptor.peer_up(0)
+    await until(lambda: services.counters.connections == 0)
+    ports.knock(0)
+    await never(lambda: services.counters.connections != 0)
+    assert ports.sockets[0].accept()[0].close() is None
+    acceptor.peer_down(0)
+    assert await health(ports.knock(0)) == b"HTTP/1.1 200 OK\r\n"
+    acceptor.close()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_dispatch_on_a_file_is_one_queue_for_all(services: Services, tmp_path: Path, processes: int) -> None:
+    """Any process may take a connection, so none has to be taken over."""
+    listener = bind_unix(tmp_path / "d.sock", "dispatch", mode=0o600)
+    acceptor = DispatchAcceptor(services, Sockets(dispatch=(listener.sock,), index=processes - 1, processes=processes))
+    await acceptor.start()
+    acceptor.peer_down(0)
+    acceptor.peer_up(0)
+    for _ in range(3):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(str(tmp_path / "d.sock"))
+        assert await health(sock) == b"HTTP/1.1 200 OK\r\n"
+    acceptor.close()
+    with closing(socket.socket(socket.AF_UNIX)) as late:
+        with suppress(ConnectionRefusedError):  # one process closed it: the supervisor has it still, this test has not
+            late.connect(str(tmp_path / "d.sock"))
+        await never(lambda: services.counters.connections != 0)
+    listener.close()
+
+
+async def test_dispatch_takes_one_connection_at_a_time(services: Services, tmp_path: Path) -> None:
+    """What waits behind it is for whichever process is free first."""
+    listener = bind_unix(tmp_path / "d.sock", "dispatch", mode=0o600)
+    acceptor = DispatchAcceptor(services, Sockets(dispatch=(listener.sock,), index=0, processes=2))
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(closing(socket.socket(socket.AF_UNIX))).connect(str(tmp_path / "d.sock"))
+        acceptor._accept(listener.sock)
+        await until(lambda: services.counters.connections == 1)
+        for _ in range(2):
+            listener.sock.accept()[0].close()
+        acceptor._accept(listener.sock)  # another was quicker
+        await never(lambda: services.counters.connections != 1)
+    acceptor.close()
+    listener.close()
+
+
+class Exhausted(socket.socket):
+    """A listening socket of a process that has no descriptor left, once."""
+
+    tries = 0
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.tries += 1
+        if self.tries == 1:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
+async def test_dispatch_without_descriptors_tries_again_and_spins_not(services: Services) -> None:
+    """The connection waits a moment; the loop is not kept busy with it."""
+    bound = bind_tcp(TcpAddress(host="127.0.0.1", port=0), "dispatch")
+    with Exhausted(fileno=bound.sock.detach()) as sock:
+        sock.setblocking(False)
+        acceptor = DispatchAcceptor(services, Sockets(dispatch=(sock,), index=0, processes=2))
+        await acceptor.start()
+        client = socket.create_connection(sock.getsockname(), timeout=20)
+        assert await health(client) == b"HTTP/1.1 200 OK\r\n"
+        assert sock.tries == 2
+        acceptor.close()
