@@ -6,9 +6,10 @@ import asyncio
 import os
 import random
 import time
+from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from auth.credentials import Credentials
 from auth.policy import Allowed
@@ -16,16 +17,19 @@ from gateway.acceptor import DispatchAcceptor, TlsAcceptor
 from gateway.auditlog import AuditWriter
 from gateway.config import Config
 from gateway.connection import Connection
+from gateway.everywhere import ask_all
 from gateway.exchange import Exchange
 from gateway.generation import Lasting, Refusals, build_generation, lasting_parts, read_config
 from gateway.hosted import HostedPool, ReversedConnection
 from gateway.identity import Peer
 from gateway.inherited import Inherited, Sockets
 from gateway.material import Material
-from gateway.metrics import MetricsListener, metrics_text
+from gateway.metrics import MetricsListener, measure, metrics_text
 from gateway.relayed import Relayed
 from gateway.services import Generation, Services
 from gateway.snapshot import StateSnapshot
+from gateway.together import join
+from rhttp.server import ServerEnd
 
 _TICK: Final = 0.25
 
@@ -59,10 +63,11 @@ class DataPlane:
             config = read_config(material)
             if self._services is None:
                 self._stream = material.stream
-                self._lasting = lasting_parts(config, material)
+                self._lasting = lasting_parts(config, material, self._inherited.ledger)
                 audit = AuditWriter.open(Path(material.home) / "audit", material.stream, config.audit)
                 loop = asyncio.get_running_loop()
                 self._services = Services(loop, audit)
+                join(self._services, self._inherited, Path(material.home) / "run", self._peer)
             services = self.services
             assert self._lasting is not None
             previous = services.generation if services.has_generation else None
@@ -179,8 +184,20 @@ class DataPlane:
             self._dispatch = DispatchAcceptor(services, sockets)
             await self._dispatch.start()
         if sockets.metrics is not None:
-            self._metrics = MetricsListener(services.loop, sockets.metrics, services.wheel, self.metrics_text)
+            self._metrics = MetricsListener(services.loop, sockets.metrics, services.wheel, self._scrape)
             await self._metrics.start()
+        if services.mesh is not None and sockets.mesh is not None:
+            await services.mesh.start(sockets.mesh)
+
+    def _peer(self, index: int, is_up: bool) -> None:
+        """Another process is there or gone: while it is gone, its listening sockets are served here."""
+        for acceptor in (self._tls, self._dispatch):
+            if acceptor is None:
+                continue
+            if is_up:
+                acceptor.peer_up(index)
+            else:
+                acceptor.peer_down(index)
 
     def _tick(self) -> None:
         services = self.services
@@ -215,6 +232,8 @@ class DataPlane:
                 pass
         self._close_all()
         await asyncio.sleep(0)  # lets the closed links tell their owners
+        if services.mesh is not None:
+            services.mesh.close()
         if self._ticker is not None:
             self._ticker.cancel()
         services.audit.flush_refusals()
@@ -276,8 +295,21 @@ class DataPlane:
         }
 
     def metrics_text(self) -> bytes:
-        """The metrics in Prometheus' text form."""
-        return metrics_text(self.services)
+        """The metrics of this process in Prometheus' text form."""
+        return metrics_text({"": measure(self.services)})
+
+    def _scrape(self, end: ServerEnd, then: Callable[[bytes], None]) -> None:
+        """The metrics of all processes."""
+        services = self.services
+        if services.mesh is None:
+            then(self.metrics_text())
+            return
+
+        def answered(told: Mapping[int, Any]) -> None:
+            by_process = {self._stream: measure(services)} | {f"p{index}": families for index, families in told.items()}
+            then(metrics_text(dict(sorted(by_process.items()))))
+
+        ask_all(services, end, "metrics", answered, lambda _: None)
 
     def audit_head(self) -> dict[str, object]:
         """The audit stream's name, number and hash of its last line that is known to be on disk."""

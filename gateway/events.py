@@ -14,7 +14,8 @@ from typing import Final
 import orjson
 
 from gateway.call import Call
-from gateway.pool import Pool, PoolEvent
+from gateway.hosted import HostedPool
+from gateway.pool import PoolEvent
 from gateway.services import Services
 from rhttp.fields import Fields
 from rhttp.server import ServerEnd
@@ -28,14 +29,26 @@ _FIELDS: Final = b"Content-Type: text/event-stream\r\nCache-Control: no-store\r\
 class EventStream:
     """One reader of one pool. It is the request sink of its server end."""
 
-    __slots__ = ("_end", "_pool", "_queue", "_services", "_slots_changed", "_timer", "bucket", "call", "deadline")
+    __slots__ = (
+        "_end",
+        "_hosted",
+        "_pool",
+        "_queue",
+        "_services",
+        "_slots_changed",
+        "_timer",
+        "bucket",
+        "call",
+        "deadline",
+    )
 
-    def __init__(self, services: Services, end: ServerEnd, call: Call, pool: Pool) -> None:
+    def __init__(self, services: Services, end: ServerEnd, call: Call, hosted: HostedPool) -> None:
         self._services = services
         self.call = call
         """The request that it answers: a reload asks again whether it may."""
         self._end = end
-        self._pool = pool
+        self._hosted = hosted
+        self._pool = hosted.pool
         self._queue: list[bytes] = []
         self._slots_changed = False
         self._timer: asyncio.TimerHandle | None = None
@@ -47,7 +60,7 @@ class EventStream:
         end.head(200, _FIELDS + services.date + request_id, None)
         end.content(self._slots())
         end.flush()
-        pool.listeners.add(self._happened)
+        self._pool.listeners.add(self._happened)
         services.wheel.set(self, _HEARTBEAT)
 
     @property
@@ -56,17 +69,16 @@ class EventStream:
         return self._pool.name
 
     def _slots(self) -> bytes:
-        pool = self._pool
-        data = orjson.dumps({"pool": pool.name, "total": pool.total, "free": pool.free})
+        total, free = self._hosted.sums()
+        data = orjson.dumps({"pool": self._pool.name, "total": total, "free": free})
         return b"event: slots\ndata: %b\n\n" % data
 
     def _happened(self, event: PoolEvent) -> None:
         if event.kind == "slots":
             self._slots_changed = True
         else:
-            data = orjson.dumps(
-                {"pool": self._pool.name, "worker": event.worker, "total": event.total, "free": event.free}
-            )
+            total, free = self._hosted.sums()
+            data = orjson.dumps({"pool": self._pool.name, "worker": event.worker, "total": total, "free": free})
             self._queue.append(b"event: %b\ndata: %b\n\n" % (event.kind.encode("ascii"), data))
             self._slots_changed = True
             if len(self._queue) > self._services.generation.config.limits.event_queue:

@@ -73,6 +73,7 @@ class Exchange:
         "bucket",
         "call",
         "deadline",
+        "is_ours",
         "label",
         "over",
         "waiting",
@@ -115,6 +116,7 @@ class Exchange:
         """Who serves it."""
         self.label: tuple[str, str] | None = None
         self.waiting = False
+        self.is_ours = True
         self.deadline = 0.0
         self.bucket = 0.0
         end.sink = self

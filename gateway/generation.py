@@ -14,6 +14,7 @@ from OpenSSL import SSL
 from auth.cedar import PolicyEngine
 from auth.errors import PolicyInvalid
 from auth.nonces import NonceIssuer, NonceKey, NonceLedger
+from auth.sharedledger import SharedLedger
 from auth.verifier import DigestVerifier
 from gateway.authority import Authorities
 from gateway.config import Config, ConfigInvalid, TcpAddress, parse_config
@@ -69,7 +70,7 @@ class Lasting:
     """What outlives every reload: the nonce key and the ledger of spent counters."""
 
     key: NonceKey
-    ledger: NonceLedger
+    ledger: NonceLedger | SharedLedger
 
 
 def read_config(material: Material) -> Config:
@@ -86,10 +87,17 @@ def read_config(material: Material) -> Config:
         raise Refusals([(problem.path, problem.message) for problem in error.problems]) from None
 
 
-def lasting_parts(config: Config, material: Material) -> Lasting:
-    """The parts that the first generation makes and every later one keeps."""
+def lasting_parts(config: Config, material: Material, shared: int | None = None) -> Lasting:
+    """The parts that the first generation makes and every later one keeps.
+
+    ``shared`` is the descriptor of the ledger of all processes; without it this process keeps its own.
+    """
     digest = config.digest
-    ledger = NonceLedger(digest.window, digest.nonces_per_identity, lifetime=digest.nonce_lifetime)
+    ledger: NonceLedger | SharedLedger
+    if shared is not None:
+        ledger = SharedLedger(shared, digest.nonce_lifetime)
+    else:
+        ledger = NonceLedger(digest.window, digest.nonces_per_identity, lifetime=digest.nonce_lifetime)
     return Lasting(key=NonceKey(material.nonce_key), ledger=ledger)
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from auth.policy import Context
+from gateway.borrow import Borrower
 from gateway.configvalues import PoolConfig
+from gateway.elsewhere import Happened, Superseded
 from gateway.exchange import Exchange
 from gateway.identity import Peer
+from gateway.lend import Lender
 from gateway.liveness import keep_alive
 from gateway.pool import Pool, Slot, describe
 from gateway.services import Services
@@ -22,12 +25,12 @@ from rhttp.errors import Loss
 class ReversedConnection:
     """A worker's connection on which the gateway is the HTTP client. Registered, so that it can be cut."""
 
-    __slots__ = ("_pool", "asked", "end", "ended", "opened", "peer", "protocol", "request_id", "slot")
+    __slots__ = ("asked", "end", "ended", "lender", "opened", "owner", "peer", "protocol", "request_id", "slot")
 
     def __init__(
         self, pool: HostedPool, peer: Peer, protocol: str, request_id: str, opened: float, asked: Context
     ) -> None:
-        self._pool = pool
+        self.owner = pool
         self.peer = peer
         self.protocol = protocol
         self.request_id = request_id
@@ -36,21 +39,23 @@ class ReversedConnection:
         """The circumstances under which it was admitted; a reload asks again."""
         self.end: ClientEnd
         self.slot: Slot | None = None
+        self.lender: Lender | None = None
+        """Another process uses it now."""
         self.ended = ""
         """Why it ended, when we ended it."""
 
     def cut(self, reason: str) -> None:
         """Close now; a request that it serves is lost, and the requester told so."""
-        self._pool.cut(self, reason)
+        self.owner.cut(self, reason)
 
     @property
     def pool_name(self) -> str:
         """The pool that it serves."""
-        return self._pool.config.name
+        return self.owner.config.name
 
     def drain(self, reason: str) -> None:
         """Close when it is idle."""
-        self._pool.drain(self, reason)
+        self.owner.drain(self, reason)
 
 
 class HostedPool:
@@ -62,6 +67,10 @@ class HostedPool:
         self._services = services
         self.config = config
         self.pool = Pool(config.name, queue=config.queue)
+        self._borrower: Borrower | None = None
+        if services.mesh is not None:
+            self.pool.watcher = services.mesh.news
+            self._borrower = Borrower(self, services.mesh)
         self._suffix = f".{config.name}.{trust_domain}".encode("ascii")
 
     def adopt(self, config: PoolConfig) -> None:
@@ -90,27 +99,69 @@ class HostedPool:
             labels=peer.principal.labels,
             protocol=protocol,
             instance=instance,
-            now=services.epoch,
+            now=services.now().timestamp(),  # precise: by it, processes tell an older start of a worker from a newer one
         )
 
     # ---- Inbound ----
 
     def lease(self, exchange: Exchange, *, not_again: str | None = None) -> None:
         """Give the exchange a slot, let it wait, or tell it that there is none."""
-        while (slot := self.pool.lease(worker=exchange.worker, label=exchange.label, not_again=not_again)) is not None:
+        borrower = self._borrower
+        if (
+            borrower is not None
+            and exchange.label is not None
+            and exchange.worker is None
+            # Its wish first, wherever that is; then any worker.
+            and (
+                self._lease_here(exchange, not_again, strict=True) or borrower.search(exchange, not_again, strict=True)
+            )
+        ):
+            return
+        self._lease_anywhere(exchange, not_again)
+
+    def _lease_anywhere(self, exchange: Exchange, not_again: str | None) -> None:
+        if self._lease_here(exchange, not_again):
+            return
+        if self._borrower is None or not self._borrower.search(exchange, not_again):
+            self._nothing(exchange, not_again)
+
+    def _lease_here(self, exchange: Exchange, not_again: str | None, *, strict: bool = False) -> bool:
+        while True:
+            slot = self.pool.lease(worker=exchange.worker, label=exchange.label, not_again=not_again, strict=strict)
+            if slot is None:
+                return False
             if self._grant(exchange, slot):
-                return
+                return True
+
+    def not_elsewhere(self, exchange: Exchange, not_again: str | None, *, strict: bool) -> None:
+        """No other process had a slot for it; ``strict``: of a worker with its label."""
+        if strict:
+            self._lease_anywhere(exchange, not_again)
+        elif not self._lease_here(exchange, not_again):  # one may have come free meanwhile
+            self._nothing(exchange, not_again)
+
+    def _nothing(self, exchange: Exchange, not_again: str | None) -> None:
         if not_again is not None:
             exchange.unavailable(502, "worker-lost", "no_other_worker")
         elif not exchange.deadline:
             exchange.unavailable(503, "no-slot", "no_slot")
-        elif not self.pool.wait(exchange):
+        elif self._is_full() or not self.pool.wait(exchange):
             exchange.unavailable(503, "no-slot", "queue_full")
+        elif self._borrower is not None:
+            self._borrower.changed()
+
+    def _is_full(self) -> bool:
+        """Whether as many wait as may, in all processes."""
+        if self._borrower is None:
+            return False  # the pool itself looks
+        return self.pool.waiting + self._borrower.waiting_elsewhere() >= self.pool.queue
 
     def take(self, exchange: Exchange, slot: Slot) -> None:
         """Send the exchange, which waited, down the slot's connection, or look for another slot."""
         if not self._grant(exchange, slot):
             self.lease(exchange)
+        if self._borrower is not None:
+            self._borrower.changed()
 
     def _grant(self, exchange: Exchange, slot: Slot) -> bool:
         connection = slot.link
@@ -124,9 +175,15 @@ class HostedPool:
         exchange.granted(connection.end, name.encode("ascii") + self._suffix, name)
         return True
 
+    def grant_lent(self, exchange: Exchange, end: ClientEnd, worker: str) -> None:
+        """Send the exchange down a slot that another process lends."""
+        exchange.granted(end, worker.encode("ascii") + self._suffix, worker)
+
     def forget(self, exchange: Exchange) -> None:
         """The exchange no longer waits."""
         self.pool.give_up(exchange)
+        if self._borrower is not None:
+            self._borrower.forget(exchange)
 
     # ---- ClientOwner ----
 
@@ -160,6 +217,8 @@ class HostedPool:
         connection = end.tag
         assert isinstance(connection, ReversedConnection)
         services = self._services
+        if connection.lender is not None:
+            connection.lender.worker_gone(connection.ended or detail)
         services.registry.remove(connection)
         services.counters.connections -= 1
         if connection.slot is not None:
@@ -184,8 +243,10 @@ class HostedPool:
         """No new leases; whoever waits is told."""
         self.pool.closed = True
         for waiter in self.pool.give_up_all():
-            assert isinstance(waiter, Exchange)
-            waiter.unavailable(503, "draining", "draining")
+            if isinstance(waiter, Exchange):
+                waiter.unavailable(503, "draining", "draining")
+            elif isinstance(waiter, Lender):
+                waiter.refuse()
 
     def drain(self, connection: ReversedConnection, reason: str) -> None:
         """Close when idle, now or after the request that it serves."""
@@ -207,8 +268,33 @@ class HostedPool:
         ]
 
     def slots(self) -> tuple[int, int | None]:
-        """Slots in all, and how many are free."""
+        """Slots of this process, and how many of them are free."""
         return self.pool.total, self.pool.free
+
+    def sums(self) -> tuple[int, int]:
+        """Slots in all processes, and how many of them are free."""
+        pool = self.pool
+        if self._borrower is None:
+            return pool.total, pool.free
+        total, free = self._borrower.slots_elsewhere()
+        return pool.total + total, pool.free + free
+
+    # ---- what other processes tell ----
+
+    def happened(self, what: Happened) -> None:
+        """Something changed in another process's part of this pool."""
+        assert self._borrower is not None
+        kind, worker = what.kind, what.worker
+        if worker is not None:
+            others = self._borrower.processes_with(worker)
+            if worker in self.pool.workers or others != (kind == "worker-joined"):
+                kind = "slots"  # it was, or still is, here or in a third process
+        self.pool.tell(kind, worker)
+        self._borrower.changed()
+
+    def superseded(self, what: Superseded) -> None:
+        """A newer start of a worker serves in another process."""
+        self._retire(self.pool.superseded(what.worker, what.instance, what.since))
 
     def describe(self) -> dict[str, object]:
         """The pool as ``GET /-/pools/{pool}`` shows it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -34,48 +34,65 @@ _COUNTS: Final = {
 }
 
 
-class GatewayCollector(Collector):
-    """Reads the counters when it is asked; the data path knows nothing of Prometheus."""
+Family = tuple[str, bool, str, list[str], list[tuple[list[str], float]]]
+"""Name, whether it is a counter, text, names of labels, and samples: values of the labels, number."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+
+def measure(services: Services) -> list[Family]:
+    """All metrics of this process, as JSON values; the data path knows nothing of Prometheus."""
+    counters = services.counters
+    families: list[Family] = []
+
+    def add(name: str, text: str, value: float, *, counts: bool = False) -> None:
+        families.append((f"rhttp_{name}", counts, text, [], [([], value)]))
+
+    for name, text in _COUNTS.items():
+        add(name, text, getattr(counters, name), counts=True)
+    add("connections", "Open connections.", counters.connections)
+    roles = [([role], float(count)) for role, count in services.registry.by_role().items()]
+    families.append(("rhttp_role_connections", False, "Open connections by role.", ["role"], roles))
+    add("exchanges", "Requests under way.", services.exchanges)
+    slots: list[tuple[list[str], float]] = []
+    waiting: list[tuple[list[str], float]] = []
+    for name, pool in services.generation.pools.items():
+        if isinstance(pool, HostedPool):
+            slots.append(([name, "free"], pool.pool.free))
+            slots.append(([name, "busy"], pool.pool.total - pool.pool.free))
+            waiting.append(([name], pool.pool.waiting))
+        else:
+            slots.append(([name, "relayed"], len(pool.connections())))
+    families.append(("rhttp_pool_slots", False, "Slots of a pool.", ["pool", "state"], slots))
+    families.append(("rhttp_pool_waiting", False, "Requests that wait for a slot.", ["pool"], waiting))
+    add("draining", "1 while shutting down.", int(services.draining))
+    add("generation", "Configurations taken up.", services.generation.number)
+    add("state_age_seconds", "Time since state was read.", max(0.0, services.epoch - services.state_at))
+    return families
+
+
+class _Told(Collector):
+    """What processes told of themselves, as Prometheus sees it."""
+
+    def __init__(self, by_process: Mapping[str, Sequence[Family]]) -> None:
+        self._by_process = by_process
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics of this process."""
-        services = self._services
-        counters = services.counters
-        for name, text in _COUNTS.items():
-            yield CounterMetricFamily(f"rhttp_{name}", text, value=getattr(counters, name))
-        yield GaugeMetricFamily("rhttp_connections", "Open connections.", value=counters.connections)
-        roles = GaugeMetricFamily("rhttp_role_connections", "Open connections by role.", labels=["role"])
-        for role, count in services.registry.by_role().items():
-            roles.add_metric([role], count)
-        yield roles
-        yield GaugeMetricFamily("rhttp_exchanges", "Requests under way.", value=services.exchanges)
-        slots = GaugeMetricFamily("rhttp_pool_slots", "Slots of a pool.", labels=["pool", "state"])
-        waiting = GaugeMetricFamily("rhttp_pool_waiting", "Requests that wait for a slot.", labels=["pool"])
-        for name, pool in services.generation.pools.items():
-            if isinstance(pool, HostedPool):
-                slots.add_metric([name, "free"], pool.pool.free)
-                slots.add_metric([name, "busy"], pool.pool.total - pool.pool.free)
-                waiting.add_metric([name], pool.pool.waiting)
-            else:
-                slots.add_metric([name, "relayed"], len(pool.connections()))
-        yield slots
-        yield waiting
-        yield GaugeMetricFamily("rhttp_draining", "1 while shutting down.", value=int(services.draining))
-        yield GaugeMetricFamily("rhttp_generation", "Configurations taken up.", value=services.generation.number)
-        yield GaugeMetricFamily(
-            "rhttp_state_age_seconds",
-            "Time since state was read.",
-            value=max(0.0, services.epoch - services.state_at),
-        )
+        """Each family once; where there are several processes, every sample is labelled with its own."""
+        is_labelled = len(self._by_process) != 1 or "" not in self._by_process
+        made: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+        for process, families in self._by_process.items():
+            for name, counts, text, labels, samples in families:
+                if name not in made:
+                    kind = CounterMetricFamily if counts else GaugeMetricFamily
+                    made[name] = kind(name, text, labels=["process", *labels] if is_labelled else labels)
+                for values, number in samples:
+                    made[name].add_metric([process, *values] if is_labelled else values, number)
+        yield from made.values()
 
 
-def metrics_text(services: Services) -> bytes:
-    """The metrics in the text exposition format."""
+def metrics_text(by_process: Mapping[str, Sequence[Family]]) -> bytes:
+    """Metrics in the text exposition format, by the stream of the process that told them; "": there is only one."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(GatewayCollector(services))
+    registry.register(_Told(by_process))
     return generate_latest(registry)
 
 
@@ -83,12 +100,17 @@ class MetricsListener:
     """``GET /metrics``; everything else is 404. No identity is asked: it listens on loopback unless told otherwise."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, wheel: TimerWheel, text: Callable[[], bytes]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        wheel: TimerWheel,
+        scrape: Callable[[ServerEnd, Callable[[bytes], None]], None],
     ) -> None:
+        """``scrape`` calls back with the text, now or when the other processes were asked; not if the end is gone."""
         self._loop = loop
         self._socket = sock
         self._wheel = wheel
-        self._text = text
+        self._scrape = scrape
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -111,7 +133,7 @@ class MetricsListener:
         elif head.method not in (b"GET", b"HEAD"):
             self._answer(end, 405, b"method not allowed\n", b"Allow: GET, HEAD\r\n")
         else:
-            self._answer(end, 200, self._text())
+            self._scrape(end, lambda text: self._answer(end, 200, text))
 
     def request_malformed(self, end: ServerEnd, status: int, code: str, detail: str) -> None:
         """No request."""

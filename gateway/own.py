@@ -6,7 +6,8 @@ Posture: meets untrusted clients, workers and masters.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from auth.policy import ResourceType
 from auth.verifier import Authenticated
@@ -15,10 +16,12 @@ from gateway.admission import Refused
 from gateway.answers import answer_json, refuse
 from gateway.call import Admitted, Call
 from gateway.events import EventStream
+from gateway.everywhere import ask_all
 from gateway.hosted import HostedPool
 from gateway.relay import RelayPool
 from gateway.reverse import ask_reverse
 from gateway.services import Services
+from gateway.statusview import merge_pools
 from rhttp.fields import values
 from rhttp.server import ServerEnd
 
@@ -131,10 +134,16 @@ class _Desk:
             return
         if not self._only_reads():
             return
-        total = sum(pool.slots()[0] for pool in allowed)
-        free = sum(pool.slots()[1] or 0 for pool in allowed)
-        value = {"slots": {"total": total, "free": free}, "pools": [pool.describe() for pool in allowed]}
-        answer_json(self._services, self._end, self._call, 200, value)
+        names = [pool.config.name for pool in allowed]
+
+        def answer(told: Mapping[int, Any]) -> None:
+            pools: list[Any] = merge_pools([[pool.describe() for pool in allowed], *map(_named(names), told.values())])
+            slots = [pool["slots"] for pool in pools]
+            total, free = (sum(one[key] or 0 for one in slots) for key in ("total", "free"))
+            value = {"slots": {"total": total, "free": free}, "pools": pools}
+            answer_json(self._services, self._end, self._call, 200, value)
+
+        ask_all(self._services, self._end, "pools", answer, self._gone)
 
     def pool(self, name: str) -> None:
         """One pool."""
@@ -144,7 +153,17 @@ class _Desk:
         if pool is None:
             self._refuse(404, "not-found", "no_pool")
             return
-        answer_json(self._services, self._end, self._call, 200, pool.describe())
+        here = pool
+
+        def answer(told: Mapping[int, Any]) -> None:
+            merged = merge_pools([[here.describe()], *map(_named([name]), told.values())])
+            answer_json(self._services, self._end, self._call, 200, merged[0])
+
+        ask_all(self._services, self._end, f"pool {name}", answer, self._gone)
+
+    def _gone(self, detail: str) -> None:
+        """Whoever asked left while other processes were asked."""
+        self._services.record("request", self._call.audit("aborted", reason=detail))
 
     def events(self, name: str) -> None:
         """What happens in a pool, as server-sent events."""
@@ -164,7 +183,7 @@ class _Desk:
         if not services.record("request", self._call.audit("allowed", status=200)):
             self._refuse(503, "audit-unavailable", "audit")
             return
-        EventStream(services, self._end, self._call, pool.pool)
+        EventStream(services, self._end, self._call, pool)
 
     def dispatch(self, name: str, worker: str | None, path: bytes) -> None:
         """Send a request to a worker."""
@@ -191,6 +210,11 @@ class _Desk:
             wait=min(float(_preferred_wait(call)), services.generation.config.limits.wait_max),
             dispatch=True,
         )
+
+
+def _named(names: list[str]) -> Callable[[Any], list[Any]]:
+    """Picks the pools of these names out of what a process tells of its own."""
+    return lambda pools: [pool for pool in pools if pool["pool"] in names]
 
 
 def _preferred_wait(call: Call) -> int:

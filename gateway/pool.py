@@ -10,11 +10,13 @@ Posture: pure. Time comes as an argument.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
+
+from gateway.waiting import Waiter, WaitingLine
 
 Label = tuple[str, str]
 
@@ -51,21 +53,8 @@ class Worker:
         """Longest idle first."""
         self.busy = 0
         self.level = -1
-        self.instances: dict[str, None] = {}
-        """In the order in which they were first seen."""
-
-
-class Waiter(Protocol):
-    """A request that waits for a slot."""
-
-    worker: str | None
-    """Only this worker will do."""
-    label: Label | None
-    waiting: bool
-    """Set to False by whoever takes it out of the queue or gives up."""
-
-    def offered(self, slot: Slot, /) -> None:
-        """The wait is over: the slot is leased to this request."""
+        self.instances: dict[str, float] = {}
+        """Epoch seconds at which each was first seen, in that order."""
 
 
 class Levels:
@@ -103,6 +92,25 @@ class Levels:
         return None
 
 
+class Watcher(Protocol):
+    """Is told what other processes of the gateway must know."""
+
+    def pool(self, pool: Pool, /) -> None:
+        """Its sums changed."""
+
+    def joined(self, pool: str, worker: Worker, /) -> None:
+        """A worker has its first connection."""
+
+    def left(self, pool: str, worker: str, /) -> None:
+        """A worker has no connection any more."""
+
+    def served(self, pool: str, worker: str, instance: str, since: float, /) -> None:
+        """A start of a worker, first seen at ``since``, has served."""
+
+    def is_elsewhere(self, pool: str, worker: str, /) -> bool:
+        """Whether the worker has a connection in another process."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolEvent:
     """What happened in a pool: ``worker-joined``, ``worker-left`` or ``slots``."""
@@ -122,17 +130,20 @@ class Pool:
         self.workers: dict[str, Worker] = {}
         self.total = 0
         self.free = 0
-        self.waiting = 0
         self.closed = False
         """No new leases (draining)."""
         self.listeners: set[Callable[[PoolEvent], None]] = set()
+        self.watcher: Watcher | None = None
         self._levels = Levels()
         self._by_label: dict[Label, Levels] = {}
         self._label_users: dict[Label, int] = {}
-        self._waiters: deque[Waiter] = deque()
-        self._waiters_for: dict[str, deque[Waiter]] = {}
-        self._sequence: dict[Waiter, int] = {}
-        self._next = 0
+        self.line = WaitingLine()
+        """Who waits for a slot."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests of this process that wait for a slot."""
+        return self.line.own
 
     # ---- workers come and go ----
 
@@ -156,10 +167,12 @@ class Pool:
                 self._by_label.setdefault(label, Levels())
         slot = Slot(worker, link, instance)
         if instance is not None:
-            worker.instances.setdefault(instance)
+            worker.instances.setdefault(instance, now)
         worker.slots.append(slot)
         self.total += 1
-        self._emit("worker-joined" if joined else "slots", name)
+        if joined and self.watcher is not None:
+            self.watcher.joined(self.name, worker)
+        self._emit("worker-joined" if joined and not self._is_elsewhere(name) else "slots", name)
         self._make_free(slot)
         return slot
 
@@ -188,7 +201,9 @@ class Pool:
             self._label_users[label] -= 1
             if not self._label_users[label]:
                 del self._label_users[label], self._by_label[label]
-        self._emit("worker-left", worker.name)
+        if self.watcher is not None:
+            self.watcher.left(self.name, worker.name)
+        self._emit("slots" if self._is_elsewhere(worker.name) else "worker-left", worker.name)
 
     def served(self, slot: Slot) -> list[Slot]:
         """The slot's connection was seen serving: answer the slots of older instances, now retired.
@@ -196,13 +211,23 @@ class Pool:
         The caller closes those that are idle; busy ones are to be closed when they come back.
         """
         worker = slot.worker
-        if slot.instance is None or len(worker.instances) < 2 or slot.retired:
+        if slot.instance is None or slot.retired:
+            return []
+        since = worker.instances[slot.instance]
+        if self.watcher is not None:
+            self.watcher.served(self.name, worker.name, slot.instance, since)
+        return self.superseded(worker.name, slot.instance, since) if len(worker.instances) > 1 else []
+
+    def superseded(self, name: str, instance: str, since: float) -> list[Slot]:
+        """A worker's start, first seen at ``since``, serves: answer the slots of those before it, now retired."""
+        worker = self.workers.get(name)
+        if worker is None:
             return []
         older = set()
-        for instance in worker.instances:
-            if instance == slot.instance:
+        for other_instance, seen in worker.instances.items():
+            if other_instance == instance or seen > since:
                 break
-            older.add(instance)
+            older.add(other_instance)
         retired = [other for other in worker.slots if other.instance in older and not other.retired]
         for other in retired:
             other.retired = True
@@ -211,9 +236,15 @@ class Pool:
     # ---- leases ----
 
     def lease(
-        self, *, worker: str | None = None, label: Label | None = None, not_again: str | None = None
+        self,
+        *,
+        worker: str | None = None,
+        label: Label | None = None,
+        not_again: str | None = None,
+        strict: bool = False,
     ) -> Slot | None:
-        """Take a free slot, or None. A label is a wish: without a free worker that has it, any other will do."""
+        """Take a free slot, or None. A label is a wish: without a free worker that has it, any other will do, unless
+        ``strict``."""
         if self.closed:
             return None
         chosen: Worker | None
@@ -222,7 +253,7 @@ class Pool:
         else:
             preferred = self._by_label.get(label) if label is not None else None
             chosen = preferred.first(not_again) if preferred is not None else None
-            if chosen is None:
+            if chosen is None and not strict:
                 chosen = self._levels.first(not_again)
         if chosen is None or not chosen.idle:
             return None
@@ -245,40 +276,30 @@ class Pool:
 
     def wait(self, waiter: Waiter) -> bool:
         """Let a request wait for a slot; False when the queue is full or the pool is closed."""
-        if self.waiting >= self.queue or self.closed:
+        if self.closed or (waiter.is_ours and self.waiting >= self.queue):
             return False
-        self.waiting += 1
-        waiter.waiting = True
-        self._next += 1
-        self._sequence[waiter] = self._next
-        if waiter.worker is None:
-            self._waiters.append(waiter)
-        else:
-            self._waiters_for.setdefault(waiter.worker, deque()).append(waiter)
+        self.line.add(waiter)
+        self._line_changed()
         return True
 
     def give_up(self, waiter: Waiter) -> None:
         """Take a request out of the queue: its time is up or its client is gone."""
-        if not waiter.waiting:
-            return
-        waiter.waiting = False
-        self.waiting -= 1
-        del self._sequence[waiter]
-        # The deque forgets it lazily; a queue that is mostly forgotten is swept, so it stays within twice its bound.
-        queue = self._waiters if waiter.worker is None else self._waiters_for[waiter.worker]
-        if waiter.worker is not None:
-            queue.remove(waiter)
-            if not queue:
-                del self._waiters_for[waiter.worker]
-        elif len(queue) > 2 * self.waiting + 16:
-            self._waiters = deque(other for other in queue if other.waiting)
+        if self.line.remove(waiter):
+            self._line_changed()
 
     def give_up_all(self) -> list[Waiter]:
         """Empty the queue, for a drain; answer who waited."""
-        waiters = list(self._sequence)
-        for waiter in waiters:
-            self.give_up(waiter)
+        waiters = self.line.remove_all()
+        self._line_changed()
         return waiters
+
+    def next_waiter(self, worker: str) -> Waiter | None:
+        """Take out of the queue whoever waits longest and may use a slot of this worker."""
+        if not self.line:
+            return None
+        waiter = self.line.take(worker)
+        self._line_changed()
+        return waiter
 
     def snapshot(self) -> dict[str, object]:
         """The slots as ``GET /-/pools/{pool}`` shows them, without the list of workers."""
@@ -288,11 +309,8 @@ class Pool:
 
     def _make_free(self, slot: Slot) -> None:
         worker = slot.worker
-        waiter = None if slot.retired or self.closed else self._first_waiter(worker.name)
+        waiter = None if slot.retired or self.closed else self.next_waiter(worker.name)
         if waiter is not None:
-            waiter.waiting = False
-            self.waiting -= 1
-            del self._sequence[waiter]
             slot.busy = True
             worker.busy += 1
             self._replace(worker)
@@ -303,18 +321,12 @@ class Pool:
         self._replace(worker)
         self._emit("slots", worker.name)
 
-    def _first_waiter(self, name: str) -> Waiter | None:
-        """Take out of its queue whoever waits longest and may use a slot of this worker."""
-        waiters = self._waiters
-        while waiters and not waiters[0].waiting:
-            waiters.popleft()
-        own = self._waiters_for.get(name)
-        if own is not None and (not waiters or self._sequence[own[0]] < self._sequence[waiters[0]]):
-            waiter = own.popleft()
-            if not own:
-                del self._waiters_for[name]
-            return waiter
-        return waiters.popleft() if waiters else None
+    def _is_elsewhere(self, worker: str) -> bool:
+        return self.watcher is not None and self.watcher.is_elsewhere(self.name, worker)
+
+    def _line_changed(self) -> None:
+        if self.watcher is not None:
+            self.watcher.pool(self)
 
     def _replace(self, worker: Worker) -> None:
         """Put a worker where its number of requests belongs, or nowhere when no slot of it is free."""
@@ -336,6 +348,12 @@ class Pool:
             worker.level = -1
 
     def _emit(self, kind: str, worker: str | None) -> None:
+        if self.watcher is not None:
+            self.watcher.pool(self)
+        self.tell(kind, worker)
+
+    def tell(self, kind: str, worker: str | None) -> None:
+        """Tell the listeners of this process what happened, here or in another one."""
         if self.listeners:
             event = PoolEvent(kind=kind, worker=worker, total=self.total, free=self.free)
             for listener in tuple(self.listeners):

@@ -20,10 +20,26 @@ class Live(Protocol):
         """Close the socket now and abort what runs on it; it leaves the registry by that."""
 
 
+class Elsewhere(Protocol):
+    """What other processes of the gateway hold."""
+
+    def held(self, identity: str, /) -> int:
+        """How many connections an identity has there."""
+
+
+class Watcher(Protocol):
+    """Is told what other processes must know."""
+
+    def held(self, identity: str, count: int, /) -> None:
+        """So many connections of an identity are here now."""
+
+
 class Registry:
     """Live connections by identity."""
 
     def __init__(self) -> None:
+        self.elsewhere: Elsewhere | None = None
+        self.watcher: Watcher | None = None
         self._by_identity: dict[str, list[Live]] = {}
         self._next_expiry = float("inf")
         self.count = 0
@@ -39,6 +55,8 @@ class Registry:
             held = self._by_identity[live.peer.identity] = []
         held.append(live)
         self.count += 1
+        if self.watcher is not None:
+            self.watcher.held(live.peer.identity, len(held))
         self._next_expiry = min(self._next_expiry, live.peer.expires)
 
     def remove(self, live: Live) -> None:
@@ -47,13 +65,20 @@ class Registry:
         if held is not None and live in held:
             held.remove(live)
             self.count -= 1
+            if self.watcher is not None:
+                self.watcher.held(live.peer.identity, len(held))
             if not held:
                 del self._by_identity[live.peer.identity]
 
     def held(self, identity: str) -> int:
-        """How many connections an identity has."""
+        """How many connections an identity has, in all processes."""
         held = self._by_identity.get(identity)
-        return len(held) if held is not None else 0
+        here = len(held) if held is not None else 0
+        return here if self.elsewhere is None else here + self.elsewhere.held(identity)
+
+    def counts(self) -> dict[str, int]:
+        """Connections in this process by identity."""
+        return {identity: len(held) for identity, held in self._by_identity.items()}
 
     def by_role(self) -> dict[str, int]:
         """Connections by role."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gateway.events import EventStream
     from gateway.hosted import HostedPool
     from gateway.masters import MasterPool
+    from gateway.mesh import Mesh
     from gateway.relay import RelayPool
 
 
@@ -134,6 +135,7 @@ class Services:
         "idle",
         "ids",
         "loop",
+        "mesh",
         "registry",
         "snapshot",
         "state_at",
@@ -148,6 +150,8 @@ class Services:
         """Set by the first commit."""
         self.wheel = TimerWheel(loop.time())
         self.registry = Registry()
+        self.mesh: Mesh | None = None
+        """The other data processes of this gateway; None: there are none."""
         self.counters = Counters()
         self.ids = RequestIds()
         self.credentials = Credentials()

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.bench import POOL, Bench, client_peer
 
 from gateway.counters import Counters
-from gateway.metrics import _COUNTS, MetricsListener, metrics_text
+from gateway.metrics import _COUNTS, MetricsListener, measure, metrics_text
 from rhttp.timers import TimerWheel
 
 CONFIG = POOL + '[masters.jobs]\nurls = ["http://127.0.0.1:1"]\n[pools.far]\nmode = "relay"\nmaster = "jobs"\n'
@@ -26,7 +26,7 @@ async def bench() -> Iterator[Bench]:  # type: ignore[misc]  # an async fixture,
 
 def scrape(bench: Bench) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Every sample by name and labels."""
-    text = metrics_text(bench.services).decode()
+    text = metrics_text({"": measure(bench.services)}).decode()
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
@@ -82,7 +82,7 @@ def test_metrics_carry_no_identity(bench: Bench) -> None:
     """Who works or asks here is for the audit log; names as labels also grow without bound."""
     bench.worker("secret-worker")
     bench.requester(client_peer("secret-client")).ask("/-/pools")
-    assert b"secret" not in metrics_text(bench.services)
+    assert b"secret" not in metrics_text({"": measure(bench.services)})
 
 
 # ---- the listener ----
@@ -92,7 +92,7 @@ def test_metrics_carry_no_identity(bench: Bench) -> None:
 async def port() -> AsyncIterator[int]:
     sock = socket.create_server(("127.0.0.1", 0))
     loop = asyncio.get_running_loop()
-    listener = MetricsListener(loop, sock, TimerWheel(loop.time()), lambda: b"rhttp_up 1\n")
+    listener = MetricsListener(loop, sock, TimerWheel(loop.time()), lambda _, then: then(b"rhttp_up 1\n"))
     await listener.start()
     yield sock.getsockname()[1]
     listener.close()

@@ -28,6 +28,7 @@ class Waiting:
         self.worker = worker
         self.label: Label | None = None
         self.waiting = False
+        self.is_ours = True
         self.slot: Slot | None = None
 
     def offered(self, slot: Slot) -> None:
@@ -179,9 +180,12 @@ class PoolModel(RuleBasedStateMachine):
     @invariant()
     def nothing_is_kept_of_what_is_gone(self) -> None:
         pool = self.pool
-        assert len(pool._sequence) == len(self.queue)
-        assert len(pool._waiters) <= 2 * len(self.queue) + 17
-        assert sum(map(len, pool._waiters_for.values())) == sum(waiter.worker is not None for waiter in self.queue)
+        line = pool.line
+        assert len(line) == len(self.queue)
+        assert len(line._any) <= 2 * len(self.queue) + 17
+        named = [waiter for waiter in self.queue if waiter.worker is not None]
+        assert sum(map(len, line._workers.values())) == len(named)
+        assert (line.own, line.own_any) == (len(self.queue), len(self.queue) - len(named))
         assert set(pool._by_label) == {label for name in pool.workers for label in LABELS[name]}
 
 
@@ -248,7 +252,7 @@ def test_pool_queue_is_bounded_and_gives_places_back() -> None:
         pool.give_up(waiting.pop(0))
         waiting.append(Waiting())
         assert pool.wait(waiting[-1])
-    assert len(pool._waiters) < 40
+    assert len(pool.line._any) < 40
 
 
 def test_pool_closed_leases_nothing_and_lets_nobody_wait() -> None:

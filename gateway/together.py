@@ -1,0 +1,72 @@
+"""What joins one data process to the others: its mesh, wired to its pools, its registry and its listeners.
+
+Posture: pure but for the mesh that it makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.elsewhere import Happened, Superseded, whole
+from gateway.hosted import HostedPool
+from gateway.inherited import Inherited
+from gateway.mesh import Mesh
+from gateway.metrics import measure
+from gateway.services import Services
+
+
+def join(services: Services, inherited: Inherited, run: Path, on_peer: Callable[[int, bool], None]) -> Mesh | None:
+    """Make this process's part of the mesh, to be started later; None when there is one process only.
+
+    ``on_peer`` hears of each other process when it is there (True) and when it is gone.
+    """
+    if inherited.processes == 1:
+        return None
+
+    def hosted(name: str) -> HostedPool | None:
+        pool = services.generation.pools.get(name)
+        return pool if isinstance(pool, HostedPool) else None
+
+    def all_news() -> bytes:
+        pools = [pool.pool for pool in services.generation.pools.values() if isinstance(pool, HostedPool)]
+        return whole(pools, services.registry.counts())
+
+    def tell(question: str) -> object:
+        word, _, name = question.partition(" ")
+        match word:
+            case "pools":
+                return [pool.describe() for pool in services.generation.pools.values()]
+            case "pool":
+                found = services.generation.pools.get(name)
+                return [] if found is None else [found.describe()]
+            case "metrics":
+                return measure(services)
+        return None
+
+    def happened(told: list[Happened]) -> None:
+        for what in told:
+            pool = hosted(what.pool)
+            if pool is not None:
+                pool.happened(what)
+
+    def superseded(told: list[Superseded]) -> None:
+        for what in told:
+            pool = hosted(what.pool)
+            if pool is not None:
+                pool.superseded(what)
+
+    mesh = services.mesh = Mesh(
+        services,
+        index=inherited.index,
+        processes=inherited.processes,
+        run=run,
+        whole=all_news,
+        tell=tell,
+        happened=happened,
+        superseded=superseded,
+        on_peer=on_peer,
+    )
+    services.registry.elsewhere = mesh.elsewhere
+    services.registry.watcher = mesh.news
+    return mesh

@@ -1,0 +1,97 @@
+"""Several data processes' worth of shared parts in one event loop, joined by a real mesh over unix sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from support.bench import POOL, Bench, make_material
+
+from gateway.generation import build_generation, lasting_parts, read_config
+from gateway.inherited import Inherited
+from gateway.mesh import Mesh, mesh_path
+from gateway.services import Services
+from gateway.together import join
+
+
+class MeshBench(Bench):
+    """One process of several."""
+
+    def __init__(self, folder: Path, index: int, processes: int, sock: socket.socket, config: str, limits: str) -> None:
+        super().__init__(config, limits=limits)
+        self.folder = folder
+        self.index = index
+        self.peers: dict[int, bool] = {}
+        self.mesh_socket = sock
+        services = Services(asyncio.get_running_loop(), self.audit)  # type: ignore[arg-type]
+        mesh = join(services, Inherited(control=-1, index=index, processes=processes), folder, self.peers.__setitem__)
+        assert mesh is not None
+        self.mesh: Mesh = mesh
+        services.epoch = services.state_at = self.services.epoch
+        services.date = self.services.date
+        material = make_material(config, limits=limits)
+        parsed = read_config(material)
+        self.services = services
+        services.generation = build_generation(services, parsed, material, lasting_parts(parsed, material), None)
+
+    def sums(self) -> tuple[int, int]:
+        """Slots in all processes, free ones, as this one sees them."""
+        return self.pool.sums()
+
+    async def sees(self, total: int, free: int) -> None:
+        """Wait until this process sees so many slots."""
+        await until(lambda: self.sums() == (total, free))
+
+    def die(self) -> None:
+        """As a process that is killed: every connection of its mesh is gone, and its workers'."""
+        self.mesh.close()
+        for live in tuple(self.services.registry):
+            live.cut("killed")
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Wait until it holds; the other processes' turns are on this very loop."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+class Meshed:
+    """N processes that know of each other."""
+
+    def __init__(self, benches: list[MeshBench]) -> None:
+        self.benches = benches
+
+    def __getitem__(self, index: int) -> MeshBench:
+        return self.benches[index]
+
+    @classmethod
+    async def start(cls, folder: Path, count: int = 2, *, config: str = POOL, limits: str = "") -> Self:
+        """Make them and wait until each has heard of all others."""
+        made = []
+        for index in range(count):
+            sock = listening(mesh_path(folder, index))
+            made.append(MeshBench(folder, index, count, sock, config, limits))
+        for bench in made:
+            await bench.mesh.start(bench.mesh_socket)
+        meshed = cls(made)
+        for bench in made:
+            await until(lambda bench=bench: len(bench.mesh.elsewhere.peers) == count - 1)  # type: ignore[misc]
+        return meshed
+
+    def close(self) -> None:
+        for bench in self.benches:
+            bench.mesh.close()
+            bench.close()
+
+
+def listening(path: str) -> socket.socket:
+    """A unix socket that listens."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(path)
+    sock.listen()
+    sock.setblocking(False)
+    return sock
