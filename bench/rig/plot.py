@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from xml.sax.saxutils import escape
 Point = tuple[float, float]
 FONT = 'font-family="Helvetica,Arial,sans-serif" font-size="12"'
 INK, PALE = "#222222", "#dddddd"
-LEFT, TOP, BOTTOM, RIGHT = 64.0, 40.0, 48.0, 16.0
+LEFT, TOP, BOTTOM, RIGHT = 76.0, 40.0, 48.0, 26.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,7 @@ class Legend:
     dashed: bool = False
 
 
-def svg(panels: Sequence[Panel], legend: Sequence[Legend], *, width: float = 460.0, height: float = 340.0) -> str:
+def svg(panels: Sequence[Panel], legend: Sequence[Legend], *, width: float = 470.0, height: float = 340.0) -> str:
     """The panels side by side, the legend below them, on white, as one SVG document."""
     rows = math.ceil(len(legend) / 4)
     whole, tall = width * len(panels), height + 22 * rows + 8
@@ -111,10 +112,9 @@ def shapes(line: Line, across: Callable[[float], float], up: Callable[[float], f
     if line.dots:
         return [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{line.colour}"/>' for x, y in places]
     if line.steps:
-        places = [
-            place for before, now in zip(places, places[1:], strict=False) for place in (before, (now[0], before[1]))
-        ]
-        places.append((across(line.points[-1][0]), up(line.points[-1][1])))
+        corners = ((before, (now[0], before[1])) for before, now in itertools.pairwise(places))
+        last = places[-1]
+        places = [*itertools.chain.from_iterable(corners), last]
     return [path(places, line.colour, dashed=line.dashed, thick=True)]
 
 

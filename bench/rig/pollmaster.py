@@ -64,7 +64,7 @@ class Ledger:
 
 
 class Desk:
-    """The queue of one crowd of pollers: who asks gets the oldest job, or 204: at once, or after `hold` seconds at most.
+    """The queue of one crowd of pollers: who asks gets the oldest job, or 204, at once or after `hold` seconds.
 
     A poll is held for between half of `hold` and all of it, or polls that began together would end together for ever.
     """
