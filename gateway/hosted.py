@@ -99,7 +99,7 @@ class HostedPool:
             labels=peer.principal.labels,
             protocol=protocol,
             instance=instance,
-            now=services.now().timestamp(),  # precise: by it, processes tell an older start of a worker from a newer one
+            now=services.now().timestamp(),  # precise: by it processes tell a newer start of a worker from an older one
         )
 
     # ---- Inbound ----

@@ -293,12 +293,16 @@ class Pool:
         self._line_changed()
         return waiters
 
-    def next_waiter(self, worker: str) -> Waiter | None:
-        """Take out of the queue whoever waits longest and may use a slot of this worker."""
+    def next_waiter(self, worker: str, *, own: bool = False) -> Waiter | None:
+        """Take out of the queue whoever waits longest and may use a slot of this worker.
+
+        ``own``: only a request of this process.
+        """
         if not self.line:
             return None
-        waiter = self.line.take(worker)
-        self._line_changed()
+        waiter = self.line.take_own(worker) if own else self.line.take(worker)
+        if waiter is not None:
+            self._line_changed()
         return waiter
 
     def snapshot(self) -> dict[str, object]:

@@ -95,6 +95,17 @@ class WaitingLine:
         self._take_out(waiter)
         return waiter
 
+    def take_own(self, worker: str) -> Waiter | None:
+        """As `take`, but only a request of this process: a borrowed slot is not lent again."""
+        named = self._workers.get(worker, ())
+        candidates = [next((w for w in queue if w.waiting and w.is_ours), None) for queue in (self._any, named)]
+        found = [waiter for waiter in candidates if waiter is not None]
+        if not found:
+            return None
+        waiter = min(found, key=self._sequence.__getitem__)
+        self.remove(waiter)
+        return waiter
+
     def own_named(self) -> list[Waiter]:
         """Requests of this process that want one worker."""
         return [waiter for queue in self._workers.values() for waiter in queue if waiter.is_ours]

@@ -13,13 +13,14 @@ from support.bench import Answer, Requester, Worker
 from support.meshes import Meshed, until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"
+POOL = '[pools.render]\nmode = "hosted"\nqueue = 8\n'
 ANY = "/-/pools/render/any/job"
 
 
 @pytest.fixture
 async def two() -> AsyncIterator[Meshed]:
     with tempfile.TemporaryDirectory(prefix="mesh") as folder:  # a short path: unix sockets allow no other
-        meshed = await Meshed.start(Path(folder))
+        meshed = await Meshed.start(Path(folder), config=POOL)
         yield meshed
         for bench in meshed.benches:
             await until(lambda bench=bench: not bench.services.exchanges and not bench.pool.pool.line)  # type: ignore[misc]
@@ -192,6 +193,33 @@ async def test_requests_wait_in_their_order(two: Meshed) -> None:
         assert (await answer(asker)).status == 200
 
 
+async def test_borrowed_slot_is_not_lent_again(two: Meshed) -> None:
+    """With waiting requests on both sides, each slot serves the process that it was lent to."""
+    here, there = two.benches
+    near, far = here.worker("w1"), there.worker("w2")
+    await here.sees(2, 2)
+    await there.sees(2, 2)
+    busy = [here.requester(), there.requester()]
+    for asker in busy:
+        assert asker.ask(ANY) is None
+    await request(near)
+    await request(far)
+    waiting = [bench.requester() for _ in range(4) for bench in (here, there)]
+    for asker in waiting:
+        assert asker.ask(ANY, "GET", "Prefer: wait=30") is None
+    await until(lambda: here.pool.pool.line.own + there.pool.pool.line.own == 8)
+    await until(lambda: len(here.pool.pool.line) + len(there.pool.pool.line) == 16)
+    for worker in (near, far):
+        worker.link.owner.data_received(OK)
+    served: set[Requester] = set()
+    while len(served) < len(busy) + len(waiting):
+        served |= {asker for asker in (*busy, *waiting) if asker.link.sent}
+        for worker in (near, far):
+            if worker.taken():
+                worker.link.owner.data_received(OK)
+        await asyncio.sleep(0)
+
+
 async def test_waiting_request_that_leaves_takes_its_want_with_it(two: Meshed) -> None:
     """Nobody holds a slot for a request that is gone."""
     here, there = two.benches
@@ -210,12 +238,12 @@ async def test_waiting_request_that_leaves_takes_its_want_with_it(two: Meshed) -
 
 
 async def test_queue_is_bounded_for_all_processes_together(two: Meshed) -> None:
-    """Three may wait: not three in each process."""
+    """Eight may wait: not eight in each process."""
     here, there = two.benches
-    waiting = [bench.requester() for bench in (here, here, there)]
+    waiting = [bench.requester() for bench in (*[here] * 5, *[there] * 3)]
     for asker in waiting:
         assert asker.ask(ANY, "GET", "Prefer: wait=30") is None
-    await until(lambda: here.mesh.elsewhere.sums("render")[2] == 1 and there.mesh.elsewhere.sums("render")[2] == 2)
+    await until(lambda: here.mesh.elsewhere.sums("render")[2] == 3 and there.mesh.elsewhere.sums("render")[2] == 5)
     for bench in (here, there):
         refused = bench.requester().ask(ANY, "GET", "Prefer: wait=30")
         assert refused is not None
