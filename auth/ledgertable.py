@@ -264,7 +264,7 @@ class LedgerTable:
         if slot < 0:
             slot = stamps.index(min(stamps))  # an empty one's is 0
         pushed: int = stamps[slot]
-        if stamp < pushed and pushed >= alive:
+        if stamp < pushed:
             return -1  # the newcomer is the oldest itself
         self._memory[base] = 1
         if pushed < alive:

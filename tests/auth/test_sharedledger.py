@@ -80,6 +80,19 @@ def test_spend_answers_as_the_ledger_of_one_process_does(data: st.DataObject, wi
 
 
 @settings(max_examples=200)
+@given(st.lists(st.integers(-25, 25), max_size=60), st.integers(1, 20))
+def test_spend_in_steps_agrees_with_the_ledger_of_one_process(steps: list[int], window: int) -> None:
+    """Wherever a counter falls in the ring of bits, and whichever it steps over, the answer is the right one."""
+    right = NonceLedger(window)
+    highest = 30
+    with small_ledger(window=window) as ledger:
+        for step in steps:
+            nc = max(0, highest + step)
+            highest = max(highest, nc)
+            assert ledger.spend("a", stamped(0), nc, NOW) is right.spend("a", stamped(0), nc, NOW)
+
+
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.booleans(), st.sampled_from("abcd"), st.integers(0, 8), st.integers(1, 12)), max_size=80),
     st.integers(1, 10),
@@ -179,6 +192,46 @@ def test_spend_takes_the_room_of_nonces_past_their_lifetime() -> None:
         assert ledger.spend("other", stamped(301_000 - 999, 8), 1, NOW + 301) is Spend.FRESH  # costs "live" its nonce
 
 
+def test_spend_of_what_made_room_after_its_lifetime_is_stale() -> None:
+    """Nobody misses it, but should it come again it was spent; its twin in age does not open the door either."""
+    with small_ledger(slots=1, lifetime=LIFETIME) as ledger:
+        assert ledger.spend("a", stamped(0, 1), 1, NOW) is Spend.FRESH
+        assert ledger.spend("b", stamped(0, 2), 1, NOW + 301) is Spend.FRESH
+        assert ledger.spend("a", stamped(0, 1), 1, NOW + 301) is Spend.STALE
+
+
+def test_spend_in_the_room_of_another_nonce_begins_with_nothing_spent() -> None:
+    """Counters of the nonce that was there before say nothing about those of the new one."""
+    with small_ledger(slots=1, window=20) as ledger:
+        for nc in range(1, 21):
+            assert ledger.spend("a", stamped(0), nc, NOW) is Spend.FRESH
+        for nc in range(20, 0, -1):
+            assert ledger.spend("b", stamped(1, 1), nc, NOW) is Spend.FRESH
+
+
+def test_spend_with_a_floor_below_all_that_are_remembered_keeps_those() -> None:
+    """The lowest floor goes into the stripe's, also when it is the one that was to be added."""
+    with small_ledger(per_identity=1, floors=1) as ledger:
+        assert ledger.spend("c", stamped(10, 10), 1, NOW) is Spend.FRESH
+        for step in (20, 30):
+            assert ledger.spend("a", stamped(step, step), 1, NOW) is Spend.FRESH
+        assert ledger.spend("c", stamped(31, 31), 1, NOW) is Spend.FRESH
+        assert ledger.spend("c", stamped(10, 10), 1, NOW) is Spend.STALE
+        assert ledger.spend("a", stamped(20, 20), 1, NOW) is Spend.STALE
+        assert ledger.spend("d", stamped(15, 15), 1, NOW) is Spend.FRESH
+
+
+def test_open_of_tags_that_match_across_two_finds_the_right_one() -> None:
+    """The oldest nonce of an identity is its own, whatever bytes the tags around it have."""
+    with small_ledger(per_identity=2) as ledger:
+        table = ledger._table
+        mine, neighbour = 0x0101010101010101, 0x0101010101010100
+        assert table.open(0, neighbour, b"n" * 16, 1, 1, alive=0) == 0
+        assert table.open(0, mine, b"a" * 16, 2, 1, alive=0) == 1
+        assert table.open(0, mine, b"b" * 16, 3, 1, alive=0) == 2
+        assert table.open(0, mine, b"c" * 16, 4, 1, alive=0) == 1
+
+
 def test_spend_by_another_identity_is_denied_in_one_process_or_stripe(ledger: SharedLedger) -> None:
     """A nonce that was spent by one identity is nobody else's, should bindings ever fail."""
     ledger.spend("a", stamped(0), 1, NOW)
@@ -251,6 +304,22 @@ def test_spend_killed_at_any_write_opens_nothing_that_was_spent(lives: int, is_l
     mortal.close()
 
 
+@pytest.mark.parametrize("counters", [(1,), (1, 2), (1, 9), (1, 900)])
+def test_spend_marks_its_stripe_before_it_writes_anything(counters: tuple[int, ...]) -> None:
+    """A first spend, a step and a jump write more than one number: whoever dies in between has said so before."""
+    mortal = SharedLedger(small_table()[0])
+    heir = SharedLedger(os.dup(mortal._fd))
+    for nc in counters[:-1]:
+        assert mortal.spend("a", stamped(0), nc, NOW) is Spend.FRESH
+    make_mortal(mortal, 1, is_late=True)
+    with pytest.raises(Killed):
+        mortal.spend("a", stamped(0), counters[-1], NOW)
+    assert heir.spend("a", stamped(0), counters[-1], NOW) is Spend.STALE
+    assert heir.recoveries == 1
+    heir.close()
+    mortal.close()
+
+
 @pytest.mark.parametrize("is_late", [False, True])
 @pytest.mark.parametrize("lives", [1, 2])
 def test_recovery_killed_at_any_write_is_made_again(lives: int, is_late: bool) -> None:
@@ -274,10 +343,11 @@ def test_spend_in_a_marked_stripe_makes_its_nonces_stale_and_no_others(ledger: S
     for identity in ("a", away):
         assert ledger.spend(identity, stamped(100, ord(identity[0])), 1, NOW) is Spend.FRESH
     ledger._memory[ledger._places[stamped(100, ord("a"))].mark_at] = 1
-    assert ledger.spend("a", stamped(100, ord("a")), 2, NOW) is Spend.STALE
+    assert ledger.spend("a", stamped(100, ord("a")), 2, NOW + 0.25) is Spend.STALE
     assert ledger.recoveries == 1
     assert ledger.spend("a", stamped(100, 7), 1, NOW) is Spend.STALE
-    assert ledger.spend("a", stamped(101, 8), 1, NOW) is Spend.FRESH
+    assert ledger.spend("a", stamped(250, 9), 1, NOW) is Spend.STALE  # minted before the mark was found
+    assert ledger.spend("a", stamped(251, 8), 1, NOW) is Spend.FRESH
     assert ledger.spend(away, stamped(100, ord(away[0])), 2, NOW) is Spend.FRESH
     assert ledger.recoveries == 1
 
