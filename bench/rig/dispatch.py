@@ -13,8 +13,8 @@ from rig.home import Bundle, issue_worker
 from rig.processes import RIG_CORE, BenchFailed, Rig, Server, Standing, cpu_seconds, pinned, told_line
 from rig.report import median
 from rig.stage import (
+    CROWD,
     OURS,
-    RAMP_PER_SECOND,
     RELAY_PATH,
     REVERSE_PATH,
     Options,
@@ -44,7 +44,7 @@ def relayed_workers(on: Stage, server: Server, count: int, *, seconds: float) ->
     ours = server is on.gateway
     port = on.masters[OURS if ours else "haproxy"]
     arguments = on.home.relay_worker.rig_arguments(server.relay_port, RELAY_PATH)
-    crowd = [*arguments, "--conns", str(count), "--ramp", str(RAMP_PER_SECOND)]
+    crowd = [*arguments, "--conns", str(count), *CROWD]
     with (
         standing_master(on.rig, port=port, conns=count + 8, seconds=seconds) as master,
         on.rig.held(crowd, seconds=HELD_SECONDS, mode="worker"),
@@ -110,7 +110,7 @@ def hosted(options: Options) -> dict[str, Any]:
             return told(counts, spent)
 
         with (
-            on.rig.held([*crowd, "--ramp", str(RAMP_PER_SECOND)], seconds=HELD_SECONDS, mode="worker"),
+            on.rig.held([*crowd, *CROWD], seconds=HELD_SECONDS, mode="worker"),
             relayed_workers(on, on.gateway, beside, seconds=options.seconds) as beside_them,
         ):
             return report.finish(**take_turns(report, {"hosted": once, "relayed": beside_them}, options))

@@ -12,7 +12,7 @@ from rig.apache import ADMISSION_PATH
 from rig.home import data_processes
 from rig.processes import RIG_CORE, Server, Standing, cpu_seconds, pss_kib, tree
 from rig.report import median
-from rig.stage import OURS, RAMP_PER_SECOND, REVERSE_PATH, Options, Stage, new_report, stage
+from rig.stage import CROWD, OURS, REVERSE_PATH, Options, Stage, new_report, stage
 
 FIRST_WORKERS = 200
 WITHOUT_THREADS = ("nginx", "haproxy", "envoy")
@@ -33,7 +33,7 @@ def idle(options: Options) -> dict[str, Any]:
     peers = tuple(name for name in options.peers if name in WITHOUT_THREADS)
     window = LONG_WINDOW if options.workers >= MANY_WORKERS else options.seconds
     windows = f"{WINDOWS} of {window:g} s"
-    settings = {"workers": options.workers, "ramp_per_s": RAMP_PER_SECOND, "windows": windows}
+    settings = {"workers": options.workers, "windows": windows}
     with stage(options, peers=peers) as on, contextlib.ExitStack() as crowds:
         report = new_report("idle", options, settings, peers)
         standing: dict[str, Standing] = {}
@@ -64,7 +64,7 @@ def held(on: Stage, name: str, server: Server, count: int) -> contextlib.Abstrac
         arguments = on.home.worker.rig_arguments(server.port, REVERSE_PATH)
     else:
         arguments = [*on.home.client.rig_arguments(server.port, ADMISSION_PATH), "--upgrade", "none", "--method", "GET"]
-    size = ["--conns", str(count), "--ramp", str(RAMP_PER_SECOND)]
+    size = ["--conns", str(count), *CROWD]
     return on.rig.standing("idle", [*arguments, *size], seconds=3600, core=RIG_CORE)
 
 

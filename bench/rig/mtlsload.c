@@ -548,6 +548,8 @@ int main(int argc, char **argv) {
         if (in_storm && t_ready) { in_storm = 0; report(argv[1], 0, 0); }
         if (o.churn > 0 && t_ready) { if (churning) churn(t); else leave = t; }
         if (o.rounds) {
+            unsigned long early = o.mode == CLIENT && !t_ready ? e_tcp + e_tls + e_status + e_io + e_parse : 0;
+            if (early) { fprintf(stderr, "failed before all connections were served, first bad status %d\n", first_bad_status); return 1; }
             if (o.mode == CLIENT && settled == o.conns && !t_ready) { t_ready = t; fprintf(stderr, "ready\n"); }
             int busy = 0; for (int i = 0; i < o.conns && in_round && stopping; i++) busy += cs[i].st == SEND || cs[i].st == RECV;
             if (signalled && stopping) { server_usage(&cpu0, &mb); begin_round(); in_round = 1; }

@@ -18,7 +18,10 @@ OURS = "gateway"
 REVERSE_PATH = f"/-/reverse/{POOL}"
 RELAY_PATH = f"/-/reverse/{RELAY_POOL}"
 WARM_UP_SECONDS = 1.0
-RAMP_PER_SECOND = 400
+RAMP_PER_SECOND, DIALS = 800, 64
+CROWD = ("--ramp", str(RAMP_PER_SECOND), "--dials", str(DIALS))
+"""How the rig's crowds come: so many a second at most, and never more than so many on their way, as fast as they are
+admitted. A crowd that outran the server would meet its handshake timeout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
