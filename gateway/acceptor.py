@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import os
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -48,8 +47,8 @@ _PATIENCE: Final = 2.0
 """Seconds that a handshake has when others wait for its place; an honest one is done in a fraction of that."""
 _RETRY: Final = 0.25
 """Seconds until the next try when no descriptor was left."""
-_BURST_GAP: Final = 0.002
-"""Seconds: connections that come closer to each other are a burst."""
+_TURN: Final = 0.001
+"""Seconds that a connection waits for a process that has fewer; then anyone takes it."""
 
 
 class Queues:
@@ -268,8 +267,9 @@ def _source(host: str) -> str:
 class DispatchAcceptor:
     """The dispatch listener: plain HTTP for masters on this host.
 
-    One process leaves the accepting to its event loop, which takes all that wait. Several take one connection at a time
-    each, or the first to wake up would have them all: a unix socket is one queue for all processes.
+    One process leaves the accepting to its event loop, which takes all that wait. A unix socket of several is one queue
+    for them all, and the first to wake up would have a whole burst for itself: they take one connection at a time, and
+    one that has more than another gives that other a moment.
     """
 
     def __init__(self, services: Services, sockets: Sockets) -> None:
@@ -279,8 +279,9 @@ class DispatchAcceptor:
         self._queues: Queues | None = None
         if sockets.processes > 1:
             self._queues = Queues(services.loop, sockets.dispatch, sockets.index, self._accept)
+        self._tally = sockets.tally if len(sockets.dispatch) == 1 else None
+        self._gone: set[int] = set()
         self._opening: set[asyncio.Task[None]] = set()
-        self._last = 0.0
         self._closed = False
 
     async def start(self) -> None:
@@ -295,41 +296,52 @@ class DispatchAcceptor:
 
     def peer_down(self, index: int) -> None:
         """Another data process is gone: accept what comes to it, until it is back."""
+        self._gone.add(index)
         if self._queues is not None:
             self._queues.adopt(index)
 
     def peer_up(self, index: int) -> None:
         """It is back."""
+        self._gone.discard(index)
         if self._queues is not None:
             self._queues.give_back(index)
 
     def _accept(self, listening: socket.socket) -> None:
-        loop = self._services.loop
+        if self._tally is not None and self._tally.is_ahead(self._here(), self._gone):
+            self._rest(_TURN, listening)
+        else:
+            self._take(listening)
+
+    def _here(self) -> int:
+        """The connections of this process."""
+        registry = self._services.registry
+        identity = local_master(None).identity
+        everywhere = registry.held(identity)
+        return everywhere if registry.elsewhere is None else everywhere - registry.elsewhere.held(identity)
+
+    def _rest(self, seconds: float, listening: socket.socket) -> None:
+        assert self._queues is not None
+        self._queues.close()
+        self._services.loop.call_later(seconds, self._go_on, listening)
+
+    def _go_on(self, listening: socket.socket) -> None:
+        if self._queues is not None and not self._closed:
+            self._queues.open()
+            self._take(listening)
+
+    def _take(self, listening: socket.socket) -> None:
         try:
             sock, _address = listening.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError:  # out of descriptors
-            assert self._queues is not None
-            self._queues.close()
-            loop.call_later(_RETRY, self._try_again)
+            self._rest(_RETRY, listening)
             return
-        task = loop.create_task(self._open(sock))
+        task = self._services.loop.create_task(self._open(sock, self._make()))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
-        if listening.family == socket.AF_UNIX:
-            # A process that wakes up needs some time to get here, and whoever is awake would take the whole burst.
-            now = loop.time()
-            if now - self._last < _BURST_GAP:
-                os.sched_yield()
-            self._last = now
 
-    def _try_again(self) -> None:
-        if self._queues is not None and not self._closed:
-            self._queues.open()
-
-    async def _open(self, sock: socket.socket) -> None:
-        end = self._make()
+    async def _open(self, sock: socket.socket, end: ServerEnd) -> None:
         try:
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from gateway.control import Ask, Commit, ControlError, Done, Message, Prepare, Question, Rollback
-from gateway.inherited import Inherited
+from gateway.inherited import Inherited, Tally
 from gateway.listeners import Listener, Purpose
 from gateway.material import Material
 from gateway.member import COMMAND, COMMAND_TIMEOUT, PREPARE_TIMEOUT, STOP_TIMEOUT, DataProcess, Problem
@@ -69,6 +69,7 @@ class Fleet:
         self._streams = tuple(f"p{number}" for number in range(count))
         self._command = command
         self._ledger = ledger
+        self._tally: int | None = None
         # What a start and a reload cost is processor time, and a copy of the state for each: no more than can run.
         self._at_once = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
         self._material = material
@@ -93,6 +94,8 @@ class Fleet:
     async def start(self) -> tuple[Problem, ...]:
         """Start all; when one cannot, none is left and its problems are returned. Nothing is served before all can."""
         made: list[DataProcess] = []
+        if len(self._streams) > 1:
+            self._tally = Tally.make(len(self._streams))
 
         async def admitted(stream: str) -> None:
             async with self._at_once:
@@ -131,6 +134,7 @@ class Fleet:
             metrics=numbers["metrics"][0] if "metrics" in numbers else None,
             mesh=numbers["mesh"][index] if "mesh" in numbers else None,
             ledger=self._ledger,
+            tally=self._tally,
             index=index,
             processes=len(self._streams),
         )
@@ -251,6 +255,9 @@ class Fleet:
         self._leaving = []
         await asyncio.gather(*(process.stop(STOP_TIMEOUT) for process in self.members))
         self._members = {}
+        if self._tally is not None:
+            os.close(self._tally)
+            self._tally = None
 
     def kill(self) -> None:
         """End all now."""

@@ -5,9 +5,11 @@ The numbers are the process's only arguments, so that nothing secret is ever in 
 
 from __future__ import annotations
 
+import mmap
+import os
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +18,8 @@ MAX_PROCESSES: Final = 256
 
 _NUMBERS: Final = re.compile(r"[0-9]{1,9}(?:,[0-9]{1,9})*")
 _SEVERAL: Final = frozenset({"tls", "dispatch"})
-_ONE: Final = frozenset({"control", "metrics", "mesh", "ledger", "index", "processes"})
+_ONE: Final = frozenset({"control", "metrics", "mesh", "ledger", "tally", "index", "processes"})
+_ENTRY: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +28,7 @@ class Inherited:
 
     ``tls`` and ``dispatch`` name a listening socket for each process, in their order, the process's own at ``index``;
     a single one is shared by all. ``ledger`` is the table of spent counters that all processes share; None when there
-    is one process, which keeps its own.
+    is one process, which keeps its own. ``tally`` is the memory of a `Tally`.
     """
 
     control: int
@@ -34,22 +37,22 @@ class Inherited:
     metrics: int | None = None
     mesh: int | None = None
     ledger: int | None = None
+    tally: int | None = None
     index: int = 0
     processes: int = 1
 
     def arguments(self) -> list[str]:
         """The process's arguments, as `parse_arguments` reads them."""
         told: dict[str, tuple[int, ...]] = {"control": (self.control,), "tls": self.tls, "dispatch": self.dispatch}
-        for name, number in (("metrics", self.metrics), ("mesh", self.mesh), ("ledger", self.ledger)):
-            if number is not None:
-                told[name] = (number,)
+        some = {"metrics": self.metrics, "mesh": self.mesh, "ledger": self.ledger, "tally": self.tally}
+        told |= {name: (number,) for name, number in some.items() if number is not None}
         if self.processes > 1:
             told |= {"index": (self.index,), "processes": (self.processes,)}
         return [f"{name}={','.join(map(str, numbers))}" for name, numbers in told.items() if numbers]
 
     def descriptors(self) -> tuple[int, ...]:
         """Every descriptor, for the one who starts the process."""
-        some = (self.metrics, self.mesh, self.ledger)
+        some = (self.metrics, self.mesh, self.ledger, self.tally)
         return (self.control, *self.tls, *self.dispatch, *(number for number in some if number is not None))
 
     def sockets(self) -> Sockets:
@@ -63,6 +66,7 @@ class Inherited:
             dispatch=tuple(_socket(number) for number in self.dispatch),
             metrics=None if self.metrics is None else _socket(self.metrics),
             mesh=None if self.mesh is None else _socket(self.mesh),
+            tally=None if self.tally is None else Tally(self.tally, self.index, self.processes),
             index=self.index,
             processes=self.processes,
         )
@@ -76,8 +80,50 @@ class Sockets:
     dispatch: tuple[socket.socket, ...] = ()
     metrics: socket.socket | None = None
     mesh: socket.socket | None = None
+    tally: Tally | None = None
     index: int = 0
     processes: int = 1
+
+
+class Tally:
+    """How many connections each process has that came through a queue which all share, in memory that all have mapped.
+
+    Each process writes its own number only, with one store; a reader may see the number before.
+    """
+
+    __slots__ = ("_index", "_memory", "_numbers")
+
+    def __init__(self, fd: int, index: int, processes: int) -> None:
+        """Map the memory that `make` gave; ours is 0 until we say something else. ``fd`` is closed.
+
+        Raises:
+            OSError: it is no such descriptor.
+            ValueError: it is too short for so many processes.
+        """
+        self._index = index
+        try:
+            self._memory = mmap.mmap(fd, _ENTRY * processes)
+        finally:
+            os.close(fd)
+        self._numbers = memoryview(self._memory).cast("I")
+        self._numbers[index] = 0
+
+    @staticmethod
+    def make(processes: int) -> int:
+        """The descriptor of memory for so many processes; it has no name and is closed on exec, unless passed on."""
+        fd = os.memfd_create("rhttp-pki-tally", os.MFD_CLOEXEC)
+        os.ftruncate(fd, _ENTRY * processes)
+        return fd
+
+    def is_ahead(self, count: int, gone: Collection[int]) -> bool:
+        """Say that we have so many; whether a process that is not ``gone`` has fewer, by more than one."""
+        self._numbers[self._index] = count
+        return any(number + 1 < count for index, number in enumerate(self._numbers) if index not in gone)
+
+    def close(self) -> None:
+        """Unmap it."""
+        self._numbers.release()
+        self._memory.close()
 
 
 def own_of(sockets: tuple[socket.socket, ...], index: int) -> socket.socket:
@@ -92,8 +138,8 @@ def _socket(number: int) -> socket.socket:
 
 
 def parse_arguments(arguments: Sequence[str]) -> Inherited:
-    """``control=FD``, ``tls=FD,FD``, ``dispatch=FD``, ``metrics=FD``, ``mesh=FD``, ``ledger=FD``, ``index=I``,
-    ``processes=N``: the first is required, each stands at most once.
+    """``control=FD``, ``tls=FD,FD``, ``dispatch=FD``, ``metrics=FD``, ``mesh=FD``, ``ledger=FD``, ``tally=FD``,
+    ``index=I``, ``processes=N``: the first is required, each stands at most once.
 
     Raises:
         ValueError: anything else.

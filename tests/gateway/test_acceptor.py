@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, closing, suppress
@@ -14,7 +15,7 @@ from support.bench import POOL, PlaneBench
 
 from gateway.acceptor import DispatchAcceptor, TlsAcceptor
 from gateway.config import TcpAddress
-from gateway.inherited import Sockets
+from gateway.inherited import Sockets, Tally
 from gateway.listeners import bind_tcp, bind_unix
 from gateway.services import Services
 
@@ -225,6 +226,41 @@ async def test_dispatch_takes_one_connection_at_a_time(services: Services, tmp_p
         await never(lambda: services.counters.connections != 1)
     acceptor.close()
     listener.close()
+
+
+async def test_dispatch_leaves_a_connection_to_a_process_that_has_fewer(services: Services, tmp_path: Path) -> None:
+    """For a moment, or not at all when that process is gone; nobody waits for one that hangs."""
+    listener = bind_unix(tmp_path / "d.sock", "dispatch", mode=0o600)
+    fd = Tally.make(2)
+    other, ours = Tally(os.dup(fd), 1, 2), Tally(fd, 0, 2)
+    acceptor = DispatchAcceptor(services, Sockets(dispatch=(listener.sock,), tally=ours, index=0, processes=2))
+    with ExitStack() as stack:
+
+        def knock() -> None:
+            stack.enter_context(closing(socket.socket(socket.AF_UNIX))).connect(str(tmp_path / "d.sock"))
+
+        for count in (1, 2):
+            knock()
+            acceptor._accept(listener.sock)
+            assert services.counters.connections == count
+        knock()
+        acceptor._accept(listener.sock)
+        assert services.counters.connections == 2
+        await until(lambda: services.counters.connections == 3)
+        acceptor.close()
+        acceptor.peer_down(1)
+        knock()
+        acceptor._accept(listener.sock)
+        assert services.counters.connections == 4
+        acceptor.peer_up(1)
+        assert not other.is_ahead(4, ())  # it says that it has as many
+        knock()
+        acceptor._accept(listener.sock)
+        assert services.counters.connections == 5
+    await until(lambda: services.counters.connections == 0)
+    listener.close()
+    for tally in (other, ours):
+        tally.close()
 
 
 class Exhausted(socket.socket):

@@ -7,9 +7,9 @@ import socket
 
 import pytest
 
-from gateway.inherited import Inherited, Sockets, own_of, parse_arguments
+from gateway.inherited import Inherited, Sockets, Tally, own_of, parse_arguments
 
-OF_TWO = ["control=3", "tls=4,5", "dispatch=6", "mesh=7", "ledger=8", "index=1", "processes=2"]
+OF_TWO = ["control=3", "tls=4,5", "dispatch=6", "mesh=7", "ledger=8", "tally=10", "index=1", "processes=2"]
 
 
 def test_arguments_of_one_process_are_its_descriptors() -> None:
@@ -21,7 +21,8 @@ def test_arguments_of_several_processes_name_every_listening_socket() -> None:
     """All sockets in the order of the processes, and which process this is."""
     inherited = parse_arguments([*OF_TWO, "metrics=9"])
     assert (inherited.tls, inherited.dispatch, inherited.metrics) == ((4, 5), (6,), 9)
-    assert (inherited.mesh, inherited.ledger, inherited.index, inherited.processes) == (7, 8, 1, 2)
+    assert (inherited.mesh, inherited.ledger, inherited.tally) == (7, 8, 10)
+    assert (inherited.index, inherited.processes) == (1, 2)
     assert parse_arguments(["control=3", "dispatch=4,5", "processes=2"]).dispatch == (4, 5)
 
 
@@ -97,3 +98,49 @@ def test_arguments_written_are_the_ones_that_are_read(arguments: list[str]) -> N
     assert inherited.arguments() == arguments
     numbers = [argument.partition("=")[2] for argument in arguments if argument[:5] not in ("index", "proce")]
     assert sorted(inherited.descriptors()) == sorted(int(number) for text in numbers for number in text.split(","))
+
+
+def tallies(processes: int) -> list[Tally]:
+    """One for each process, as if they were processes."""
+    fd = Tally.make(processes)
+    made = [Tally(os.dup(fd), index, processes) for index in range(processes)]
+    os.close(fd)
+    return made
+
+
+def test_tally_says_who_is_ahead_of_the_others() -> None:
+    """One more is no reason to wait for anybody, two more is; those that are gone do not count."""
+    first, second, third = tallies(3)
+    assert not first.is_ahead(1, ())
+    assert first.is_ahead(2, ())
+    assert not second.is_ahead(1, ())
+    assert first.is_ahead(2, ())
+    assert not first.is_ahead(2, {2})
+    assert not third.is_ahead(1, ())
+    assert not first.is_ahead(2, ())
+    assert first.is_ahead(3, {2})
+    assert not first.is_ahead(99, {1, 2})
+    for tally in (first, second, third):
+        tally.close()
+
+
+def test_tally_of_a_process_that_begins_again_is_zero() -> None:
+    """The connections of the process before it are gone."""
+    fd = Tally.make(2)
+    first, second = Tally(os.dup(fd), 0, 2), Tally(os.dup(fd), 1, 2)
+    assert second.is_ahead(5, ())
+    assert not first.is_ahead(6, ())
+    second.close()
+    again = Tally(fd, 1, 2)
+    assert first.is_ahead(2, ())
+    for tally in (first, again):
+        tally.close()
+
+
+def test_tally_of_memory_that_is_too_short_is_refused_and_no_descriptor_is_left() -> None:
+    """A process never writes where nothing is."""
+    fd = Tally.make(2)
+    with pytest.raises((ValueError, OSError), match=r".+"):
+        Tally(fd, 0, 3000)
+    with pytest.raises(OSError, match=r".+"):
+        os.fstat(fd)

@@ -49,6 +49,7 @@ async def test_processes_get_what_is_theirs_and_what_is_everyones(tmp_path: Path
         assert [entry["place"] for entry in entries] == [[0, 3], [1, 3], [2, 3]]
         assert [entry["mesh"] for entry in entries] == [f"{tmp_path}/run/p{number}.sock" for number in range(3)]
         assert {entry["ledger"] for entry in entries} == {"what all have spent"}
+        assert all(entry["tally"] for entry in entries)
         assert len({entry["nonce_key"] for entry in entries}) == 1
         for entry in entries:
             shown = Path(f"/proc/{entry['pid']}/cmdline").read_bytes().split(b"\0")
@@ -60,7 +61,7 @@ async def test_one_process_gets_neither_table_nor_mesh(tmp_path: Path) -> None:
     """A gateway with one process is what it always was."""
     async with running(tmp_path) as run:
         entry = await run.process()
-        assert (entry["place"], entry["mesh"], entry["ledger"]) == ([0, 1], None, None)
+        assert (entry["place"], entry["mesh"], entry["ledger"], entry["tally"]) == ([0, 1], None, None, False)
         assert [argument.partition("=")[0] for argument in entry["arguments"][1:]] == ["control", "tls", "dispatch"]
         assert not list((tmp_path / "run").glob("p*.sock"))
 

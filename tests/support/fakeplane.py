@@ -110,6 +110,7 @@ class FakeDataPlane:
             "arguments": sys.argv,
             "place": [self.inherited.index, self.inherited.processes],
             "mesh": None if self.mesh is None else self.mesh.getsockname(),
+            "tally": self.inherited.tally is not None,
             "ledger": None if self.inherited.ledger is None else os.pread(self.inherited.ledger, 64, 0).decode(),
             "ignored": [str(signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)],
         }

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from click.testing import CliRunner
 from support.origins import Request, read_request, response
-from support.runhomes import append, copy_home
+from support.runhomes import append, copy_home, set_key
 from support.serving import Served
 from support.wire import PATIENCE, Answer, Digest, Wire, request, tls_context
 
@@ -49,10 +49,17 @@ class Rig:
     """A gateway, its home, and every kind of peer. A context manager."""
 
     def __init__(
-        self, place: Path, config: str = "", *, policy: str | None = None, peers: tuple[str, ...] = ()
+        self,
+        place: Path,
+        config: str = "",
+        *,
+        policy: str | None = None,
+        peers: tuple[str, ...] = (),
+        processes: int = 1,
     ) -> None:
         """`peers` are commands such as ``issue-client alice`` that run before the gateway starts."""
         self.home = copy_home(place / "home")
+        set_key(self.home, "processes", str(processes))
         for command in peers:
             run(self.home, *command.split())
         append(self.home, config)
@@ -174,8 +181,8 @@ class Rig:
     # ---- audit ----
 
     def audit(self) -> list[dict[str, Any]]:
-        """Every line of the data process."""
-        files = sorted((self.home / "audit").glob("p0-*.jsonl"))
+        """Every line of the data process; of several one after the other."""
+        files = sorted((self.home / "audit").glob("p[0-9]*-*.jsonl"))
         return [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
 
     def lines_of(self, answer: Answer | str) -> list[dict[str, Any]]:
