@@ -79,17 +79,19 @@ def test_spend_answers_as_the_ledger_of_one_process_does(data: st.DataObject, wi
         two.close()
 
 
-@settings(max_examples=200)
-@given(st.lists(st.integers(-25, 25), max_size=60), st.integers(1, 20))
-def test_spend_in_steps_agrees_with_the_ledger_of_one_process(steps: list[int], window: int) -> None:
-    """Wherever a counter falls in the ring of bits, and whichever it steps over, the answer is the right one."""
-    right = NonceLedger(window)
-    highest = 30
-    with small_ledger(window=window) as ledger:
-        for step in steps:
-            nc = max(0, highest + step)
-            highest = max(highest, nc)
-            assert ledger.spend("a", stamped(0), nc, NOW) is right.spend("a", stamped(0), nc, NOW)
+@pytest.mark.parametrize("window", range(1, 20))
+def test_spend_after_a_jump_agrees_with_the_ledger_of_one_process(window: int) -> None:
+    """From anywhere in the ring of bits, over any number of counters: those stepped over are unspent."""
+    right = NonceLedger(window, 512)
+    with small_ledger(window=window, slots=512, per_identity=512) as ledger:
+        for start in range(window, 2 * window):
+            for ahead in range(1, window + 2):
+                nonce = stamped(0, start * 100 + ahead)
+                full = range(start - window + 1, start + 1)
+                landing = start + ahead
+                for nc in (*full, landing, *range(landing, landing - window - 1, -1)):
+                    asked = ("a", nonce, nc, NOW)
+                    assert ledger.spend(*asked) is right.spend(*asked), (start, ahead, nc)
 
 
 @settings(max_examples=200)
