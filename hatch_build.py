@@ -18,7 +18,7 @@ HOT = {
         "answer authparams client content digest fields head headmemo limits recent server status target timers tls"
         " tlsrecord"
     ),
-    "auth": "cedar credentials nonces policy verifier",
+    "auth": "cedar credentials ledgertable nonces policy sharedledger verifier",
     "gateway": (
         "admission answers audit auditlog auditstream authority call connection counters exchange forward hosted"
         " identity masters own pool problem refusals registry relayed routes services snapshot"
