@@ -1,0 +1,240 @@
+"""Several data processes from outside: pools, limits, nonces and metrics belong to the gateway, not to one of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from support.origins import Origin
+from support.rig import Rig, Worker, wait_for
+from support.wire import Wire, request
+
+CONFIG = """
+[masters.jobs]
+urls = ["http://127.0.0.1:{port}"]
+[[routes]]
+path = "/jobs/*"
+master = "jobs"
+[pools.render]
+[metrics]
+listen = "127.0.0.1:0"
+[limits]
+connections_per_client = 12
+[audit]
+fold_after = 100000
+"""
+PEERS = ("issue-client alice", "issue-worker w1 --pool render", "issue-worker w2 --pool render")
+ANY = "/-/pools/render/any/job"
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    with Origin() as origin, Rig(tmp_path, CONFIG.format(port=origin.port), peers=PEERS, processes=2) as rig:
+        yield rig
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def on_each(rig: Rig, stack: ExitStack) -> dict[str, Wire]:
+    """One of alice's connections to each process, told apart by where its first refusal was logged."""
+    found: dict[str, Wire] = {}
+    spare: list[Wire] = []
+    while len(found) < 2:
+        wire = rig.connect("alice")
+        answer = wire.ask("/jobs/x", "GET", rig.authorized("alice", "/jobs/x"))
+        assert answer.status == 200
+        stream = str(rig.line_of(answer, "request")["stream"])
+        if stream in found:
+            spare.append(wire)
+            assert len(spare) < 9, "all of them came to one process"
+        else:
+            found[stream] = stack.enter_context(wire)
+    for wire in spare:
+        wire.close()
+    return found
+
+
+def masters_on_each(rig: Rig, stack: ExitStack) -> dict[str, Wire]:
+    """One dispatch connection to each process."""
+    found: dict[str, Wire] = {}
+    for _ in range(64):
+        wire = stack.enter_context(rig.dispatch())
+        answer = wire.ask("/-/pools")
+        found.setdefault(str(rig.line_of(answer, "request")["stream"]), wire)
+        if len(found) == 2:
+            return found
+    raise AssertionError("64 connections were all for one process")
+
+
+def worker_on(rig: Rig, stack: ExitStack, name: str, stream: str) -> Worker:
+    """A reversed connection of this worker to this process."""
+    before = rig.pool()["slots"]["total"]
+    for _ in range(64):
+        worker = rig.worker(name)
+        opened = max((line["ts"], line["stream"]) for line in rig.audit() if line["event"] == "reverse.opened")
+        if opened[1] == stream:
+            wait_for(rig.pool, lambda pool: pool["slots"]["total"] == before + 1)  # the others are gone
+            return stack.enter_context(worker)
+        worker.wire.close()
+    raise AssertionError(f"64 connections were all for another process than {stream}")
+
+
+def test_nonce_is_good_in_both_processes_and_each_count_once(rig: Rig, stack: ExitStack) -> None:
+    """Two connections to two processes take turns on one nonce; a count that was spent in one is a replay in both."""
+    first, second = on_each(rig, stack).values()
+    digest = rig.digest("alice").challenged(first.ask("/-/pools"))
+    for turn in range(20):
+        wire = (first, second)[turn % 2]
+        assert wire.ask("/jobs/x", "GET", digest.line("/jobs/x")).status == 200
+    for spender, other in ((first, second), (second, first)):
+        line = digest.line("/jobs/x")
+        assert spender.ask("/jobs/x", "GET", line).status == 200
+        for wire in (other, spender):
+            refused = wire.ask("/jobs/x", "GET", line)
+            assert refused.status == 401
+            assert rig.line_of(refused, "auth.refused")["reason"] == "replayed_nc"
+
+
+def test_counter_that_was_spent_stays_spent_when_its_process_dies(rig: Rig, stack: ExitStack) -> None:
+    """The ledger outlives every process that uses it."""
+    wires = on_each(rig, stack)
+    digest = rig.digest("alice").challenged(wires["p1"].ask("/-/pools"))
+    line = digest.line("/jobs/x")
+    assert wires["p1"].ask("/jobs/x", "GET", line).status == 200
+    (pid,) = [one["pid"] for one in rig.status()["processes"] if one["stream"] == "p1"]
+    os.kill(pid, signal.SIGKILL)
+    wires["p1"].rest()
+    assert wires["p0"].ask("/jobs/x", "GET", line).status == 401
+    assert wires["p0"].ask("/jobs/x", "GET", digest.line("/jobs/x")).status == 200
+
+
+@pytest.mark.parametrize("target", [ANY, "/-/pools/render/workers/w1/job"])
+def test_dispatch_reaches_a_worker_of_the_other_process(rig: Rig, stack: ExitStack, target: str) -> None:
+    """Whichever process the master's connection came to; the log says the same as for a worker of its own."""
+    worker = worker_on(rig, stack, "w1", "p1")
+    for wire in masters_on_each(rig, stack).values():
+        for _ in range(3):
+            wire.send(request(target, "POST", content=b"work"))
+            assert worker.serve().content == b"work"
+            answer = wire.answer()
+            assert (answer.status, answer["rhttp-worker"]) == (200, "w1")
+            assert [line["event"] for line in rig.lines_of(answer)] == ["dispatch.sent", "dispatch"]
+
+
+def test_waiting_master_gets_the_other_process_s_slot(rig: Rig, stack: ExitStack) -> None:
+    """As soon as it comes free, or as soon as the worker is there."""
+    masters = masters_on_each(rig, stack)
+    masters["p0"].send(request(ANY, "GET", "Prefer: wait=20"))
+    worker = worker_on(rig, stack, "w1", "p1")
+    worker.request()
+    masters["p1"].send(request(ANY, "GET", "Prefer: wait=20"))
+    wait_for(rig.pool, lambda pool: pool["waiting"] == 1)
+    worker.reply()
+    assert masters["p0"].answer().status == 200
+    worker.serve()
+    assert masters["p1"].answer().status == 200
+
+
+def test_slots_are_one_call_whichever_process_answers(rig: Rig, stack: ExitStack) -> None:
+    """Sums and workers of the whole gateway, from each process alike."""
+    worker_on(rig, stack, "w1", "p0")
+    worker_on(rig, stack, "w1", "p1")
+    worker_on(rig, stack, "w2", "p1")
+    for wire in masters_on_each(rig, stack).values():
+        told = wire.ask("/-/pools/render").json
+        assert told["slots"] == {"total": 3, "free": 3}
+        assert sorted((one["name"], one["slots"]) for one in told["workers"]) == [("w1", 2), ("w2", 1)]
+        assert wire.ask("/-/pools").json["slots"] == {"total": 3, "free": 3}
+
+
+def test_worker_of_a_process_that_dies_is_gone_and_comes_back(rig: Rig, stack: ExitStack) -> None:
+    """Its connections break at once, the sums are right at once, and it may connect anywhere again."""
+    worker = worker_on(rig, stack, "w1", "p1")
+    here = masters_on_each(rig, stack)["p0"]
+    (pid,) = [one["pid"] for one in rig.status()["processes"] if one["stream"] == "p1"]
+    os.kill(pid, signal.SIGKILL)
+    assert worker.wire.rest() == b""
+    wait_for(lambda: here.ask("/-/pools/render").json["slots"], lambda slots: slots["total"] == 0)
+    again = stack.enter_context(rig.worker("w1"))
+    here.send(request(ANY, "GET", "Prefer: wait=20"))
+    again.serve()
+    assert here.answer().status == 200
+
+
+def test_revoked_worker_is_cut_while_the_other_process_uses_it(rig: Rig, stack: ExitStack) -> None:
+    """The requester learns that the worker is lost; the connection is closed when the command is back."""
+    worker = worker_on(rig, stack, "w1", "p1")
+    here = masters_on_each(rig, stack)["p0"]
+    here.send(request(ANY))
+    worker.request()
+    rig.run("revoke", "w1")
+    assert worker.wire.rest(1.0) == b""
+    assert here.answer().problem == "worker-lost"
+    assert rig.wait_line(event="connection.cut", reason="revoked")["stream"] == "p1"
+
+
+def test_connections_of_a_client_are_limited_in_all_processes_together(rig: Rig, stack: ExitStack) -> None:
+    """Twelve altogether, not twelve in each, once the processes have told each other."""
+    for _ in range(12):
+        assert stack.enter_context(rig.connect("alice")).ask("/-/health").status == 200
+
+    def one_more() -> int:
+        with rig.connect("alice") as wire:
+            return wire.ask("/-/health").status
+
+    wait_for(one_more, lambda status: status == 503)
+    assert [one_more() for _ in range(8)] == [503] * 8
+
+
+def test_metrics_of_all_processes_are_on_the_one_listener(rig: Rig, stack: ExitStack) -> None:
+    """Whichever process is asked, each tells its own, labelled."""
+    worker_on(rig, stack, "w1", "p0")
+    worker_on(rig, stack, "w2", "p1")
+    url = rig.served.listeners["metrics"]
+    for _ in range(6):
+        with urllib.request.urlopen(f"{url}/metrics", timeout=20) as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+        free = {
+            sample.labels["process"]: sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == "rhttp_pool_slots" and sample.labels["state"] == "free"
+        }
+        assert free == {"p0": 1, "p1": 1}
+        names = [family.name for family in families]
+        assert len(names) == len(set(names))
+        assert {sample.labels["process"] for family in families for sample in family.samples} == {"p0", "p1"}
+
+
+def test_events_of_all_processes_reach_every_reader(rig: Rig, stack: ExitStack) -> None:
+    """A reader at one process hears of workers at both."""
+    readers = masters_on_each(rig, stack)
+    for wire in readers.values():
+        wire.send(request("/-/pools/render/events"))
+        wire.until(b"event: slots")
+    for name, stream in (("w1", "p0"), ("w2", "p1")):
+        worker_on(rig, stack, name, stream)
+        for wire in readers.values():
+            told = wire.until(b'"worker":"%b"' % name.encode())
+            assert told.count(b"event: worker-joined") >= 1
+
+
+def test_run_folder_is_clean_after_a_drain(rig: Rig) -> None:
+    """The sockets by which processes talk are gone with them."""
+    assert {path.name for path in (rig.home / "run").glob("p*.sock")} == {"p0.sock", "p1.sock"}
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in (rig.home / "run").glob("p*.sock"))
+    rig.run("drain")
+    assert rig.served.ended() == 0
+    assert not list((rig.home / "run").glob("*.sock"))
+    json.loads(rig.run("audit", "verify", "--json"))
