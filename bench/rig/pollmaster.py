@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import random
 from collections import deque
+from collections.abc import Mapping
 
 from rig.pollmodel import Course
 from rig.processes import BenchFailed
@@ -108,23 +109,49 @@ class Desk:
         end.answer(None)
 
 
+class Master:
+    """What pollers ask: a desk for each crowd, on a port for the gateway."""
+
+    def __init__(self, desks: Mapping[str, Desk]) -> None:
+        self.desks = desks
+        self.ends: set[MasterEnd] = set()
+        self._server: asyncio.Server | None = None
+
+    async def listen(self, port: int) -> None:
+        """Begin to serve."""
+        self._server = await asyncio.get_running_loop().create_server(lambda: MasterEnd(self), "127.0.0.1", port)
+
+    async def close(self) -> None:
+        """End all connections."""
+        if self._server is not None:
+            self._server.close()
+        for end in self.ends:
+            end.cut()
+        await asyncio.sleep(0)  # in the loop's next turn they are gone
+
+
 class MasterEnd(asyncio.Protocol):
     """One connection of the gateway to the master: `GET /jobs/DESK/next`, one request after the other, no content."""
 
-    def __init__(self, desks: dict[str, Desk]) -> None:
-        self._desks = desks
+    def __init__(self, master: Master) -> None:
+        self._master = master
         self._buffer = b""
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._master.ends.add(self)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         while b"\r\n\r\n" in self._buffer:
             head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
-            self._desks[head.split(b"/", 3)[2].decode()].ask(self)
+            desk = self._master.desks.get(head.split(b"/", 3)[2].decode())
+            if desk is not None:
+                desk.ask(self)
+            else:  # of an earlier crowd, whose connections have just ended
+                self.answer(None)
 
     def answer(self, job: bytes | None) -> None:
         """200 with the job, or 204."""
@@ -136,8 +163,14 @@ class MasterEnd(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        for desk in self._desks.values():
+        self._master.ends.discard(self)
+        for desk in self._master.desks.values():
             desk.gone(self)
+
+    def cut(self) -> None:
+        """End it."""
+        if self._transport is not None:
+            self._transport.abort()
 
 
 class Dispatcher:

@@ -66,12 +66,14 @@ def figures(report: Mapping[str, Any], *, command: str) -> list[str]:
     real = {(row["way"], row["load"]): row for row in rows if row["workers"] == workers}
     larger = {(row["way"], row["load"]): row for row in rows if row["workers"] == many}
     loads = " ".join(f"{value:.2f}" for value in report["load_after"])
+    late = max(row["bench_late_ms"] for row in real.values() if row["load"] == "stream")
     versions = report["versions"]
     return [
         f"Measured by `{command}` on {report['at'][:10]}: {report['cores']} cores, {versions['processor']}, kernel "
         f"{versions['kernel']}, Python {versions.get('python', '?')}, {versions.get('build', '?')} build; load "
-        f"averages {loads} at the end. {workers:,} workers of each kind. In brackets what the "
-        "model says of the same jobs.",
+        f"averages {loads} at the end. {workers:,} workers of each kind. In brackets what the model says of the same "
+        f"jobs. In the streams 99 of 100 timers of the bench itself were less than {late:.1f} ms late: what else ran "
+        "is in the short waits.",
         "",
         f"**While there is no work**, {workers:,} workers of each kind:",
         "",
@@ -138,11 +140,11 @@ def figures(report: Mapping[str, Any], *, command: str) -> list[str]:
                 for way, row in of(larger, "burst")
             ],
         ),
-        *arithmetic(results),
+        *arithmetic(results, many),
     ]
 
 
-def arithmetic(results: Mapping[str, float]) -> list[str]:
+def arithmetic(results: Mapping[str, float], many: int) -> list[str]:
     """What the formulas say."""
     return [
         "**Reckoned** by the two formulas below:",
@@ -165,8 +167,8 @@ def arithmetic(results: Mapping[str, float]) -> list[str]:
                     for service in (60, 600)
                 ),
                 (
-                    "10,000 idle pollers: requests a second",
-                    *(f"{results[f'reckoned_{t}s_10000_idle_requests_per_s']:,.0f}" for t in (3, 30)),
+                    f"{many:,} idle pollers: requests a second",
+                    *(f"{results[f'reckoned_{t}s_{many}_idle_requests_per_s']:,.0f}" for t in (3, 30)),
                 ),
             ],
         ),
