@@ -17,6 +17,7 @@ CHURN_PER_SECOND = 100
 DISPATCHES_PER_SECOND = 1000
 MASTERS_CONNECTIONS = 64
 STAND_SECONDS = 3600.0
+REDIALED = frozenset({"io"})
 RATIOS = (
     Ratio(name="p50_ratio", of="p50_us", less_is_better=True),
     Ratio(name="p99_ratio", of="p99_us", less_is_better=True),
@@ -30,7 +31,7 @@ def churn(options: Options) -> dict[str, Any]:
     two data processes hold them, wherever the kernel put their connections. 1,000 dispatches a second come at random
     moments, each to the next pool, on 64 connections to the dispatch listener; latency counts from the moment when a
     dispatch was due. `failed` are those that had no good answer, `retried` those that the gateway sent once more,
-    because the worker had left.
+    because the worker had left; `redialed` are workers whose connection was closed before they were admitted.
     """
     pools = min(POOLS, options.workers)
     settings = {
@@ -64,7 +65,6 @@ def churn(options: Options) -> dict[str, Any]:
         results = take_turns(report, turns, options, ratios=RATIOS)
         held = [int(one["connections"].get("worker", 0)) for one in gateway_status(gateway.home)["processes"]]
         results |= {f"workers_in_p{number}": count for number, count in enumerate(held)}
-        # A hundred pools, a few rounds: the worst round says more than a median of how many failed.
         results["failed_in_all_rounds"] = sum(report.column("churn_failed")) + sum(report.column("calm_failed"))
         results["joins_per_s"] = median(report.column("churn_joins_per_s"))
         return report.finish(**results)
@@ -76,11 +76,11 @@ def dispatches(gateway: Gateway, standing: Standing, workers: Standing, *, churn
     def once(seconds: float) -> Mapping[str, float]:
         if churning:
             workers.process.send_signal(signal.SIGUSR2)
-        workers.round(seconds)
+        workers.round(seconds, allow=REDIALED)
         before, retried = cpu_by_process(gateway.server.pid), counted(gateway, "retries")
         counts = standing.round(seconds, allow=frozenset({"status", "first_bad_status"}))
         spent = cpu_since(gateway.server.pid, before)
-        moved = workers.round(seconds)
+        moved = workers.round(seconds, allow=REDIALED)
         if churning:
             workers.process.send_signal(signal.SIGUSR2)
         return {
@@ -89,6 +89,7 @@ def dispatches(gateway: Gateway, standing: Standing, workers: Standing, *, churn
             "per_s": counts["per_second"],
             "joins_per_s": moved["left"] / moved["seconds"],
             "failed": counts["errors"]["status"],
+            "redialed": moved["errors"]["io"],
             "retried": counted(gateway, "retries") - retried,
             "gateway_cpu_percent": 100 * spent / counts["seconds"],
         }

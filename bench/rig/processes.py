@@ -244,7 +244,7 @@ class Rig:
     @contextlib.contextmanager
     def origin(self, *, reply: int, folder: Path) -> Iterator[int]:
         """The fast origin in the clear, on the rig core; yields its port."""
-        arguments = ["--port", "0", "--conns", "4096", "--reply", str(reply), "--seconds", "3600"]
+        arguments = ["--port", "0", "--conns", "8192", "--reply", str(reply), "--seconds", "3600"]
         command = pinned(RIG_CORE, [self.binary, "origin", *arguments])
         with (folder / "origin.json").open("wb") as out:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE)
