@@ -79,6 +79,7 @@ class Fleet:
         self._members: dict[str, DataProcess] = {}
         self._keepers: list[asyncio.Task[None]] = []
         self._leaving: list[asyncio.Task[None]] = []
+        self._owing: dict[DataProcess, asyncio.Task[None]] = {}
         self.restarts = dict.fromkeys(self._streams, 0)
 
     @property
@@ -189,21 +190,44 @@ class Fleet:
 
     async def command(self, make: Callable[[int], Message], *, within: float | None = None) -> dict[str, Done]:
         """Command all at once; the answers by stream. Whoever does not answer in time is killed (and restarted)."""
-
-        async def one(process: DataProcess) -> Done | None:
-            try:
-                return await process.call(make, within=COMMAND_TIMEOUT if within is None else within)
-            except ControlError as error:
-                self._log(f"data process {process.stream} (pid {process.pid}) is killed: {error}")
-                process.kill()
-                await process.ended()
-                return None
-
-        members = self.members
-        answers = await asyncio.gather(*(one(process) for process in members))
+        members, limit = self.members, COMMAND_TIMEOUT if within is None else within
+        answers = await asyncio.gather(*(self._obeyed(process, make, limit) for process in members))
         return {
             process.stream: done for process, done in zip(members, answers, strict=True) if done is not None
         }  # fmt: skip
+
+    async def _obeyed(self, process: DataProcess, make: Callable[[int], Message], within: float) -> Done | None:
+        try:
+            return await process.call(make, within=within)
+        except ControlError as error:
+            self._log(f"data process {process.stream} (pid {process.pid}) is killed: {error}")
+            process.kill()
+            await process.ended()
+            return None
+
+    async def hear(self, make: Callable[[int], Message], *, patience: float, within: float) -> dict[str, Done]:
+        """The answers by stream of those that give one before ``patience`` is over; a slow one delays nobody further.
+
+        Whoever still owes the answer to the question before is not asked again, and killed as `command` does it.
+        """
+        answers: dict[str, Done] = {}
+
+        async def one(process: DataProcess) -> None:
+            try:
+                done = await self._obeyed(process, make, within)
+            finally:
+                self._owing.pop(process, None)
+            if done is not None:
+                answers[process.stream] = done
+
+        for process in self.members:
+            if process not in self._owing:
+                self._owing[process] = asyncio.create_task(one(process))
+        if self._owing:
+            heard, _slow = await asyncio.wait(tuple(self._owing.values()), timeout=patience)
+            for task in heard:
+                task.result()
+        return dict(answers)
 
     async def ask(self, question: Question, *, within: float) -> dict[str, Done]:
         """Ask all at once; the answers by stream, of those that answered in time. Nobody is killed for silence."""
@@ -253,6 +277,9 @@ class Fleet:
         # One that was about to replace a process still has to end what it started.
         await asyncio.gather(*self._leaving, return_exceptions=True)
         self._leaving = []
+        for task in self._owing.values():
+            task.cancel()
+        self._owing = {}
         await asyncio.gather(*(process.stop(STOP_TIMEOUT) for process in self.members))
         self._members = {}
         if self._tally is not None:

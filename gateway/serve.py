@@ -22,6 +22,9 @@ from gateway.trail import HomeTrail
 SPARE_DESCRIPTORS: Final = 512
 """Beside clients' connections: sockets, logs, the database, and a first few connections to masters."""
 
+_OF_EACH_OTHER: Final = 4
+"""Descriptors that a data process has of each: its listening sockets, and two connections with it."""
+
 
 def product_version() -> str:
     """The installed version, ``0`` in a tree that is not installed."""
@@ -37,6 +40,8 @@ def raise_descriptor_limit(config: Config) -> str | None:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     needed = config.limits.connections + SPARE_DESCRIPTORS
+    if config.processes > 1:
+        needed += _OF_EACH_OTHER * config.processes
     if hard == resource.RLIM_INFINITY or hard >= needed:
         return None
     return (

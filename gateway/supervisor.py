@@ -31,6 +31,8 @@ from gateway.statusview import merge, merge_pools, process_entry
 
 CHECKPOINT_INTERVAL: Final = 1.0
 STATUS_TIMEOUT: Final = 5.0
+HEAD_PATIENCE: Final = 0.5
+"""Seconds that the lines of all processes wait for one that is slow to tell its audit head."""
 HEAD_TIMEOUT: Final = 30.0
 """A process that cannot tell its audit head for so long is wedged: it cuts nobody either, so it is killed."""
 DRAIN_SLACK: Final = 5.0
@@ -260,8 +262,8 @@ class Supervisor:
             await self._sign()
 
     async def _sign(self) -> None:
-        answers = await self._fleet.command(
-            lambda number: Ask(id=number, question=Question.AUDIT_HEAD), within=HEAD_TIMEOUT
+        answers = await self._fleet.hear(
+            lambda number: Ask(id=number, question=Question.AUDIT_HEAD), patience=HEAD_PATIENCE, within=HEAD_TIMEOUT
         )
         heads = [done.value for done in answers.values() if done.value.get("seq")]  # 0: no line yet
         await self._signed(lambda: self._trail.checkpoint(heads))

@@ -14,7 +14,7 @@ import pytest
 from support.fakegateway import FakeGateway, FakeState, make_loaded, snapshot
 from support.supervised import Running, is_gone, running, until
 
-from gateway import fleet
+from gateway import fleet, supervisor
 from gateway.adminclient import AdminFailed
 from gateway.config import Limits, MetricsConfig, TcpAddress
 from gateway.loader import fixed_changes
@@ -34,6 +34,12 @@ async def restarted(run: Running, stream: str, count: int = 1) -> dict[str, Any]
                 if entry["stream"] == stream and entry["restarts"] >= count and entry["answers"]:
                     return entry
             await asyncio.sleep(0.02)
+
+
+def signed(run: Running) -> list[str]:
+    """The streams whose heads the last checkpoint was given."""
+    heads = run.gateway.trail.heads
+    return sorted(str(head["stream"]) for head in heads[-1]) if heads else []
 
 
 # -- start -------------------------------------------------------------------------------------------------------------
@@ -226,8 +232,29 @@ async def test_drain_reaches_every_process_and_waits_for_the_slowest(tmp_path: P
 async def test_checkpoints_name_the_head_of_every_stream(tmp_path: Path) -> None:
     """No process's lines are left unsigned."""
     async with running(tmp_path, processes=3) as run:
-        await until(lambda: bool(run.gateway.trail.heads))
-        assert [head["stream"] for head in run.gateway.trail.heads[-1]] == ["p0", "p1", "p2"]
+        await until(lambda: signed(run) == ["p0", "p1", "p2"])
+
+
+async def test_process_that_hangs_keeps_nobody_elses_lines_unsigned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heads of the others are signed meanwhile; it is killed when it stays silent, told once."""
+    monkeypatch.setattr(supervisor, "HEAD_TIMEOUT", 2.0)
+    monkeypatch.setattr(supervisor, "HEAD_PATIENCE", 0.1)
+    monkeypatch.setattr(supervisor, "CHECKPOINT_INTERVAL", 0.05)
+    async with running(tmp_path, processes=2) as run:
+        first, second = await run.processes()
+        os.kill(second["pid"], signal.SIGSTOP)
+        await until(lambda: signed(run) == ["p0"])
+        count = len(run.gateway.trail.heads)
+        await until(lambda: len(run.gateway.trail.heads) >= count + 3)
+        assert not is_gone(second["pid"])
+        after = await restarted(run, "p1")
+        assert is_gone(second["pid"])
+        assert after["pid"] != second["pid"]
+        assert sum("is killed: no answer" in line for line in run.gateway.logged) == 1
+        await until(lambda: signed(run) == ["p0", "p1"])
+        assert (await run.processes())[0]["pid"] == first["pid"]
 
 
 async def test_status_merges_the_processes(tmp_path: Path) -> None:

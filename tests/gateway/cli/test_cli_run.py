@@ -153,11 +153,13 @@ def test_gateway_raises_its_soft_limit_on_files(served: Served) -> None:
     assert line.split()[3] == line.split()[4]
 
 
-def test_gateway_short_of_files_says_so_and_starts(home: Path) -> None:
+@pytest.mark.parametrize(("processes", "needed"), [(1, 1000512), (2, 1000520)])
+def test_gateway_short_of_files_says_so_and_starts(home: Path, processes: int, needed: int) -> None:
     """A limit that does not suffice is told with both numbers."""
     append(home, "[limits]\nconnections = 1000000")
+    set_key(home, "processes", str(processes))
     with Served(home, command=FAKE) as gateway:
-        assert "limits.connections = 1000000 needs 1000512" in gateway.errors()
+        assert f"limits.connections = 1000000 needs {needed}" in gateway.errors()
 
 
 # -- status, reload, drain ---------------------------------------------------------------------------------------------
