@@ -23,7 +23,7 @@ trust_domain = {trust_domain}
 listen = {listen}                  # TLS: clients, workers, remote masters
 dispatch = "unix:run/dispatch.sock"        # masters on this host; or a loopback address, "127.0.0.1:8080"
 # server_names = ["gateway.example.com"]   # further names that requests may be addressed to
-# processes = 1                            # data processes
+# processes = 1                            # data processes, of which each keeps one core busy at most
 # client_cert_field = false                # send masters the Client-Cert field (RFC 9440)
 
 [digest]

@@ -181,14 +181,40 @@ def test_process_that_is_killed_takes_only_its_own_along(rig: Rig, stack: ExitSt
 
 
 def test_process_that_cannot_come_back_leaves_a_gateway_that_serves(rig: Rig, stack: ExitStack) -> None:
-    """While one crashes again and again, everybody is served by the other."""
-    for _ in range(3):
-        pid = wait_for(lambda: pids(rig)["p1"], bool)
+    """While one fails to start again and again, what comes to its queue is served by the other; then it is back."""
+    log, aside = rig.home / "audit" / "p1-000001.jsonl", rig.home / "audit" / "aside"
+    before = pids(rig)
+    log.rename(aside)
+    log.mkdir()
+    assert before["p1"] is not None
+    os.kill(before["p1"], signal.SIGKILL)
+    wait_for(rig.served.errors, lambda text: text.count("data process p1 did not start") >= 2)
+    for _ in range(24):
+        with rig.connect("alice") as wire:
+            assert rig.ask("alice", "/jobs/x", wire=wire).status == 200
+    down = rig.status()["processes"][1]
+    assert (down["stream"], down["pid"], down["answers"]) == ("p1", None, False)
+    assert "p1 down" in rig.run("status")
+    log.rmdir()
+    aside.rename(log)
+    after = wait_for(lambda: pids(rig), lambda found: found["p1"] is not None)
+    assert after["p0"] == before["p0"]
+    assert set(one_each(rig, stack)) == {"p0", "p1"}
+    rig.run("audit", "verify")
+
+
+def test_processes_that_all_die_at_once_all_come_back(rig: Rig, origin: Origin) -> None:
+    """Connections wait in the kernel, and who comes back is one gateway again."""
+    before = pids(rig)
+    for pid in before.values():
+        assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: pids(rig)["p1"], lambda found, pid=pid: found != pid)
-        for _ in range(8):
-            with rig.connect("alice") as wire:
-                assert rig.ask("alice", "/jobs/x", wire=wire).status == 200
+    rig.forget_challenges()
+    assert rig.ask("alice", "/jobs/x").status == 200
+    after = wait_for(lambda: pids(rig), lambda found: None not in found.values())
+    assert not set(after.values()) & set(before.values())
+    with ExitStack() as stack:
+        assert set(one_each(rig, stack)) == {"p0", "p1"}
 
 
 def test_gateway_that_is_killed_takes_all_its_processes_along(rig: Rig) -> None:
