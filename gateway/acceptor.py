@@ -19,6 +19,7 @@ from gateway.connection import Connection
 from gateway.generation import Seen
 from gateway.identity import local_master, peer_of
 from gateway.inherited import Sockets, own_of
+from gateway.listeners import BACKLOG
 from gateway.services import Services
 from rhttp.server import ServerEnd
 from rhttp.tls import TlsLink
@@ -290,9 +291,9 @@ class DispatchAcceptor:
         if self._queues is not None:
             self._queues.open()
         elif self._socket.family == socket.AF_UNIX:
-            self._server = await loop.create_unix_server(self._make, sock=self._socket)
+            self._server = await loop.create_unix_server(self._make, sock=self._socket, backlog=BACKLOG)
         else:
-            self._server = await loop.create_server(self._make, sock=self._socket)
+            self._server = await loop.create_server(self._make, sock=self._socket, backlog=BACKLOG)
 
     def peer_down(self, index: int) -> None:
         """Another data process is gone: accept what comes to it, until it is back."""

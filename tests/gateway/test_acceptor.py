@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -261,6 +262,26 @@ async def test_dispatch_leaves_a_connection_to_a_process_that_has_fewer(services
     listener.close()
     for tally in (other, ours):
         tally.close()
+
+
+def queue_of(sock: socket.socket) -> int:
+    """How many connections may wait: Linux tells it in ``tcpi_sacked`` of a socket that listens."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+    return int(struct.unpack_from("8x6I", info)[5])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_dispatch_keeps_the_length_of_the_queue(services: Services, processes: int) -> None:
+    """An event loop that begins to serve would shorten it to its own default."""
+    bound = bind_tcp(TcpAddress(host="127.0.0.1", port=0), "dispatch", count=processes)
+    before = queue_of(bound.sock)
+    assert before > 100
+    sockets = (bound.sock, *(other.sock for other in bound.more))
+    acceptor = DispatchAcceptor(services, Sockets(dispatch=sockets, processes=processes))
+    await acceptor.start()
+    assert queue_of(bound.sock) == before
+    acceptor.close()
+    bound.close()
 
 
 class Exhausted(socket.socket):
