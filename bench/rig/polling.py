@@ -38,7 +38,7 @@ SWEEP_SEEDS = range(3)
 SWEEP_SETTLED, SWEEP_END = 60.0, 180.0
 KEEPS_UP = 0.97  # above, the queue grows for as long as one looks
 PATIENCE = 120.0
-LOOK_SECONDS = 0.02
+LOOK_SECONDS, SETTLE_SECONDS = 0.02, 3.0
 DESCRIPTORS = 16_000
 HIDDEN = ("p50_ms", "model_p50", "p99_ms", "model_p99")
 IDLE_POLLERS = (1, 10, 100, 1000)
@@ -188,6 +188,7 @@ async def measured(where: Place, batch: Batch) -> dict[str, Seen]:
         idle = await idling(where, desks[client_name(batch.ways[0])], first, batch.idle_seconds)
         for each in others:
             each.start()
+        await asyncio.sleep(SETTLE_SECONDS if others else 0)  # held polls, which all begin now, have to be there
         jobs = stream_jobs(where.workers, batch.stream_seconds)
         async with lateness(late, "stream"):
             streams = await asyncio.gather(*(served(each, jobs) for each in crowds.values()))

@@ -110,7 +110,7 @@ def figures(report: Mapping[str, Any], *, command: str) -> list[str]:
             [
                 "",
                 "mean wait",
-                "every second job had begun after",
+                "half of the jobs had begun after",
                 "the last began after",
                 "idle work lost with each job",
             ],

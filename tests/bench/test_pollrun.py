@@ -100,6 +100,7 @@ def test_polling_measures_real_workers_of_each_kind(monkeypatch: pytest.MonkeyPa
         pytest.skip("the bench needs taskset and two cores")
     monkeypatch.setattr(polling, "SERVICE", (0.01, 0.05))
     monkeypatch.setattr(polling, "JOBS_PER_WORKER", 5.0)
+    monkeypatch.setattr(polling, "SETTLE_SECONDS", 0.2)
     ways = {"reversed": None, "held": None, "timer": Polling(interval=0.5), "eager": Polling(interval=0.5, eager=True)}
     monkeypatch.setattr(polling, "WAYS", ways)
     command = find_command(BENCH.parent, interpreted=True)
