@@ -10,7 +10,7 @@ from typing import Any
 from rig.home import gateway_status, identities_file
 from rig.processes import Standing, cpu_by_process, cpu_since
 from rig.report import median
-from rig.stage import CROWD, Gateway, Options, Ratio, Turn, another, bare_stage, new_report, take_turns
+from rig.stage import CROWD, MIDDLE, TAIL, Gateway, Options, Turn, another, bare_stage, new_report, take_turns
 
 POOLS = 100
 CHURN_PER_SECOND = 100
@@ -18,10 +18,6 @@ DISPATCHES_PER_SECOND = 1000
 MASTERS_CONNECTIONS = 64
 STAND_SECONDS = 3600.0
 REDIALED = frozenset({"io"})
-RATIOS = (
-    Ratio(name="p50_ratio", of="p50_us", less_is_better=True),
-    Ratio(name="p99_ratio", of="p99_us", less_is_better=True),
-)
 
 
 def churn(options: Options) -> dict[str, Any]:
@@ -62,7 +58,7 @@ def churn(options: Options) -> dict[str, Any]:
             "churn": dispatches(gateway, standing, workers, churning=True),
             "calm": dispatches(gateway, standing, workers, churning=False),
         }
-        results = take_turns(report, turns, options, ratios=RATIOS)
+        results = take_turns(report, turns, options, ratios=(MIDDLE, TAIL))
         held = [int(one["connections"].get("worker", 0)) for one in gateway_status(gateway.home)["processes"]]
         results |= {f"workers_in_p{number}": count for number, count in enumerate(held)}
         results["failed_in_all_rounds"] = sum(report.column("churn_failed")) + sum(report.column("calm_failed"))

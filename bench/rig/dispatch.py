@@ -13,10 +13,13 @@ from rig.home import Bundle, issue_worker
 from rig.processes import RIG_CORE, BenchFailed, Rig, Server, Standing, cpu_seconds, pinned, told_line
 from rig.report import median
 from rig.stage import (
+    CPU,
     CROWD,
     OURS,
     RELAY_PATH,
     REVERSE_PATH,
+    SPEED,
+    TAIL,
     Options,
     Stage,
     Turn,
@@ -84,7 +87,7 @@ def relayed(options: Options) -> dict[str, Any]:
             name: crowds.enter_context(relayed_workers(on, server, options.workers, seconds=options.seconds))
             for name, server in on.servers().items()
         }
-        return report.finish(**take_turns(report, turns, options))
+        return report.finish(**take_turns(report, turns, options, ratios=(SPEED, CPU, TAIL)))
 
 
 def hosted(options: Options) -> dict[str, Any]:

@@ -119,45 +119,64 @@ def fit_queue(utilisations: Sequence[float], latencies: Sequence[float], *, serv
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
-    """What one machine would hold."""
+class Costs:
+    """What was measured with one process and two, and what a host is reckoned from; times in microseconds.
 
-    cores: int
+    `second` is what a second process adds, of what the first one does (1: as much again). `crossing` is what a dispatch
+    costs that goes through another process, times a local one.
+    """
+
+    dispatch_us: float
+    request_us: float
+    admission_us: float
+    second: float
+    crossing: float
+    memory: Line
+
+    def capacity(self, processes: int) -> float:
+        """How many times one process's work so many do, if each adds what the second one added."""
+        return 1 + (processes - 1) * self.second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """What one machine would hold at some utilisation."""
+
     processes: int
-    utilisation: float
-    dispatches_per_s: float
-    requests_per_s: float
     workers: int
     memory_gib: float
+    requests_per_s: float
+    local_dispatches_per_s: float
+    crossing_dispatches_per_s: float
     storm_s: float
 
 
-def host(
-    *,
-    cores: int,
-    dispatch_us: float,
-    request_us: float,
-    admission_us: float,
-    efficiency: float,
-    utilisation: float,
-    memory: Line,
-    workers_per_process: int,
-) -> Host:
-    """A host that runs one data process on each core but one, at this utilisation.
+def host(costs: Costs, *, cores: int, utilisation: float, workers_per_process: int) -> Host:
+    """A host that runs one data process on each core but one.
 
-    `efficiency` is what a process more adds, of what the first one does. Memory (KiB) is of the gateway alone, not the
-    kernel's socket buffers. `storm_s`: all workers back after all were cut, every core admitting.
+    Memory (KiB in `costs`) is of the gateway alone, not the kernel's socket buffers. Dispatches are all local or all
+    through another process: what really comes lies between. `storm_s`: all workers back after all were cut.
     """
     processes = max(1, cores - 1)
-    capacity = 1 + (processes - 1) * efficiency
+    capacity = costs.capacity(processes)
     workers = processes * workers_per_process
+    rate = capacity * utilisation * 1e6
     return Host(
-        cores=cores,
         processes=processes,
-        utilisation=utilisation,
-        dispatches_per_s=capacity * utilisation * 1e6 / dispatch_us,
-        requests_per_s=capacity * utilisation * 1e6 / request_us,
         workers=workers,
-        memory_gib=(processes * memory.a + workers * memory.b) / (1 << 20),
-        storm_s=workers * admission_us / 1e6 / capacity,
+        memory_gib=(processes * costs.memory.a + workers * costs.memory.b) / (1 << 20),
+        requests_per_s=rate / costs.request_us,
+        local_dispatches_per_s=rate / costs.dispatch_us,
+        crossing_dispatches_per_s=rate / (costs.dispatch_us * costs.crossing),
+        storm_s=workers * costs.admission_us / 1e6 / capacity,
     )
+
+
+def return_after_loss(costs: Costs, one: Host, *, hosts: int) -> float:
+    """Seconds until the workers of a lost host are back, when the others of `hosts` take them; infinite without others.
+
+    It is the time that admissions take when the others do nothing else; they serve less meanwhile.
+    """
+    if hosts < 2:
+        return math.inf
+    return one.workers * costs.admission_us / 1e6 / ((hosts - 1) * costs.capacity(one.processes))

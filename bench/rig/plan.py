@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from rig import dispatch, idle, measure, polling, storm
+from rig import churn, dispatch, growth, idle, measure, polling, several, storm
 from rig.stage import Options
 
-Measurement = Callable[[Options], dict[str, Any]]
+Reports = dict[str, Any] | list[dict[str, Any]]
+Measurement = Callable[[Options], Reports]
 MEASUREMENTS: Mapping[str, Measurement] = {
     "requests": measure.requests,
     "bulk": measure.bulk,
@@ -19,11 +20,15 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "relayed": dispatch.relayed,
     "hosted": dispatch.hosted,
     "revocation": dispatch.revocation,
+    "processes": several.processes,
+    "cross": several.cross,
+    "churn": churn.churn,
+    "growth": growth.growth,
     "polling": polling.polling,
 }
 MEBI = 1 << 20
 
-# What each step changes of the command line. About 20 minutes with 5 rounds of 3 s and four peers.
+# What each step changes of the command line. README.md says how long each takes, with 5 rounds of 2 s and four peers.
 ALL: tuple[tuple[str, Mapping[str, int]], ...] = (
     ("requests", {"conns": 1, "reply": 16}),
     ("requests", {"conns": 32, "reply": 16}),
@@ -43,9 +48,13 @@ ALL: tuple[tuple[str, Mapping[str, int]], ...] = (
     ("hosted", {"workers": 1000}),
     ("hosted", {"workers": 10000}),
     ("revocation", {}),
+    ("processes", {}),
+    ("cross", {}),
+    ("churn", {"workers": 10000}),
+    ("growth", {"workers": 10000}),
     ("polling", {"workers": 1000}),
 )
-# Without `polling`, which cannot be shorter than pollers are idle.
+# Without `polling`, which cannot be shorter than pollers are idle, and without what needs thousands of workers.
 QUICK: tuple[tuple[str, Mapping[str, int]], ...] = (
     ("requests", {"conns": 32, "reply": 16}),
     ("bulk", {}),
@@ -58,11 +67,36 @@ QUICK: tuple[tuple[str, Mapping[str, int]], ...] = (
 )
 
 
-def steps(what: str, options: Options) -> list[tuple[Measurement, Options]]:
-    """The measurements of one run, each with its own options."""
-    plan = {"all": ALL, "quick": QUICK}.get(what, ((what, {}),))
+# One measurement by itself: what it takes unless the command line says otherwise.
+ALONE: Mapping[str, tuple[tuple[str, Mapping[str, int]], ...]] = {
+    "storm": (("storm", {"workers": 10000}),),
+    "churn": (("churn", {"workers": 10000}),),
+    # What a host with many cores would do follows from what a second process adds and what crossing costs.
+    "growth": (("processes", {}), ("cross", {}), ("growth", {"workers": 10000})),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A measurement and what it is given."""
+
+    name: str
+    measurement: Measurement
+    options: Options
+
+    def run(self) -> list[dict[str, Any]]:
+        """The reports, one or more."""
+        found = self.measurement(self.options)
+        return found if isinstance(found, list) else [found]
+
+
+def steps(what: str, options: Options, *, workers_asked: bool = False) -> list[Step]:
+    """The measurements of one run, each with its own options; `workers_asked`: their number is the command line's."""
+    plan = {"all": ALL, "quick": QUICK, **ALONE}.get(what, ((what, {}),))
     found = []
     for name, changes in plan:
         values: dict[str, Any] = dict(changes)
-        found.append((MEASUREMENTS[name], replace(options, **values)))
+        if workers_asked and what in ALONE:
+            values.pop("workers", None)
+        found.append(Step(name=name, measurement=MEASUREMENTS[name], options=replace(options, **values)))
     return found

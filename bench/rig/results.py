@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rig.goals import goal_rows
 from rig.peers import OURS
 from rig.report import shown
 
@@ -12,13 +13,14 @@ ReportData = Mapping[str, Any]
 SKIPPED = {"rounds", "seconds", "ramp_per_s", "tls"}
 
 
-def results_text(reports: Sequence[ReportData], *, command: str) -> str:
-    """All reports of one run as Markdown.
+def results_text(reports: Sequence[ReportData], *, command: str, failures: Sequence[str] = ()) -> str:
+    """All reports of one run as Markdown, goals first; `failures` are measurements that could not be made.
 
     Ratios are medians over the rounds of one run, with the smallest and the largest round behind them.
     """
+    missing = [f"* Not measured: {line}" for line in failures]
     if not reports:
-        return "# Results\n\nNothing was measured.\n"
+        return "\n".join(["# Results", "", "Nothing was measured.", *missing]) + "\n"
     first = reports[0]
     lines = [
         "# Results",
@@ -26,6 +28,10 @@ def results_text(reports: Sequence[ReportData], *, command: str) -> str:
         f"Written by `{command}`, from {first['at']} on; not by hand. How it is measured: [README.md](README.md).",
         "",
         *machine(reports),
+        *([*missing, ""] if missing else []),
+        "## Goals",
+        "",
+        *table(["goal", "size", "wanted", "measured", "rounds", ""], goal_rows(reports)),
         *peers_table(reports),
     ]
     for report in reports:
@@ -36,12 +42,14 @@ def results_text(reports: Sequence[ReportData], *, command: str) -> str:
 def machine(reports: Sequence[ReportData]) -> list[str]:
     """Where it ran, on what, and how busy the machine was."""
     first, last = reports[0], reports[-1]
+    took = sum(report.get("took_s", 0.0) for report in reports)
     loads = [f"{value:.2f}" for value in (first["load_before"][0], last["load_after"][0])]
     highest = max(report["load_after"][0] for report in reports)
     return [
         f"* Machine: {first['cores']} cores, {first['versions']['processor']}, kernel {first['versions']['kernel']}",
         f"* Load average (1 min): {loads[0]} before, {loads[1]} after, at most {highest:.2f} between; the bench's own "
         "load is in it",
+        f"* Took {took / 60:.0f} minutes",
         "* Versions: "
         + ", ".join(f"{k} {v}" for k, v in first["versions"].items() if k not in {"processor", "kernel"}),
         "",
@@ -85,10 +93,14 @@ def section(report: ReportData) -> list[str]:
             ["over 1 is in our favour", "median", "smallest", "largest", "rounds"],
             [(name, cell(results[name]), *spread(rows, name), str(len(rows))) for name in ratios],
         )
+        others = [name for name in results if name not in ratios and not name.startswith("median_")]
+        if others:
+            lines += table(["besides", "value"], [(name, cell(results[name])) for name in others])
     else:
         lines += table(["result", "value"], [(name, cell(value)) for name, value in results.items()])
     loads = [" ".join(f"{value:.2f}" for value in report[when]) for when in ("load_before", "load_after")]
-    return [*lines, f"Load averages: {loads[0]} before, {loads[1]} after.", ""]
+    took = f" It took {report['took_s']:.0f} s." if "took_s" in report else ""
+    return [*lines, f"Load averages: {loads[0]} before, {loads[1]} after.{took}", ""]
 
 
 def spread(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[str, str]:

@@ -12,12 +12,13 @@ from rig.processes import BenchFailed, Rig, Standing, cpu_by_process, cpu_since
 from rig.shares import limited
 from rig.stage import (
     CPU,
+    MIDDLE,
     RELAY_PATH,
     REVERSE_PATH,
     SPEED,
+    TAIL,
     Gateway,
     Options,
-    Ratio,
     Turn,
     another,
     bare_stage,
@@ -30,8 +31,6 @@ WORKERS = 64
 CONNECTIONS = 64
 TRIES = 40
 STAND_SECONDS = 3600.0
-LATENCY = Ratio(name="p50_ratio", of="p50_us", less_is_better=True)
-TAIL = Ratio(name="p99_ratio", of="p99_us", less_is_better=True)
 
 
 def processes(options: Options) -> list[dict[str, Any]]:
@@ -144,7 +143,7 @@ def cross(options: Options) -> dict[str, Any]:
             "crossing": measured(masters[1 - holder], gateway, data),
             "local": measured(masters[holder], gateway, data),
         }
-        return report.finish(**take_turns(report, turns, options, ratios=(SPEED, CPU, LATENCY, TAIL)))
+        return report.finish(**take_turns(report, turns, options, ratios=(SPEED, CPU, MIDDLE, TAIL)))
 
 
 def held(gateway: Gateway, kind: str) -> list[int]:

@@ -169,6 +169,8 @@ class Ratio:
 
 SPEED = Ratio(name="ratio", of="per_s")
 CPU = Ratio(name="cpu_ratio", of="cpu_us", less_is_better=True)
+MIDDLE = Ratio(name="p50_ratio", of="p50_us", less_is_better=True)
+TAIL = Ratio(name="p99_ratio", of="p99_us", less_is_better=True)
 Turn = Callable[[float], Mapping[str, float]]
 
 

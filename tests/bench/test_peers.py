@@ -28,7 +28,7 @@ from rig.report import Report  # noqa: E402
 from rig.results import results_text  # noqa: E402
 from rig.stage import CPU, SPEED, Options, Turn, stage, take_turns  # noqa: E402
 
-LONG = {"polling"}
+LONG = {"polling", "processes", "cross", "churn", "growth"}
 FACTS = {"slow": {"build": "slow/1.0", "digest": "MD5", "role_rule": "a name"}}
 
 
@@ -98,9 +98,16 @@ def test_chosen_peers_unknown_name_is_refused() -> None:
 def test_plan_covers_every_measurement_with_what_was_asked(what: str, without: set[str], tmp_path: Path) -> None:
     """`all` leaves no measurement out, `quick` only those that cannot be quick; nothing changes but sizes."""
     planned = steps(what, options(tmp_path))
-    wanted = {measurement for name, measurement in MEASUREMENTS.items() if name not in without}
-    assert {measurement for measurement, _ in planned} == wanted
-    assert {(its_own.rounds, its_own.seconds, its_own.peers) for _, its_own in planned} == {(3, 0.2, ())}
+    assert {step.name for step in planned} == set(MEASUREMENTS) - without
+    assert all(step.measurement is MEASUREMENTS[step.name] for step in planned)
+    assert {(step.options.rounds, step.options.seconds, step.options.peers) for step in planned} == {(3, 0.2, ())}
+
+
+def test_plan_growth_alone_measures_the_second_process_first_and_takes_the_workers_asked_for(tmp_path: Path) -> None:
+    """What a host would hold follows from both; and who asks for fewer workers gets fewer."""
+    assert [step.name for step in steps("growth", options(tmp_path))] == ["processes", "cross", "growth"]
+    assert steps("growth", options(tmp_path))[-1].options.workers == 10000
+    assert steps("growth", options(tmp_path), workers_asked=True)[-1].options.workers == 8
 
 
 def test_debian_program_not_installed_is_unpacked_not_installed(
