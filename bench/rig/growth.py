@@ -16,8 +16,10 @@ WORKERS = (10, 100, 1000, 3000, 10000)
 CONNECTIONS = (1, 10, 100, 1000, 5000)
 LOADS = (0.15, 0.3, 0.5, 0.7, 0.8, 0.9)
 LOAD_AT = 1000
-BUSY, CALM_PER_SECOND = 32, 1000
+BUSY, CALM_PER_SECOND, CALM_SHARE = 32, 1000, 0.3
+FEWEST_EACH = 4
 CLIENTS = 8
+LEAST_PER_SECOND = 10_000
 TURN_SECONDS = 0.6
 STAND_SECONDS = 3600.0
 JOB = f"/-/pools/{POOL}/any/job"
@@ -27,7 +29,8 @@ def growth(options: Options) -> dict[str, Any]:
     """What one data process does and needs with more and more of everything; medians of the rounds at each size.
 
     Workers: a pool grows; at each size masters ask on 32 connections without a pause (`per_s`, `cpu_us`, and latencies
-    in that rush), and 1,000 times a second at random moments (`calm_*`: what a dispatch takes when it need not queue).
+    in that rush), and 1,000 times a second at random moments, or three tenths of the rush where that is less (`calm_*`:
+    what a dispatch takes when it need not queue).
     Connections: the same for authenticated requests over more and more keep-alive connections of eight clients. Load:
     dispatches at random moments at several shares of what the process can do, in a pool of 1,000.
     """
@@ -91,18 +94,20 @@ class Place:
             rows = [self._round(standing) for _ in range(self._rounds)]
         found = {name: median([row[name] for row in rows]) for name in rows[0]}
         self._report.row(hidden=(), what="load", size=size, share=share, **found)
-        return {"size": size, "share": share, "utilisation": found["per_s"] / capacity, **found}
+        return {"size": size, "utilisation": share, "asked_per_s": share * capacity, **found}
 
     def with_connections(self, size: int, clients: Path) -> dict[str, float]:
         """Requests over `size` keep-alive connections."""
         before = self._memory()
+        # In a rush of thousands each has to have its turn several times before a round says anything.
+        seconds = max(self._seconds, FEWEST_EACH * size / LEAST_PER_SECOND)
         memory: list[float] = []
 
         @contextlib.contextmanager
         def standing(*extra: str) -> Iterator[Standing]:
             port = ["--port", str(self._gateway.server.port), "--ca", str(self._gateway.home.root)]
             arguments = [*port, "--identities", str(clients), "--conns", str(size), "--dials", str(DIALS), "--rounds"]
-            with self._rig.standing("client", [*arguments, *extra], seconds=self._seconds) as made:
+            with self._rig.standing("client", [*arguments, *extra], seconds=seconds) as made:
                 memory.append(self._memory())
                 yield made
 
@@ -120,8 +125,8 @@ class Place:
         """Rounds without a pause and calm ones in turn, on connections of their own: at once where they are few."""
         with contextlib.ExitStack() as both:
             busy = both.enter_context(standing())
-            calm = both.enter_context(standing("--rate", str(CALM_PER_SECOND)))
-            self._round(busy)
+            rate = min(CALM_PER_SECOND, CALM_SHARE * self._round(busy)["per_s"])
+            calm = both.enter_context(standing("--rate", str(max(1.0, rate))))
             rows = []
             for _ in range(self._rounds):
                 row = self._round(busy)
