@@ -20,8 +20,9 @@ HOT = {
     ),
     "auth": "cedar credentials ledgertable nonces policy sharedledger verifier",
     "gateway": (
-        "admission answers audit auditlog auditstream authority call connection counters exchange forward hosted"
-        " identity masters own pool problem refusals registry relayed routes services snapshot"
+        "admission answers audit auditlog auditstream authority borrow call connection counters elsewhere everywhere"
+        " exchange forward hosted identity lend lines masters meshframes own pool problem refusals registry relayed"
+        " routes services snapshot statusview waiting"
     ),
 }
 GROUP = "rhttp_pki"

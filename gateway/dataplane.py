@@ -177,6 +177,9 @@ class DataPlane:
         fields: dict[str, object] = {"outcome": "started", "process": self._stream, "previous": services.audit.previous}
         services.audit.write("gateway.start", fields)
         self._tick()
+        if services.mesh is not None and sockets.mesh is not None:
+            await services.mesh.start(sockets.mesh)
+            await services.mesh.complete()
         if sockets.tls:
             self._tls = TlsAcceptor(services, sockets)
             self._tls.start()
@@ -186,8 +189,9 @@ class DataPlane:
         if sockets.metrics is not None:
             self._metrics = MetricsListener(services.loop, sockets.metrics, services.wheel, self._scrape)
             await self._metrics.start()
-        if services.mesh is not None and sockets.mesh is not None:
-            await services.mesh.start(sockets.mesh)
+        if services.mesh is not None:
+            for index in services.mesh.missing():
+                self._peer(index, False)
 
     def _peer(self, index: int, is_up: bool) -> None:
         """Another process is there or gone: while it is gone, its listening sockets are served here."""

@@ -11,6 +11,7 @@ what they send for shape.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -29,6 +30,8 @@ from gateway.services import Services
 PACE: Final = 0.005
 """Seconds between two batches of news, when there is much."""
 REDIAL: Final = 0.05
+JOIN_WITHIN: Final = 3.0
+"""Seconds for which a process waits for the others before it serves; one that does not come is told of when it does."""
 MAX_BEHIND: Final = 32 * 1024 * 1024
 """Bytes of news that a process may be behind with before it has to begin anew."""
 _NUMBER: Final = struct.Struct(">I")
@@ -81,6 +84,7 @@ class Mesh:
         self._incoming: set[_Incoming] = set()
         self._told_at = 0.0
         self._server: asyncio.Server | None = None
+        self._all_here = asyncio.Event()
         self._closed = False
 
     async def start(self, sock: socket.socket) -> None:
@@ -88,6 +92,12 @@ class Mesh:
         self._server = await self.services.loop.create_unix_server(lambda: _Incoming(self), sock=sock)
         for index in self._paths:
             self._dial(index)
+
+    async def complete(self) -> None:
+        """Wait until all others were heard, so that this process can tell of the whole gateway; not for ever."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(JOIN_WITHIN):
+                await self._all_here.wait()
 
     def close(self) -> None:
         """End all connections."""
@@ -102,6 +112,10 @@ class Mesh:
             incoming.close()
         for lines in self.lines.values():
             lines.close()
+
+    def missing(self) -> list[int]:
+        """The processes that are not there."""
+        return [index for index in self._paths if not self.is_up(index)]
 
     def is_up(self, index: int) -> bool:
         """Whether a process is there."""
@@ -166,6 +180,8 @@ class Mesh:
         happened, superseded = self.elsewhere.learn(index, news)
         if not was_up:
             self._on_peer(index, True)
+            if not self.missing():
+                self._all_here.set()
         self._happened(happened)
         if superseded:
             self._superseded(superseded)
