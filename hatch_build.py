@@ -21,8 +21,8 @@ HOT = {
     "auth": "cedar credentials ledgertable nonces policy sharedledger verifier",
     "gateway": (
         "admission answers audit auditlog auditstream authority borrow call connection counters elsewhere everywhere"
-        " exchange forward hosted identity lend lines masters meshframes own pool problem refusals registry relayed"
-        " routes services snapshot statusview waiting"
+        " exchange forward hosted identity lend lines masters meshframes own plan pool problem refusals registry"
+        " relayed routes services snapshot statusview waiting"
     ),
 }
 GROUP = "rhttp_pki"

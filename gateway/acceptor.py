@@ -278,7 +278,7 @@ class DispatchAcceptor:
         self._queues = Queues(services.loop, sockets.dispatch, sockets.index, self._accept)
         for sock in sockets.dispatch:
             sock.setblocking(False)
-        self._burst = _BURST if sockets.processes == 1 else 1
+        self._alone = sockets.dispatch[0] if sockets.processes == 1 else None
         self._tally = sockets.tally if len(sockets.dispatch) == 1 else None
         self._gone: set[int] = set()
         self._closed = False
@@ -320,7 +320,7 @@ class DispatchAcceptor:
             self._take(listening)
 
     def _take(self, listening: socket.socket) -> None:
-        for _ in range(self._burst):
+        for _ in range(1 if self._alone is None else _BURST):
             try:
                 sock, _address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -357,3 +357,5 @@ class DispatchAcceptor:
         """Accept no more."""
         self._closed = True
         self._queues.close()
+        if self._alone is not None:
+            self._alone.close()
