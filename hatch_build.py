@@ -15,14 +15,14 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HOT = {
     "rhttp": (
-        "answer authparams client content digest fields head headmemo limits recent server status target timers tls"
-        " tlsrecord"
+        "answer authparams client content digest fields head headmemo limits link outbox plain recent server status"
+        " target timers tls tlsrecord"
     ),
     "auth": "cedar credentials ledgertable nonces policy sharedledger verifier",
     "gateway": (
         "admission answers audit auditlog auditstream authority borrow call connection counters elsewhere everywhere"
-        " exchange forward hosted identity lend lines masters meshframes own pool problem refusals registry relayed"
-        " routes services snapshot statusview waiting"
+        " exchange forward hosted identity lend lines masters meshframes own plan pool problem refusals registry"
+        " relayed routes services snapshot statusview waiting"
     ),
 }
 GROUP = "rhttp_pki"

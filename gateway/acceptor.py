@@ -18,10 +18,9 @@ from gateway.config import TcpAddress
 from gateway.connection import Connection
 from gateway.generation import Seen
 from gateway.identity import local_master, peer_of
-from gateway.inherited import Sockets, own_of
-from gateway.listeners import BACKLOG
+from gateway.inherited import Sockets
 from gateway.services import Services
-from rhttp.server import ServerEnd
+from rhttp.plain import PlainLink
 from rhttp.tls import TlsLink
 
 _OPENSSL: Final = {
@@ -197,6 +196,7 @@ class TlsAcceptor:
             wheel=services.wheel,
             timeout=services.generation.config.limits.handshake_timeout,
             done=done,
+            outbox=services.outbox,
             high_water=services.generation.config.limits.buffer_bytes,
         )
         self._shaking[link] = services.wheel.now
@@ -268,44 +268,34 @@ def _source(host: str) -> str:
 class DispatchAcceptor:
     """The dispatch listener: plain HTTP for masters on this host.
 
-    One process leaves the accepting to its event loop, which takes all that wait. A unix socket of several is one queue
-    for them all, and the first to wake up would have a whole burst for itself: they take one connection at a time, and
-    one that has more than another gives that other a moment.
+    One process takes all that wait at once. A unix socket of several is one queue for them all, and the first to wake
+    up would have a whole burst for itself: they take one connection at a time, and one that has more than another gives
+    that other a moment.
     """
 
     def __init__(self, services: Services, sockets: Sockets) -> None:
         self._services = services
-        self._socket = own_of(sockets.dispatch, sockets.index)
-        self._server: asyncio.Server | None = None
-        self._queues: Queues | None = None
-        if sockets.processes > 1:
-            self._queues = Queues(services.loop, sockets.dispatch, sockets.index, self._accept)
+        self._queues = Queues(services.loop, sockets.dispatch, sockets.index, self._accept)
+        for sock in sockets.dispatch:
+            sock.setblocking(False)
+        self._alone = sockets.dispatch[0] if sockets.processes == 1 else None
         self._tally = sockets.tally if len(sockets.dispatch) == 1 else None
         self._gone: set[int] = set()
-        self._opening: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def start(self) -> None:
         """Accept from now on."""
-        loop = self._services.loop
-        if self._queues is not None:
-            self._queues.open()
-        elif self._socket.family == socket.AF_UNIX:
-            self._server = await loop.create_unix_server(self._make, sock=self._socket, backlog=BACKLOG)
-        else:
-            self._server = await loop.create_server(self._make, sock=self._socket, backlog=BACKLOG)
+        self._queues.open()
 
     def peer_down(self, index: int) -> None:
         """Another data process is gone: accept what comes to it, until it is back."""
         self._gone.add(index)
-        if self._queues is not None:
-            self._queues.adopt(index)
+        self._queues.adopt(index)
 
     def peer_up(self, index: int) -> None:
         """It is back."""
         self._gone.discard(index)
-        if self._queues is not None:
-            self._queues.give_back(index)
+        self._queues.give_back(index)
 
     def _accept(self, listening: socket.socket) -> None:
         if self._tally is not None and self._tally.is_ahead(self._here(), self._gone):
@@ -321,54 +311,51 @@ class DispatchAcceptor:
         return everywhere if registry.elsewhere is None else everywhere - registry.elsewhere.held(identity)
 
     def _rest(self, seconds: float, listening: socket.socket) -> None:
-        assert self._queues is not None
         self._queues.close()
         self._services.loop.call_later(seconds, self._go_on, listening)
 
     def _go_on(self, listening: socket.socket) -> None:
-        if self._queues is not None and not self._closed:
+        if not self._closed:
             self._queues.open()
             self._take(listening)
 
     def _take(self, listening: socket.socket) -> None:
-        try:
-            sock, _address = listening.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
-        except OSError:  # out of descriptors
-            self._rest(_RETRY, listening)
-            return
-        task = self._services.loop.create_task(self._open(sock, self._make()))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        for _ in range(1 if self._alone is None else _BURST):
+            try:
+                sock, _address = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:  # out of descriptors
+                self._rest(_RETRY, listening)
+                return
+            self._open(self._services, sock)
 
-    async def _open(self, sock: socket.socket, end: ServerEnd) -> None:
+    def _open(self, services: Services, sock: socket.socket) -> None:
         try:
+            sock.setblocking(False)
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setblocking(False)
-            await self._services.loop.connect_accepted_socket(lambda: end, sock)
-        except OSError as error:  # the peer has gone already
+        except OSError:  # the peer has gone already
             sock.close()
-            end.connection_lost(error)
-
-    def _make(self) -> ServerEnd:
-        services = self._services
+            return
         dispatch = services.generation.config.dispatch
         # A TCP dispatch listener is on a loopback literal, so its peers are too.
         peer = local_master(dispatch.host if isinstance(dispatch, TcpAddress) else None)
         connection = Connection(services, peer, "dispatch", None)
         # Counted apart from the TLS listener's: a flood of clients must not shut out the masters on this host.
-        limit = services.generation.config.limits.connections
-        connection.is_over_limit = services.registry.held(peer.identity) >= limit
+        limits = services.generation.config.limits
+        connection.is_over_limit = services.registry.held(peer.identity) >= limits.connections
         services.counters.connections += 1
         services.registry.add(connection)
-        return connection.end
+        link = PlainLink(
+            services.loop, sock, wheel=services.wheel, outbox=services.outbox, high_water=limits.buffer_bytes
+        )
+        link.set_protocol(connection.end)
+        connection.end.connection_made(link)  # type: ignore[arg-type]  # a Link
 
     def close(self) -> None:
         """Accept no more."""
         self._closed = True
-        if self._queues is not None:
-            self._queues.close()
-        if self._server is not None:
-            self._server.close()
+        self._queues.close()
+        if self._alone is not None:
+            self._alone.close()

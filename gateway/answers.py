@@ -34,7 +34,7 @@ def fail(services: Services, end: ServerEnd, call: Call, status: int, slug: str,
         end.abort()
         return
     body = problem_body(Problem(slug), call.request_id)
-    _send(services, end, call.request_id, status, _PROBLEM + _RETRY.get(slug, b"") + extra, body)
+    _send(services, end, call.id_bytes, status, _PROBLEM + _RETRY.get(slug, b"") + extra, body)
 
 
 def refuse(
@@ -71,7 +71,7 @@ def answer_json(services: Services, end: ServerEnd, call: Call, status: int, val
     if not services.record("request", call.audit("allowed", status=status)):
         fail(services, end, call, 503, "audit-unavailable")
         return
-    _send(services, end, call.request_id, status, _JSON, orjson.dumps(value))
+    _send(services, end, call.id_bytes, status, _JSON, orjson.dumps(value))
 
 
 def answer_options(services: Services, end: ServerEnd, call: Call) -> None:
@@ -80,11 +80,11 @@ def answer_options(services: Services, end: ServerEnd, call: Call) -> None:
     if not services.record("request", call.audit("allowed", status=200)):
         fail(services, end, call, 503, "audit-unavailable")
         return
-    _send(services, end, call.request_id, 200, b"", b"")
+    _send(services, end, call.id_bytes, 200, b"", b"")
 
 
-def _send(services: Services, end: ServerEnd, request_id: str, status: int, block: bytes, body: bytes) -> None:
-    block = b"%b%bRhttp-Request-Id: %b\r\n" % (block, services.date, request_id.encode("ascii"))
+def _send(services: Services, end: ServerEnd, request_id: bytes, status: int, block: bytes, body: bytes) -> None:
+    block = b"%b%bRhttp-Request-Id: %b\r\n" % (block, services.date, request_id)
     end.head(status, block, len(body))
     end.content(body)
     end.end([])

@@ -43,6 +43,18 @@ class Admitted:
         self.allowed = allowed
 
 
+class Rendered:
+    """The parts of an audit line that do not change from one request to the next that is like it."""
+
+    __slots__ = ("head", "tail")
+
+    def __init__(self, head: bytes, tail: bytes) -> None:
+        self.head = head
+        """Behind the request id, up to the outcome."""
+        self.tail = tail
+        """Behind the outcome, up to the worker."""
+
+
 class Call:
     """One request. A plain slotted class: one is made for every request."""
 
@@ -51,10 +63,12 @@ class Call:
         "context",
         "generation",
         "head",
+        "id_bytes",
         "listener",
         "parent_id",
         "peer",
         "query",
+        "rendered",
         "request_id",
         "started",
         "target",
@@ -65,6 +79,7 @@ class Call:
         self.peer = peer
         self.listener = listener
         self.request_id = request_id
+        self.id_bytes = request_id.encode("ascii")
         self.generation = generation
         self.parent_id: str | None = None
         self.target = b""
@@ -73,35 +88,49 @@ class Call:
         self.context: Context
         """The circumstances that policy was last asked about."""
         self.admitted: Admitted | None = None
+        self.rendered: Rendered | None = None
+        """What `audit_of` needs, when it is known from a request like this one."""
         self.started = time.monotonic()
 
-    def audit_of(self, outcome: str, *, status: int | None, worker: str | None) -> Mapping[str, object] | bytes:
+    def audit_of(self, outcome: bytes, *, status: int, worker: str | None) -> Mapping[str, object] | bytes:
         """As `audit` for an admitted request, rendered: these are the lines of nearly every exchange.
 
         Everything in them is ours or was parsed into a form that needs no escaping: ids are hex or tokens, names and
-        pools are names, and a normal path has neither quotes nor backslashes.
+        pools are names, and a normal path has neither quotes nor backslashes. A ``status`` of 0 is none.
         """
-        if self.admitted is None or len(self.target) > MAX_STRING:
-            fields = self.audit(outcome, status=status)
-            if worker is not None:
-                fields["worker"] = worker
-            return fields
+        rendered = self.rendered
+        if rendered is None:
+            if self.admitted is None or len(self.target) > MAX_STRING:
+                fields = self.audit(outcome.decode("ascii"), status=status or None)
+                if worker is not None:
+                    fields["worker"] = worker
+                return fields
+            rendered = self.rendered = self.render()
+        spent = int((time.monotonic() - self.started) * 1e6)
+        who = b"" if worker is None else b',"worker":"%b"' % worker.encode("ascii")
+        if status:
+            who += b',"status":%d' % status
+        return b'"request_id":"%b%b%b%b%b,"ms":%d.%03d' % (
+            self.id_bytes,
+            rendered.head,
+            outcome,
+            rendered.tail,
+            who,
+            spent // 1000,
+            spent % 1000,
+        )
+
+    def render(self) -> Rendered:
+        """What the audit lines of this request, and of those like it, have in common. It must be admitted."""
+        assert self.admitted is not None
         ids = self.admitted.allowed.policy_ids
         policy = _policies.get(ids)
         if policy is None:
             policy = _render_policies(ids)
-        parent, peer = self.parent_id, self.peer.rendered
-        return b'"request_id":"%b",%b%b,"listener":"%b","outcome":"%b",%b,"target":"%b"%b%b,"ms":%.3f' % (
-            self.request_id.encode("ascii"),
-            peer if parent is None else b'"parent_id":"%b",' % parent.encode("ascii"),
-            b"" if parent is None else peer,
-            self.listener.encode("ascii"),
-            outcome.encode("ascii"),
-            policy,
-            self.target,
-            b"" if worker is None else b',"worker":"%b"' % worker.encode("ascii"),
-            b"" if status is None else b',"status":%d' % status,
-            (time.monotonic() - self.started) * 1000,
+        parent = b"" if self.parent_id is None else b'"parent_id":"%b",' % self.parent_id.encode("ascii")
+        return Rendered(
+            b'",%b%b,"listener":"%b","outcome":"' % (parent, self.peer.rendered, self.listener.encode("ascii")),
+            b'",%b,"target":"%b"' % (policy, self.target),
         )
 
     def audit(self, outcome: str, *, status: int | None = None, reason: str | None = None) -> dict[str, object]:

@@ -10,11 +10,13 @@ from typing import Final
 from gateway import admission, own
 from gateway.admission import Memory, Refused
 from gateway.answers import answer_options, fail, refuse
+from gateway.audit import MAX_STRING
 from gateway.authority import same_origin
 from gateway.call import Admitted, Call
 from gateway.exchange import Exchange, Inbound
 from gateway.forward import forwarded, max_forwards, one_hop_less, request_fields, via_names
 from gateway.identity import Peer
+from gateway.plan import Plan
 from gateway.routes import is_reserved
 from gateway.services import Services
 from rhttp.fields import TOKEN, values
@@ -32,6 +34,7 @@ class Connection:
     __slots__ = (
         "_call",
         "_forwarded",
+        "_plan",
         "_services",
         "end",
         "is_local",
@@ -57,6 +60,7 @@ class Connection:
         """The last request."""
         self.memory = Memory()
         self._forwarded: tuple[bytes | None, bytes] | None = None
+        self._plan: Plan | None = None
         self.end = ServerEnd(self, services.generation.limits, services.wheel)
 
     # ---- ServerOwner ----
@@ -78,6 +82,10 @@ class Connection:
         if stopped is not None:
             end.close_after = stopped.status == 403  # for good; a 503 may be over at the next request
             self.refused(end, call, stopped)
+            return
+        plan = self._plan
+        if plan is not None and plan.fields is head.fields and plan.generation is generation and not services.draining:
+            self._once_more(end, call, plan)
             return
         # 2. The head means one thing only and is for us.
         resolved = generation.routes.resolve(head.target, method=head.method)
@@ -115,6 +123,34 @@ class Connection:
         if head.method not in SAFE and not route.allow_cross_site and not self._check_origin(end, call):
             return
         self.forward(end, call, admitted, generation.masters[route.master], target.normal)
+
+    def _once_more(self, end: ServerEnd, call: Call, plan: Plan) -> None:
+        """The same request as the last one: only what depends on the moment is left, Digest and policy among it."""
+        services = self._services
+        call.target = plan.path
+        call.query = plan.query
+        call.parent_id = plan.parent_id
+        digest = admission.check_digest(services, call, self.memory)
+        if isinstance(digest, Refused):
+            self.refused(end, call, digest)
+            return
+        admitted = self.memory.admit_again(digest, services.epoch)
+        if admitted is None:
+            action, kind, name = plan.question
+            decision = admission.check_policy(
+                services, call, self.memory, digest, action, kind, name, tls_version=self.tls_version
+            )
+            if isinstance(decision, Refused):
+                self.refused(end, call, decision)
+                return
+            admitted = decision
+            self.memory.keep(admitted, services.epoch)
+            plan.rendered = None
+        call.admitted = admitted
+        if plan.rendered is None and len(call.target) <= MAX_STRING:
+            plan.rendered = call.render()
+        call.rendered = plan.rendered
+        self._start(end, call, admitted, plan)
 
     def request_malformed(self, end: ServerEnd, status: int, code: str, detail: str) -> None:
         """Bytes that are no request: answer, and close, since nothing behind them can be trusted."""
@@ -232,16 +268,18 @@ class Connection:
         return known[1]
 
     def fields_for(self, end: ServerEnd, call: Call) -> bytes | None:
-        """The field lines that go on with a request: stripped, then set. None: it came back to us and was refused."""
+        """The field lines that go on with a request: stripped, then set, up to the value of ``Rhttp-Request-Id``.
+
+        None: it came back to us and was refused.
+        """
         via, loop = via_names(call.head, call.generation.via)
         if loop:
             refuse(self._services, end, call, 508, "loop-detected", "via_loop")
             return None
-        return b"%b%bVia: %b\r\nRhttp-Request-Id: %b\r\n" % (
+        return b"%b%bVia: %b\r\nRhttp-Request-Id: " % (
             request_fields(call.head),
             self._who(call.head.host),
             b"%b, %b" % (via, call.generation.via_received) if via else call.generation.via_received,
-            call.request_id.encode("ascii"),
         )
 
     def forward(
@@ -270,9 +308,28 @@ class Connection:
             fields = one_hop_less(fields)
         if services.draining and not end.close_after:
             end.close_after = True
-        exchange = Exchange(services, call, admitted, end, inbound, target, fields, dispatch=dispatch)
-        exchange.worker = worker
-        exchange.label = label
-        if wait:
-            services.wheel.set(exchange, wait)
-        inbound.lease(exchange)
+        plan = Plan(
+            call,
+            self.memory.question(),
+            inbound,
+            target,
+            fields,
+            worker=worker,
+            label=label,
+            wait=wait,
+            dispatch=dispatch,
+        )
+        if hops is None:
+            self._plan = plan
+            self.memory.keep(admitted, services.epoch)
+        self._start(end, call, admitted, plan)
+
+    def _start(self, end: ServerEnd, call: Call, admitted: Admitted, plan: Plan) -> None:
+        services = self._services
+        fields = b"%b%b\r\n" % (plan.lines, call.id_bytes)
+        exchange = Exchange(services, call, admitted, end, plan.inbound, plan.target, fields, dispatch=plan.dispatch)
+        exchange.worker = plan.worker
+        exchange.label = plan.label
+        if plan.wait:
+            services.wheel.set(exchange, plan.wait)
+        plan.inbound.lease(exchange)

@@ -154,7 +154,7 @@ class Exchange:
             self._end.resume()
 
     def _record_sent(self, worker: str) -> bool:
-        return self._services.record("dispatch.sent", self.call.audit_of("sent", status=None, worker=worker))
+        return self._services.record("dispatch.sent", self.call.audit_of(b"sent", status=0, worker=worker))
 
     def unavailable(self, status: int, slug: str, reason: str) -> None:
         """No client end is to be had."""
@@ -260,11 +260,13 @@ class Exchange:
             self._fail(502, "master-asked-credentials", "master_asked_credentials")
             return
         block = response_fields(head, route=not self._dispatch)
-        if self.worker_name is not None:
-            block += b"Rhttp-Worker: %b\r\n" % self.worker_name.encode("ascii")
-        block += b"Rhttp-Request-Id: %b\r\n" % self.call.request_id.encode("ascii")
-        if block.find(b"\r\ndate: ") < 0 and block[:6] != b"date: ":
-            block += self._services.date  # RFC 9110 section 6.6.1: who has a clock says when it came
+        # RFC 9110 section 6.6.1: who has a clock says when it came.
+        date = self._services.date if block.find(b"\r\ndate: ") < 0 and block[:6] != b"date: " else b""
+        if self.worker_name is None:
+            block = b"%bRhttp-Request-Id: %b\r\n%b" % (block, self.call.id_bytes, date)
+        else:
+            worker = self.worker_name.encode("ascii")
+            block = b"%bRhttp-Worker: %b\r\nRhttp-Request-Id: %b\r\n%b" % (block, worker, self.call.id_bytes, date)
         self._end.head(head.status, block, head.content_length)
         if self._end.blocked and self._client is not None:
             self._client.pause()
@@ -351,7 +353,7 @@ class Exchange:
             counters.requests_failed += outcome != "allowed"
         event = "dispatch" if self._dispatch else "request"
         if outcome == "allowed" and status is not None:
-            return services.record(event, self.call.audit_of("allowed", status=status, worker=self.worker_name))
+            return services.record(event, self.call.audit_of(b"allowed", status=status, worker=self.worker_name))
         fields = self.call.audit(outcome, status=status, reason=reason)
         if self.worker_name is not None:
             fields["worker"] = self.worker_name

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
 from typing import Final
 
 from gateway.configvalues import MasterConfig, MasterUrl
 from gateway.exchange import Exchange
 from gateway.services import Services
 from rhttp.client import ClientEnd
+from rhttp.plain import PlainLink, dial
 
 _SHUNNED: Final = 1.0
 """Seconds for which a URL that refused a connection comes last."""
@@ -104,7 +104,7 @@ class MasterPool:
         end = ClientEnd(self, services.generation.limits, services.wheel, target)
         try:
             async with asyncio.timeout(limits.master_connect_timeout):
-                transport, _ = await services.loop.create_connection(lambda: end, target.url.host, target.url.port)
+                sock = await dial(services.loop, target.url.host, target.url.port)
         except (OSError, TimeoutError):
             target.open -= 1
             target.shunned_until = services.wheel.now + _SHUNNED
@@ -116,10 +116,7 @@ class MasterPool:
                     exchange.unavailable(502, "master-unreachable", "master_unreachable")
             self._next()
             return
-        sock = transport.get_extra_info("socket")
-        if sock is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        transport.set_write_buffer_limits(high=limits.buffer_bytes)
+        self._join(sock, end)
         if exchange.waiting and not exchange.over:
             self._grant(exchange, end, target)
         else:
@@ -175,7 +172,20 @@ class MasterPool:
         """Connections by URL."""
         return {str(t.url): {"open": t.open, "idle": len(t.idle)} for t in self._targets}
 
-    async def dial_raw(self, factory: Callable[[], asyncio.Protocol]) -> asyncio.Transport | None:
+    def _join(self, sock: socket.socket, end: asyncio.Protocol) -> PlainLink:
+        services = self._services
+        link = PlainLink(
+            services.loop,
+            sock,
+            wheel=services.wheel,
+            outbox=services.outbox,
+            high_water=services.generation.config.limits.buffer_bytes,
+        )
+        link.set_protocol(end)
+        end.connection_made(link)  # type: ignore[arg-type]  # a Link
+        return link
+
+    async def dial_raw(self, end: asyncio.Protocol) -> PlainLink | None:
         """A connection of its own for a role switch, which never comes back to the pool; None: nobody answers."""
         services = self._services
         limits = services.generation.config.limits
@@ -185,14 +195,11 @@ class MasterPool:
                 return None
             try:
                 async with asyncio.timeout(limits.master_connect_timeout):
-                    transport, _protocol = await services.loop.create_connection(
-                        factory, target.url.host, target.url.port
-                    )
+                    sock = await dial(services.loop, target.url.host, target.url.port)
             except (OSError, TimeoutError):
                 target.shunned_until = services.wheel.now + _SHUNNED
                 continue
-            transport.set_write_buffer_limits(high=limits.buffer_bytes)
-            return transport
+            return self._join(sock, end)
         return None
 
     def host_for(self, host: bytes | None) -> bytes:

@@ -181,7 +181,7 @@ class RelayPool:
     ) -> None:
         services = self._services
         client = ClientEnd(self, services.generation.limits, services.wheel)
-        transport = await master.dial_raw(lambda: client)
+        transport = await master.dial_raw(client)
         if asking.gone:
             if transport is not None:
                 transport.abort()

@@ -90,4 +90,4 @@ def _relay(
     def failed(status: int, slug: str, reason: str) -> None:
         pool.failed(call, end, status, slug, reason)
 
-    pool.ask(call, end, variant, master, fields, failed)
+    pool.ask(call, end, variant, master, b"%b%b\r\n" % (fields, call.id_bytes), failed)

@@ -30,6 +30,7 @@ from gateway.routes import RouteTable
 from gateway.snapshot import StateSnapshot
 from pki.verify import PeerVerifier
 from rhttp.limits import Http1Limits
+from rhttp.outbox import Outbox
 from rhttp.timers import TimerWheel
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class Services:
         "ids",
         "loop",
         "mesh",
+        "outbox",
         "registry",
         "snapshot",
         "state_at",
@@ -149,6 +151,7 @@ class Services:
         self.generation: Generation
         """Set by the first commit."""
         self.wheel = TimerWheel(loop.time())
+        self.outbox = Outbox(loop)
         self.registry = Registry()
         self.mesh: Mesh | None = None
         """The other data processes of this gateway; None: there are none."""

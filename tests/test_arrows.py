@@ -68,6 +68,8 @@ EDGE = frozenset(
         "rhttp/dial.py",
         "rhttp/forwarder.py",
         "rhttp/lifespan.py",
+        "rhttp/link.py",
+        "rhttp/plain.py",
         "rhttp/tls.py",
         "rhttp/worker.py",
     }
@@ -99,7 +101,7 @@ WORLD = frozenset(
 )
 # Parts of those modules that are types or plain functions of their arguments.
 HARMLESS = {
-    "asyncio": frozenset({"BaseProtocol", "BaseTransport", "Protocol", "Transport"}),
+    "asyncio": frozenset({"AbstractEventLoop", "BaseProtocol", "BaseTransport", "Protocol", "Transport"}),
     "time": frozenset({"gmtime", "strftime"}),
 }
 CLOCK_CALLS = frozenset({"now", "utcnow", "today"})  # of datetime and date; gmtime() without its argument is one too

@@ -356,13 +356,13 @@ async def test_master_gives_a_bare_connection_for_a_role_switch() -> None:
     """From the first URL that answers; none when none does. It is not the pool's."""
     with dead_port() as dead:
         async with origin() as jobs, rig(dead, jobs.port) as made:
-            transport = await made.master.dial_raw(asyncio.Protocol)
-            assert transport is not None
-            assert transport.get_extra_info("peername")[1] == jobs.port
-            transport.abort()
+            link = await made.master.dial_raw(asyncio.Protocol())
+            assert link is not None
+            assert link.get_extra_info("socket").getpeername()[1] == jobs.port
+            link.abort()
             assert made.totals() == (0, 0)
             assert made.master.host_for(None) == b"127.0.0.1:%d" % dead
             assert made.master.host_for(b"asked.example") == b"asked.example"
         async with rig(dead, host="x.example") as made:
-            assert await made.master.dial_raw(asyncio.Protocol) is None
+            assert await made.master.dial_raw(asyncio.Protocol()) is None
             assert made.master.host_for(b"asked.example") == b"x.example"

@@ -15,6 +15,8 @@ from OpenSSL import SSL
 from support.certs import Pair, common_name, forge
 
 from pki.issue import certificate_pem
+from rhttp.link import SocketLink
+from rhttp.outbox import Outbox
 from rhttp.timers import TimerWheel
 from rhttp.tls import TlsLink
 from rhttp.tlscontext import Verify, client_context, server_context
@@ -100,7 +102,7 @@ class Owner(asyncio.Protocol):
     """Records what a link tells its owner; `changed` wakes whoever waits."""
 
     def __init__(self) -> None:
-        self.link: TlsLink
+        self.link: SocketLink
         self.data = bytearray()
         self.eof = False
         self.lost = False
@@ -171,6 +173,8 @@ class Side:
             timeout=timeout,
             done=self._finished,
             server_name=name,
+            # As in the product: the gateway holds small writes back, the agent does not.
+            outbox=Outbox(asyncio.get_running_loop()) if server else None,
         )
         self.owner.link = self.link
 

@@ -1,0 +1,48 @@
+"""What leaves at the end of a turn of the event loop: small writes of many links, one after the other.
+
+A write to a peer that sleeps wakes it, and that costs more than the write. Peers that are written to back to back are
+awake for the second one; and what several writers give to one link in one turn leaves in one record.
+
+Posture: pure; the loop is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+
+class Held(Protocol):
+    """A link that holds bytes back until the end of the turn."""
+
+    def send_held(self) -> None:
+        """Send them now."""
+
+
+class Outbox:
+    """The links of one event loop that hold bytes back. Each adds itself once a turn."""
+
+    __slots__ = ("_links", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._links: list[Held] = []
+
+    def add(self, link: Held) -> None:
+        """Have ``link.send_held()`` called when this turn is over, before anything more is read."""
+        links = self._links
+        if not links:
+            self._loop.call_soon(self.flush)
+        links.append(link)
+
+    def flush(self) -> None:
+        """Send what all of them hold. A fault of one costs the others nothing: the first is raised at the end."""
+        links, self._links = self._links, []
+        fault: Exception | None = None
+        for link in links:
+            try:
+                link.send_held()
+            except Exception as error:
+                fault = fault or error
+        if fault is not None:
+            raise fault
