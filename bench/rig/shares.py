@@ -26,7 +26,7 @@ def bandwidth_root(groups: Path = GROUPS) -> tuple[Path, int]:
     Raises:
         BenchFailed: there is none.
     """
-    if (groups / "cpu" / "cpu.cfs_quota_us").exists() or (groups / "cpu" / "cgroup.procs").exists():
+    if (groups / "cpu" / "cgroup.procs").exists():
         return groups / "cpu", 1
     control = groups / "cgroup.subtree_control"
     if control.exists():
@@ -39,13 +39,13 @@ def bandwidth_root(groups: Path = GROUPS) -> tuple[Path, int]:
 
 
 @contextlib.contextmanager
-def limited(pids: Sequence[int], share: float) -> Iterator[None]:
+def limited(pids: Sequence[int], share: float, *, groups: Path = GROUPS) -> Iterator[None]:
     """Each process on a core of its own (in turn over all that there are), where it gets at most `share` of it.
 
     Raises:
         BenchFailed: the kernel's control groups cannot be used here.
     """
-    root, version = bandwidth_root()
+    root, version = bandwidth_root(groups)
     made: list[Path] = []
     try:
         for number, pid in enumerate(pids):
