@@ -28,7 +28,7 @@ _STAMP: Final = 12
 _SIGNED: Final = 28
 _MAC_BYTES: Final = 18
 _CLOCK_STEP: Final = 5.0  # seconds that a clock may be set back before nonces "from the future" count as stale
-_MAX_VERDICTS: Final = 16384  # about 5 MiB; one HMAC costs 2.5 µs, so losing them all is cheap
+_MAX_VERDICTS: Final = 16384  # about 5 MiB; an HMAC is cheap, so losing them all is
 
 
 class NonceKey:

@@ -32,10 +32,10 @@ _TRY: Final = LOCK_EX | LOCK_NB
 _RELEASE: Final = LOCK_UN
 _SIZE_SEALS: Final = F_SEAL_SHRINK | F_SEAL_GROW
 _PATIENCE: Final = 0.005  # seconds; a holder is done in microseconds unless it lost its CPU
-_EAGER_TRIES: Final = 8  # without sleeping: 15 µs, several times what a holder on another CPU may take
+_EAGER_TRIES: Final = 8  # without sleeping: several times what a holder on another CPU may take
 _PAUSE: Final = 0.0001
 _JAM_MEMORY: Final = 1.0  # seconds
-_MAX_PLACES: Final = 16384  # about 8 MiB; to find a nonce again costs some 3 µs, so losing them all is cheap
+_MAX_PLACES: Final = 16384  # about 8 MiB; a nonce is found again by one search of its stripe
 
 
 def create(window: int = 1024, per_identity: int = 64, *, total: int = 65536) -> int:

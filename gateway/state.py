@@ -223,7 +223,7 @@ def upgrade_schema(engine: Engine) -> tuple[str | None, str]:
         SchemaOutdated: the database was made by a newer version.
         StateUnavailable: it cannot be written.
     """
-    from gateway.migrations.runner import run_upgrade  # Alembic costs 0.2 s to import: only who upgrades pays.
+    from gateway.migrations.runner import run_upgrade  # Alembic takes long to import: only who upgrades pays.
 
     try:
         with engine.begin() as connection:
