@@ -62,7 +62,9 @@ class Limits:
 
     # Connections to masters.
     master_connect_timeout: Annotated[Float, seconds(120, "For a new connection to a master; then 502.")] = 5.0
-    master_idle_connections: Annotated[Int, count(0, 10000, "Idle connections kept to one master URL.")] = 64
+    master_idle_connections: Annotated[
+        Int, count(0, 10000, "Idle connections kept to one master URL; more for a second only, none with 0.")
+    ] = 64
     master_idle_timeout: Annotated[Float, seconds(3600, "An idle connection to a master is kept so long.")] = 30.0
     master_connections: Annotated[Int, count(1, 65536, "Connections to one master URL; beyond: 503.")] = 1024
 

@@ -15,6 +15,8 @@ from gateway.services import Services
 from rhttp.client import ClientEnd
 from rhttp.plain import PlainLink, dial
 
+_SPARE: Final = 1.0
+"""Seconds that an idle connection is kept beyond `[limits] master_idle_connections`."""
 _SHUNNED: Final = 1.0
 """Seconds for which a URL that refused a connection comes last."""
 
@@ -132,11 +134,13 @@ class MasterPool:
             self._grant(self._take_waiting(), end, target)
             return
         limits = self._services.generation.config.limits
-        if self._closed or len(target.idle) >= limits.master_idle_connections:
+        if self._closed or not limits.master_idle_connections:
             end.close()
             return
+        is_spare = len(target.idle) >= limits.master_idle_connections
         target.idle.append(end)
-        end.close_within(limits.master_idle_timeout)
+        # Many requests that end together are most likely followed by as many: what is over the limit stays a moment.
+        end.close_within(_SPARE if is_spare else limits.master_idle_timeout)
 
     def client_closed(self, end: ClientEnd, detail: str) -> None:
         """A connection is gone: there is room for another."""
