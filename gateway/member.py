@@ -146,12 +146,12 @@ class DataProcess:
         """Close the channel, which ends it, and kill it if it is still there after ``grace`` seconds."""
         if self._channel is not None:
             self._channel.close()
-        try:
-            async with asyncio.timeout(grace):
-                return await self._process.wait()
-        except TimeoutError:
+        # Not asyncio.timeout: before Python 3.11.3 it takes an earlier cancellation of this task for a new one.
+        ended = asyncio.ensure_future(self._process.wait())
+        done, _ = await asyncio.wait({ended}, timeout=grace)
+        if not done:
             self.kill()
-            return await self._process.wait()
+        return await ended
 
     def kill(self) -> None:
         """End it now."""
