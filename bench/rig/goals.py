@@ -9,6 +9,7 @@ from typing import Any
 from rig.report import shown
 
 ReportData = Mapping[str, Any]
+OURS = "gateway"
 NOISE = 0.95
 
 
@@ -129,8 +130,9 @@ def matches(goal: Goal, report: ReportData) -> bool:
 
 
 def rounds_of(report: ReportData) -> list[Mapping[str, Any]]:
-    """The rows of the rounds, or the windows of idle workers."""
-    return [*report["rows"], *report.get("windows", ())]
+    """The rows of the rounds, or the windows of idle workers; rows that are a peer's alone are not ours."""
+    rows = [row for row in report["rows"] if row.get("server", OURS) == OURS]
+    return [*rows, *report.get("windows", ())]
 
 
 def turned(goal: Goal) -> Callable[[float], float]:

@@ -102,7 +102,7 @@ def test_host_adds_for_each_process_what_the_second_one_added() -> None:
     assert math.isinf(return_after_loss(costs, one, hosts=1))
 
 
-def report(name: str, *, rows: list[dict[str, float]] | None = None, **results: float) -> dict[str, Any]:
+def report(name: str, *, rows: list[dict[str, Any]] | None = None, **results: float) -> dict[str, Any]:
     """A report of one measurement."""
     return {
         "measurement": name,
@@ -211,6 +211,13 @@ def test_goal_rows_show_the_spread_of_the_rounds() -> None:
     goal = Goal(what="w", measurement="m", result="r", most=1.2, inverse=True)
     rows = [{"r": 0.5}, {"r": 0.8}, {"r": 1.0}]
     assert goal_rows([report("m", rows=rows, r=0.8)], [goal])[0][3:5] == ("1.250", "1.000 to 2.000")
+
+
+def test_goal_rows_leave_out_the_rows_of_peers() -> None:
+    """What one worker of ours needs is not between what a peer's needs and that."""
+    goal = Goal(what="w", measurement="m", result="r", most=40)
+    rows: list[dict[str, Any]] = [{"server": "gateway", "r": 36.0}, {"server": "nginx", "r": 26.0}]
+    assert goal_rows([report("m", rows=rows, r=36.0)], [goal])[0][4] == "36.0 to 36.0"
 
 
 def test_results_text_has_goals_failures_and_time() -> None:
