@@ -20,7 +20,6 @@ from gateway.generation import Seen
 from gateway.identity import local_master, peer_of
 from gateway.inherited import Sockets
 from gateway.services import Services
-from rhttp.plain import PlainLink
 from rhttp.tls import TlsLink
 
 _OPENSSL: Final = {
@@ -283,7 +282,7 @@ class DispatchAcceptor:
         self._gone: set[int] = set()
         self._closed = False
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Accept from now on."""
         self._queues.open()
 
@@ -298,17 +297,12 @@ class DispatchAcceptor:
         self._queues.give_back(index)
 
     def _accept(self, listening: socket.socket) -> None:
-        if self._tally is not None and self._tally.is_ahead(self._here(), self._gone):
-            self._rest(_TURN, listening)
-        else:
-            self._take(listening)
-
-    def _here(self) -> int:
-        """The connections of this process."""
-        registry = self._services.registry
-        identity = local_master(None).identity
-        everywhere = registry.held(identity)
-        return everywhere if registry.elsewhere is None else everywhere - registry.elsewhere.held(identity)
+        if self._tally is not None:
+            here = self._services.registry.here(local_master(None).identity)
+            if self._tally.is_ahead(here, self._gone):
+                self._rest(_TURN, listening)
+                return
+        self._take(listening)
 
     def _rest(self, seconds: float, listening: socket.socket) -> None:
         self._queues.close()
@@ -347,11 +341,7 @@ class DispatchAcceptor:
         connection.is_over_limit = services.registry.held(peer.identity) >= limits.connections
         services.counters.connections += 1
         services.registry.add(connection)
-        link = PlainLink(
-            services.loop, sock, wheel=services.wheel, outbox=services.outbox, high_water=limits.buffer_bytes
-        )
-        link.set_protocol(connection.end)
-        connection.end.connection_made(link)  # type: ignore[arg-type]  # a Link
+        services.plain_link(sock, connection.end)
 
     def close(self) -> None:
         """Accept no more."""

@@ -141,10 +141,9 @@ class Borrower:
             return
         elsewhere = self.mesh.elsewhere
         wanted = min(line.own_any, MAX_STANDING)
+        with_slots = elsewhere.places(self.name) if wanted else ()
         for index in self.mesh.lines:
-            standing = self._standing.get(index, ())
-            has_slots = wanted and index in elsewhere.places(self.name)
-            self._set(index, wanted if has_slots else 0, standing)
+            self._set(index, wanted if index in with_slots else 0)
         for exchange in [other for other in self._named if not other.waiting]:
             self._cancel(self._named.pop(exchange))
         for waiter in line.own_named():
@@ -154,8 +153,8 @@ class Borrower:
                     wish = Wish(self.name, worker=waiter.worker, waits=True)
                     self._named[waiter] = [self.mesh.lines[index].want(wish, self) for index in places]
 
-    def _set(self, index: int, wanted: int, standing: Iterable[Want]) -> None:
-        wants = [want for want in standing if not want.is_over]
+    def _set(self, index: int, wanted: int) -> None:
+        wants = [want for want in self._standing.get(index, ()) if not want.is_over]
         while len(wants) > wanted:
             wants.pop().cancel()
         while len(wants) < wanted:
@@ -176,15 +175,12 @@ class Borrower:
         if isinstance(waiter, Exchange):
             self.grant(waiter, line, worker)
         else:
-            line.give_back()
+            line.cancel()
         self.changed()
 
     def refused(self, want: Want) -> None:
         """It lets nobody wait: the pool is gone there, or the process. Its next news is another occasion."""
-        for wants in (*self._standing.values(), *self._named.values()):
-            if want in wants:
-                wants.remove(want)
-        for exchange in [other for other, wants in self._named.items() if not wants]:
+        for exchange in [other for other, wants in self._named.items() if all(want.is_over for want in wants)]:
             del self._named[exchange]
 
     # ---- ClientOwner ----

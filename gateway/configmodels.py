@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict
 from pydantic.fields import FieldInfo
 
 from gateway.configvalues import AuditConfig
+from gateway.inherited import MAX_PROCESSES
 from gateway.limits import Float, Int, Limits, count, seconds
 
 Text = Annotated[str, Strict()]
@@ -44,7 +45,7 @@ class TopTable(Table):
         [], description="Names and addresses that requests may be addressed to beside those of the server certificate."
     )
     policy: Text = Field("policy.cedar", description="The policy file, relative to the home.")
-    processes: Annotated[Int, count(1, 256, "Data processes.")] = 1
+    processes: Annotated[Int, count(1, MAX_PROCESSES, "Data processes.")] = 1
     client_cert_field: Flag = Field(False, description="Send masters the `Client-Cert` field (RFC 9440).")
 
 

@@ -185,7 +185,7 @@ class DataPlane:
             self._tls.start()
         if sockets.dispatch:
             self._dispatch = DispatchAcceptor(services, sockets)
-            await self._dispatch.start()
+            self._dispatch.start()
         if sockets.metrics is not None:
             self._metrics = MetricsListener(services.loop, sockets.metrics, services.wheel, self._scrape)
             await self._metrics.start()

@@ -141,20 +141,15 @@ class HostedPool:
             self._nothing(exchange, not_again)
 
     def _nothing(self, exchange: Exchange, not_again: str | None) -> None:
+        borrower = self._borrower
         if not_again is not None:
             exchange.unavailable(502, "worker-lost", "no_other_worker")
         elif not exchange.deadline:
             exchange.unavailable(503, "no-slot", "no_slot")
-        elif self._is_full() or not self.pool.wait(exchange):
+        elif not self.pool.wait(exchange, elsewhere=borrower.waiting_elsewhere() if borrower is not None else 0):
             exchange.unavailable(503, "no-slot", "queue_full")
-        elif self._borrower is not None:
-            self._borrower.changed()
-
-    def _is_full(self) -> bool:
-        """Whether as many wait as may, in all processes."""
-        if self._borrower is None:
-            return False  # the pool itself looks
-        return self.pool.waiting + self._borrower.waiting_elsewhere() >= self.pool.queue
+        elif borrower is not None:
+            borrower.changed()
 
     def take(self, exchange: Exchange, slot: Slot) -> None:
         """Send the exchange, which waited, down the slot's connection, or look for another slot."""

@@ -11,6 +11,7 @@ import re
 import socket
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 MAX_PROCESSES: Final = 256
@@ -20,6 +21,11 @@ _NUMBERS: Final = re.compile(r"[0-9]{1,9}(?:,[0-9]{1,9})*")
 _SEVERAL: Final = frozenset({"tls", "dispatch"})
 _ONE: Final = frozenset({"control", "metrics", "mesh", "ledger", "tally", "index", "processes"})
 _ENTRY: Final = 4
+
+
+def mesh_path(folder: Path, index: int) -> Path:
+    """The unix socket on which a data process hears the others, in the home's `run` folder."""
+    return folder / f"p{index}.sock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,11 +75,7 @@ class Lender(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Frames."""
-        try:
-            for kind, content in self._reader.feed(data):
-                self.take(kind, content)
-        except MeshError:
-            self._transport.abort()
+        self._reader.deliver(data, self.take, self._transport.abort)
 
     def take(self, kind: int, content: bytes) -> None:
         """One frame.

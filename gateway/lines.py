@@ -53,7 +53,7 @@ class Taker(Protocol):
     """Who wants a slot of another process."""
 
     def offered(self, want: Want, line: Line, worker: str, /) -> None:
-        """Here is one: `Line.lend` it or `Line.give_back`."""
+        """Here is one: `Line.lend` it or `Line.cancel`."""
 
     def refused(self, want: Want, /) -> None:
         """There is none, or nobody to ask any more."""
@@ -129,15 +129,11 @@ class Line(asyncio.Protocol):
         self._transport.write(frame(WANT, want.wish.to_bytes()))
 
     def cancel(self) -> None:
-        """The slot is wanted no more, or was offered too late."""
+        """The slot is wanted no more, or of no use; nothing was sent to its worker."""
         if self._state in (_WANTING, _LENT):
             self._want = None
             self._state = _CANCELLING
             self._transport.write(frame(CANCEL))
-
-    def give_back(self) -> None:
-        """The offered slot is of no use; nothing was sent to the worker."""
-        self.cancel()
 
     def lend(self, owner: ClientOwner) -> ClientEnd:
         """The client end of the slot that was offered. Its owner calls `release` when it is idle."""
@@ -239,11 +235,7 @@ class Line(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Frames."""
-        try:
-            for kind, content in self._reader.feed(data):
-                self._take(kind, content)
-        except MeshError:
-            self._transport.abort()
+        self._reader.deliver(data, self._take, self._transport.abort)
 
     def _take(self, kind: int, content: bytes) -> None:
         state = self._state
@@ -278,7 +270,7 @@ class Line(asyncio.Protocol):
         self._want = None
         self._state = _LENT
         if want is None or want.is_over:
-            self.give_back()
+            self.cancel()
             return
         want.is_over = True
         self._lines.services.wheel.forget(want)

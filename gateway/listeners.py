@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from gateway.configvalues import Config, TcpAddress, UnixAddress
+from gateway.inherited import mesh_path
 
 BACKLOG: Final = 4096
 """Connections that wait to be accepted; the kernel lowers it to ``net.core.somaxconn`` (4,096 since Linux 5.4)."""
@@ -186,7 +187,7 @@ def bind_mesh(folder: Path, count: int) -> Listener:
     made: list[Listener] = []
     try:
         for number in range(count):
-            path = folder / f"p{number}.sock"
+            path = mesh_path(folder, number)
             made.append(bind_unix(path, "mesh", mode=MESH_MODE))
     except ListenFailed:
         for listener in made:

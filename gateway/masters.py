@@ -6,7 +6,6 @@ Posture: meets masters, whose answers are untrusted bytes.
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import Final
 
 from gateway.configvalues import MasterConfig, MasterUrl
@@ -118,7 +117,7 @@ class MasterPool:
                     exchange.unavailable(502, "master-unreachable", "master_unreachable")
             self._next()
             return
-        self._join(sock, end)
+        services.plain_link(sock, end)
         if exchange.waiting and not exchange.over:
             self._grant(exchange, end, target)
         else:
@@ -176,19 +175,6 @@ class MasterPool:
         """Connections by URL."""
         return {str(t.url): {"open": t.open, "idle": len(t.idle)} for t in self._targets}
 
-    def _join(self, sock: socket.socket, end: asyncio.Protocol) -> PlainLink:
-        services = self._services
-        link = PlainLink(
-            services.loop,
-            sock,
-            wheel=services.wheel,
-            outbox=services.outbox,
-            high_water=services.generation.config.limits.buffer_bytes,
-        )
-        link.set_protocol(end)
-        end.connection_made(link)  # type: ignore[arg-type]  # a Link
-        return link
-
     async def dial_raw(self, end: asyncio.Protocol) -> PlainLink | None:
         """A connection of its own for a role switch, which never comes back to the pool; None: nobody answers."""
         services = self._services
@@ -203,7 +189,7 @@ class MasterPool:
             except (OSError, TimeoutError):
                 target.shunned_until = services.wheel.now + _SHUNNED
                 continue
-            return self._join(sock, end)
+            return services.plain_link(sock, end)
         return None
 
     def host_for(self, host: bytes | None) -> bytes:

@@ -22,6 +22,7 @@ from typing import Any, Final, cast
 import orjson
 
 from gateway.elsewhere import Elsewhere, Happened, News, Superseded
+from gateway.inherited import mesh_path
 from gateway.lend import Lender
 from gateway.lines import Lines
 from gateway.meshframes import ANSWER, ASK, HELLO, NEWS, FrameReader, MeshError, frame
@@ -36,11 +37,6 @@ MAX_BEHIND: Final = 32 * 1024 * 1024
 """Bytes of news that a process may be behind with before it has to begin anew."""
 _NUMBER: Final = struct.Struct(">I")
 _CREDENTIALS: Final = struct.Struct("3i")
-
-
-def mesh_path(run: Path, index: int) -> str:
-    """The socket of a process."""
-    return str(run / f"p{index}.sock")
 
 
 class Mesh:
@@ -72,7 +68,7 @@ class Mesh:
         self._happened = happened
         self._superseded = superseded
         self._on_peer = on_peer
-        self._paths = {other: mesh_path(run, other) for other in range(processes) if other != index}
+        self._paths = {other: str(mesh_path(run, other)) for other in range(processes) if other != index}
         self.lines = {
             other: Lines(services, index=other, own_index=index, path=path, adjust=self.elsewhere.adjust)
             for other, path in self._paths.items()
@@ -236,21 +232,24 @@ class _Link(asyncio.Protocol):
         self._transport.write(frame(HELLO, orjson.dumps({"index": self._mesh.index, "kind": "news"})))
 
     def data_received(self, data: bytes) -> None:
-        try:
-            for kind, content in self._reader.feed(data):
-                if kind == NEWS:
-                    self._mesh.heard(self._index, content)
-                elif kind == ANSWER:
-                    self._answered(content)
-                else:
-                    raise MeshError(f"a frame of kind {kind} beside news")
-        except (MeshError, struct.error, orjson.JSONDecodeError):
-            self.close()
+        self._reader.deliver(data, self._take, self.close)
+
+    def _take(self, kind: int, content: bytes) -> None:
+        if kind == NEWS:
+            self._mesh.heard(self._index, content)
+        elif kind == ANSWER:
+            self._answered(content)
+        else:
+            raise MeshError(f"a frame of kind {kind} beside news")
 
     def _answered(self, content: bytes) -> None:
-        future = self._waiting.pop(_NUMBER.unpack_from(content)[0], None)
+        try:
+            number, answer = _NUMBER.unpack_from(content)[0], orjson.loads(content[_NUMBER.size :])
+        except (struct.error, orjson.JSONDecodeError):
+            raise MeshError("an answer of another shape") from None
+        future = self._waiting.pop(number, None)
         if future is not None and not future.done():
-            future.set_result(orjson.loads(content[_NUMBER.size :]))
+            future.set_result(answer)
 
     def ask(self, question: str) -> asyncio.Future[Any]:
         """The answer, or a future that is cancelled when the process is gone."""
@@ -299,17 +298,16 @@ class _Incoming(asyncio.Protocol):
         lender = self._lender
         if lender is not None:
             lender.data_received(data)
-            return
-        try:
-            for kind, content in self._reader.feed(data):
-                if self._lender is not None:
-                    self._lender.take(kind, content)
-                elif self._is_news:
-                    self._asked(kind, content)
-                else:
-                    self._greeted(kind, content)
-        except MeshError:
-            self._transport.abort()
+        else:
+            self._reader.deliver(data, self._take, self._transport.abort)
+
+    def _take(self, kind: int, content: bytes) -> None:
+        if self._lender is not None:
+            self._lender.take(kind, content)
+        elif self._is_news:
+            self._asked(kind, content)
+        else:
+            self._greeted(kind, content)
 
     def _greeted(self, kind: int, content: bytes) -> None:
         try:

@@ -9,6 +9,7 @@ Posture: pure. The peer is a process of the same gateway, and what it sends is c
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Final
 
 import orjson
@@ -96,6 +97,17 @@ class FrameReader:
             left -= _HEAD_SIZE + length
         self._buffer = data[at:] if at else data
         return frames
+
+    def deliver(self, data: bytes, take: Callable[[int, bytes], None], broken: Callable[[], None]) -> None:
+        """Give each frame that these bytes complete to ``take``, or call ``broken`` as soon as there is a `MeshError`.
+
+        Feed nothing more after that.
+        """
+        try:
+            for kind, content in self.feed(data):
+                take(kind, content)
+        except MeshError:
+            broken()
 
 
 class Wish:

@@ -274,9 +274,12 @@ class Pool:
         self._emit("slots", slot.worker.name)
         self._make_free(slot)
 
-    def wait(self, waiter: Waiter) -> bool:
-        """Let a request wait for a slot; False when the queue is full or the pool is closed."""
-        if self.closed or (waiter.is_ours and self.waiting >= self.queue):
+    def wait(self, waiter: Waiter, *, elsewhere: int = 0) -> bool:
+        """Let a request wait for a slot; False when the queue is full or the pool is closed.
+
+        ``elsewhere``: how many wait in other processes; the queue is bounded for all together.
+        """
+        if self.closed or (waiter.is_ours and self.waiting + elsewhere >= self.queue):
             return False
         self.line.add(waiter)
         self._line_changed()

@@ -70,10 +70,14 @@ class Registry:
             if not held:
                 del self._by_identity[live.peer.identity]
 
+    def here(self, identity: str) -> int:
+        """How many connections an identity has in this process."""
+        held = self._by_identity.get(identity)
+        return len(held) if held is not None else 0
+
     def held(self, identity: str) -> int:
         """How many connections an identity has, in all processes."""
-        held = self._by_identity.get(identity)
-        here = len(held) if held is not None else 0
+        here = self.here(identity)
         return here if self.elsewhere is None else here + self.elsewhere.held(identity)
 
     def counts(self) -> dict[str, int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ from gateway.snapshot import StateSnapshot
 from pki.verify import PeerVerifier
 from rhttp.limits import Http1Limits
 from rhttp.outbox import Outbox
+from rhttp.plain import PlainLink
 from rhttp.timers import TimerWheel
 
 if TYPE_CHECKING:
@@ -186,6 +188,14 @@ class Services:
             self.audit.tick(self.epoch)
         except AuditUnavailable:
             self.counters.audit_lost += 1
+
+    def plain_link(self, sock: socket.socket, end: asyncio.Protocol) -> PlainLink:
+        """A link on a connected socket in the clear, its owner told; the socket does not block."""
+        high_water = self.generation.config.limits.buffer_bytes
+        link = PlainLink(self.loop, sock, wheel=self.wheel, outbox=self.outbox, high_water=high_water)
+        link.set_protocol(end)
+        end.connection_made(link)  # type: ignore[arg-type]  # a Link
+        return link
 
     @staticmethod
     def now() -> datetime:

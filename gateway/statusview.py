@@ -30,7 +30,7 @@ def merge_pools(statuses: Iterable[object]) -> list[object]:
         for pool in pools if isinstance(pools, list) else ():
             if isinstance(pool, Mapping):
                 by_name.setdefault(str(pool.get("pool")), []).append(pool)
-    return [_with_workers(merge(same)) for same in by_name.values()]
+    return [_with_workers(merge(same)) if len(same) > 1 else same[0] for same in by_name.values()]
 
 
 def _with_workers(pool: object) -> object:

@@ -11,7 +11,7 @@ from rig.model import Costs, Line, Queue, fit_doublings, fit_queue, fit_relative
 from rig.plot import Axis, Panel, drawn
 from rig.plot import Line as Drawn
 from rig.processes import BenchFailed
-from rig.results import table
+from rig.results import report_of, table, with_figures
 
 BEGIN, END = "<!-- figures: written by bench/run growth --page -->", "<!-- end of the figures -->"
 PAGE, PLOT = "growth.md", "growth.svg"
@@ -31,24 +31,14 @@ def write_growth_page(docs: Path, reports: Sequence[Mapping[str, Any]], *, comma
     Raises:
         BenchFailed: growth was not measured, or the page has no marks.
     """
-    growth = find(reports, "growth")
+    growth = report_of(reports, "growth")
     if growth is None:
         raise BenchFailed("--page needs the measurement `growth`")
     fits = Fits(growth)
     page = docs / PAGE
-    text = page.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise BenchFailed(f"docs/{PAGE} must have the lines {BEGIN} and {END} once each")
     lines = [*measured(growth, command=command), *modelled(fits), *reckoned(fits, reports)]
-    page.write_text(f"{before}{BEGIN}\n\n" + "\n".join(lines).rstrip() + f"\n\n{END}{after}")
+    page.write_text(with_figures(page.read_text(), lines, begin=BEGIN, end=END, page=PAGE))
     (docs / PLOT).write_text(plot(growth, fits))
-
-
-def find(reports: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any] | None:
-    """The report of one measurement, if it was made."""
-    return next((report for report in reports if report["measurement"] == name), None)
 
 
 class Fits:
@@ -165,8 +155,8 @@ def residuals(values: Sequence[float], times: float, unit: str) -> str:
 
 def reckoned(fits: Fits, reports: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a host with 64 cores and fleets of them would hold; empty without the measurements of two processes."""
-    two, crossing = find(reports, "processes: hosted"), find(reports, "cross")
-    requests = find(reports, "processes: requests")
+    two, crossing = report_of(reports, "processes: hosted"), report_of(reports, "cross")
+    requests = report_of(reports, "processes: requests")
     if two is None or requests is None or crossing is None:
         return ["What a host would hold was not reckoned: two processes were not measured in the same run."]
     slower = min(two["results"]["ratio_one"], requests["results"]["ratio_one"])

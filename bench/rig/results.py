@@ -7,6 +7,7 @@ from typing import Any
 
 from rig.goals import goal_rows
 from rig.peers import OURS
+from rig.processes import BenchFailed
 from rig.report import shown
 
 ReportData = Mapping[str, Any]
@@ -107,6 +108,24 @@ def spread(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[str, str]:
     """The smallest and the largest of a column."""
     values = [row[name] for row in rows]
     return cell(min(values)), cell(max(values))
+
+
+def report_of(reports: Iterable[ReportData], name: str) -> ReportData | None:
+    """The report of one measurement, if it was made."""
+    return next((report for report in reports if report["measurement"] == name), None)
+
+
+def with_figures(text: str, lines: Sequence[str], *, begin: str, end: str, page: str) -> str:
+    """The page `docs/{page}` with other figures between its marks.
+
+    Raises:
+        BenchFailed: the marks are not there, once each and in their order.
+    """
+    before, found, rest = text.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found or not found_end or begin in rest or end in after:
+        raise BenchFailed(f"docs/{page} must have the lines {begin} and {end} once each")
+    return f"{before}{begin}\n\n" + "\n".join(lines).rstrip() + f"\n\n{end}{after}"
 
 
 def cell(value: Any) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rig.plot import Axis, Legend, Line, Panel, svg
 from rig.processes import BenchFailed
-from rig.results import table
+from rig.results import report_of, table, with_figures
 
 BEGIN, END = "<!-- figures: written by bench/run polling --page -->", "<!-- end of the figures -->"
 PAGE, PLOT = "why.md", "polling.svg"
@@ -38,25 +38,13 @@ def write_page(docs: Path, reports: Iterable[Mapping[str, Any]], *, command: str
     Raises:
         BenchFailed: nothing was measured that belongs there, or the page has no marks.
     """
-    report = next((report for report in reports if report["measurement"] == "polling"), None)
+    report = report_of(reports, "polling")
     if report is None:
         raise BenchFailed("--page needs the measurement `polling`")
     page = docs / PAGE
-    page.write_text(with_figures(page.read_text(), figures(report, command=command)))
+    lines = figures(report, command=command)
+    page.write_text(with_figures(page.read_text(), lines, begin=BEGIN, end=END, page=PAGE))
     (docs / PLOT).write_text(plot(report))
-
-
-def with_figures(text: str, lines: Sequence[str]) -> str:
-    """The page with other figures between its marks.
-
-    Raises:
-        BenchFailed: the marks are not there, once each and in their order.
-    """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        raise BenchFailed(f"docs/{PAGE} must have the lines {BEGIN} and {END} once each")
-    return f"{before}{BEGIN}\n\n" + "\n".join(lines).rstrip() + f"\n\n{END}{after}"
 
 
 def figures(report: Mapping[str, Any], *, command: str) -> list[str]:

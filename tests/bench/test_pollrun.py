@@ -24,6 +24,7 @@ from rig.polling import Batch, Idle, Seen  # noqa: E402
 from rig.pollmaster import Desk, Ledger, Master, MasterEnd  # noqa: E402
 from rig.pollmodel import Course, Polling, summary  # noqa: E402
 from rig.processes import BenchFailed  # noqa: E402
+from rig.results import with_figures  # noqa: E402
 from rig.stage import Options  # noqa: E402
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -196,7 +197,7 @@ def test_page_gets_its_figures_between_its_marks_and_nowhere_else(report: Mappin
 def test_page_without_its_marks_is_refused(text: str) -> None:
     """Figures are never put in a place that nobody chose."""
     with pytest.raises(BenchFailed, match="must have the lines"):
-        whypage.with_figures(text, ["x"])
+        with_figures(text, ["x"], begin=whypage.BEGIN, end=whypage.END, page=whypage.PAGE)
 
 
 def test_page_of_another_measurement_is_refused(tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ def test_page_in_docs_has_its_marks_and_its_plot() -> None:
     """The page that we keep can be written anew, and no figure outside the marks is somebody's memory."""
     docs = BENCH.parent / "docs"
     text = (docs / whypage.PAGE).read_text(encoding="utf-8")
-    whypage.with_figures(text, [])
+    with_figures(text, [], begin=whypage.BEGIN, end=whypage.END, page=whypage.PAGE)
     before, _, rest = text.partition(whypage.BEGIN)
     after = rest.partition(whypage.END)[2]
     assert " ms" not in before + after

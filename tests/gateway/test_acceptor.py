@@ -176,7 +176,7 @@ async def health(sock: socket.socket) -> bytes:
 async def test_dispatch_serves_its_own_queue_and_that_of_a_peer_that_is_down(services: Services, ports: Ports) -> None:
     """A master on this host waits for no process either; giving a queue back closes nothing."""
     acceptor = DispatchAcceptor(services, Sockets(dispatch=ports.sockets, index=1, processes=3))
-    await acceptor.start()
+    acceptor.start()
     assert await health(ports.knock(1)) == b"HTTP/1.1 200 OK\r\n"
     waiting = ports.knock(0)
     await never(lambda: services.counters.connections != 0)
@@ -197,7 +197,7 @@ async def test_dispatch_on_a_file_is_one_queue_for_all(services: Services, tmp_p
     """Any process may take a connection, so none has to be taken over."""
     listener = bind_unix(tmp_path / "d.sock", "dispatch", mode=0o600)
     acceptor = DispatchAcceptor(services, Sockets(dispatch=(listener.sock,), index=processes - 1, processes=processes))
-    await acceptor.start()
+    acceptor.start()
     acceptor.peer_down(0)
     acceptor.peer_up(0)
     for _ in range(3):
@@ -278,7 +278,7 @@ async def test_dispatch_keeps_the_length_of_the_queue(services: Services, proces
     assert before > 100
     sockets = (bound.sock, *(other.sock for other in bound.more))
     acceptor = DispatchAcceptor(services, Sockets(dispatch=sockets, processes=processes))
-    await acceptor.start()
+    acceptor.start()
     assert queue_of(bound.sock) == before
     acceptor.close()
     bound.close()
@@ -302,7 +302,7 @@ async def test_dispatch_without_descriptors_tries_again_and_spins_not(services: 
     with Exhausted(fileno=bound.sock.detach()) as sock:
         sock.setblocking(False)
         acceptor = DispatchAcceptor(services, Sockets(dispatch=(sock,), index=0, processes=2))
-        await acceptor.start()
+        acceptor.start()
         client = socket.create_connection(sock.getsockname(), timeout=20)
         assert await health(client) == b"HTTP/1.1 200 OK\r\n"
         assert sock.tries == 2

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.bench import Answer, Requester, Worker
-from support.meshes import Meshed, until
+from support.meshes import MeshBench, Meshed, until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"
 POOL = '[pools.render]\nmode = "hosted"\nqueue = 8\n'
@@ -40,6 +40,14 @@ def check_at_rest(meshed: Meshed) -> None:
         assert pool.total == pool.free, "a slot is still leased"
 
 
+async def with_a_worker_there(two: Meshed) -> tuple[MeshBench, MeshBench, Worker]:
+    """Both processes, and the one worker that there is, in the second; the first has heard of it."""
+    here, there = two.benches
+    worker = there.worker("w1")
+    await here.sees(1, 1)
+    return here, there, worker
+
+
 async def request(worker: Worker) -> bytes:
     """The request that reaches the worker."""
     await worker.link.until(lambda: bool(worker.link.sent))
@@ -60,9 +68,7 @@ async def serve(asker: Requester, worker: Worker, target: str = ANY, *lines: str
 
 async def test_request_reaches_a_worker_of_the_other_process(two: Meshed) -> None:
     """The worker sees the request that a worker here would see, the requester its answer, the log both lines."""
-    here, there = two.benches
-    worker = there.worker("w1")
-    await here.sees(1, 1)
+    here, there, worker = await with_a_worker_there(two)
     asker = here.requester()
     assert asker.ask(ANY + "?x=1", "POST", content=b"work") is None
     head, _, content = (await request(worker)).partition(b"\r\n\r\n")
@@ -119,9 +125,7 @@ async def test_worker_with_the_label_is_preferred_wherever_it_is(two: Meshed) ->
 
 async def test_line_is_used_again(two: Meshed) -> None:
     """One connection carries one dispatch after another."""
-    here, there = two.benches
-    worker = there.worker("w1")
-    await here.sees(1, 1)
+    here, _there, worker = await with_a_worker_there(two)
     asker = here.requester()
     for _ in range(5):
         assert (await serve(asker, worker)).status == 200
@@ -130,9 +134,7 @@ async def test_line_is_used_again(two: Meshed) -> None:
 
 async def test_no_slot_anywhere_is_503(two: Meshed) -> None:
     """All were asked, and nobody had one."""
-    here, there = two.benches
-    worker = there.worker("w1")
-    await here.sees(1, 1)
+    here, _there, worker = await with_a_worker_there(two)
     first, second = here.requester(), here.requester()
     assert first.ask(ANY) is None
     await request(worker)
@@ -144,9 +146,7 @@ async def test_no_slot_anywhere_is_503(two: Meshed) -> None:
 
 async def test_waiting_request_gets_the_first_slot_that_comes_free_elsewhere(two: Meshed) -> None:
     """The wait is the gateway's, not one process's."""
-    here, there = two.benches
-    worker = there.worker("w1")
-    await here.sees(1, 1)
+    here, there, worker = await with_a_worker_there(two)
     first, second = there.requester(), here.requester()
     assert first.ask(ANY) is None
     await request(worker)
@@ -175,9 +175,7 @@ async def test_waiting_request_gets_a_worker_that_comes_to_another_process(two: 
 
 async def test_requests_wait_in_their_order(two: Meshed) -> None:
     """Whoever came first here is served first, also by a slot of another process."""
-    here, there = two.benches
-    worker = there.worker("w1")
-    await here.sees(1, 1)
+    here, there, worker = await with_a_worker_there(two)
     busy = there.requester()
     assert busy.ask(ANY) is None
     await request(worker)
@@ -222,9 +220,7 @@ async def test_borrowed_slot_is_not_lent_again(two: Meshed) -> None:
 
 async def test_waiting_request_that_leaves_takes_its_want_with_it(two: Meshed) -> None:
     """Nobody holds a slot for a request that is gone."""
-    here, there = two.benches
-    worker = there.worker("w1")
-    await here.sees(1, 1)
+    here, there, worker = await with_a_worker_there(two)
     busy, leaving = there.requester(), here.requester()
     assert busy.ask(ANY) is None
     await request(worker)
@@ -254,9 +250,7 @@ async def test_queue_is_bounded_for_all_processes_together(two: Meshed) -> None:
 
 async def test_worker_that_dies_in_mid_answer_is_502(two: Meshed) -> None:
     """As it would be here."""
-    here, there = two.benches
-    worker = there.worker("w1")
-    await here.sees(1, 1)
+    here, there, worker = await with_a_worker_there(two)
     asker = here.requester()
     assert asker.ask(ANY) is None
     await request(worker)
@@ -285,9 +279,7 @@ async def test_idempotent_request_is_tried_again_on_another_worker(two: Meshed) 
 
 async def test_revoked_worker_is_cut_while_another_process_uses_it(two: Meshed) -> None:
     """The certificate ends where the connection is; the requester is told."""
-    here, there = two.benches
-    worker = there.worker("w1")
-    await here.sees(1, 1)
+    here, there, worker = await with_a_worker_there(two)
     asker = here.requester()
     assert asker.ask(ANY, "GET") is None
     await request(worker)
@@ -300,9 +292,7 @@ async def test_revoked_worker_is_cut_while_another_process_uses_it(two: Meshed) 
 
 async def test_client_that_leaves_ends_the_worker_connection_it_used(two: Meshed) -> None:
     """Where the exchange stands, nobody knows: the connection cannot be used again."""
-    here, there = two.benches
-    worker = there.worker("w1")
-    await here.sees(1, 1)
+    here, _there, worker = await with_a_worker_there(two)
     asker = here.requester()
     assert asker.ask(ANY) is None
     await request(worker)
@@ -332,9 +322,7 @@ async def test_answer_that_ends_with_the_connection_is_whole(two: Meshed) -> Non
 
 async def test_large_content_passes_in_both_directions(two: Meshed) -> None:
     """More than any buffer, byte for byte."""
-    here, there = two.benches
-    worker = there.worker("w1")
-    await here.sees(1, 1)
+    here, _there, worker = await with_a_worker_there(two)
     asker = here.requester()
     content = bytes(range(256)) * 8192
     assert asker.ask(ANY, "POST", content=content) is None
@@ -348,9 +336,7 @@ async def test_large_content_passes_in_both_directions(two: Meshed) -> None:
 
 async def test_slow_requester_stops_the_worker_of_the_other_process(two: Meshed) -> None:
     """Back-pressure reaches through: nothing heaps up in between."""
-    here, there = two.benches
-    worker = there.worker("w1")
-    await here.sees(1, 1)
+    here, _there, worker = await with_a_worker_there(two)
     asker = here.requester()
     assert asker.ask(ANY) is None
     await request(worker)
@@ -388,9 +374,7 @@ async def test_process_that_dies_takes_only_its_own(two: Meshed) -> None:
 
 async def test_lender_ends_the_connection_when_the_borrower_dies(two: Meshed) -> None:
     """A worker whose request is lost must not get the next one on top of it."""
-    here, there = two.benches
-    worker = there.worker("w1")
-    await here.sees(1, 1)
+    here, there, worker = await with_a_worker_there(two)
     asker = here.requester()
     assert asker.ask(ANY) is None
     await request(worker)
@@ -477,9 +461,7 @@ async def test_connections_of_an_identity_are_counted_in_all_processes(two: Mesh
 
 async def test_drain_hands_out_nothing_more(two: Meshed) -> None:
     """A process that drains lends no slot, and those that wait for one of its are told."""
-    here, there = two.benches
-    worker = there.worker("w1")
-    await here.sees(1, 1)
+    here, there, worker = await with_a_worker_there(two)
     busy, waiting = there.requester(), here.requester()
     assert busy.ask(ANY) is None
     await request(worker)

@@ -19,6 +19,7 @@ from support.origins import Origin
 from support.rig import Rig, Worker, wait_for
 from support.runhomes import copy_home, set_key
 from support.serving import REAL, Served
+from support.spread import clients
 from support.wire import Wire, request
 
 CONFIG = """
@@ -60,24 +61,6 @@ def pids(rig: Rig) -> dict[str, int | None]:
 def counts(rig: Rig, role: str) -> dict[str, int]:
     """Connections of a role by stream."""
     return {one["stream"]: one["connections"].get(role, 0) for one in rig.status()["processes"] if one["answers"]}
-
-
-def stream_of(rig: Rig, wire: Wire) -> str:
-    """The stream of the process that has this connection, by the audit line of a request on it."""
-    answer = rig.ask("alice", "/jobs/x", wire=wire)
-    assert answer.status == 200
-    return str(rig.line_of(answer, "request")["stream"])
-
-
-def one_each(rig: Rig, stack: ExitStack) -> dict[str, Wire]:
-    """A client's connection to each of the two processes."""
-    found: dict[str, Wire] = {}
-    for _ in range(64):
-        wire = stack.enter_context(rig.connect("alice"))
-        found.setdefault(stream_of(rig, wire), wire)
-        if len(found) == 2:
-            return found
-    raise AssertionError("64 connections were all for one process")
 
 
 def workers_everywhere(rig: Rig, stack: ExitStack) -> list[Worker]:
@@ -158,7 +141,7 @@ def test_dispatch_over_tcp_is_one_port_too(tmp_path: Path, stack: ExitStack) -> 
 
 def test_process_that_is_killed_takes_only_its_own_along(rig: Rig, stack: ExitStack) -> None:
     """The other's connections live on, new ones wait for nobody, and it comes back with its share of them."""
-    wires = one_each(rig, stack)
+    wires = clients(rig, stack)
     before = pids(rig)
     gone, stays = wires["p1"], wires["p0"]
     assert before["p1"] is not None
@@ -172,7 +155,7 @@ def test_process_that_is_killed_takes_only_its_own_along(rig: Rig, stack: ExitSt
     assert rig.ask("alice", "/jobs/x", wire=stays).status == 200
     after = wait_for(lambda: pids(rig), lambda found: found["p1"] not in (None, before["p1"]))
     assert after["p0"] == before["p0"]
-    assert set(one_each(rig, stack)) == {"p0", "p1"}
+    assert set(clients(rig, stack)) == {"p0", "p1"}
     restarts = {process["stream"]: process["restarts"] for process in rig.status()["processes"]}
     assert restarts == {"p0": 0, "p1": 1}
     starts = [(line["stream"], line["previous"]) for line in rig.audit() if line["event"] == "gateway.start"]
@@ -199,7 +182,7 @@ def test_process_that_cannot_come_back_leaves_a_gateway_that_serves(rig: Rig, st
     aside.rename(log)
     after = wait_for(lambda: pids(rig), lambda found: found["p1"] is not None)
     assert after["p0"] == before["p0"]
-    assert set(one_each(rig, stack)) == {"p0", "p1"}
+    assert set(clients(rig, stack)) == {"p0", "p1"}
     rig.run("audit", "verify")
 
 
@@ -214,7 +197,7 @@ def test_processes_that_all_die_at_once_all_come_back(rig: Rig, origin: Origin) 
     after = wait_for(lambda: pids(rig), lambda found: None not in found.values())
     assert not set(after.values()) & set(before.values())
     with ExitStack() as stack:
-        assert set(one_each(rig, stack)) == {"p0", "p1"}
+        assert set(clients(rig, stack)) == {"p0", "p1"}
 
 
 def test_gateway_that_is_killed_takes_all_its_processes_along(rig: Rig) -> None:
@@ -237,7 +220,7 @@ def test_gateway_that_is_killed_takes_all_its_processes_along(rig: Rig) -> None:
 
 def test_reload_reaches_connections_of_every_process(rig: Rig, stack: ExitStack) -> None:
     """The next request sees the new routes, whichever process has the connection."""
-    wires = one_each(rig, stack)
+    wires = clients(rig, stack)
     assert {rig.ask("alice", "/more/x", wire=wire).status for wire in wires.values()} == {404}
     path = rig.home / "gateway.toml"
     path.write_text(path.read_text() + '[[routes]]\nname = "more"\npath = "/more/*"\nmaster = "jobs"\n')

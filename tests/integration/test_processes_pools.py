@@ -14,7 +14,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.origins import Origin
 from support.rig import Rig, Worker, wait_for
-from support.wire import Wire, request
+from support.spread import clients, masters
+from support.wire import request
 
 CONFIG = """
 [masters.jobs]
@@ -46,37 +47,6 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def on_each(rig: Rig, stack: ExitStack) -> dict[str, Wire]:
-    """One of alice's connections to each process, told apart by where its first refusal was logged."""
-    found: dict[str, Wire] = {}
-    spare: list[Wire] = []
-    while len(found) < 2:
-        wire = rig.connect("alice")
-        answer = wire.ask("/jobs/x", "GET", rig.authorized("alice", "/jobs/x"))
-        assert answer.status == 200
-        stream = str(rig.line_of(answer, "request")["stream"])
-        if stream in found:
-            spare.append(wire)
-            assert len(spare) < 9, "all of them came to one process"
-        else:
-            found[stream] = stack.enter_context(wire)
-    for wire in spare:
-        wire.close()
-    return found
-
-
-def masters_on_each(rig: Rig, stack: ExitStack) -> dict[str, Wire]:
-    """One dispatch connection to each process."""
-    found: dict[str, Wire] = {}
-    for _ in range(64):
-        wire = stack.enter_context(rig.dispatch())
-        answer = wire.ask("/-/pools")
-        found.setdefault(str(rig.line_of(answer, "request")["stream"]), wire)
-        if len(found) == 2:
-            return found
-    raise AssertionError("64 connections were all for one process")
-
-
 def worker_on(rig: Rig, stack: ExitStack, name: str, stream: str) -> Worker:
     """A reversed connection of this worker to this process."""
     before = rig.pool()["slots"]["total"]
@@ -92,7 +62,7 @@ def worker_on(rig: Rig, stack: ExitStack, name: str, stream: str) -> Worker:
 
 def test_nonce_is_good_in_both_processes_and_each_count_once(rig: Rig, stack: ExitStack) -> None:
     """Two connections to two processes take turns on one nonce; a count that was spent in one is a replay in both."""
-    first, second = on_each(rig, stack).values()
+    first, second = clients(rig, stack).values()
     digest = rig.digest("alice").challenged(first.ask("/-/pools"))
     for turn in range(20):
         wire = (first, second)[turn % 2]
@@ -108,7 +78,7 @@ def test_nonce_is_good_in_both_processes_and_each_count_once(rig: Rig, stack: Ex
 
 def test_counter_that_was_spent_stays_spent_when_its_process_dies(rig: Rig, stack: ExitStack) -> None:
     """The ledger outlives every process that uses it."""
-    wires = on_each(rig, stack)
+    wires = clients(rig, stack)
     digest = rig.digest("alice").challenged(wires["p1"].ask("/-/pools"))
     line = digest.line("/jobs/x")
     assert wires["p1"].ask("/jobs/x", "GET", line).status == 200
@@ -123,7 +93,7 @@ def test_counter_that_was_spent_stays_spent_when_its_process_dies(rig: Rig, stac
 def test_dispatch_reaches_a_worker_of_the_other_process(rig: Rig, stack: ExitStack, target: str) -> None:
     """Whichever process the master's connection came to; the log says the same as for a worker of its own."""
     worker = worker_on(rig, stack, "w1", "p1")
-    for wire in masters_on_each(rig, stack).values():
+    for wire in masters(rig, stack).values():
         for _ in range(3):
             wire.send(request(target, "POST", content=b"work"))
             assert worker.serve().content == b"work"
@@ -134,18 +104,18 @@ def test_dispatch_reaches_a_worker_of_the_other_process(rig: Rig, stack: ExitSta
 
 def test_waiting_master_gets_the_other_process_s_slot(rig: Rig, stack: ExitStack) -> None:
     """As soon as it comes free, in turns."""
-    masters = masters_on_each(rig, stack)
+    asking_at = masters(rig, stack)
     worker = worker_on(rig, stack, "w1", "p1")
-    masters["p1"].send(request(ANY, "GET", "Prefer: wait=20"))
+    asking_at["p1"].send(request(ANY, "GET", "Prefer: wait=20"))
     worker.request()
     for asking, waiting in (("p1", "p0"), ("p0", "p1"), ("p1", "p0")):
-        masters[waiting].send(request(ANY, "GET", "Prefer: wait=20"))
+        asking_at[waiting].send(request(ANY, "GET", "Prefer: wait=20"))
         wait_for(rig.pool, lambda pool: pool["waiting"] == 1)
         worker.reply()
-        assert masters[asking].answer().status == 200
+        assert asking_at[asking].answer().status == 200
         worker.request()
     worker.reply()
-    assert masters["p0"].answer().status == 200
+    assert asking_at["p0"].answer().status == 200
 
 
 def test_slots_are_one_call_whichever_process_answers(rig: Rig, stack: ExitStack) -> None:
@@ -153,7 +123,7 @@ def test_slots_are_one_call_whichever_process_answers(rig: Rig, stack: ExitStack
     worker_on(rig, stack, "w1", "p0")
     worker_on(rig, stack, "w1", "p1")
     worker_on(rig, stack, "w2", "p1")
-    for wire in masters_on_each(rig, stack).values():
+    for wire in masters(rig, stack).values():
         told = wire.ask("/-/pools/render").json
         assert told["slots"] == {"total": 3, "free": 3}
         assert sorted((one["name"], one["slots"]) for one in told["workers"]) == [("w1", 2), ("w2", 1)]
@@ -163,7 +133,7 @@ def test_slots_are_one_call_whichever_process_answers(rig: Rig, stack: ExitStack
 def test_worker_of_a_process_that_dies_is_gone_and_comes_back(rig: Rig, stack: ExitStack) -> None:
     """Its connections break at once, the sums are right at once, and it may connect anywhere again."""
     worker = worker_on(rig, stack, "w1", "p1")
-    here = masters_on_each(rig, stack)["p0"]
+    here = masters(rig, stack)["p0"]
     (pid,) = [one["pid"] for one in rig.status()["processes"] if one["stream"] == "p1"]
     os.kill(pid, signal.SIGKILL)
     assert worker.wire.rest() == b""
@@ -177,7 +147,7 @@ def test_worker_of_a_process_that_dies_is_gone_and_comes_back(rig: Rig, stack: E
 def test_revoked_worker_is_cut_while_the_other_process_uses_it(rig: Rig, stack: ExitStack) -> None:
     """The requester learns that the worker is lost; the connection is closed when the command is back."""
     worker = worker_on(rig, stack, "w1", "p1")
-    here = masters_on_each(rig, stack)["p0"]
+    here = masters(rig, stack)["p0"]
     here.send(request(ANY))
     worker.request()
     rig.run("revoke", "w1")
@@ -221,7 +191,7 @@ def test_metrics_of_all_processes_are_on_the_one_listener(rig: Rig, stack: ExitS
 
 def test_events_of_all_processes_reach_every_reader(rig: Rig, stack: ExitStack) -> None:
     """A reader at one process hears of workers at both."""
-    readers = masters_on_each(rig, stack)
+    readers = masters(rig, stack)
     for wire in readers.values():
         wire.send(request("/-/pools/render/events"))
         wire.until(b"event: slots")

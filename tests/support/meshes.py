@@ -11,8 +11,8 @@ from typing import Any, Self
 from support.bench import POOL, Bench, make_material
 
 from gateway.generation import build_generation, lasting_parts, read_config
-from gateway.inherited import Inherited
-from gateway.mesh import Mesh, mesh_path
+from gateway.inherited import Inherited, mesh_path
+from gateway.mesh import Mesh
 from gateway.services import Services
 from gateway.together import join
 
@@ -73,7 +73,7 @@ class Meshed:
         """Make them and wait until each has heard of all others."""
         made = []
         for index in range(count):
-            sock = listening(mesh_path(folder, index))
+            sock = listening(str(mesh_path(folder, index)))
             made.append(MeshBench(folder, index, count, sock, config, limits))
         for bench in made:
             await bench.mesh.start(bench.mesh_socket)
