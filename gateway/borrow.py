@@ -1,8 +1,9 @@
 """Slots of a hosted pool that are in other processes: whom to ask for one, and who gets it.
 
 A request is served by a worker of this process when one is free; else the others are asked, those with most free slots
-first. When nobody has one and the request may wait, it stands in the queue here and *wants* stand with the others: the
-first slot that comes free anywhere goes to whoever waits longest here.
+first and all of them: a worker that has just come is not in the news yet. When nobody has one and the request may wait,
+it stands in the queue here and *wants* stand with the others: the first slot that comes free anywhere goes to whoever
+waits longest here.
 
 Posture: pure but for the lines that it is given.
 """
@@ -97,7 +98,7 @@ class Borrower:
     # ---- for one request ----
 
     def search(self, exchange: Exchange, not_again: str | None, *, strict: bool = False) -> bool:
-        """Ask the other processes for a slot; False when none of them can have one.
+        """Ask the other processes for a slot; False when there is none to ask.
 
         ``strict``: only a worker with the label. `HostedPool.not_elsewhere` follows when nobody had one.
         """
@@ -105,7 +106,7 @@ class Borrower:
         if strict and exchange.label is not None:
             places = elsewhere.labelled(self.name, exchange.label)
         else:
-            places = elsewhere.places(self.name, exchange.worker)
+            places = elsewhere.everyone(self.name, exchange.worker)
         if not places:
             return False
         search = self._searches[exchange] = _Search(self, exchange, places, not_again, strict)

@@ -84,10 +84,7 @@ class Elsewhere:
         return sum(worker in peer.workers.get(pool, ()) for peer in self.peers.values())
 
     def places(self, pool: str, worker: str | None = None) -> list[int]:
-        """Whom to ask for a slot: processes that have one of the pool (of the worker), those with most free ones first.
-
-        Those with no free one come last and are asked all the same: what they told is a moment old.
-        """
+        """Processes that have a slot of the pool (of the worker), as far as they told: most free ones first."""
         found: list[tuple[int, int]] = []
         for index, peer in self.peers.items():
             told = peer.pools.get(pool)
@@ -97,6 +94,11 @@ class Elsewhere:
                 found.append((-told[1], index))
         found.sort()
         return [index for _, index in found]
+
+    def everyone(self, pool: str, worker: str | None = None) -> list[int]:
+        """Whom to ask for a slot, in this order: those of `places`, then all others, since news is a moment old."""
+        known = self.places(pool, worker)
+        return known + [index for index in self.peers if index not in known]
 
     def labelled(self, pool: str, label: Label) -> list[int]:
         """Processes with a worker that has the label and, as far as they told, a free slot."""

@@ -88,6 +88,15 @@ async def test_request_reaches_a_worker_of_the_other_process(two: Meshed) -> Non
     await there.sees(1, 1)
 
 
+@pytest.mark.parametrize("target", [ANY, "/-/pools/render/workers/w1/job"])
+async def test_worker_of_which_no_news_came_yet_is_found(two: Meshed, target: str) -> None:
+    """News is a moment old; who has no slot says so itself."""
+    here, there = two.benches
+    worker = there.worker("w1")
+    assert here.sums() == (0, 0)
+    assert (await serve(here.requester(), worker, target)).fields["rhttp-worker"] == "w1"
+
+
 async def test_own_worker_comes_first(two: Meshed) -> None:
     """Nobody pays for another process's slot while there is one here."""
     here, there = two.benches
@@ -241,9 +250,9 @@ async def test_queue_is_bounded_for_all_processes_together(two: Meshed) -> None:
         assert asker.ask(ANY, "GET", "Prefer: wait=30") is None
     await until(lambda: here.mesh.elsewhere.sums("render")[2] == 3 and there.mesh.elsewhere.sums("render")[2] == 5)
     for bench in (here, there):
-        refused = bench.requester().ask(ANY, "GET", "Prefer: wait=30")
-        assert refused is not None
-        assert refused.problem == "no-slot"
+        asker = bench.requester()
+        assert asker.ask(ANY, "GET", "Prefer: wait=30") is None
+        assert (await answer(asker)).problem == "no-slot"
     for asker in waiting:
         asker.end.connection_lost(None)
 
