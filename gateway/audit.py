@@ -17,11 +17,12 @@ import json
 import math
 import re
 import time
+from binascii import hexlify
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Final, Literal
+from typing import Final, Literal, NewType
 
 import orjson
 
@@ -29,7 +30,6 @@ GENESIS: Final = b"0" * 64
 MAX_STRING: Final = 2048  # characters a value; longer ones end in "...[+N]", N the characters left out
 MAX_ITEMS: Final = 32  # entries of a list (policy ids)
 MAX_BODY: Final = 61440  # bytes; with both caps above a line could still reach 700 KiB, so a second, tight pass follows
-MAX_RENDERED: Final = 8192  # bytes of fields that come rendered
 MAX_LINE: Final = 65536  # bytes a line; readers refuse longer ones
 _TIGHT_STRING: Final = 128
 _TIGHT_ITEMS: Final = 8
@@ -114,7 +114,13 @@ _LINE: Final = re.compile(
 _EASY: Final = bytes(byte for byte in range(0x20, 0x7F) if byte not in b"{[?")
 _EASY_LEFT: Final = frozenset(b"{" + b"[" * count for count in range(4))
 
+_THREE: Final = tuple(b"%03d" % number for number in range(1000))
+
 Previous = Literal["clean", "unclean", "none"]
+RenderedFields = NewType("RenderedFields", bytes)
+"""Fields as the inside of a JSON object, as `render_fields` writes them. Who makes one answers for every byte of it."""
+Fields = Mapping[str, object] | RenderedFields
+"""What a line is made of."""
 
 
 class AuditUnavailable(Exception):  # noqa: N818 - says what is the case, like every error of ours
@@ -177,7 +183,17 @@ def is_event(event: str) -> bool:
     return event in EVENTS or _EVENT_FAMILIES.fullmatch(event) is not None
 
 
-def render_fields(fields: Mapping[str, object]) -> bytes:
+def is_plain(rendered: bytes) -> bool:
+    """Whether rendered bytes are printable ASCII with nothing nested and no query in them."""
+    return b"{" + rendered.translate(None, _EASY) in _EASY_LEFT
+
+
+def three_digits(number: int) -> bytes:
+    """A number below 1,000 with its leading zeros; quicker than to format it."""
+    return _THREE[number]
+
+
+def render_fields(fields: Mapping[str, object]) -> RenderedFields:
     """The fields as the inside of a JSON object, printable ASCII, no line end whatever the values are.
 
     None values are left out, bytes are read as latin-1, long strings are capped, a query is cut off ``target``.
@@ -201,15 +217,15 @@ def render_fields(fields: Mapping[str, object]) -> bytes:
         and "detail" not in fields
         and body.find(b":null") < 0
     ):
-        return body[1:-1]
+        return RenderedFields(body[1:-1])
     return _render_carefully(fields)
 
 
-def _render_carefully(fields: Mapping[str, object]) -> bytes:
+def _render_carefully(fields: Mapping[str, object]) -> RenderedFields:
     body = _dump(fields, MAX_STRING, MAX_ITEMS)
     if len(body) > MAX_BODY:
         body = _dump(fields, _TIGHT_STRING, _TIGHT_ITEMS)
-    return body[1:-1]
+    return RenderedFields(body[1:-1])
 
 
 def _dump(fields: Mapping[str, object], cap: int, items: int) -> bytes:
@@ -280,10 +296,8 @@ class LineBuilder:
         self._second = -1
         self._stamp = b""
 
-    def build(self, event: str, fields: Mapping[str, object] | bytes, now_us: int) -> bytes:
+    def build(self, event: str, fields: Fields, now_us: int) -> bytes:
         """The whole next line with its newline. A time before the last line's becomes the last line's.
-
-        ``fields`` may be rendered already, as `render_fields` would; its bytes are then checked, its names are not.
 
         Raises:
             FieldRefused: see `render_fields`; also for an event that the log does not know.
@@ -291,23 +305,22 @@ class LineBuilder:
         if now_us < self._last_us:
             now_us = self._last_us
         self._next_us = now_us
-        second, micro = divmod(now_us, 1_000_000)
+        second = now_us // 1_000_000
+        micro = now_us - second * 1_000_000
         if second != self._second:
             self._stamp = b',"ts":"%b.' % time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
             self._second = second
         fragment = self._fragments.get(event) or self._fragment(event)
-        if not isinstance(fields, bytes):
-            body = render_fields(fields)
-        elif len(fields) <= MAX_RENDERED and b"{" + fields.translate(None, _EASY) in _EASY_LEFT:
-            body = fields
-        else:
-            raise FieldRefused("rendered fields are too long, or not plain ASCII")
+        body: bytes = fields if isinstance(fields, bytes) else render_fields(fields)
+        if len(body) > MAX_BODY:
+            raise FieldRefused("rendered fields are too long")
         seq, digest, _ = self.head
-        return b'%b%d%b%06d%b%b%b,"prev":"%b"}\n' % (
+        return b'%b%d%b%b%b%b%b%b,"prev":"%b"}\n' % (
             self._opening,
             seq + 1,
             self._stamp,
-            micro,
+            _THREE[micro // 1000],
+            _THREE[micro % 1000],
             fragment,
             b"," if body else b"",
             body,
@@ -315,9 +328,13 @@ class LineBuilder:
         )
 
     def commit(self, line: bytes) -> None:
-        """The line that `build` gave was written, whole, to `file`."""
-        self.head = (self.head[0] + 1, sha256(line[:-1]).hexdigest().encode(), self.file)
+        """The line that `build` gave is the stream's next one, in `file`."""
+        self.head = (self.head[0] + 1, hexlify(sha256(line[:-1]).digest()), self.file)
         self._last_us = self._next_us
+
+    def go_back(self, head: tuple[int, bytes, str]) -> None:
+        """The lines behind ``head`` could not be written: go on from there."""
+        self.head = head
 
     def _fragment(self, event: str) -> bytes:
         if not is_event(event):

@@ -14,11 +14,11 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from gateway.audit import AuditUnavailable
+from gateway.audit import AuditUnavailable, Fields
 from gateway.auditfiles import locked, make_directory, open_lock, sync_directory
 from gateway.auditstream import StreamFile
 from gateway.checkpoints import CheckpointLog, CheckpointRefused, Head, read_signing_key
@@ -27,6 +27,13 @@ from gateway.refusals import RefusalFolder
 
 SYNC_INTERVAL: Final = 1.0  # seconds between two fdatasync at most
 _CLI: Final = "cli"
+
+
+class Recorded(Protocol):
+    """Waits for its line to be in the log."""
+
+    def recorded(self, done: bool, /) -> None:
+        """The kernel has the line; or it could not be written, and what it tells of must not happen."""
 
 
 class AuditWriter:
@@ -42,7 +49,9 @@ class AuditWriter:
         self._lock = lock
         self._file = StreamFile(directory, stream, config)
         self._folder = RefusalFolder(config.fold_after)
-        self._append = self._file.append
+        self._waiting: list[Recorded] = []
+        self._written: list[Recorded] = []
+        self._failed: list[Recorded] = []
         self._faulty = False
         self._sync_failed = False
         self._dirty = False
@@ -86,8 +95,8 @@ class AuditWriter:
         self._file.configure(config)
         self._folder.configure(config.fold_after)
 
-    def write(self, event: str, fields: Mapping[str, object] | bytes) -> None:
-        """Write one line; when this returns the kernel has all of it. For rendered fields see `LineBuilder.build`.
+    def write(self, event: str, fields: Fields) -> None:
+        """Write one line; when this returns the kernel has all of it, and of those that came before.
 
         Raises:
             FieldRefused: a bug of the caller; nothing is written and nothing counts as lost.
@@ -96,14 +105,86 @@ class AuditWriter:
         try:
             if self._faulty:
                 self._resume()
-            self._append(event, fields, time.time_ns() // 1000)
+            self._add(event, fields)
+            self._file.write_added()
+            self._are_written()
         except AuditUnavailable:
-            self._faulty = True
-            self.lost += 1
+            self._fail(1)
             raise
+
+    def write_soon(self, event: str, fields: Fields, who: Recorded) -> bool:
+        """Write one line with the next `write` or `flush`; ``who`` is told by `flush`.
+
+        False: it was told already, because it goes line by line while the log cannot be written. True: it waits, and
+        the caller sees to it that `flush` is called before anything that was not told becomes of the line.
+
+        Raises:
+            FieldRefused: a bug of the caller; nothing is written and ``who`` is not told.
+        """
+        if self._faulty:
+            try:
+                self.write(event, fields)
+            except AuditUnavailable:
+                who.recorded(False)
+            else:
+                who.recorded(True)
+            return False
+        try:
+            self._add(event, fields)
+        except AuditUnavailable:
+            self._fail(1)
+            who.recorded(False)
+            return False
+        self._waiting.append(who)
+        return True
+
+    def flush(self) -> None:
+        """Write the lines that wait, and tell whoever waits for them.
+
+        A fault of one costs the others nothing: the first is raised when all were told.
+        """
+        fault: Exception | None = None
+        while self._waiting or self._written or self._failed:
+            if self._waiting:
+                try:
+                    self._file.write_added()
+                except AuditUnavailable:
+                    self._fail(0)
+                else:
+                    self._are_written()
+            written, self._written = self._written, []
+            failed, self._failed = self._failed, []
+            for who in written:
+                try:
+                    who.recorded(True)
+                except Exception as error:
+                    fault = fault or error
+            for who in failed:
+                try:
+                    who.recorded(False)
+                except Exception as error:
+                    fault = fault or error
+        if fault is not None:
+            raise fault
+
+    def _add(self, event: str, fields: Fields) -> None:
+        if self._file.add(event, fields, time.time_ns() // 1000):
+            self._are_written()
+
+    def _are_written(self) -> None:
+        if self._waiting:
+            self._written += self._waiting
+            self._waiting.clear()
         if not self._dirty:
             self._dirty = True
             self._wake.set()
+
+    def _fail(self, lines: int) -> None:
+        """So many lines, and all that waited, are not in the log."""
+        self._faulty = True
+        self.lost += lines + len(self._waiting)
+        self._failed += self._waiting
+        self._waiting.clear()
 
     def refusal(self, event: str, fields: Mapping[str, object], now: float) -> None:
         """Write a refusal, or count it: see `RefusalFolder`. Raises like `write`; ``now`` in seconds."""
@@ -127,7 +208,7 @@ class AuditWriter:
 
     def head(self) -> tuple[int, str]:
         """Number and hash (lower hex) of the last line written; (0, 64 zeros) for a stream without lines."""
-        seq, digest, _ = self._file.builder.head
+        seq, digest, _ = self._file.head
         return seq, digest.decode()
 
     def durable(self) -> Head | None:
@@ -164,12 +245,13 @@ class AuditWriter:
             os.close(self._lock)
 
     def _resume(self) -> None:
-        self._append("admin.audit_resumed", {"count": self.lost, "outcome": "resumed"}, time.time_ns() // 1000)
+        fields: dict[str, object] = {"count": self.lost, "outcome": "resumed"}
+        self._file.append("admin.audit_resumed", fields, time.time_ns() // 1000)
         self._faulty = False
         self.lost = 0
 
     def _head(self) -> Head:
-        seq, digest, file = self._file.builder.head
+        seq, digest, file = self._file.head
         return Head(seq=seq, hash=digest.decode(), file=file)
 
     def _sync_loop(self) -> None:
@@ -246,8 +328,8 @@ def _append_locked(directory: Path, event: str, fields: Mapping[str, object], co
     try:
         file.append(event, fields, time.time_ns() // 1000)
         os.fdatasync(file.fd)
-        seq, digest, name = file.builder.head
-        if file.builder.head[0] == 1 or file.replaced:
+        seq, digest, name = file.head
+        if seq == 1 or file.replaced:
             sync_directory(directory)
         return Head(seq=seq, hash=digest.decode(), file=name)
     finally:

@@ -7,17 +7,25 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
-from gateway.audit import AuditUnavailable, LineBuilder, ParsedLine, Previous, line_hash, parse_line
+from gateway.audit import (
+    AuditUnavailable,
+    Fields,
+    LineBuilder,
+    ParsedLine,
+    Previous,
+    line_hash,
+    parse_line,
+)
 from gateway.auditfiles import list_segments, read_tail, segment_name, set_aside, write_all
 from gateway.checkpoints import Head
 from gateway.configvalues import AuditConfig
 
 _EXTEND: Final = 16  # when a new file cannot be made, the old one may grow by a 16th before the next try
+_MAX_ADDED: Final = 1 << 18  # bytes of lines that wait to be written together
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 
 
@@ -25,6 +33,8 @@ class StreamFile:
     """The end of one stream on disk: its open file, its size and its chain. The caller holds the stream's lock."""
 
     __slots__ = (
+        "_added",
+        "_added_size",
         "_broken",
         "_directory",
         "_max_bytes",
@@ -32,6 +42,7 @@ class StreamFile:
         "_stream",
         "builder",
         "fd",
+        "head",
         "index",
         "previous",
         "replaced",
@@ -44,6 +55,8 @@ class StreamFile:
         self._stream = stream
         self._max_bytes = self._rotate_at = config.max_bytes
         self._broken = False
+        self._added: list[bytes] = []
+        self._added_size = 0
         self.replaced: deque[int] = deque()  # descriptors of full files, to be synced and closed by the owner
         segments = list_segments(directory).get(stream, [])
         self.index = segments[-1].index if segments else 1
@@ -62,12 +75,15 @@ class StreamFile:
             os.close(self.fd)
             raise
         self.previous: Previous = "none" if last is None and self.torn is None else "unclean"
+        self.builder = LineBuilder(stream, file=self._name())
+        self.head = self.builder.head
+        """Number, hash and file of the last line that was written; `builder` may be some lines ahead of it."""
         if last is None:
-            self.builder = LineBuilder(stream, file=self._name())
             return
         parsed, line = last
         digest = line_hash(line)
         self.builder = LineBuilder(stream, seq=parsed.seq, digest=digest, last_us=parsed.stamp_us, file=self._name())
+        self.head = self.builder.head
         if parsed.event == "gateway.stop" and self.torn is None:
             self.previous = "clean"
 
@@ -75,30 +91,67 @@ class StreamFile:
         """Begin new files at another size."""
         self._max_bytes = self._rotate_at = config.max_bytes
 
-    def append(self, event: str, fields: Mapping[str, object] | bytes, now_us: int) -> None:
-        """Write one line with ``write(2)``; the chain moves on only when all of it is in the file.
+    def append(self, event: str, fields: Fields, now_us: int) -> None:
+        """Write one line, and those that were added before it, with ``write(2)``.
 
         Raises:
             FieldRefused: see `gateway.audit`; nothing is written.
-            AuditUnavailable: the line is not in the log, nor a part of it once the file could be cut again.
+            AuditUnavailable: see `write_added`.
         """
-        if self._broken:
-            self._mend()
+        self.add(event, fields, now_us)
+        self.write_added()
+
+    def add(self, event: str, fields: Fields, now_us: int) -> bool:
+        """Put one line behind those that the next `write_added` writes. True: those were so many that they are written.
+
+        Raises:
+            FieldRefused: see `gateway.audit`; nothing changes.
+            AuditUnavailable: so many wait that they had to be written, and were not; neither will this one be.
+        """
         builder = self.builder
         line = builder.build(event, fields, now_us)
-        size = self.size + len(line)
-        if size > self._rotate_at and self.size:
-            self._rotate()
-            size = self.size + len(line)
+        added = self._added_size + len(line)
+        written = False
+        if added > _MAX_ADDED or self.size + added > self._rotate_at:
+            if self._added:
+                self.write_added()
+                written = True
+            if self.size + len(line) > self._rotate_at and self.size:
+                self._rotate()
+            added = len(line)
+        self._added.append(line)
+        self._added_size = added
+        builder.commit(line)
+        return written
+
+    def write_added(self) -> None:
+        """Write what was added with one ``write(2)``; the chain moves on only when all of it is in the file.
+
+        Raises:
+            AuditUnavailable: no added line is in the log, nor a part of one once the file could be cut again. They are
+                dropped, and the chain goes on from the last line that was written.
+        """
+        added = self._added
+        if not added:
+            return
+        data = added[0] if len(added) == 1 else b"".join(added)
+        added.clear()
+        self._added_size = 0
         try:
-            written = os.write(self.fd, line)
-            if written != len(line):
-                write_all(self.fd, line, written)
+            if self._broken:
+                self._mend()
+            written = os.write(self.fd, data)
+            if written != len(data):
+                write_all(self.fd, data, written)
         except OSError as error:
             self._broken = True
+            self.builder.go_back(self.head)
             self._fail(error)
-        self.size = size
-        builder.commit(line)
+        except AuditUnavailable:
+            self.builder.go_back(self.head)
+            raise
+        self.size += len(data)
+        self.head = self.builder.head
 
     def _fail(self, error: OSError) -> NoReturn:
         with suppress(AuditUnavailable):  # the next append tries again before it writes anything

@@ -6,12 +6,11 @@ Posture: pure.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from auth.policy import Allowed, Context
 from auth.verifier import Authenticated
-from gateway.audit import MAX_STRING, render_fields
+from gateway.audit import MAX_STRING, FieldRefused, Fields, RenderedFields, is_plain, render_fields, three_digits
 from gateway.identity import Peer
 from rhttp.head import RequestHead
 
@@ -49,6 +48,8 @@ class Rendered:
     __slots__ = ("head", "tail")
 
     def __init__(self, head: bytes, tail: bytes) -> None:
+        if not (is_plain(head) and is_plain(tail)):
+            raise FieldRefused("rendered fields that are not plain ASCII, or hold something nested")
         self.head = head
         """Behind the request id, up to the outcome."""
         self.tail = tail
@@ -92,7 +93,7 @@ class Call:
         """What `audit_of` needs, when it is known from a request like this one."""
         self.started = time.monotonic()
 
-    def audit_of(self, outcome: bytes, *, status: int, worker: str | None) -> Mapping[str, object] | bytes:
+    def audit_of(self, outcome: bytes, *, status: int, worker: str | None) -> Fields:
         """As `audit` for an admitted request, rendered: these are the lines of nearly every exchange.
 
         Everything in them is ours or was parsed into a form that needs no escaping: ids are hex or tokens, names and
@@ -110,14 +111,17 @@ class Call:
         who = b"" if worker is None else b',"worker":"%b"' % worker.encode("ascii")
         if status:
             who += b',"status":%d' % status
-        return b'"request_id":"%b%b%b%b%b,"ms":%d.%03d' % (
-            self.id_bytes,
-            rendered.head,
-            outcome,
-            rendered.tail,
-            who,
-            spent // 1000,
-            spent % 1000,
+        return RenderedFields(
+            b'"request_id":"%b%b%b%b%b,"ms":%d.%b'
+            % (
+                self.id_bytes,
+                rendered.head,
+                outcome,
+                rendered.tail,
+                who,
+                spent // 1000,
+                three_digits(spent % 1000),
+            )
         )
 
     def render(self) -> Rendered:

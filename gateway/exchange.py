@@ -62,6 +62,7 @@ class Exchange:
         "_end",
         "_ended",
         "_fields",
+        "_finishing",
         "_inbound",
         "_kept",
         "_kept_size",
@@ -109,6 +110,8 @@ class Exchange:
         self._ended = not call.head.has_content
         self._trailers: Fields = []
         self._tries = 0
+        self._finishing = False
+        """The answer is here; its end waits for the audit line."""
         self.over = False
         self.worker: str | None = None
         """For `gateway.pool`: only this worker will do."""
@@ -134,11 +137,14 @@ class Exchange:
         length = None if head.chunked else head.content_length
         block = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (head.method, self._target, host, self._fields)
         client.head(self, head.method, block, -1 if length is None and not head.chunked else length)
-        if worker is not None and not self._record_sent(worker):
-            self._client = None
-            client.release()
-            self._fail(503, "audit-unavailable", "audit")
-            return
+        if worker is not None:
+            sent = self.call.audit_of(b"sent", status=0, worker=worker)
+            if not head.has_content:
+                self._services.record_soon("dispatch.sent", sent, self)
+                return
+            if not self._services.record("dispatch.sent", sent):
+                self._not_recorded()
+                return
         if not head.has_content:
             client.flush()
             return
@@ -153,8 +159,28 @@ class Exchange:
         if not client.blocked:
             self._end.resume()
 
-    def _record_sent(self, worker: str) -> bool:
-        return self._services.record("dispatch.sent", self.call.audit_of(b"sent", status=0, worker=worker))
+    def recorded(self, done: bool) -> None:
+        """The audit line that a step waited for is written, or cannot be: go on, or answer so."""
+        if not done:
+            done = self._services.may_go_unrecorded()
+        if self._finishing:
+            self._finishing = False
+            end = self._end
+            if end.sink is self:  # else the requester went away meanwhile
+                if done:
+                    end.end(self._trailers)
+                else:
+                    fail(self._services, end, self.call, 503, "audit-unavailable")
+            self._services.exchange_over()
+        elif self._client is not None:  # else it came to another end in the same turn
+            if done:
+                self._client.flush()
+            else:
+                self._not_recorded()
+
+    def _not_recorded(self) -> None:
+        self._drop_client()
+        self._fail(503, "audit-unavailable", "audit")
 
     def unavailable(self, status: int, slug: str, reason: str) -> None:
         """No client end is to be had."""
@@ -286,10 +312,18 @@ class Exchange:
         self._client = None
         if self.over:
             return
-        if not self._close_books("allowed", self._end.status, None):
+        trailers = outbound_trailers(trailers, self._named)
+        if self._ended:
+            event = self._count("allowed")
+            self._trailers = trailers
+            self._finishing = True
+            line = self.call.audit_of(b"allowed", status=self._end.status, worker=self.worker_name)
+            self._services.record_soon(event, line, self)
+        # The request's content still comes, so nothing can wait: it may end in a fault.
+        elif self._close_books("allowed", self._end.status, None):
+            self._end.end(trailers)
+        else:
             fail(self._services, self._end, self.call, 503, "audit-unavailable")
-            return
-        self._end.end(outbound_trailers(trailers, self._named))
 
     def response_abort(self, loss: Loss, detail: str) -> None:
         """No whole answer will come: once more elsewhere when that is safe, else say so."""
@@ -339,22 +373,27 @@ class Exchange:
             fail(self._services, self._end, self.call, status, slug, extra)
 
     def _close_books(self, outcome: str, status: int | None, reason: str | None) -> bool:
-        self.over = True
+        event = self._count(outcome)
         services = self._services
         services.exchange_over()
-        if self.deadline or self.bucket:
-            services.wheel.forget(self)
-        counters = services.counters
-        if self._dispatch:
-            counters.dispatches += 1
-            counters.dispatches_failed += outcome != "allowed"
-        else:
-            counters.requests += 1
-            counters.requests_failed += outcome != "allowed"
-        event = "dispatch" if self._dispatch else "request"
         if outcome == "allowed" and status is not None:
             return services.record(event, self.call.audit_of(b"allowed", status=status, worker=self.worker_name))
         fields = self.call.audit(outcome, status=status, reason=reason)
         if self.worker_name is not None:
             fields["worker"] = self.worker_name
         return services.record(event, fields)
+
+    def _count(self, outcome: str) -> str:
+        """It is over: count it; answer the name of its audit event."""
+        self.over = True
+        services = self._services
+        if self.deadline or self.bucket:
+            services.wheel.forget(self)
+        counters = services.counters
+        if self._dispatch:
+            counters.dispatches += 1
+            counters.dispatches_failed += outcome != "allowed"
+            return "dispatch"
+        counters.requests += 1
+        counters.requests_failed += outcome != "allowed"
+        return "request"

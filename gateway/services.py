@@ -19,7 +19,8 @@ from auth.cedar import Decider
 from auth.credentials import Credentials
 from auth.principal import Principal
 from auth.verifier import DigestVerifier
-from gateway.audit import AuditUnavailable
+from gateway.audit import AuditUnavailable, Fields
+from gateway.auditlog import Recorded
 from gateway.authority import Authorities
 from gateway.checkpoints import Head
 from gateway.config import Config
@@ -102,8 +103,14 @@ class AuditSink(Protocol):
     def configure(self, config: AuditConfig, /) -> None:
         """Take up new bounds."""
 
-    def write(self, event: str, fields: Mapping[str, object] | bytes, /) -> None:
+    def write(self, event: str, fields: Fields, /) -> None:
         """Append one line; raises `AuditUnavailable`."""
+
+    def write_soon(self, event: str, fields: Fields, who: Recorded, /) -> bool:
+        """Append one line, now or with `flush`; ``who`` is told. Whether `flush` is needed."""
+
+    def flush(self) -> None:
+        """Append the lines that wait, and tell whoever waits for them."""
 
     def refusal(self, event: str, fields: Mapping[str, object], now: float, /) -> None:
         """Append a refusal, or fold it into a count; raises `AuditUnavailable`."""
@@ -153,7 +160,7 @@ class Services:
         self.generation: Generation
         """Set by the first commit."""
         self.wheel = TimerWheel(loop.time())
-        self.outbox = Outbox(loop)
+        self.outbox = Outbox(loop, audit.flush)
         self.registry = Registry()
         self.mesh: Mesh | None = None
         """The other data processes of this gateway; None: there are none."""
@@ -220,14 +227,23 @@ class Services:
         """Whether state was unreadable for so long that nobody new may be admitted."""
         return self.epoch - self.state_at > self.generation.config.limits.state_stale
 
-    def record(self, event: str, fields: Mapping[str, object] | bytes) -> bool:
+    def record(self, event: str, fields: Fields) -> bool:
         """Write one audit line; False when it could not be written and the exchange must therefore not succeed."""
         try:
             self.audit.write(event, fields)
         except AuditUnavailable:
-            self.counters.audit_lost += 1
-            return self.generation.config.audit.when_full == "continue"
+            return self.may_go_unrecorded()
         return True
+
+    def record_soon(self, event: str, fields: Fields, who: Recorded) -> None:
+        """Write one audit line before this turn is over, with others, and tell ``who``: before any byte leaves."""
+        if self.audit.write_soon(event, fields, who):
+            self.outbox.soon()
+
+    def may_go_unrecorded(self) -> bool:
+        """An audit line could not be written: whether what it tells of may happen all the same."""
+        self.counters.audit_lost += 1
+        return self.generation.config.audit.when_full == "continue"
 
     def record_cut(self, peer: Peer, listener: str, reason: str) -> None:
         """Audit that a live connection was ended by us."""

@@ -225,8 +225,8 @@ class ClientEnd(asyncio.Protocol):
         """Bytes from the peer."""
         if self._closed:
             return
-        if self.sink is None:
-            self.abort(Loss.INVALID, "bytes without a question")
+        if self.sink is None or (self._out and not self._sent):  # a request that has not left yet is no question
+            self.abort(Loss.INVALID if self.sink is None else Loss.NOT_SENT, "bytes without a question")
             return
         if self._buffer:
             data = self._buffer + data

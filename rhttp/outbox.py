@@ -9,6 +9,7 @@ Posture: pure; the loop is given.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -20,25 +21,42 @@ class Held(Protocol):
 
 
 class Outbox:
-    """The links of one event loop that hold bytes back. Each adds itself once a turn."""
+    """The links of one event loop that hold bytes back. Each adds itself once a turn.
 
-    __slots__ = ("_links", "_loop")
+    ``first`` is called before they send: what must have happened before any of the bytes leaves. It may add links.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    __slots__ = ("_first", "_is_due", "_links", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, first: Callable[[], None] | None = None) -> None:
         self._loop = loop
+        self._first = first
         self._links: list[Held] = []
+        self._is_due = False
 
     def add(self, link: Held) -> None:
         """Have ``link.send_held()`` called when this turn is over, before anything more is read."""
-        links = self._links
-        if not links:
+        self._links.append(link)
+        if not self._is_due:
+            self.soon()
+
+    def soon(self) -> None:
+        """Have `flush` called when this turn is over, also when no link holds anything yet."""
+        if not self._is_due:
+            self._is_due = True
             self._loop.call_soon(self.flush)
-        links.append(link)
 
     def flush(self) -> None:
         """Send what all of them hold. A fault of one costs the others nothing: the first is raised at the end."""
-        links, self._links = self._links, []
         fault: Exception | None = None
+        first = self._first
+        if first is not None:
+            try:
+                first()
+            except Exception as error:
+                fault = error
+        self._is_due = False
+        links, self._links = self._links, []
         for link in links:
             try:
                 link.send_held()

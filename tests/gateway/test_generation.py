@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from support.bench import POOL, make_material
+from support.bench import POOL, MemoryAudit, make_material
 from support.certs import AT, DOMAIN, authority, peer, root
 from support.digests import NOW, PASSWORD, user
 
@@ -46,7 +46,7 @@ class Maker:
     """Builds generations one after the other, as reloads do."""
 
     def __init__(self) -> None:
-        self.services = Services(asyncio.new_event_loop(), None)  # type: ignore[arg-type]  # writes no line
+        self.services = Services(asyncio.new_event_loop(), MemoryAudit([]))  # type: ignore[arg-type]
         self.previous: Generation | None = None
         first = make_material()
         self.lasting = lasting_parts(read_config(first), first)

@@ -24,6 +24,7 @@ from support.runhomes import copy_home
 from auth.policy import Context
 from auth.principal import Principal
 from gateway.audit import AuditUnavailable
+from gateway.auditlog import Recorded
 from gateway.connection import Connection
 from gateway.dataplane import DataPlane
 from gateway.exchange import Exchange
@@ -66,6 +67,8 @@ class MemoryAudit:
         self.lines: list[dict[str, Any]] = []
         self.full = False
         self.fails_on: str | None = None
+        self.waits = False
+        self._waiting: list[tuple[str, Mapping[str, object] | bytes, Recorded]] = []
 
     def write(self, event: str, fields: Mapping[str, object] | bytes) -> None:
         if self.full or event == self.fails_on:
@@ -73,6 +76,33 @@ class MemoryAudit:
         values = json.loads(b"{%b}" % fields) if isinstance(fields, bytes) else dict(fields)
         self.lines.append({"event": event, **values})
         self._log.append((f"audit {event}", values))
+
+    def write_soon(self, event: str, fields: Mapping[str, object] | bytes, who: Recorded) -> bool:
+        """At once, as a writer may; `waits` holds the lines back as a real one does."""
+        if self.waits:
+            self._waiting.append((event, fields, who))
+            return True
+        try:
+            self.write(event, fields)
+        except AuditUnavailable:
+            who.recorded(False)
+        else:
+            who.recorded(True)
+        return False
+
+    def flush(self) -> None:
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            verdicts = []
+            for event, fields, who in waiting:
+                try:
+                    self.write(event, fields)
+                except AuditUnavailable:
+                    verdicts.append((who, False))
+                else:
+                    verdicts.append((who, True))
+            for who, done in verdicts:
+                who.recorded(done)
 
     def refusal(self, event: str, fields: Mapping[str, object], now: float) -> None:
         self.write(event, fields)
