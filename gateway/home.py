@@ -145,6 +145,10 @@ class Home:
         return self.run / "gateway.lock"
 
     @property
+    def issuing_lock(self) -> Path:
+        return self.run / "issuing.lock"
+
+    @property
     def admin_socket(self) -> Path:
         return self.run / "admin.sock"
 

@@ -32,6 +32,7 @@ from gateway.bundle import (
     gateway_url,
 )
 from gateway.desk import Desk
+from gateway.runfiles import turn_of
 from pki.errors import CertificateInvalid, InputUnreadable, NameInvalid
 from pki.files import Staging, replace_files, staged_directory
 from pki.inventory import CertificateRecord, Identity, fingerprint_of
@@ -124,6 +125,8 @@ def issue_bundle(desk: Desk, order: IssueOrder) -> Issued:
 
     Raises:
         NameTaken: the name has another role or pool.
+        NameBusy: another command has been issuing for the name for too long.
+        RunFolderUnsafe: others than the owner may enter the home's ``run``.
         DirectoryTaken: the bundle's directory is not empty.
         PkiError: the request or the names are not ones to be signed, or a key is not to be had.
     """
@@ -134,17 +137,19 @@ def issue_bundle(desk: Desk, order: IssueOrder) -> Issued:
     with staged_directory(order.out) as staging:
         public_key, key_pem = _key_for(order)
         path, record = _sign(desk, owner, public_key, order.lifetime, order.labels)
-        # One transaction, so that of two commands at once for a new name only one makes the user and has its password.
         user = _User(desk, owner, make=order.with_user)
-        desk.inventory.record(record, user.enter)
-        try:
-            _fill(staging, desk, order, path, key_pem, user)
-            desk.audit("pki.issued", record)
-            staging.commit()
-        except BaseException:
-            _take_back(desk, record)
-            user.take_back()
-            raise
+        # Of two commands at once for a new name one makes the user and has its password; the other, whose bundle relies
+        # on that user, sees it only when it stays. All that takes long (keys, unsealing) is done by now.
+        with turn_of(desk.home.issuing_lock, owner.name):
+            desk.inventory.record(record, user.enter)
+            try:
+                _fill(staging, desk, order, path, key_pem, user)
+                desk.audit("pki.issued", record)
+                staging.commit()
+            except BaseException:
+                _take_back(desk, record)
+                user.take_back()
+                raise
     return Issued(record=record, place=order.out, user_kept=order.with_user and user.password is None)
 
 

@@ -1,4 +1,5 @@
-"""What a running gateway leaves in ``HOME/run``: the lock that makes it the only one, and a note of its addresses."""
+"""What lies in ``HOME/run`` beside sockets: the lock that makes a gateway the only one, the note of its addresses, and
+the lock by which commands that issue for one name take turns."""
 
 from __future__ import annotations
 
@@ -6,10 +7,16 @@ import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 
 import orjson
+
+PATIENCE = 10.0
+"""Seconds that a command waits for its turn; what is done in a turn takes a few syncs to disk."""
+_PAUSE = 0.02
 
 
 class AlreadyRunning(Exception):  # noqa: N818 - says what is the case, like every error of ours
@@ -18,6 +25,10 @@ class AlreadyRunning(Exception):  # noqa: N818 - says what is the case, like eve
 
 class RunFolderUnsafe(Exception):  # noqa: N818
     """``HOME/run`` is not a folder that only its owner may enter."""
+
+
+class NameBusy(Exception):  # noqa: N818
+    """Another command that issues for the same name did not end in time."""
 
 
 def require_private(folder: Path) -> None:
@@ -67,6 +78,45 @@ class GatewayLock:
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, 0)
         os.close(self._fd)
+
+
+@contextlib.contextmanager
+def turn_of(path: Path, name: str) -> Iterator[None]:
+    """Hold what stands for `name` in ``run/issuing.lock`` alone among processes, not among threads of one.
+
+    A POSIX record lock on one byte, chosen by a hash: other names do not wait (but for two in 2^56), and the kernel
+    lets go of it however the holder ends. The file is made when it is missing and stays.
+
+    Raises:
+        NameBusy: another process held it for `PATIENCE` seconds.
+        RunFolderUnsafe: others could hold it too, and for ever.
+        OSError: the file cannot be opened or locked.
+    """
+    require_private(path.parent)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        place = int.from_bytes(sha256(name.encode()).digest()[:7], "big")
+        until = time.monotonic() + PATIENCE
+        while not _locked(fd, path, place):
+            if time.monotonic() >= until:
+                raise NameBusy(
+                    f"another command has been issuing for {name} for {PATIENCE:.0f} s (it holds {path}); "
+                    "let it end, or end it, and try again"
+                )
+            time.sleep(_PAUSE)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _locked(fd: int, path: Path, place: int) -> bool:
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+    except (BlockingIOError, PermissionError):  # POSIX lets a system say either
+        return False
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    return True
 
 
 def write_note(path: Path, value: Mapping[str, object]) -> None:

@@ -5,12 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
 import pytest
 
-from gateway.runfiles import AlreadyRunning, GatewayLock, RunFolderUnsafe, remove_note, require_private, write_note
+from gateway import runfiles
+from gateway.runfiles import (
+    AlreadyRunning,
+    GatewayLock,
+    NameBusy,
+    RunFolderUnsafe,
+    remove_note,
+    require_private,
+    turn_of,
+    write_note,
+)
 
 
 def test_lock_held_is_refused_with_the_pid_of_its_holder(tmp_path: Path) -> None:
@@ -38,6 +49,64 @@ def test_lock_of_a_killed_holder_is_free(tmp_path: Path) -> None:
         holder.kill()
         holder.wait()
     GatewayLock(path).release()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A folder that only the owner may enter."""
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+@pytest.fixture
+def holder(run: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in whose turn `twin` is."""
+    code = (
+        "import sys, time; from pathlib import Path; from gateway.runfiles import turn_of\n"
+        "with turn_of(Path(sys.argv[1]), 'twin'): print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(run / "issuing.lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
+
+
+def test_turn_that_does_not_come_is_an_error_and_never_a_hang(
+    run: Path, holder: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits too long says for what, and another name is not held up."""
+    monkeypatch.setattr(runfiles, "PATIENCE", 0.1)
+    with pytest.raises(NameBusy, match=r"issuing for twin .*issuing\.lock"), turn_of(run / "issuing.lock", "twin"):
+        pass
+    with turn_of(run / "issuing.lock", "other"):
+        assert holder.poll() is None
+    assert (run / "issuing.lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_turn_of_a_killed_holder_goes_to_who_waits(
+    run: Path, holder: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However a command ended, the next one has its turn without being started again."""
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        holder.kill()
+        holder.wait()
+
+    monkeypatch.setattr(runfiles.time, "sleep", wait)
+    with turn_of(run / "issuing.lock", "twin"):
+        assert len(waits) == 1
+
+
+def test_turn_in_a_folder_open_to_others_is_refused(run: Path) -> None:
+    """Another user's process could hold the lock for ever."""
+    run.chmod(0o755)
+    with pytest.raises(RunFolderUnsafe, match="chmod 700"), turn_of(run / "issuing.lock", "twin"):
+        pass
 
 
 def test_note_is_replaced_whole_and_private(tmp_path: Path) -> None:
