@@ -38,13 +38,10 @@ class Refused:
 class Memory:
     """What the next request of one connection can reuse of the last one's checks; it changes no answer."""
 
-    __slots__ = ("_algorithm", "_allowed", "_minute", "authorization", "decider", "decider_of")
+    __slots__ = ("authorization", "decider", "decider_of")
 
     def __init__(self) -> None:
         self.authorization = RecentAuthorization()
-        self._allowed: Allowed | None = None
-        self._algorithm: str | None = None
-        self._minute = 0
         self.decider: Decider | None = None
         self.decider_of: tuple[Policies, str, ResourceType, str] | None = None
 
@@ -61,25 +58,6 @@ class Memory:
         """What policy was last asked: action, kind and name of the resource."""
         assert self.decider_of is not None
         return self.decider_of[1:]
-
-    def keep(self, admitted: Admitted, epoch: float) -> None:
-        """Remember the decision about a request, for those that differ from it in nothing that a policy can see."""
-        self._allowed = admitted.allowed
-        self._algorithm = None if admitted.digest is None else admitted.digest.algorithm
-        self._minute = int(epoch) // 60
-
-    def admit_again(self, digest: Authenticated | None, epoch: float) -> Admitted | None:
-        """The proof for a request that differs from the kept one in its moment only; None: policy is to be asked.
-
-        Policies see the time to the minute, so a decision holds until that is over; and until the next generation, of
-        which whoever says that two requests are alike has to take care.
-        """
-        allowed = self._allowed
-        if allowed is None or self._minute != int(epoch) // 60:
-            return None
-        if (None if digest is None else digest.algorithm) != self._algorithm:
-            return None
-        return Admitted(digest, allowed)
 
 
 def check_peer(services: Services, call: Call) -> Refused | None:

@@ -134,7 +134,7 @@ class Connection:
         if isinstance(digest, Refused):
             self.refused(end, call, digest)
             return
-        admitted = self.memory.admit_again(digest, services.epoch)
+        admitted = plan.admit_again(digest, services.epoch)
         if admitted is None:
             action, kind, name = plan.question
             decision = admission.check_policy(
@@ -144,8 +144,7 @@ class Connection:
                 self.refused(end, call, decision)
                 return
             admitted = decision
-            self.memory.keep(admitted, services.epoch)
-            plan.rendered = None
+            plan.keep(admitted, services.epoch)
         call.admitted = admitted
         if plan.rendered is None and len(call.target) <= MAX_STRING:
             plan.rendered = call.render()
@@ -310,6 +309,8 @@ class Connection:
             end.close_after = True
         plan = Plan(
             call,
+            admitted,
+            services.epoch,
             self.memory.question(),
             inbound,
             target,
@@ -321,7 +322,6 @@ class Connection:
         )
         if hops is None:
             self._plan = plan
-            self.memory.keep(admitted, services.epoch)
         self._start(end, call, admitted, plan)
 
     def _start(self, end: ServerEnd, call: Call, admitted: Admitted, plan: Plan) -> None:

@@ -6,7 +6,8 @@ Posture: pure; it changes no answer.
 from __future__ import annotations
 
 from auth.policy import ResourceType
-from gateway.call import Call, Rendered
+from auth.verifier import Authenticated
+from gateway.call import Admitted, Call, Rendered
 from gateway.exchange import Inbound
 from rhttp.fields import Fields
 
@@ -15,10 +16,14 @@ class Plan:
     """What the last forwarded request meant: everything about it that does not depend on the moment.
 
     It was made of the head without ``Authorization``, the peer and the generation, so it holds for the next request
-    that has the very same head (see `rhttp.headmemo`) under the same generation. A plain slotted class.
+    that has the very same head (see `rhttp.headmemo`) under the same generation. The decision about it holds for a
+    minute at most. A plain slotted class.
     """
 
     __slots__ = (
+        "_algorithm",
+        "_allowed",
+        "_minute",
         "dispatch",
         "fields",
         "generation",
@@ -38,6 +43,8 @@ class Plan:
     def __init__(
         self,
         call: Call,
+        admitted: Admitted,
+        epoch: float,
         question: tuple[str, ResourceType, str],
         inbound: Inbound,
         target: bytes,
@@ -62,4 +69,22 @@ class Plan:
         self.label = label
         self.wait = wait
         self.dispatch = dispatch
+        self.keep(admitted, epoch)
+
+    def keep(self, admitted: Admitted, epoch: float) -> None:
+        """Remember the decision about a request, for those that differ from it in nothing that a policy can see."""
+        self._allowed = admitted.allowed
+        self._algorithm = None if admitted.digest is None else admitted.digest.algorithm
+        self._minute = int(epoch) // 60
         self.rendered: Rendered | None = None
+
+    def admit_again(self, digest: Authenticated | None, epoch: float) -> Admitted | None:
+        """The proof for a request that differs from the kept one in its moment only; None: policy is to be asked.
+
+        Policies see the time to the minute, so a decision holds until that is over.
+        """
+        if self._minute != int(epoch) // 60:
+            return None
+        if (None if digest is None else digest.algorithm) != self._algorithm:
+            return None
+        return Admitted(digest, self._allowed)
