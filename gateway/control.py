@@ -36,7 +36,6 @@ class Question(StrEnum):
 
     STATUS = "status"
     AUDIT_HEAD = "audit-head"
-    METRICS = "metrics"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

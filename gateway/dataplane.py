@@ -298,15 +298,11 @@ class DataPlane:
             "audit_healthy": services.audit.healthy,
         }
 
-    def metrics_text(self) -> bytes:
-        """The metrics of this process in Prometheus' text form."""
-        return metrics_text({"": measure(self.services)})
-
     def _scrape(self, end: ServerEnd, then: Callable[[bytes], None]) -> None:
         """The metrics of all processes."""
         services = self.services
         if services.mesh is None:
-            then(self.metrics_text())
+            then(metrics_text({"": measure(services)}))
             return
 
         def answered(told: Mapping[int, Any]) -> None:

@@ -88,10 +88,6 @@ class DataPlaneLike(Protocol):
         """What is connected now, as JSON values."""
         ...
 
-    def metrics_text(self) -> bytes:
-        """The metrics in Prometheus' text form."""
-        ...
-
     def audit_head(self) -> dict[str, object]:
         """The audit stream's name, the number and the hash of its last line."""
         ...
@@ -167,8 +163,6 @@ class _Session:
                     return Done(id=number, value=self._plane.status())
                 case Question.AUDIT_HEAD:
                     return Done(id=number, value=self._plane.audit_head())
-                case Question.METRICS:
-                    return Done(id=number, value={"text": self._plane.metrics_text().decode()})
         except Exception as error:  # a question that cannot be answered ends nobody's connection
             _log(f"{question} cannot be told: {type(error).__name__}: {error}")
             return Done(id=number, problems=(("", f"{question} cannot be told ({type(error).__name__})"),), value={})

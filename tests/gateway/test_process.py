@@ -103,8 +103,6 @@ async def test_process_prepares_commits_and_answers(tmp_path: Path) -> None:
         assert applied.cut == 3
         status = await one.call(lambda number: Ask(id=number, question=Question.STATUS))
         assert status.value["states"] == [2]
-        metrics = await one.call(lambda number: Ask(id=number, question=Question.METRICS))
-        assert metrics.value == {"text": "# nothing\n"}
 
 
 async def test_process_with_unusable_material_answers_a_problem(tmp_path: Path) -> None:

@@ -115,9 +115,6 @@ class FakeDataPlane:
             "ignored": [str(signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)],
         }
 
-    def metrics_text(self) -> bytes:
-        return b"# nothing\n"
-
     def audit_head(self) -> dict[str, object]:
         assert self.live is not None
         if _is_told(self.live, "many-lines"):
