@@ -45,7 +45,7 @@ class TopTable(Table):
         [], description="Names and addresses that requests may be addressed to beside those of the server certificate."
     )
     policy: Text = Field("policy.cedar", description="The policy file, relative to the home.")
-    processes: Annotated[Int, count(1, MAX_PROCESSES, "Data processes.")] = 1
+    processes: Annotated[Int, count(1, MAX_PROCESSES, "Data processes; about one for each core.")] = 1
     client_cert_field: Flag = Field(False, description="Send masters the `Client-Cert` field (RFC 9440).")
 
 
