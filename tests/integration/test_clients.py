@@ -15,16 +15,10 @@ import requests
 from requests.auth import HTTPDigestAuth
 from support.origins import Origin, read_head, response
 from support.peers import npm_worker
-from support.rig import Rig
+from support.rig import JOBS, Rig
 from support.wire import Ended, Wire, request
 
-CONFIG = """
-[masters.jobs]
-urls = ["http://127.0.0.1:{port}"]
-[[routes]]
-path = "/jobs/*"
-master = "jobs"
-[pools.render]
+CONFIG = f"""{JOBS}
 [audit]
 fold_after = 100000
 """

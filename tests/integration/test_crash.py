@@ -14,16 +14,10 @@ from typing import Any
 
 import pytest
 from support.origins import Origin, read_request
-from support.rig import Rig, data_pid, upgrade, wait_for
+from support.rig import JOBS, Rig, data_pid, upgrade, wait_for
 from support.wire import Ended, Wire, request
 
-CONFIG = """
-[masters.jobs]
-urls = ["http://127.0.0.1:{port}"]
-[[routes]]
-path = "/jobs/*"
-master = "jobs"
-[pools.render]
+CONFIG = f"""{JOBS}
 [limits]
 drain_timeout = 3.0
 """

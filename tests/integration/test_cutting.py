@@ -11,16 +11,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from support.certs import Pair, forge
 from support.origins import Origin, read_head, read_request, response
-from support.rig import Rig, Worker, upgrade
+from support.rig import JOBS, Rig, Worker, upgrade
 from support.wire import Wire, request, tls_context
 
-CONFIG = """
-[masters.jobs]
-urls = ["http://127.0.0.1:{port}"]
-[[routes]]
-path = "/jobs/*"
-master = "jobs"
-[pools.render]
+CONFIG = f"""{JOBS}
 [audit]
 fold_after = 100000
 """

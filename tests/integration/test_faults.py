@@ -9,20 +9,14 @@ from pathlib import Path
 
 import pytest
 from support.origins import Origin
-from support.rig import Rig, data_pid, wait_for
+from support.rig import JOBS, Rig, data_pid, wait_for
 from support.wire import request
 
-CONFIG = """
-[masters.jobs]
-urls = ["http://127.0.0.1:{port}"]
-[[routes]]
-path = "/jobs/*"
-master = "jobs"
-[pools.render]
+CONFIG = f"""{JOBS}
 [limits]
 state_stale = 3.0
 [audit]
-when_full = "{when_full}"
+when_full = "{{when_full}}"
 """
 PEERS = ("issue-client alice", "issue-worker w1 --pool render")
 ANY = "/-/pools/render/any"

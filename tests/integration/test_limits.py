@@ -8,16 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 from support.origins import Origin, read_request
-from support.rig import Rig, data_pid, memory_of, wait_for
+from support.rig import JOBS, Rig, data_pid, memory_of, wait_for
 from support.wire import PATIENCE, Wire, request
 
-CONFIG = """
-[masters.jobs]
-urls = ["http://127.0.0.1:{port}"]
-[[routes]]
-path = "/jobs/*"
-master = "jobs"
-[pools.render]
+CONFIG = f"""{JOBS}
 [audit]
 fold_after = 5
 [limits]

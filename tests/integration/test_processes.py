@@ -16,19 +16,13 @@ from typing import Any
 
 import pytest
 from support.origins import Origin
-from support.rig import Rig, Worker, wait_for
+from support.rig import JOBS, Rig, Worker, wait_for
 from support.runhomes import copy_home, set_key
 from support.serving import REAL, Served
 from support.spread import clients
 from support.wire import Wire, request
 
-CONFIG = """
-[masters.jobs]
-urls = ["http://127.0.0.1:{port}"]
-[[routes]]
-path = "/jobs/*"
-master = "jobs"
-[pools.render]
+CONFIG = f"""{JOBS}
 [audit]
 fold_after = 100000
 """

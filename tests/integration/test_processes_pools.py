@@ -13,17 +13,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.origins import Origin
-from support.rig import Rig, Worker, wait_for
+from support.rig import JOBS, Rig, Worker, wait_for
 from support.spread import clients, masters
 from support.wire import request
 
-CONFIG = """
-[masters.jobs]
-urls = ["http://127.0.0.1:{port}"]
-[[routes]]
-path = "/jobs/*"
-master = "jobs"
-[pools.render]
+CONFIG = f"""{JOBS}
 [metrics]
 listen = "127.0.0.1:0"
 [limits]

@@ -9,18 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from support.origins import Origin
-from support.rig import NotSwitched, Rig
+from support.rig import JOBS, NotSwitched, Rig
 from support.wire import request
 
 from gateway.cli.main import cli
 
-CONFIG = """
-[masters.jobs]
-urls = ["http://127.0.0.1:{port}"]
-[[routes]]
-path = "/jobs/*"
-master = "jobs"
-[pools.render]
+CONFIG = f"""{JOBS}
 [pools.spare]
 [audit]
 fold_after = 100000

@@ -27,6 +27,15 @@ from gateway.cli.main import cli
 
 LIVE: set[Rig] = set()
 """Gateways that run now; `tests/integration/conftest.py` looks at their stderr after every test."""
+JOBS = """
+[masters.jobs]
+urls = ["http://127.0.0.1:{port}"]
+[[routes]]
+path = "/jobs/*"
+master = "jobs"
+[pools.render]
+"""
+"""What most gateways serve: a route to the master at ``{port}``, and a pool. More tables may follow."""
 Check = Callable[[dict[str, Any]], bool]
 
 

@@ -6,14 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 from support.origins import Origin
-from support.rig import Rig
+from support.rig import JOBS, Rig
 
-CONFIG = """
-[masters.jobs]
-urls = ["http://127.0.0.1:{port}"]
-[[routes]]
-path = "/jobs/*"
-master = "jobs"
+CONFIG = f"""{JOBS}
 [[routes]]
 name = "closed"
 path = "/closed/*"
@@ -22,7 +17,6 @@ master = "jobs"
 name = "open"
 path = "/open/*"
 master = "jobs"
-[pools.render]
 [pools.other]
 [audit]
 fold_after = 100000
