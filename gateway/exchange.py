@@ -8,10 +8,11 @@ Posture: meets untrusted clients, workers and masters through the ends.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Protocol
 
 from gateway.answers import fail
 from gateway.call import Admitted, Call
+from gateway.failures import failure
 from gateway.forward import inbound_trailers, outbound_trailers, response_fields
 from gateway.services import Services
 from rhttp.client import ClientEnd
@@ -19,21 +20,6 @@ from rhttp.errors import LocalProtocolError, Loss
 from rhttp.fields import Fields
 from rhttp.head import IDEMPOTENT, ResponseHead
 from rhttp.server import ServerEnd
-
-_WORKER_FAILURES: Final = {
-    Loss.NOT_SENT: (503, "not-sent"),
-    Loss.SENT_NO_ANSWER: (502, "worker-lost"),
-    Loss.CUT: (502, "worker-lost"),
-    Loss.INVALID: (502, "worker-invalid"),
-    Loss.DEADLINE: (504, "deadline"),
-    Loss.ABORTED: (502, "worker-lost"),
-}
-_MASTER_FAILURES: Final = _WORKER_FAILURES | {
-    Loss.SENT_NO_ANSWER: (502, "master-lost"),
-    Loss.CUT: (502, "master-lost"),
-    Loss.INVALID: (502, "master-invalid"),
-    Loss.ABORTED: (502, "master-lost"),
-}
 
 
 class Inbound(Protocol):
@@ -145,7 +131,7 @@ class Exchange:
             if not self._services.record("dispatch.sent", sent):
                 self._not_recorded()
                 return
-        if not head.has_content:
+        elif not head.has_content:
             client.flush()
             return
         for data in self._kept or ():
@@ -161,8 +147,13 @@ class Exchange:
 
     def recorded(self, done: bool) -> None:
         """The audit line that a step waited for is written, or cannot be: go on, or answer so."""
-        if not done:
-            done = self._services.may_go_unrecorded()
+        try:
+            self._go_on(done or self._services.may_go_unrecorded())
+        except Exception:
+            self._end.abort()  # nobody knows any more where this exchange stands
+            raise
+
+    def _go_on(self, done: bool) -> None:
         if self._finishing:
             self._finishing = False
             end = self._end
@@ -226,7 +217,7 @@ class Exchange:
 
     def request_flush(self) -> None:
         """The batch is over."""
-        if self._client is not None:
+        if self._client is not None and self.call.head.has_content:  # else it waits for its audit line, or has left
             self._client.flush()
 
     def request_end(self, trailers: Fields) -> None:
@@ -334,7 +325,7 @@ class Exchange:
             self._services.counters.retries += 1
             self._inbound.lease(self, not_again=self.worker_name if loss is Loss.SENT_NO_ANSWER else None)
             return
-        status, slug = (_WORKER_FAILURES if self._dispatch else _MASTER_FAILURES)[loss]
+        status, slug = failure(loss, dispatch=self._dispatch)
         self._fail(status, slug, f"{loss.value}: {detail}" if detail else loss.value)
 
     def _may_try_again(self, loss: Loss) -> bool:

@@ -368,3 +368,102 @@ def test_writer_sync_failure_unhealthy_and_durable_stays(directory: Path, monkey
     writer.sync()
     assert writer.healthy
     writer.close()
+
+
+class Waiter:
+    """Notes what it was told, and how many lines were in the log then."""
+
+    def __init__(self, directory: Path, told: list[tuple[str, bool, int]], name: str) -> None:
+        self._directory = directory
+        self._told = told
+        self._name = name
+
+    def recorded(self, done: bool) -> None:
+        self._told.append((self._name, done, len(records(self._directory))))
+        if self._name == "faulty":
+            raise ZeroDivisionError
+
+
+def test_writer_lines_that_wait_are_one_write(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written before `flush`; then all lines with one write(2), and only then their waiters are told."""
+    writer, told = AuditWriter.open(directory, "p0"), list[tuple[str, bool, int]]()
+    written: list[bytes] = []
+    real = os.write
+    monkeypatch.setattr("gateway.auditstream.os.write", lambda fd, data: (written.append(data), real(fd, data))[1])
+    for name in ("a", "faulty", "c"):
+        assert writer.write_soon("request", FIELDS, Waiter(directory, told, name))
+    assert (records(directory), told, writer.head()[0]) == ([], [], 0)
+    with pytest.raises(ZeroDivisionError):  # when all were told
+        writer.flush()
+    assert told == [("a", True, 3), ("faulty", True, 3), ("c", True, 3)]
+    assert len(written) == 1
+    writer.flush()
+    assert len(told) == 3
+    monkeypatch.undo()
+    assert writer.head() == (3, line_hash(written[0].split(b"\n")[-2]).decode())
+    sign(directory, writer)
+    writer.close()
+    verified(directory)
+
+
+def test_writer_line_written_at_once_takes_those_that_wait_along(directory: Path) -> None:
+    """The order of the log is the order in which lines came; whoever waits is told at the end of the turn as ever."""
+    writer, told = AuditWriter.open(directory, "p0"), list[tuple[str, bool, int]]()
+    writer.write_soon("request", {**FIELDS, "count": 1}, Waiter(directory, told, "a"))
+    writer.write("request", {**FIELDS, "count": 2})
+    assert [record["count"] for record in records(directory)] == [1, 2]
+    assert told == []
+    writer.flush()
+    assert told == [("a", True, 2)]
+    writer.close()
+
+
+def test_writer_lines_that_cannot_be_written_are_all_told(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line of a failed write is in the log or the chain; the next ones go one by one until one can be written."""
+    writer, told = AuditWriter.open(directory, "p0"), list[tuple[str, bool, int]]()
+    writer.write("request", FIELDS)
+    real = os.write
+
+    def full(fd: int, data: bytes) -> int:
+        real(fd, data[:100])
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr("gateway.auditstream.os.write", full)
+    for name in ("a", "b"):
+        assert writer.write_soon("request", FIELDS, Waiter(directory, told, name))
+    writer.flush()
+    assert [(name, done) for name, done, _ in told] == [("a", False), ("b", False)]
+    assert not writer.healthy
+    assert not writer.write_soon("request", FIELDS, Waiter(directory, told, "c"))
+    assert told[-1][:2] == ("c", False)
+    assert writer.lost == 3
+    monkeypatch.undo()
+    assert not writer.write_soon("request", FIELDS, Waiter(directory, told, "d"))
+    assert told[-1] == ("d", True, 3)
+    assert writer.write_soon("request", FIELDS, Waiter(directory, told, "e"))
+    writer.flush()
+    assert [record["event"] for record in records(directory)] == [
+        "request",
+        "admin.audit_resumed",
+        "request",
+        "request",
+    ]
+    sign(directory, writer)
+    writer.close()
+    verified(directory)
+
+
+def test_writer_lines_that_wait_keep_to_the_size_of_files(directory: Path) -> None:
+    """A file is followed by the next one where it would grow past its size, whether lines wait or not."""
+    writer, told = AuditWriter.open(directory, "p0", AuditConfig(max_bytes=4096)), list[tuple[str, bool, int]]()
+    for number in range(40):
+        writer.write_soon("request", FIELDS, Waiter(directory, told, str(number)))
+    writer.flush()
+    assert [(name, done) for name, done, _ in told] == [(str(number), True) for number in range(40)]
+    sizes = [path.stat().st_size for path in sorted(directory.glob("p0-*.jsonl"))]
+    assert len(sizes) > 2
+    assert max(sizes) <= 4096
+    assert len(records(directory)) == 40
+    sign(directory, writer)
+    writer.close()
+    verified(directory)

@@ -62,3 +62,37 @@ async def test_outbox_that_a_link_adds_to_while_it_is_flushed_flushes_again() ->
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert log == ["first", "next"]
+
+
+async def test_outbox_with_something_to_come_first_does_that_before_links_send() -> None:
+    """What must have happened is done before any link sends; links that it adds go with the same flush."""
+    log = list[str]()
+
+    def first() -> None:
+        log.append("first")
+        outbox.add(Link(log, "added"))
+
+    outbox = Outbox(asyncio.get_running_loop(), first)
+    outbox.add(Link(log, "a"))
+    await asyncio.sleep(0)
+    assert log == ["first", "a", "added"]
+    outbox.soon()
+    outbox.soon()
+    await asyncio.sleep(0)
+    assert log == ["first", "a", "added", "first", "added"]
+    await asyncio.sleep(0)
+    assert len(log) == 5
+
+
+async def test_outbox_whose_first_step_fails_sends_all_the_same() -> None:
+    """A fault of the first step is raised when the links had their turn."""
+    log = list[str]()
+
+    def first() -> None:
+        raise ZeroDivisionError
+
+    outbox = Outbox(asyncio.get_running_loop(), first)
+    outbox.add(Link(log, "a"))
+    with pytest.raises(ZeroDivisionError):
+        outbox.flush()
+    assert log == ["a"]
