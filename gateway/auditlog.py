@@ -27,6 +27,7 @@ from gateway.refusals import RefusalFolder
 
 SYNC_INTERVAL: Final = 1.0  # seconds between two fdatasync at most
 _CLI: Final = "cli"
+_now_ns: Final = time.time_ns
 
 
 class Recorded(Protocol):
@@ -168,7 +169,7 @@ class AuditWriter:
             raise fault
 
     def _add(self, event: str, fields: Fields) -> None:
-        if self._file.add(event, fields, time.time_ns() // 1000):
+        if self._file.add(event, fields, _now_ns() // 1000):
             self._are_written()
 
     def _are_written(self) -> None:
@@ -246,7 +247,7 @@ class AuditWriter:
 
     def _resume(self) -> None:
         fields: dict[str, object] = {"count": self.lost, "outcome": "resumed"}
-        self._file.append("admin.audit_resumed", fields, time.time_ns() // 1000)
+        self._file.append("admin.audit_resumed", fields, _now_ns() // 1000)
         self._faulty = False
         self.lost = 0
 
@@ -326,7 +327,7 @@ def append_cli(
 def _append_locked(directory: Path, event: str, fields: Mapping[str, object], config: AuditConfig) -> Head:
     file = StreamFile(directory, _CLI, config)
     try:
-        file.append(event, fields, time.time_ns() // 1000)
+        file.append(event, fields, _now_ns() // 1000)
         os.fdatasync(file.fd)
         seq, digest, name = file.head
         if seq == 1 or file.replaced:

@@ -17,6 +17,7 @@ from rhttp.head import RequestHead
 if TYPE_CHECKING:
     from gateway.services import Generation
 
+_monotonic: Final = time.monotonic
 _MAX_POLICIES: Final = 1024
 """Sets of policy ids remembered in rendered form."""
 
@@ -91,24 +92,25 @@ class Call:
         self.admitted: Admitted | None = None
         self.rendered: Rendered | None = None
         """What `audit_of` needs, when it is known from a request like this one."""
-        self.started = time.monotonic()
+        self.started = _monotonic()
 
-    def audit_of(self, outcome: bytes, *, status: int, worker: str | None) -> Fields:
+    def audit_of(self, outcome: bytes, *, status: int, worker: bytes) -> Fields:
         """As `audit` for an admitted request, rendered: these are the lines of nearly every exchange.
 
         Everything in them is ours or was parsed into a form that needs no escaping: ids are hex or tokens, names and
-        pools are names, and a normal path has neither quotes nor backslashes. A ``status`` of 0 is none.
+        pools are names, and a normal path has neither quotes nor backslashes. A ``status`` of 0 is none, and so is
+        a ``worker`` without a name.
         """
         rendered = self.rendered
         if rendered is None:
             if self.admitted is None or len(self.target) > MAX_STRING:
                 fields = self.audit(outcome.decode("ascii"), status=status or None)
-                if worker is not None:
-                    fields["worker"] = worker
+                if worker:
+                    fields["worker"] = worker.decode("ascii")
                 return fields
             rendered = self.rendered = self.render()
-        spent = int((time.monotonic() - self.started) * 1e6)
-        who = b"" if worker is None else b',"worker":"%b"' % worker.encode("ascii")
+        spent = int((_monotonic() - self.started) * 1e6)
+        who = b',"worker":"%b"' % worker if worker else b""
         if status:
             who += b',"status":%d' % status
         return RenderedFields(
@@ -158,5 +160,5 @@ class Call:
             fields["target"] = self.target.decode("latin-1")
         if status is not None:
             fields["status"] = status
-        fields["ms"] = round((time.monotonic() - self.started) * 1000, 3)
+        fields["ms"] = round((_monotonic() - self.started) * 1000, 3)
         return fields

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable
 
 import orjson
 
+from gateway.levels import Label, Worker
 from gateway.meshframes import MeshError
-from gateway.pool import Label, Pool, Worker
+from gateway.pool import Pool
 
 
 class Peer:

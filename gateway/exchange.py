@@ -57,6 +57,7 @@ class Exchange:
         "_target",
         "_trailers",
         "_tries",
+        "_worker",
         "bucket",
         "call",
         "deadline",
@@ -103,6 +104,7 @@ class Exchange:
         """For `gateway.pool`: only this worker will do."""
         self.worker_name: str | None = None
         """Who serves it."""
+        self._worker = b""
         self.label: tuple[str, str] | None = None
         self.waiting = False
         self.is_ours = True
@@ -117,14 +119,15 @@ class Exchange:
         """A client end is leased to this exchange: send what there is of the request."""
         head = self.call.head
         self._client = client
-        self._services.wheel.clear(self)
+        self.deadline = 0.0
         self.worker_name = worker
+        self._worker = b"" if worker is None else worker.encode("ascii")
         self._tries += 1
         length = None if head.chunked else head.content_length
         block = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (head.method, self._target, host, self._fields)
         client.head(self, head.method, block, -1 if length is None and not head.chunked else length)
         if worker is not None:
-            sent = self.call.audit_of(b"sent", status=0, worker=worker)
+            sent = self.call.audit_of(b"sent", status=0, worker=self._worker)
             if not head.has_content:
                 self._services.record_soon("dispatch.sent", sent, self)
                 return
@@ -282,8 +285,8 @@ class Exchange:
         if self.worker_name is None:
             block = b"%bRhttp-Request-Id: %b\r\n%b" % (block, self.call.id_bytes, date)
         else:
-            worker = self.worker_name.encode("ascii")
-            block = b"%bRhttp-Worker: %b\r\nRhttp-Request-Id: %b\r\n%b" % (block, worker, self.call.id_bytes, date)
+            id_bytes = self.call.id_bytes
+            block = b"%bRhttp-Worker: %b\r\nRhttp-Request-Id: %b\r\n%b" % (block, self._worker, id_bytes, date)
         self._end.head(head.status, block, head.content_length)
         if self._end.blocked and self._client is not None:
             self._client.pause()
@@ -308,7 +311,7 @@ class Exchange:
             event = self._count("allowed")
             self._trailers = trailers
             self._finishing = True
-            line = self.call.audit_of(b"allowed", status=self._end.status, worker=self.worker_name)
+            line = self.call.audit_of(b"allowed", status=self._end.status, worker=self._worker)
             self._services.record_soon(event, line, self)
         # The request's content still comes, so nothing can wait: it may end in a fault.
         elif self._close_books("allowed", self._end.status, None):
@@ -360,7 +363,7 @@ class Exchange:
         if committed:
             self._end.abort()
         else:
-            extra = b"" if self.worker_name is None else b"Rhttp-Worker: %b\r\n" % self.worker_name.encode("ascii")
+            extra = b"" if self.worker_name is None else b"Rhttp-Worker: %b\r\n" % self._worker
             fail(self._services, self._end, self.call, status, slug, extra)
 
     def _close_books(self, outcome: str, status: int | None, reason: str | None) -> bool:
@@ -368,7 +371,7 @@ class Exchange:
         services = self._services
         services.exchange_over()
         if outcome == "allowed" and status is not None:
-            return services.record(event, self.call.audit_of(b"allowed", status=status, worker=self.worker_name))
+            return services.record(event, self.call.audit_of(b"allowed", status=status, worker=self._worker))
         fields = self.call.audit(outcome, status=status, reason=reason)
         if self.worker_name is not None:
             fields["worker"] = self.worker_name

@@ -14,8 +14,9 @@ from gateway.elsewhere import Happened, Superseded
 from gateway.exchange import Exchange
 from gateway.identity import Peer
 from gateway.lend import Lender
+from gateway.levels import Slot
 from gateway.liveness import keep_alive
-from gateway.pool import Pool, Slot, describe
+from gateway.pool import Pool, describe
 from gateway.services import Services
 from rhttp.client import ClientEnd
 from rhttp.ends import Link

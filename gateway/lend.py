@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
+from gateway.levels import Label, Slot
 from gateway.meshframes import (
     CANCEL,
     DATA,
@@ -27,7 +28,6 @@ from gateway.meshframes import (
     Wish,
     frame,
 )
-from gateway.pool import Label, Slot
 from rhttp.errors import Loss
 
 if TYPE_CHECKING:

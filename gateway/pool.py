@@ -1,95 +1,20 @@
 """Pools: which worker's slot takes the next request, and who waits for one.
 
 A *slot* is the ability of one worker to take one request now; over HTTP/1.1 it is one idle reversed connection. The
-choice costs the same whatever the number of workers: workers with a free slot stand in *levels* by how many requests
-they serve, and within a level in the order in which they came there; so the least busy worker is first, then the
-longest idle.
+choice costs the same whatever the number of workers: see `gateway.levels`.
 
 Posture: pure. Time comes as an argument.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+from gateway.levels import Label, Levels, Slot, Worker
 from gateway.waiting import Waiter, WaitingLine
-
-Label = tuple[str, str]
-
-
-class Slot:
-    """One place for one request. Plain class with slots: there is one for every idle connection."""
-
-    __slots__ = ("busy", "gone", "instance", "link", "retired", "worker")
-
-    def __init__(self, worker: Worker, link: object, instance: str | None) -> None:
-        self.worker = worker
-        self.link = link
-        self.instance = instance
-        self.busy = False
-        self.gone = False
-        self.retired = False
-        """Superseded: it serves what it has and takes nothing new."""
-
-
-class Worker:
-    """A worker's slots in one pool."""
-
-    __slots__ = ("busy", "idle", "instances", "labels", "level", "name", "protocol", "since", "slots")
-
-    def __init__(self, name: str, labels: tuple[Label, ...], protocol: str, since: float) -> None:
-        self.name = name
-        self.labels = labels
-        self.protocol = protocol
-        self.since = since
-        """Epoch seconds of its first present connection."""
-        # Lists, since a worker has few and an empty deque or set costs more than all the rest of it.
-        self.slots: list[Slot] = []
-        self.idle: list[Slot] = []
-        """Longest idle first."""
-        self.busy = 0
-        self.level = -1
-        self.instances: dict[str, float] = {}
-        """Epoch seconds at which each was first seen, in that order."""
-
-
-class Levels:
-    """Workers with a free slot, by how busy they are."""
-
-    __slots__ = ("_levels", "_low")
-
-    def __init__(self) -> None:
-        self._levels: list[OrderedDict[Worker, None]] = []
-        self._low = 0
-
-    def add(self, worker: Worker, level: int) -> None:
-        """Put a worker at the end of its level."""
-        while len(self._levels) <= level:
-            self._levels.append(OrderedDict())
-        self._levels[level][worker] = None
-        self._low = min(self._low, level)
-
-    def discard(self, worker: Worker, level: int) -> None:
-        """Take a worker out of the level it stands in."""
-        if 0 <= level < len(self._levels):
-            self._levels[level].pop(worker, None)
-
-    def first(self, not_again: str | None = None) -> Worker | None:
-        """The least busy worker, longest in its level; None when no slot is free but perhaps one of ``not_again``."""
-        levels = self._levels
-        while self._low < len(levels) and not levels[self._low]:
-            self._low += 1
-        for level in levels[self._low :]:
-            for worker in level:
-                if worker.name != not_again:
-                    return worker
-        if self._low == len(levels):
-            self._low = 0
-        return None
 
 
 class Watcher(Protocol):
@@ -343,15 +268,15 @@ class Pool:
         self._take_out(worker)
         worker.level = level
         if level >= 0:
-            self._levels.add(worker, level)
-            for label in worker.labels:
-                self._by_label[label].add(worker, level)
+            self._levels.add(worker.place, level)
+            for label, place in zip(worker.labels, worker.label_places, strict=True):
+                self._by_label[label].add(place, level)
 
     def _take_out(self, worker: Worker) -> None:
         if worker.level >= 0:
-            self._levels.discard(worker, worker.level)
-            for label in worker.labels:
-                self._by_label[label].discard(worker, worker.level)
+            Levels.discard(worker.place)
+            for place in worker.label_places:
+                Levels.discard(place)
             worker.level = -1
 
     def _emit(self, kind: str, worker: str | None) -> None:

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from OpenSSL import SSL
 
@@ -74,6 +74,9 @@ class Generation:
     """``1.1 pseudonym``."""
 
 
+_HEX: Final = tuple(format(number, "02x") for number in range(256))
+
+
 class RequestIds:
     """Unique names for requests: 64 random bits of this process, then a counter."""
 
@@ -85,8 +88,11 @@ class RequestIds:
 
     def next(self) -> str:
         """A name never given before."""
-        self._count += 1
-        return self._prefix + format(self._count, "08x")
+        count = self._count = self._count + 1
+        if count >> 32:
+            return self._prefix + format(count, "08x")
+        low, high = count & 0xFFFF, count >> 16
+        return f"{self._prefix}{_HEX[high >> 8]}{_HEX[high & 0xFF]}{_HEX[low >> 8]}{_HEX[low & 0xFF]}"
 
 
 class AuditSink(Protocol):

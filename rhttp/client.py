@@ -173,7 +173,7 @@ class ClientEnd(asyncio.Protocol):
         """Stop reading: whoever takes the answer is slower."""
         if not self._paused and not self._closed:
             self._paused = True
-            self._wheel.clear(self)
+            self.deadline = 0.0
             self.link.pause_reading()
 
     def resume(self) -> None:
@@ -324,7 +324,7 @@ class ClientEnd(asyncio.Protocol):
 
     def _finish(self, trailers: Fields) -> None:
         self._reader = None
-        self._wheel.clear(self)
+        self.deadline = 0.0
         sink, self.sink = self.sink, None
         self.answered += 1
         reusable = self._reusable and self._sent_whole and not self._eof and not self.link.is_closing()
@@ -379,11 +379,11 @@ class ClientEnd(asyncio.Protocol):
         """The peer caught up."""
         self._blocked = False
         if self.sink is None:
-            self._wheel.clear(self)
+            self.deadline = 0.0
         else:
             self._wheel.set(self, self.limits.answer_timeout if self._sent_whole else self.limits.content_timeout)
             if not self._sent_whole and self._reader is None:
-                self._wheel.clear(self)  # now the requester is the slow side, and its end has the deadline
+                self.deadline = 0.0  # now the requester is the slow side, and its end has the deadline
             self.sink.request_unblocked()
 
     def deadline_passed(self) -> None:

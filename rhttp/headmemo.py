@@ -8,7 +8,6 @@ Posture: pure, meets bytes of untrusted clients, workers and masters.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final
 
 from rhttp.head import RequestHead, ResponseHead, parse_request_head, parse_response_head
@@ -18,6 +17,11 @@ _KEPT: Final = 1024
 _SHORT: Final = 1024
 """Bytes of a head that is worth remembering."""
 _PRINTABLE: Final = bytes(range(0x20, 0x7F))
+
+# Plain dictionaries, asked for every message: `functools.lru_cache` takes several times as long. All are forgotten
+# when there are too many. A head that breaks a rule is never in them, and limits are looked at again.
+_requests: Final[dict[bytes, RequestHead]] = {}
+_responses: Final[dict[bytes, ResponseHead]] = {}
 
 
 def read_request_head(block: bytes, *, max_fields: int, max_line: int) -> RequestHead:
@@ -49,11 +53,36 @@ def read_response_head(block: bytes, *, max_fields: int) -> ResponseHead:
     return _response(block, max_fields)
 
 
-@lru_cache(maxsize=_KEPT)
+class _Held:
+    """The longest request line that the remembered heads were held to; an attribute, since it is a plain number."""
+
+    __slots__ = ("line",)
+
+    def __init__(self) -> None:
+        self.line = 0
+
+
+_held: Final = _Held()
+
+
 def _request(block: bytes, max_fields: int, max_line: int) -> RequestHead:
-    return parse_request_head(block, max_fields=max_fields, max_line=max_line)
+    if max_line != _held.line:
+        _requests.clear()
+        _held.line = max_line
+    head = _requests.get(block)
+    if head is None or len(head.fields) > max_fields:
+        head = parse_request_head(block, max_fields=max_fields, max_line=max_line)
+        if len(_requests) >= _KEPT:
+            _requests.clear()
+        _requests[block] = head
+    return head
 
 
-@lru_cache(maxsize=_KEPT)
 def _response(block: bytes, max_fields: int) -> ResponseHead:
-    return parse_response_head(block, max_fields=max_fields)
+    head = _responses.get(block)
+    if head is None or len(head.fields) > max_fields:
+        head = parse_response_head(block, max_fields=max_fields)
+        if len(_responses) >= _KEPT:
+            _responses.clear()
+        _responses[block] = head
+    return head

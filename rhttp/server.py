@@ -145,7 +145,7 @@ class ServerEnd(AnswerSide):
             self._reader = LengthReader(head.content_length)
         else:
             self.phase = READ
-            self._wheel.clear(self)
+            self.deadline = 0.0
             if head.upgrade is None:
                 self.owner.request_received(self, head)
                 return b"" if end == size else data[end:]
@@ -182,7 +182,7 @@ class ServerEnd(AnswerSide):
         if ended and self.phase == CONTENT:
             self._reader = None
             self.phase = READ
-            self._wheel.clear(self)
+            self.deadline = 0.0
             if sink is not None:
                 sink.request_end(reader.trailers)
         elif ended and self.phase == DISCARD:  # the sink answered while it took the last content
@@ -193,7 +193,7 @@ class ServerEnd(AnswerSide):
     def _malformed(self, error: RemoteProtocolError) -> None:
         """A head or content that cannot be framed: nothing behind it can be trusted."""
         self._buffer = b""
-        self._wheel.clear(self)
+        self.deadline = 0.0
         if self.phase in (CONTENT, READ):
             sink, self.sink = self.sink, None
             answered = self.responded
@@ -260,7 +260,7 @@ class ServerEnd(AnswerSide):
         """The peer caught up."""
         self._blocked = False
         if self.phase == READ:
-            self._wheel.clear(self)
+            self.deadline = 0.0
         if self.sink is not None:
             self.sink.response_unblocked()
         elif self.phase == HEAD:
@@ -330,7 +330,7 @@ class ServerEnd(AnswerSide):
     def _await_request(self) -> None:
         """The next request has its turn; it may be here already."""
         if self._is_patient:
-            self._wheel.clear(self)
+            self.deadline = 0.0
         else:
             self._wheel.set(self, self.limits.keep_alive_timeout)
         if self._paused:

@@ -45,7 +45,7 @@ class TimerWheel:
             self._place(item, deadline)
 
     def clear(self, item: Timed) -> None:
-        """Let ``item`` never expire; it leaves its bucket when that comes round."""
+        """Let ``item`` never expire; it leaves its bucket when that comes round. To store 0.0 in it does the same."""
         item.deadline = 0.0
 
     def forget(self, item: Timed) -> None:

@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.pool import Label, Pool, PoolEvent, Slot, describe
+from gateway.levels import Label, Slot
+from gateway.pool import Pool, PoolEvent, describe
 
 NAMES = ["w1", "w2", "w3", "w4"]
 LABELS: dict[str, tuple[Label, ...]] = {

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from types import FrameType
 
 import gateway.pool as pool_module
-from gateway.pool import Label, Pool, Slot
+from gateway.levels import Label, Slot
+from gateway.pool import Pool
 
 
 def cost(work: Callable[[], object]) -> int:
