@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from gateway.pool import Label, Slot
+    from gateway.levels import Label, Slot
 
 
 class Waiter(Protocol):
