@@ -16,7 +16,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 HOT = {
     "rhttp": (
         "answer authparams client content digest fields head headmemo limits link outbox plain recent server status"
-        " target timers tls tlsrecord"
+        " target timers tls tlshandshake tlsrecord"
     ),
     "auth": "cedar credentials ledgertable nonces policy sharedledger verifier",
     "gateway": (

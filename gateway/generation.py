@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,8 @@ from pki.names import Role
 from pki.trust import TrustStore
 from pki.verify import PeerVerifier, VerifiedPeer
 from rhttp.limits import Http1Limits
-from rhttp.tlscontext import Verify, server_context
+from rhttp.tlscontext import server_context
+from rhttp.tlshandshake import PresentedPath, Verify
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -158,9 +160,13 @@ def build_generation(
 def _verify(services: Services, peers: PeerVerifier, *, forward: bool) -> Verify:
     revoked = _Revoked(services)
 
-    def verify(path: Sequence[x509.Certificate]) -> object:
-        peer = peers.verify(path, at=services.now(), revocation=revoked)
-        return Seen(peer, path[0].public_bytes(Encoding.DER) if forward else None)
+    def verify(path: PresentedPath) -> object:
+        peer = peers.recall(path.fingerprints, at=time.time(), revocation=revoked)
+        if peer is not None and not forward:
+            return Seen(peer, None)
+        certificates = path.certificates()
+        peer = peers.verify(certificates, at=services.now(), revocation=revoked)
+        return Seen(peer, certificates[0].public_bytes(Encoding.DER) if forward else None)
 
     return verify
 

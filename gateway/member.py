@@ -8,7 +8,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from gateway.control import (
@@ -73,6 +74,7 @@ class DataProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
                 pass_fds=inherited.descriptors(),
+                env=environment(os.environ),
             )
         except BaseException:
             ours.close()
@@ -157,6 +159,14 @@ class DataProcess:
         """End it now."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
+
+
+def environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """What a data process gets of our environment: all, and OpenSSL's settings file unless somebody named another.
+
+    OpenSSL reads it when it is loaded, so it cannot be set later on.
+    """
+    return {"OPENSSL_CONF": str(Path(__file__).with_name("openssl.cnf")), **ours}
 
 
 def _has_descriptor(stream: object) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from pki.errors import CertificateInvalid, Finding, InputUnreadable, PathReason, StoreError
 from pki.lint import lint
@@ -55,7 +56,7 @@ class TrustStore:
     Times are not looked at here: they are at every verification, so a store with an expired CA refuses, and loads.
     """
 
-    __slots__ = ("_by_subject", "_known", "trust_domain")
+    __slots__ = ("_by_subject", "_fingerprints", "_known", "trust_domain")
 
     def __init__(self, authorities: Iterable[IssuingCa], *, trust_domain: str | None = None) -> None:
         self.trust_domain = trust_domain
@@ -66,6 +67,7 @@ class TrustStore:
             self._by_subject[subject] = (*self._by_subject.get(subject, ()), authority)
             known.update(authority.above)
         self._known = frozenset(known)
+        self._fingerprints = frozenset(certificate.fingerprint(hashes.SHA256()) for certificate in known)
 
     @classmethod
     def from_pem(
@@ -100,6 +102,10 @@ class TrustStore:
     def knows(self, certificate: x509.Certificate) -> bool:
         """Whether the certificate is one of the store's own."""
         return certificate in self._known
+
+    def knows_fingerprint(self, fingerprint: bytes) -> bool:
+        """The same of a certificate with this SHA-256."""
+        return fingerprint in self._fingerprints
 
     def issuer_of(self, leaf: x509.Certificate) -> IssuingCa | None:
         """The CA whose name the leaf carries as issuer and whose key signed it."""

@@ -147,6 +147,21 @@ class PeerVerifier:
             # An exception that leaves a TLS callback surfaces elsewhere or nowhere; an unforeseen one is a refusal.
             raise CertificateInvalid(PathReason.MALFORMED, f"verification failed: {type(error).__name__}") from error
 
+    def recall(self, fingerprints: Sequence[bytes], *, at: float, revocation: RevocationView) -> VerifiedPeer | None:
+        """What `verify` would answer at this epoch second, for a path given by the SHA-256 of its certificates.
+
+        None: only `verify` can tell. The leaf is not remembered, or something keeps it from being accepted.
+        """
+        peer = self._known.get(fingerprints[0]) if 1 <= len(fingerprints) <= MAX_PRESENTED else None
+        if (
+            peer is None
+            or not peer.not_before <= int(at) <= peer.expires
+            or not all(self._trust.knows_fingerprint(other) for other in fingerprints[1:])
+            or revocation.is_revoked(peer.serial)
+        ):
+            return None
+        return peer
+
     def _verify(self, path: Sequence[x509.Certificate], at: datetime, revocation: RevocationView) -> VerifiedPeer:
         if at.tzinfo is None:
             raise ValueError("an aware time is needed")

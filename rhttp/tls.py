@@ -20,8 +20,9 @@ from OpenSSL import SSL
 from rhttp.link import CLOSED, CLOSING, GRACE, HANDSHAKE, HIGH_WATER, OPEN, SocketLink
 from rhttp.outbox import Outbox
 from rhttp.timers import TimerWheel
-from rhttp.tlscontext import Handshake, NoCommonProtocol, openssl_reason
-from rhttp.tlsrecord import RECORD, give, take, watch_end
+from rhttp.tlscontext import openssl_reason
+from rhttp.tlshandshake import Handshake
+from rhttp.tlsrecord import RECORD, SHAKEN, WANTS_WRITE, give, say_bye, shake, take, watch_end
 
 _READS: Final = 8
 """Records taken in one turn, so that one busy peer does not starve the others."""
@@ -63,7 +64,7 @@ class TlsLink(SocketLink):
             if server_name is not None:
                 connection.set_tlsext_host_name(server_name)
         wheel.set(self, timeout)
-        loop.add_reader(self._fd, self._shake)
+        loop.add_reader(self._fd, self._readable)
         if not server:
             self._shake()
 
@@ -71,27 +72,20 @@ class TlsLink(SocketLink):
 
     def _shake(self) -> None:
         try:
-            self._connection.do_handshake()
-        except SSL.WantReadError:
-            self._watch_write(False)
-            return
-        except SSL.WantWriteError:
-            self._watch_write(True)
-            return
-        except NoCommonProtocol:
-            self._fail("alpn")
-            return
+            step = shake(self._connection)
         except SSL.SysCallError:
             self._fail("closed")
             return
         except SSL.Error as error:
             self._fail(self.handshake.refusal or openssl_reason(error))
             return
+        if step != SHAKEN:
+            self._watch_write(step == WANTS_WRITE)
+            return
         self._wheel.clear(self)
         self._watch_write(False)
         self._state = OPEN
         watch_end(self._connection)
-        self._loop.add_reader(self._fd, self._readable)
         done, self._done = self._done, None
         assert done is not None
         done(self, None)
@@ -159,6 +153,9 @@ class TlsLink(SocketLink):
     # ---- records ----
 
     def _readable(self) -> None:
+        if self._state == HANDSHAKE:
+            self._shake()
+            return
         for _ in range(_READS):
             try:
                 data = take(self._connection)
@@ -198,9 +195,7 @@ class TlsLink(SocketLink):
                 self._loop.remove_writer(self._fd)
 
     def _say_bye(self) -> None:
-        with contextlib.suppress(SSL.Error):
-            if not self._connection.get_shutdown() & SSL.SENT_SHUTDOWN:
-                self._connection.shutdown()
+        say_bye(self._connection)
 
     def deadline_passed(self) -> None:
         """The handshake, a linger or the last bytes took too long; or it is time for another look."""

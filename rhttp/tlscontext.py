@@ -9,50 +9,17 @@ Posture: meets certificates of untrusted peers.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
 
-HTTP11: Final = b"http/1.1"
+from rhttp.tlshandshake import HTTP11, MAX_DEPTH, Verify, choose_http11, verify_with
+
 # TLS 1.2 suites: forward secrecy and AEAD only. TLS 1.3 has no others.
 CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20"
-_MAX_DEPTH: Final = 4
-
-
-class NoCommonProtocol(Exception):  # noqa: N818 - says what is the case, like every error of ours
-    """The peer offers ALPN protocols and none of them is ours; raising sends no_application_protocol."""
-
-
-_NOTHING: Final[dict[int, x509.Certificate]] = {}
-
-
-class Handshake:
-    """What a handshake gathers: the certificates by depth, then the verified peer or the reason of the refusal."""
-
-    __slots__ = ("certificates", "has_ended", "peer", "refusal")
-
-    def __init__(self) -> None:
-        self.certificates: dict[int, x509.Certificate] = {}
-        self.peer: object = None
-        self.refusal: str | None = None
-        self.has_ended = False
-        """The peer sent close_notify, later on; `TlsLink` asks."""
-
-    def forget(self) -> None:
-        """Let go of what only the handshake needed.
-
-        OpenSSL's own session, with the peer's parsed path, has to stay: SSL_set_session(NULL) makes OpenSSL fall back
-        to its method for any version, and a close_notify, KeyUpdate or ticket is then answered with a fatal alert.
-        """
-        self.certificates = _NOTHING
-        self.peer = None
-
-
-Verify = Callable[[Sequence[x509.Certificate]], object]
-"""Takes a path, leaf first, answers the verified peer; raises an exception with a ``code`` or ``reason`` to refuse."""
 
 
 def server_context(
@@ -79,9 +46,9 @@ def server_context(
         context.add_client_ca(certificate)
     # A path may end at an issuing CA, which is as trusted as the root that signed it: one signature less to check.
     store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verifier(verify))
-    context.set_verify_depth(_MAX_DEPTH)
-    context.set_alpn_select_callback(_select)
+    verify_with(context, SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, verify)
+    context.set_verify_depth(MAX_DEPTH)
+    choose_http11(context)
     return context
 
 
@@ -92,8 +59,8 @@ def client_context(*, chain: bytes | None, key: bytes | None, anchors: Sequence[
     assert store is not None
     for pem in anchors:
         store.add_cert(crypto.X509.from_cryptography(x509.load_pem_x509_certificate(pem)))
-    context.set_verify(SSL.VERIFY_PEER, _verifier(lambda path: check_service_identity(path[0], host)))
-    context.set_verify_depth(_MAX_DEPTH)
+    verify_with(context, SSL.VERIFY_PEER, lambda path: check_service_identity(path.certificates()[0], host))
+    context.set_verify_depth(MAX_DEPTH)
     context.set_alpn_protos([HTTP11])
     return context
 
@@ -119,37 +86,6 @@ def _context(method: int, chain: bytes | None, key: bytes | None) -> SSL.Context
         context.use_privatekey(load_pem_private_key(key, None))  # type: ignore[arg-type]  # any key OpenSSL can sign with
         context.check_privatekey()
     return context
-
-
-def _select(_connection: SSL.Connection, offered: list[bytes]) -> bytes:
-    if HTTP11 in offered:
-        return HTTP11
-    raise NoCommonProtocol
-
-
-def _verifier(verify: Verify) -> Callable[[SSL.Connection, crypto.X509, int, int, int], bool]:
-    def callback(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
-        handshake = connection.get_app_data()
-        if not isinstance(handshake, Handshake):
-            return False
-        # An exception must not leave this callback: it could surface in another connection's turn.
-        try:
-            if not ok:
-                handshake.refusal = handshake.refusal or f"openssl_{error}"
-                return False
-            if depth > _MAX_DEPTH:
-                return False
-            handshake.certificates[depth] = certificate.to_cryptography()
-            if depth == 0:
-                path = [handshake.certificates[n] for n in sorted(handshake.certificates)]
-                handshake.certificates = {}
-                handshake.peer = verify(path)
-            return True
-        except Exception as fault:
-            handshake.refusal = str(getattr(fault, "reason", None) or getattr(fault, "code", None) or "internal")
-            return False
-
-    return callback
 
 
 def check_service_identity(certificate: x509.Certificate, host: str) -> str:

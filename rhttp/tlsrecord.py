@@ -22,7 +22,16 @@ _write: Final = lib.SSL_write
 _unpack: Final = ffi.unpack
 _clear: Final = lib.ERR_clear_error
 _error: Final = lib.SSL_get_error
+_shake: Final = lib.SSL_do_handshake
+_shutdown: Final = lib.SSL_shutdown
+_shut_down: Final = lib.SSL_get_shutdown
 _WANT_READ: Final = lib.SSL_ERROR_WANT_READ
+_WANT_WRITE: Final = lib.SSL_ERROR_WANT_WRITE
+
+# What a step of a handshake ended with.
+SHAKEN: Final = 0
+WANTS_READ: Final = 1
+WANTS_WRITE: Final = 2
 
 
 def _on_event(ssl: Any, where: int, code: int) -> None:
@@ -43,6 +52,34 @@ def watch_end(connection: SSL.Connection) -> None:
     called when the handshake is done: during it OpenSSL would call some twenty times for nothing.
     """
     lib.SSL_set_info_callback(connection._ssl, _EVENT)
+
+
+def shake(connection: SSL.Connection) -> int:
+    """Go on with the handshake: `SHAKEN`, `WANTS_READ` or `WANTS_WRITE` (the usual ends, so no exceptions).
+
+    Raises:
+        SSL.Error: as `SSL.Connection.do_handshake`, but neither `WantReadError` nor `WantWriteError`.
+    """
+    ssl = connection._ssl
+    _clear()
+    result: int = _shake(ssl)
+    if result == 1:
+        return SHAKEN
+    error = _error(ssl, result)
+    if error == _WANT_READ:
+        return WANTS_READ
+    if error == _WANT_WRITE:
+        return WANTS_WRITE
+    connection._raise_ssl_error(ssl, result)
+    return WANTS_READ
+
+
+def say_bye(connection: SSL.Connection) -> None:
+    """Send close_notify, once; a peer that is gone need not hear it."""
+    ssl = connection._ssl
+    if not _shut_down(ssl) & SSL.SENT_SHUTDOWN:
+        _clear()
+        _shutdown(ssl)
 
 
 def take(connection: SSL.Connection) -> bytes | None:

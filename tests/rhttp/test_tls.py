@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from cryptography import x509
 from OpenSSL import SSL
 from support.certs import Pair, forge
 from support.tlspeers import (
@@ -24,6 +23,7 @@ from support.tlspeers import (
 )
 
 from rhttp.timers import TimerWheel
+from rhttp.tlshandshake import PresentedPath
 
 VERSIONS = {SSL.TLS1_2_VERSION: "TLSv1.2", SSL.TLS1_3_VERSION: "TLSv1.3"}
 both_versions = pytest.mark.parametrize("version", VERSIONS, ids=str)
@@ -85,7 +85,7 @@ async def test_link_never_resumes_a_session(version: int) -> None:
     """A client that brings its session and ticket along is looked at again all the same."""
     looked: list[object] = []
 
-    def verify(path: Sequence[x509.Certificate]) -> object:
+    def verify(path: PresentedPath) -> object:
         looked.append(path)
         return "peer"
 
@@ -135,8 +135,8 @@ class CodedError(Exception):
     code = "server_name"
 
 
-def raising(error: BaseException) -> Callable[[Sequence[x509.Certificate]], object]:
-    def verify(path: Sequence[x509.Certificate]) -> object:
+def raising(error: BaseException) -> Callable[[PresentedPath], object]:
+    def verify(path: PresentedPath) -> object:
         raise error
 
     return verify
@@ -169,7 +169,7 @@ async def test_peer_of_another_authority_or_time_gets_an_alert() -> None:
     """OpenSSL's own refusals name their error number and send the right alert; our verifier is not asked."""
     asked: list[object] = []
 
-    def verify(path: Sequence[x509.Certificate]) -> object:
+    def verify(path: PresentedPath) -> object:
         asked.append(path)
         return "peer"
 
@@ -187,8 +187,8 @@ async def test_peer_of_another_authority_or_time_gets_an_alert() -> None:
 async def test_verify_that_raises_touches_no_other_connection() -> None:
     """A fault in one handshake is that connection's alone, whatever runs beside it."""
 
-    def verify(path: Sequence[x509.Certificate]) -> object:
-        name = path[0].subject.rfc4514_string()
+    def verify(path: PresentedPath) -> object:
+        name = path.certificates()[0].subject.rfc4514_string()
         if name == "CN=bad":
             raise RuntimeError("bug")
         return name

@@ -19,7 +19,8 @@ from rhttp.link import SocketLink
 from rhttp.outbox import Outbox
 from rhttp.timers import TimerWheel
 from rhttp.tls import TlsLink
-from rhttp.tlscontext import Verify, client_context, server_context
+from rhttp.tlscontext import client_context, server_context
+from rhttp.tlshandshake import PresentedPath, Verify
 
 PATIENCE = 20.0
 
@@ -58,9 +59,9 @@ def key_of(pair: Pair) -> bytes:
     return pair.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def accept(path: Sequence[x509.Certificate]) -> object:
+def accept(path: PresentedPath) -> object:
     """The verify callback that lets everybody in and says who it was."""
-    return path[0].subject.rfc4514_string()
+    return path.certificates()[0].subject.rfc4514_string()
 
 
 def listening_context(verify: Verify = accept, *, version: int | None = None) -> SSL.Context:
