@@ -258,6 +258,8 @@ def _reason(failure: str) -> str:
 
 def _source(host: str) -> str:
     """The peer's address: IPv4 that is mapped into IPv6 unmapped, without a zone."""
+    if ":" not in host:
+        return host  # IPv4, as the kernel has it written
     address = ipaddress.ip_address(host.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped

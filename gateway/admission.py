@@ -8,6 +8,7 @@ Posture: untrusted client, worker and master.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -146,7 +147,7 @@ def challenge(services: Services, call: Call, refused: Refused) -> bytes:
     value = call.generation.verifier.challenge(
         listener=_TLS,
         binding=call.peer.fingerprint,
-        now=services.now().timestamp(),
+        now=time.time(),
         entropy=services.entropy(),
         stale=refused.stale,
     )

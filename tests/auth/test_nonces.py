@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
+from base64 import urlsafe_b64encode
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,6 +52,12 @@ def test_mint_with_too_little_entropy_raises() -> None:
     """A caller that forgot the entropy is a bug and is told."""
     with pytest.raises(ValueError, match="entropy"):
         minted(issuer(), entropy=b"e" * (ENTROPY_BYTES - 1))
+
+
+@given(secret=st.binary(min_size=32, max_size=160), message=st.binary(max_size=300))
+def test_mac_is_hmac_sha256_cut_short(secret: bytes, message: bytes) -> None:
+    """RFC 2104 with keys below, at and above the block size, as the standard library has it."""
+    assert NonceKey(secret).mac(message) == urlsafe_b64encode(hmac.digest(secret, message, "sha256")[:18])
 
 
 def test_key_too_short_raises_and_repr_hides_it() -> None:

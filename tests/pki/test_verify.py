@@ -292,6 +292,28 @@ def test_verifier_remembers_signatures_and_nothing_else(monkeypatch: pytest.Monk
     assert refusal(lambda: verifier.verify((leaf, stranger), at=AT, revocation=NOTHING_REVOKED)) is PathReason.PROFILE
 
 
+def sha256(*path: x509.Certificate) -> list[bytes]:
+    return [certificate.fingerprint(hashes.SHA256()) for certificate in path]
+
+
+def test_recall_answers_for_what_verified_before_and_for_nothing_else() -> None:
+    """By digests alone: only a remembered leaf under the store's own certificates, in its time and not revoked."""
+    verifier, leaf, now = PeerVerifier(trust()), peer(), AT.timestamp()
+    own = (authority(Role.WORKER).certificate, root().certificate)
+
+    def recalled(*path: x509.Certificate, at: float = now, revocation: RevocationView = NOTHING_REVOKED) -> object:
+        return verifier.recall(sha256(*path), at=at, revocation=revocation)
+
+    assert recalled(leaf, *own) is None
+    proof = verifier.verify((leaf,), at=AT, revocation=NOTHING_REVOKED)
+    assert recalled(leaf) is recalled(leaf, *own) is proof
+    assert recalled(leaf, forge("x").certificate) is None
+    assert recalled(*own) is recalled() is None
+    assert recalled(leaf, *own * 4) is None
+    assert recalled(leaf, at=proof.expires + 1) is recalled(leaf, at=proof.not_before - 1) is None
+    assert recalled(leaf, revocation=RevokedSerials(frozenset({proof.serial_hex}))) is None
+
+
 @pytest.mark.parametrize(
     ("shift", "reason"), [(DAY + timedelta(seconds=1), PathReason.EXPIRED), (-DAY, PathReason.NOT_YET_VALID)]
 )

@@ -9,12 +9,15 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL
 from support.certs import Pair, forge
 from support.tlspeers import (
     BlockingPeer,
     Side,
     alert_of,
+    authority,
     dialling_context,
     joined,
     leaf,
@@ -182,6 +185,45 @@ async def test_peer_of_another_authority_or_time_gets_an_alert() -> None:
     assert outcome == "openssl_10"
     assert "expired" in alert
     assert asked == []
+
+
+@both_versions
+async def test_path_is_told_by_digests_leaf_first_and_outlives_the_handshake(version: int) -> None:
+    """Leaf and anchor; its certificates can be read at any time, since it keeps what it points to."""
+    kept: list[PresentedPath] = []
+
+    def keep(path: PresentedPath) -> object:
+        kept.append(path)
+        return "peer"
+
+    who = leaf("w1")
+    wanted = [who.certificate, authority().certificate]
+    async with accepting(listening_context(keep, version=version)) as (side, theirs):
+        await asyncio.to_thread(BlockingPeer(theirs, plain_context(who, version=version)).shake)
+        assert await side.outcome() is None
+        side.link.abort()
+    (path,) = kept
+    assert path.fingerprints == [certificate.fingerprint(hashes.SHA256()) for certificate in wanted]
+    found: list[x509.Certificate] = path.certificates()
+    assert found == path.certificates() == wanted
+
+
+def test_connection_without_a_handshake_of_ours_is_refused() -> None:
+    """Nobody would take what its verification finds out."""
+    server = SSL.Connection(listening_context(), None)
+    server.set_accept_state()
+    client = SSL.Connection(plain_context(leaf("w1"), version=SSL.TLS1_2_VERSION), None)
+    client.set_connect_state()
+
+    def step(end: SSL.Connection, other: SSL.Connection) -> None:
+        with contextlib.suppress(SSL.WantReadError):
+            end.do_handshake()
+        other.bio_write(end.bio_read(65536))
+
+    for end, other in ((client, server), (server, client), (client, server)):
+        step(end, other)
+    with pytest.raises(SSL.Error, match="certificate verify failed"):
+        step(server, client)
 
 
 async def test_verify_that_raises_touches_no_other_connection() -> None:
