@@ -21,8 +21,8 @@ HOT = {
     "auth": "cedar credentials ledgertable nonces policy sharedledger verifier",
     "gateway": (
         "acceptor admission answers audit auditlog auditstream authority borrow call connection counters elsewhere"
-        " everywhere exchange forward hosted identity lend levels lines masters meshframes own plan pool problem"
-        " refusals registry relayed routes services snapshot statusview waiting"
+        " everywhere exchange forward hosted identity lend levels lines liveness masters meshframes own plan pool"
+        " problem refusals registry relayed routes services snapshot statusview waiting"
     ),
 }
 GROUP = "rhttp_pki"

@@ -286,7 +286,9 @@ class SocketLink:
         self._loop.call_soon(self._drop, error)
 
     def _unwatch(self) -> None:
-        self._loop.remove_reader(self._fd)
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._fd)
         if self._wants_write:
             self._wants_write = False
             self._loop.remove_writer(self._fd)

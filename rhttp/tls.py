@@ -100,6 +100,7 @@ class TlsLink(SocketLink):
         else:
             with contextlib.suppress(OSError):
                 self.socket.shutdown(socket.SHUT_WR)
+            self._reading = True
             self._loop.add_reader(self._fd, self._swallow)
             self._wheel.set(self, GRACE)
         if done is not None:
