@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,11 +160,12 @@ def _verify(services: Services, peers: PeerVerifier, *, forward: bool) -> Verify
     revoked = _Revoked(services)
 
     def verify(path: PresentedPath) -> object:
-        peer = peers.recall(path.fingerprints, at=time.time(), revocation=revoked)
+        now = services.now()
+        peer = peers.recall(path.fingerprints, at=now.timestamp(), revocation=revoked)
         if peer is not None and not forward:
             return Seen(peer, None)
         certificates = path.certificates()
-        peer = peers.verify(certificates, at=services.now(), revocation=revoked)
+        peer = peers.verify(certificates, at=now, revocation=revoked)
         return Seen(peer, certificates[0].public_bytes(Encoding.DER) if forward else None)
 
     return verify

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from OpenSSL import crypto
 from support.bench import POOL, MemoryAudit, make_material
 from support.certs import AT, DOMAIN, authority, peer, root
 from support.digests import NOW, PASSWORD, user
@@ -38,6 +39,7 @@ from pki.trust import TrustStore
 from pki.verify import PeerVerifier
 from rhttp.digest import DigestClient
 from rhttp.limits import Http1Limits
+from rhttp.tlshandshake import PresentedPath
 
 MASTER = '[masters.jobs]\nurls = ["http://127.0.0.1:1"]\n'
 
@@ -221,9 +223,13 @@ def test_verify_answers_the_proof_and_the_certificate_when_it_is_forwarded(
     )
     verify = _verify(services, PeerVerifier(store), forward=forward)
     leaf = peer(Role.CLIENT, "alice")
-    path = [leaf, authority(Role.CLIENT).certificate, root().certificate]
+    above = (authority(Role.CLIENT).certificate, root().certificate)
+    path = PresentedPath([crypto.X509.from_cryptography(certificate)._x509 for certificate in (leaf, *above)])
     seen = verify(path)
     assert isinstance(seen, Seen)
+    again = verify(path)
+    assert isinstance(again, Seen)
+    assert again.peer is seen.peer
     assert (seen.peer.role, seen.peer.name) == (Role.CLIENT, "alice")
     assert (seen.der is not None) is forward
     if seen.der is not None:
