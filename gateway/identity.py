@@ -13,6 +13,7 @@ from gateway.audit import render_fields
 from pki.names import Role
 from pki.verify import VerifiedPeer
 
+_ROLES = {"Client": "client", "Worker": "worker", "Master": "master"}
 _KINDS = {Role.CLIENT: "Client", Role.WORKER: "Worker", Role.MASTER: "Master"}
 
 
@@ -44,7 +45,7 @@ class Peer:
     ) -> None:
         self.principal = principal
         self.name = principal.name
-        self.role = principal.kind.lower()
+        self.role = _ROLES[principal.kind]
         self.identity = principal.identity
         self.serial = serial
         self.fingerprint = fingerprint

@@ -59,6 +59,7 @@ class ServerEnd(AnswerSide):
         "owner",
         "sink",
     )
+    __deletable__ = ["owner"]  # noqa: RUF012 - by this mypyc knows that `detach` deletes it
 
     def __init__(self, owner: ServerOwner, limits: Http1Limits, wheel: TimerWheel, *, is_patient: bool = False) -> None:
         super().__init__()
@@ -394,4 +395,6 @@ class ServerEnd(AnswerSide):
         self.sink = None
         self.request = None
         self._buffer = b""
+        # An owner knows its end too: the two, and the last request, would stay until the collector comes for them.
+        del self.owner
         return link, surplus

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -121,7 +122,7 @@ class TlsLink(SocketLink):
 
     def version(self) -> str:
         """The TLS version, as OpenSSL writes it (``TLSv1.3``)."""
-        return self._connection.get_protocol_version_name()
+        return sys.intern(self._connection.get_protocol_version_name())
 
     def protocol(self) -> bytes:
         """The ALPN protocol that was agreed on, or nothing."""

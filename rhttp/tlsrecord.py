@@ -50,8 +50,11 @@ def watch_end(connection: SSL.Connection) -> None:
 
     OP_IGNORE_UNEXPECTED_EOF makes OpenSSL report a bare FIN as one, in its flags as well; only the alert tells. To be
     called when the handshake is done: during it OpenSSL would call some twenty times for nothing.
+
+    The answer to ALPN is let go as well: OpenSSL copied it when it was given, and pyOpenSSL keeps it to the end.
     """
     lib.SSL_set_info_callback(connection._ssl, _EVENT)
+    connection._alpn_select_callback_args = None
 
 
 def shake(connection: SSL.Connection) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -401,6 +404,29 @@ def test_server_end_detaches_with_the_bytes_that_came_too_early() -> None:
     end.connection_lost(None)
     assert owner.closed == 0
     assert not link.closed
+
+
+def test_server_end_that_gave_its_link_away_is_gone_at_once_with_its_owner_and_request() -> None:
+    """A hosted connection keeps nothing of the request that opened it, and the collector has nothing to do."""
+
+    class Switching(Owner):
+        end: ServerEnd
+
+        def request_received(self, end: ServerEnd, head: RequestHead) -> None:
+            self.heads.append(head)
+            end.detach()
+
+    owner = Switching()
+    owner.end, _, _ = make(owner)
+    seen = weakref.ref(owner)
+    gc.disable()
+    try:
+        owner.end.data_received(GET)
+        assert len(owner.heads) == 1
+        del owner
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_server_end_tells_its_owner_once_that_it_is_gone() -> None:
