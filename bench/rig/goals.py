@@ -143,4 +143,4 @@ def turned(goal: Goal) -> Callable[[float], float]:
 def size(report: ReportData) -> str:
     """What tells two runs of one measurement apart."""
     settings = report["settings"]
-    return ", ".join(f"{settings[name]:,} {name}" for name in ("workers", "conns") if name in settings)
+    return ", ".join(f"{settings[name]:,} {name}" for name in ("workers", "conns", "paths") if name in settings)

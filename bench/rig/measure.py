@@ -29,12 +29,13 @@ def requests(options: Options) -> dict[str, Any]:
 
     `ratio_X` compares requests a second with peer X. `cpu_ratio_X` compares the processor time that the whole server
     spends on a request (over 1: the peer needs more): the same where nothing else runs, and still of use where
-    something does.
+    something does. With several `paths` the requests ask for one after the other, all below the same route.
     """
     settings = {
         "conns": options.conns,
         "reply_bytes": options.reply,
         "body_bytes": options.body,
+        **({"paths": options.paths} if options.paths > 1 else {}),
         "nonces_per_identity": NONCES_PER_IDENTITY,
     }
     with stage(options, peers=options.peers) as on:
@@ -77,7 +78,8 @@ def exchanges(
     size = options.reply if reply is None else reply
     content = options.body if body is None else body
     arguments = [
-        *on.home.client.rig_arguments(server.port, f"/jobs/bytes/{size}"),
+        *on.home.client.rig_arguments(server.port, f"/jobs/{'{}/' if options.paths > 1 else ''}bytes/{size}"),
+        *(("--paths", str(options.paths)) if options.paths > 1 else ()),
         *("--conns", str(options.conns if conns is None else conns), "--settle"),
         *(("--method", "POST", "--body", str(content)) if content else ()),
     ]

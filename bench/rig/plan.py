@@ -27,15 +27,19 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "polling": polling.polling,
 }
 MEBI = 1 << 20
+MANY_PATHS = 100_000
+"""More than any table of what was asked before holds: no request finds its target there."""
 
 # What each step changes of the command line. README.md says how long each takes, with 5 rounds of 2 s and four peers.
+# Sizes without a goal that are near another's have shorter turns.
 ALL: tuple[tuple[str, Mapping[str, int]], ...] = (
     ("requests", {"conns": 1, "reply": 16}),
     ("requests", {"conns": 32, "reply": 16}),
+    ("requests", {"conns": 32, "reply": 16, "paths": MANY_PATHS}),
     ("requests", {"conns": 256, "reply": 16}),
-    ("requests", {"conns": 32, "reply": 16384}),
-    ("requests", {"conns": 32, "reply": MEBI}),
-    ("requests", {"conns": 32, "reply": 16, "body": MEBI}),
+    ("requests", {"conns": 32, "reply": 16384, "seconds": 1}),
+    ("requests", {"conns": 32, "reply": MEBI, "seconds": 1}),
+    ("requests", {"conns": 32, "reply": 16, "body": MEBI, "seconds": 1}),
     ("bulk", {}),
     ("admission", {}),
     ("storm", {"workers": 10000}),
@@ -98,5 +102,7 @@ def steps(what: str, options: Options, *, workers_asked: bool = False) -> list[S
         values: dict[str, Any] = dict(changes)
         if workers_asked and what in ALONE:
             values.pop("workers", None)
+        if "seconds" in values:
+            values["seconds"] = min(options.seconds, values["seconds"])
         found.append(Step(name=name, measurement=MEASUREMENTS[name], options=replace(options, **values)))
     return found

@@ -36,11 +36,12 @@ class Options:
     reply: int
     workers: int
     body: int = 0
+    paths: int = 1
     peers: tuple[str, ...] = ("apache",)
 
     def __post_init__(self) -> None:
-        if self.rounds < 1 or self.seconds <= 0 or self.conns < 1 or self.workers < 1:
-            raise BenchFailed("rounds, seconds, conns and workers must be positive")
+        if self.rounds < 1 or self.seconds <= 0 or self.conns < 1 or self.workers < 1 or self.paths < 1:
+            raise BenchFailed("rounds, seconds, conns, workers and paths must be positive")
         if not 0 <= self.reply <= 1 << 20 or self.body < 0:
             raise BenchFailed("the origin answers 0 to 1048576 bytes, and a body has no negative length")
 
