@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -286,3 +287,19 @@ def test_openssl_client_can_update_its_keys(rig: Rig) -> None:
                 assert line
                 assert b"HTTP/1.1 4" not in line
         peer.kill()
+
+
+def test_client_is_sent_no_ticket_that_it_could_not_use(rig: Rig) -> None:
+    """Sessions are never resumed, so in TLS 1.3 nothing follows the handshake but the answer."""
+    bundle = rig.bundle("alice")
+    context = ssl.create_default_context(cafile=str(bundle / "trust.pem"))
+    context.load_cert_chain(bundle / "cert.pem", bundle / "key.pem")
+    with (
+        socket.create_connection(rig.address, timeout=10) as connection,
+        context.wrap_socket(connection, server_hostname="localhost") as client,
+    ):
+        client.sendall(b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 ")
+        assert client.version() == "TLSv1.3"
+        assert client.session is not None
+        assert not client.session.has_ticket
