@@ -18,7 +18,7 @@ HOT = {
         "answer authparams client content digest fields head headmemo limits link outbox plain recent server status"
         " target timers tls tlshandshake tlsrecord"
     ),
-    "auth": "cedar credentials ledgertable nonces policy sharedledger verifier",
+    "auth": "cedar credentials ledgerlocks ledgertable nonces policy sharedledger verifier",
     "gateway": (
         "acceptor admission answers audit auditlog auditstream authority borrow call connection counters elsewhere"
         " everywhere exchange forward hosted identity lend levels lines liveness masters meshframes own plan pool"

@@ -1,37 +1,45 @@
-"""The table of spent counters that processes share: where what lies in it, and what is done to one stripe. Pure.
+"""The table of spent counters that processes share: where what lies in it, and what is done to it. Pure.
 
     header     one page: magic, geometry, the key of the hash that spreads identities over stripes
-    stripe     pages: mark, floor, then arrays over its slots: keys, tags, stamps, floors of identities, highest, bits
+    stripe     pages: mark, floor, then arrays over its slots: keys, tags, stamps, floors of identities, cells, rings
 
 A *slot* holds one nonce: its key (the random part of its text), its identity's tag (64 bits of the keyed hash), its
-stamp, its highest counter, and a ring of ``window`` bits: the bit at ``counter % window`` says that it was spent. All
-nonces of one identity lie in one stripe, so one lock covers the counters and the bounds of an identity.
+stamp, a *cell* and a *ring* of ``window`` bits: the bit at ``counter % window`` says that it was spent. A cell is a
+lock, a mark and the highest counter; the stripe's own lock lies in one cell more.
 
-A stripe is marked before its first byte is written and unmarked behind the last. Who finds a mark knows that somebody
-died in between, and makes every nonce of the stripe stale.
+All nonces of one identity lie in one stripe. Its lock covers which nonces lie where, hence the bounds of an identity; a
+slot's lock covers the counters of the nonce that lies there. Who needs both takes the stripe's first.
+
+A stripe and a slot are marked before their first byte is written and unmarked behind the last. Who finds a mark knows
+that somebody died in between: every nonce of such a stripe is stale, or the one nonce of such a slot.
 
 Posture: every byte here was written by a process of this gateway. No locks are taken here: `auth.sharedledger` holds
-the stripe's lock around every call but `find_home`.
+them around every call but `find_home`.
 """
 
 from __future__ import annotations
 
 import struct
 import sys
+from ctypes import c_void_p
 from dataclasses import dataclass
 from hashlib import blake2s
 from mmap import PAGESIZE, mmap
 from typing import Final
 
+from auth.ledgerlocks import LOCK_BYTES
 from auth.nonces import Spend
 
 KEY_BYTES: Final = 16  # both of the hash's key and of a slot's
 STAMP_TEXT: Final = 12
 KEY_END: Final = 28
 
-_MAGIC: Final = b"rhttpnc\x01"
+_MAGIC: Final = b"rhttpnc\x02"
 _HEADER: Final = struct.Struct("=8s5Q16s")
 _FRONT: Final = 64  # of a stripe: mark (one byte), floor (at 8)
+_CELL: Final = 64  # of a slot: lock, mark (one byte), highest counter (4 bytes)
+_CELL_MARK: Final = LOCK_BYTES
+_CELL_HIGHEST: Final = LOCK_BYTES + 4
 _MIN_SLOTS: Final = 256
 _MAX_COUNTER: Final = 0xFFFFFFFF
 
@@ -72,7 +80,13 @@ class Geometry:
     @property
     def stripe_bytes(self) -> int:
         """Bytes of a stripe, whole pages."""
-        return _pages(_FRONT + self.slots * (KEY_BYTES + 8 + 8 + 4 + self.bit_bytes) + self.floors * 16)
+        return _pages(self.cells_at + (self.slots + 1) * _CELL + self.slots * self.bit_bytes)
+
+    @property
+    def cells_at(self) -> int:
+        """Where in a stripe its cells begin."""
+        behind = _FRONT + self.slots * (KEY_BYTES + 8 + 8) + self.floors * 16
+        return -(-behind // _CELL) * _CELL
 
     @property
     def table_bytes(self) -> int:
@@ -80,8 +94,13 @@ class Geometry:
         return PAGESIZE + self.stripes * self.stripe_bytes
 
     def header(self, key: bytes) -> bytes:
-        """The first bytes of a table; all the others are 0 at first."""
+        """The first bytes of a table; all the others are 0 at first, but for `cells`."""
         return _HEADER.pack(_MAGIC, self.window, self.per_identity, self.stripes, self.slots, self.floors, key)
+
+    def cells(self, lock: bytes) -> tuple[bytes, list[int]]:
+        """The cells of a stripe, all with such a lock, and all the places in the table where they belong."""
+        starts = [PAGESIZE + stripe * self.stripe_bytes + self.cells_at for stripe in range(self.stripes)]
+        return lock.ljust(_CELL, b"\0") * (self.slots + 1), starts
 
 
 def _pages(size: int) -> int:
@@ -106,19 +125,19 @@ def read_header(memory: mmap) -> tuple[Geometry, bytes]:
 
 
 class Place:
-    """Where a nonce was seen last; worth something only while its key still stands there.
+    """Where a nonce was seen last, and the lock of that slot; worth something only while its key still stands there.
 
     Plain slots: it is read for every request.
     """
 
-    __slots__ = ("bits_at", "highest_at", "identity", "key", "key_at", "key_end", "mark_at", "stripe")
+    __slots__ = ("bits_at", "highest_at", "identity", "key", "key_at", "key_end", "lock", "mark_at")
 
     def __init__(
-        self, identity: str, stripe: int, key: bytes, *, mark_at: int, key_at: int, highest_at: int, bits_at: int
+        self, identity: str, key: bytes, lock: c_void_p, *, mark_at: int, key_at: int, highest_at: int, bits_at: int
     ) -> None:
         self.identity: Final = identity
-        self.stripe: Final = stripe
         self.key: Final = key
+        self.lock: Final = lock
         self.mark_at: Final = mark_at
         self.key_at: Final = key_at
         self.key_end: Final = key_at + KEY_BYTES
@@ -150,8 +169,9 @@ class LedgerTable:
         self._tags_at = _FRONT + KEY_BYTES * geometry.slots
         self._stamps_at = self._tags_at + 8 * geometry.slots
         self._floors_at = self._stamps_at + 8 * geometry.slots
-        self._highest_at = self._floors_at + 16 * geometry.floors
-        self._bits_at = self._highest_at + 4 * geometry.slots
+        self._floors_end = self._floors_at + 16 * geometry.floors
+        self._cells_at = geometry.cells_at
+        self._bits_at = self._cells_at + _CELL * (geometry.slots + 1)
 
     def close(self) -> None:
         """Let go of the memory, which its owner may then unmap."""
@@ -180,24 +200,37 @@ class LedgerTable:
             and self._words[(base + self._stamps_at) // 8 + slot] == stamp
         )
 
-    def place(self, identity: str, stripe: int, slot: int, key: bytes) -> Place:
-        """Where a slot is, for `spend`."""
-        base = self._base(stripe)
+    def stripe_lock_at(self, stripe: int) -> int:
+        """Where a stripe's lock lies."""
+        return self.lock_at(stripe, self._slots)
+
+    def lock_at(self, stripe: int, slot: int) -> int:
+        """Where a slot's lock lies."""
+        return self._base(stripe) + self._cells_at + _CELL * slot
+
+    def place(self, identity: str, stripe: int, slot: int, key: bytes, lock: c_void_p) -> Place:
+        """Where a slot is, for `spend` and `open`."""
+        base, cell = self._base(stripe), self.lock_at(stripe, slot)
         return Place(
             identity,
-            stripe,
             key,
-            mark_at=base,
+            lock,
+            mark_at=cell + _CELL_MARK,
             key_at=base + _FRONT + KEY_BYTES * slot,
-            highest_at=(base + self._highest_at) // 4 + slot,
+            highest_at=(cell + _CELL_HIGHEST) // 4,
             bits_at=base + self._bits_at + self._bit_bytes * slot,
         )
 
     def spend(self, place: Place, nc: int) -> Spend | None:
-        """Spend a counter of a nonce. None: the nonce is there no longer, or somebody died at writing its stripe."""
+        """Spend a counter of a nonce, whose slot is locked. None: the nonce is there no longer.
+
+        It is stale for good where somebody died at writing the slot, until another nonce takes that.
+        """
         memory = self._memory
-        if memory[place.mark_at] or memory[place.key_at : place.key_end] != place.key:
+        if memory[place.key_at : place.key_end] != place.key:
             return None
+        if memory[place.mark_at]:
+            return Spend.STALE
         ahead = nc - self._halves[place.highest_at]
         ring = nc % self._window
         at = place.bits_at + (ring >> 3)
@@ -240,46 +273,53 @@ class LedgerTable:
         self._memory[start:end] = bits.to_bytes(self._bit_bytes, "little")
         self._memory[place.mark_at] = 0
 
-    def open(self, stripe: int, tag: int, key: bytes, stamp: int, nc: int, *, alive: int) -> int:
-        """Take a nonce in that is not here and spend its first counter; answer its slot, or -1: it is stale.
+    def choose(self, stripe: int, tag: int, stamp: int) -> int:
+        """The slot that a nonce which is not here may take, or -1: it is stale.
 
-        The slot is a free one if there is any, else one that is past its lifetime, else the oldest one's; but an
+        It is a free one if there is any, else the oldest one's (one past its lifetime, if there is any); but an
         identity that holds all it may gives its own oldest. What is pushed out, and what is as old, is stale for good.
 
         Args:
             stamp: when the nonce was minted, in milliseconds.
-            alive: the stamp below which nonces are past their lifetime, so that nobody misses them.
-
-        Raises:
-            ValueError: a counter of more than 32 bits.
         """
-        if not 0 <= nc <= _MAX_COUNTER:
-            raise ValueError("a counter has 32 bits")
         words, base = self._words, self._base(stripe)
         if stamp <= words[base // 8 + 1] or stamp <= self._floor_of(base, tag):
             return -1
-        tags_at, stamps_at = (base + self._tags_at) // 8, (base + self._stamps_at) // 8
+        stamps_at = (base + self._stamps_at) // 8
         stamps = words[stamps_at : stamps_at + self._slots].tolist()
         slot = self._own_oldest(base, tag, stamps)
         if slot < 0:
             slot = stamps.index(min(stamps))  # an empty one's is 0
-        pushed: int = stamps[slot]
-        if stamp < pushed:
-            return -1  # the newcomer is the oldest itself
-        self._memory[base] = 1
+        return slot if stamp >= stamps[slot] else -1  # less: the newcomer is the oldest itself
+
+    def open(self, place: Place, stripe: int, slot: int, tag: int, stamp: int, nc: int, *, alive: int) -> None:
+        """Take a nonce in, at the place of the slot that was chosen, and spend its first counter; both are locked.
+
+        Args:
+            alive: the stamp below which nonces are past their lifetime, so that nobody misses them.
+
+        Raises:
+            ValueError: a counter of more than 32 bits; nothing was written.
+        """
+        if not 0 <= nc <= _MAX_COUNTER:
+            raise ValueError("a counter has 32 bits")
+        memory, words, base = self._memory, self._words, self._base(stripe)
+        tag_at, stamp_at = (base + self._tags_at) // 8 + slot, (base + self._stamps_at) // 8 + slot
+        pushed: int = words[stamp_at]
+        memory[base] = 1
+        memory[place.mark_at] = 1  # some process may still know the nonce that was here, and asks for no stripe's lock
         if pushed < alive:
             words[base // 8 + 1] = max(words[base // 8 + 1], pushed)  # harms nobody: all those are past their lifetime
         elif pushed:
-            self._raise_floor(base, words[tags_at + slot], pushed)
-        place = self.place("", stripe, slot, key)
-        words[tags_at + slot] = tag
-        words[stamps_at + slot] = stamp
+            self._raise_floor(base, words[tag_at], pushed)
+        words[tag_at] = tag
+        words[stamp_at] = stamp
         self._halves[place.highest_at] = nc
-        self._memory[place.bits_at : place.bits_at + self._bit_bytes] = bytes(self._bit_bytes)
-        self._memory[place.bits_at + (nc % self._window >> 3)] = 1 << (nc % self._window & 7)
-        self._memory[place.key_at : place.key_end] = key
-        self._memory[base] = 0
-        return slot
+        memory[place.bits_at : place.bits_at + self._bit_bytes] = bytes(self._bit_bytes)
+        memory[place.bits_at + (nc % self._window >> 3)] = 1 << (nc % self._window & 7)
+        memory[place.key_at : place.key_end] = place.key
+        memory[place.mark_at] = 0
+        memory[base] = 0
 
     def is_marked(self, stripe: int) -> bool:
         """Whether somebody died at writing the stripe."""
@@ -288,18 +328,19 @@ class LedgerTable:
     def recover(self, stripe: int, now: int) -> None:
         """Empty a marked stripe: every nonce that was in it, or is as old as the youngest of those, is stale for good.
 
-        It may be interrupted, too: the floor is there before anything goes, the mark goes last.
+        It may be interrupted, too: the floor is there before anything goes, the mark goes last. No slot's lock is
+        needed: who has one and saw the key before it went spends what was not spent yet, in a ring that stays as it is.
 
         Args:
             now: milliseconds; what was minted until then is stale as well.
         """
         base = self._base(stripe)
         floor = base // 8 + 1
-        stamps_at, end = (base + self._stamps_at) // 8, (base + self._highest_at) // 8
+        stamps_at, end = (base + self._stamps_at) // 8, (base + self._floors_end) // 8
         stamps = self._words[stamps_at : stamps_at + self._slots].tolist()
         floors = self._words[end - self._floors : end].tolist()
         self._words[floor] = max(self._words[floor], now, *stamps, *floors)
-        start, end = base + _FRONT, base + self._highest_at
+        start, end = base + _FRONT, base + self._floors_end
         self._memory[start:end] = bytes(end - start)
         self._memory[base] = 0
 

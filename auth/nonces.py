@@ -143,6 +143,7 @@ class Spend(Enum):
     REPLAYED = "replayed"
     TOO_OLD = "too_old"  # below the window: it may have been spent, so it counts as spent
     STALE = "stale"  # the ledger had to forget nonces of that age
+    BUSY = "busy"  # nothing was spent: somebody else holds the counters for longer than a spend may wait
 
 
 class Ledger(Protocol):

@@ -1,17 +1,17 @@
-"""The ledger of spent counters that all data processes of a gateway share: a table in memory, and a lock a stripe.
+"""The ledger of spent counters that all data processes of a gateway share: a table in memory, with locks in it.
 
 The supervisor makes the table (`create`) and keeps the descriptor open, so that it outlives every data process; each
 data process inherits the descriptor and maps it (`SharedLedger`). What one has spent, all have spent, and a process
 that is started again finds it so.
 
-A spend holds the lock of the identity's stripe: one byte of the file, by ``fcntl``. Such locks belong to a process and
-the kernel lets them go when it dies, however it dies. Their traps, and what is done:
+A spend holds the lock of the nonce's slot, the first one of a nonce in a process that of the identity's stripe as well
+(`auth.ledgertable`). The locks are the kernel's to release when their holder dies, however it dies
+(`auth.ledgerlocks`); none is held between two calls of `spend`. A ledger is one event loop's.
 
-* Closing *any* descriptor of the file drops all locks of the process. None is held between two calls of `spend`.
-* They do not keep threads of one process apart, nor two ledgers in it that run at once: a ledger is one event loop's.
-* A holder that is stopped or waits for a CPU keeps its lock. A spend waits some milliseconds at most, then it answers
-  `Spend.STALE`: the peer gets a fresh challenge. For the next second a spend in that stripe tries some times without
-  sleeping, so a process that was stopped costs the event loops of the others next to nothing.
+A holder that is stopped or waits for a CPU keeps its lock. Only spends of the same nonce, or the first one of a nonce
+in the same stripe, have to wait for it: for some timeslices at most, in which the event loop stands, then nothing was
+spent and the answer is `Spend.BUSY`: the peer gets a fresh challenge. For the next second a spend tries such a lock
+some times without sleeping, so a process that was stopped costs the event loops of the others next to nothing.
 
 Posture: untrusted client. Asked only after the response verified.
 """
@@ -20,29 +20,31 @@ from __future__ import annotations
 
 import os
 import time
-from fcntl import F_ADD_SEALS, F_GET_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, LOCK_EX, LOCK_NB, LOCK_UN, lockf
+from ctypes import c_void_p
+from fcntl import F_ADD_SEALS, F_GET_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK
 from fcntl import fcntl as control
 from mmap import mmap
 from typing import Final
 
+from auth.ledgerlocks import LockMemory, fresh_lock, release, take
 from auth.ledgertable import KEY_BYTES, KEY_END, STAMP_TEXT, Geometry, LedgerTable, Place
 from auth.nonces import Spend
 
-_TRY: Final = LOCK_EX | LOCK_NB
-_RELEASE: Final = LOCK_UN
 _SIZE_SEALS: Final = F_SEAL_SHRINK | F_SEAL_GROW
-_PATIENCE: Final = 0.005  # seconds; a holder is done in microseconds unless it lost its CPU
-_EAGER_TRIES: Final = 8  # without sleeping: several times what a holder on another CPU may take
-_PAUSE: Final = 0.0001
+_PATIENCE: Final = 0.05  # seconds; a holder is done in microseconds unless it lost its CPU, and then soon has it again
+_EAGER_TRIES: Final = 32  # without sleeping: several times what a holder on another CPU may take
+_SHORT_PAUSE: Final = 0.0001
+_LONG_PAUSE: Final = 0.001
 _JAM_MEMORY: Final = 1.0  # seconds
+_MAX_JAMS: Final = 64  # a process that is stopped holds two locks at most
 _MAX_PLACES: Final = 16384  # about 8 MiB; a nonce is found again by one search of its stripe
 
 
 def create(window: int = 1024, per_identity: int = 64, *, total: int = 65536) -> int:
     """Make a table; answer its descriptor, which is closed on exec unless it is passed on by name (``pass_fds``).
 
-    The file has no name, its size is sealed. Pages that were never written cost nothing; all of them are 11 MiB for
-    the bounds by default, and window/8 + 41 bytes a nonce in general, whole pages for each 256 or 4 * per_identity.
+    The file has no name, its size is sealed. With the bounds by default it has 5 MiB from the start, for its locks,
+    and 15 MiB when all was used: window/8 + 100 bytes a nonce, whole pages for each 256 or 4 * per_identity.
 
     Args:
         window: counters a nonce that may arrive out of order.
@@ -51,7 +53,7 @@ def create(window: int = 1024, per_identity: int = 64, *, total: int = 65536) ->
 
     Raises:
         ValueError: a bound below 1.
-        OSError: the kernel gave no memory.
+        OSError: the kernel gave no memory, or the C library no locks.
     """
     geometry = Geometry.of(window, per_identity, total)
     fd = os.memfd_create("rhttp-pki-nonces", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -59,6 +61,9 @@ def create(window: int = 1024, per_identity: int = 64, *, total: int = 65536) ->
         os.ftruncate(fd, geometry.table_bytes)
         control(fd, F_ADD_SEALS, _SIZE_SEALS | F_SEAL_SEAL)
         os.pwrite(fd, geometry.header(os.urandom(KEY_BYTES)), 0)
+        cells, places = geometry.cells(fresh_lock())
+        for at in places:
+            os.pwrite(fd, cells, at)
     except BaseException:
         os.close(fd)
         raise
@@ -74,7 +79,8 @@ class SharedLedger:
       though there may be room in others.
     * A nonce that another identity spent is stale where that shows: in the same process or the same stripe. Elsewhere
       it is a nonce of its own; a counter is spent once for each identity either way.
-    * A stripe that cannot be locked in time answers stale, and one whose writer was killed makes all its nonces stale.
+    * What cannot be locked in time is busy. What was being written when its writer was killed is stale: one nonce, or
+      for a first spend all of the stripe.
 
     Args:
         fd: the table. It stays open until `close`, by which it is closed, too.
@@ -90,9 +96,13 @@ class SharedLedger:
         self._lifetime = lifetime
         self._memory = _mapped(fd)
         self._table = LedgerTable(self._memory)
+        self._locks = LockMemory(self._memory)
+        self._stripe_locks = [
+            self._locks.lock_at(self._table.stripe_lock_at(stripe)) for stripe in range(self._table.geometry.stripes)
+        ]
         self._places: dict[bytes, Place] = {}
         self._jams: dict[int, float] = {}
-        #: Spends that were stale because a lock was not to be had, by this process.
+        #: Spends that were not made because a lock was not to be had, by this process.
         self.timeouts = 0
         #: Stripes that this process emptied, since whoever had written there was killed.
         self.recoveries = 0
@@ -119,82 +129,110 @@ class SharedLedger:
 
     def close(self) -> None:
         """Unmap the table and close its descriptor; it lives on where others have it."""
+        self._places.clear()  # and with them the locks, which must not be used any more
+        self._stripe_locks.clear()
+        self._locks.close()
         self._table.close()
         self._memory.close()
-        fd, self._fd = self._fd, -1  # nobody shall lock the file that gets the number next
-        os.close(fd)
+        os.close(self._fd)
 
     def __len__(self) -> int:
         """How many nonces are held, those past their lifetime included. Reads all of the table: for reports."""
         return len(self._table)
 
     def spend(self, identity: str, nonce: bytes, nc: int, now: float) -> Spend:
-        """See `auth.nonces.Ledger.spend`. Blocks for 5 ms at most, and nearly always for no time at all."""
-        place = self._places.get(nonce)
-        tag = 0
-        if place is None:
-            stripe, tag = self._table.find_home(identity)
-        elif place.identity != identity:
-            return Spend.STALE  # cannot happen while nonces are bound to certificates; deny if it does
-        else:
-            stripe = place.stripe
-        try:
-            lockf(self._fd, _TRY, 1, stripe)
-        except (BlockingIOError, PermissionError):  # POSIX lets a system say either
-            if not self._wait(stripe, now):
-                return Spend.STALE
-        try:
-            if place is not None:
-                spent = self._table.spend(place, nc)
-                if spent is not None:
-                    return spent
-            return self._settle(identity, stripe, tag or self._table.find_home(identity)[1], nonce, nc, now)
-        finally:
-            lockf(self._fd, _RELEASE, 1, stripe)
+        """See `auth.nonces.Ledger.spend`. Blocks for 50 ms a lock at most, and nearly always for no time at all.
 
-    def _settle(self, identity: str, stripe: int, tag: int, nonce: bytes, nc: int, now: float) -> Spend:
-        """Spend of a nonce of which it is not known here where it lies, if anywhere; the stripe is locked."""
+        Raises:
+            ValueError: the ledger is closed, or a counter of more than 32 bits.
+        """
+        place = self._places.get(nonce)
+        if place is not None:
+            if place.identity != identity:
+                return Spend.STALE  # cannot happen while nonces are bound to certificates; deny if it does
+            spent = self._spend_at(place, nc, now)
+            if spent is not None:
+                return spent
+            del self._places[nonce]
+        if not self._stripe_locks:
+            raise ValueError("the ledger is closed")
+        stripe, tag = self._table.find_home(identity)
+        lock = self._stripe_locks[stripe]
+        if not take(lock) and not self._wait(lock, now):
+            return Spend.BUSY
+        try:
+            found = self._settle(identity, stripe, tag, nonce, nc, now)
+        finally:
+            release(lock)
+        if not isinstance(found, Place):
+            return found
+        return self._spend_at(found, nc, now) or Spend.STALE  # None: pushed out in this very moment
+
+    def _spend_at(self, place: Place, nc: int, now: float) -> Spend | None:
+        """Spend of a nonce that was seen there; None: it is there no longer."""
+        lock = place.lock
+        if not take(lock) and not self._wait(lock, now):
+            return Spend.BUSY
+        try:
+            return self._table.spend(place, nc)
+        finally:
+            release(lock)
+
+    def _settle(self, identity: str, stripe: int, tag: int, nonce: bytes, nc: int, now: float) -> Place | Spend:
+        """Find a nonce of which it is not known here where it lies, or take it in and spend; the stripe is locked."""
         table = self._table
-        self._places.pop(nonce, None)
         if table.is_marked(stripe):
             table.recover(stripe, max(0, int(now * 1000)))
             self.recoveries += 1
         key, stamp = nonce[STAMP_TEXT:KEY_END], int(nonce[:STAMP_TEXT], 16)
         slot = table.find(stripe, key)
-        is_new = slot < 0
-        if is_new:
-            alive = max(0, int((now - self._lifetime) * 1000))
-            slot = table.open(stripe, tag, key, stamp, nc, alive=alive)
-            if slot < 0:
+        if slot >= 0:
+            if not table.is_owned(stripe, slot, tag, stamp):
                 return Spend.STALE
-        elif not table.is_owned(stripe, slot, tag, stamp):
+            return self._place(identity, stripe, slot, nonce)
+        slot = table.choose(stripe, tag, stamp)
+        if slot < 0:
             return Spend.STALE
-        place = table.place(identity, stripe, slot, key)
+        place = self._place(identity, stripe, slot, nonce)
+        if not take(place.lock) and not self._wait(place.lock, now):
+            return Spend.BUSY
+        try:
+            alive = max(0, int((now - self._lifetime) * 1000))
+            table.open(place, stripe, slot, tag, stamp, nc, alive=alive)
+        finally:
+            release(place.lock)
+        return Spend.FRESH
+
+    def _place(self, identity: str, stripe: int, slot: int, nonce: bytes) -> Place:
+        """Remember that a nonce lies there, or is about to: a spend looks whether it does."""
         if len(self._places) >= _MAX_PLACES:
             self._places.clear()
-        self._places[nonce] = place
-        return Spend.FRESH if is_new else table.spend(place, nc) or Spend.STALE
+        lock = self._locks.lock_at(self._table.lock_at(stripe, slot))
+        place = self._places[nonce] = self._table.place(identity, stripe, slot, nonce[STAMP_TEXT:KEY_END], lock)
+        return place
 
-    def _wait(self, stripe: int, now: float) -> bool:
+    def _wait(self, lock: c_void_p, now: float) -> bool:
         """Try for a lock that somebody holds; False: not in time."""
-        is_jammed = self._jams.get(stripe, now) > now
+        address = lock.value or 0
+        is_jammed = self._jams.get(address, now) > now
         deadline = time.monotonic() + _PATIENCE
-        tries = 0
-        while True:
+        tries = 1
+        pause = _SHORT_PAUSE
+        while not take(lock):
             tries += 1
-            if tries > _EAGER_TRIES:
-                time.sleep(_PAUSE)
-            try:
-                lockf(self._fd, _TRY, 1, stripe)
-            except (BlockingIOError, PermissionError):
-                if tries < _EAGER_TRIES or (not is_jammed and time.monotonic() < deadline):
-                    continue
+            if tries < _EAGER_TRIES:
+                continue
+            if is_jammed or time.monotonic() >= deadline:
                 if not is_jammed:
-                    self._jams[stripe] = now + _JAM_MEMORY
+                    if len(self._jams) >= _MAX_JAMS:
+                        self._jams.clear()
+                    self._jams[address] = now + _JAM_MEMORY
                 self.timeouts += 1
                 return False
-            self._jams.pop(stripe, None)
-            return True
+            time.sleep(pause)
+            pause = min(2 * pause, _LONG_PAUSE)
+        self._jams.pop(address, None)
+        return True
 
 
 def _mapped(fd: int) -> mmap:

@@ -30,6 +30,7 @@ class AuthReason(StrEnum):
     QOP = "qop"
     NONCE_FORGED = "nonce_forged"
     NONCE_STALE = "nonce_stale"
+    NONCE_BUSY = "nonce_busy"
     UNKNOWN_USER = "unknown_user"
     USER_DISABLED = "user_disabled"
     USER_MISMATCH = "user_mismatch"
@@ -67,13 +68,20 @@ class Unauthenticated:
 
 
 _STALE_REASONS: Final = frozenset(
-    {AuthReason.NONCE_FORGED, AuthReason.NONCE_STALE, AuthReason.REPLAYED_NC, AuthReason.NC_TOO_OLD}
+    {
+        AuthReason.NONCE_FORGED,
+        AuthReason.NONCE_STALE,
+        AuthReason.NONCE_BUSY,
+        AuthReason.REPLAYED_NC,
+        AuthReason.NC_TOO_OLD,
+    }
 )
 _REFUSALS: Final = {reason: Unauthenticated(reason, reason in _STALE_REASONS) for reason in AuthReason}
 _UNSPENT: Final = {
     Spend.REPLAYED: _REFUSALS[AuthReason.REPLAYED_NC],
     Spend.TOO_OLD: _REFUSALS[AuthReason.NC_TOO_OLD],
     Spend.STALE: _REFUSALS[AuthReason.NONCE_STALE],
+    Spend.BUSY: _REFUSALS[AuthReason.NONCE_BUSY],
 }
 
 

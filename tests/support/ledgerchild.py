@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import random
@@ -12,6 +11,7 @@ import time
 from mmap import mmap
 from typing import Any
 
+from auth import ledgerlocks
 from auth.nonces import Spend
 from auth.sharedledger import SharedLedger
 
@@ -25,17 +25,13 @@ def race(ledger: SharedLedger, identity: str, nonce: bytes, first: int, last: in
     return [ledger.spend(identity, nonce, nc, now).value for nc in range(first, last + 1)]
 
 
-def take(fd: int, stripe: int, mark_at: int | None) -> None:
-    """Take the lock of a stripe as a spend does, and leave the stripe as one does in the middle of a write."""
-    fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, stripe)
+def take(ledger: SharedLedger, lock_at: int, mark_at: int | None, scribble_at: int | None = None) -> None:
+    """Take a lock of the table as a spend does, and leave the table as one does in the middle of a write."""
+    assert ledgerlocks.take(ledger._locks.lock_at(lock_at))
     if mark_at is not None:
-        # Unmapping would close a descriptor of the file, and with it the lock; so it is kept.
-        KEPT.append(memory := mmap(fd, os.fstat(fd).st_size))
-        memory[mark_at] = 1
-        memory[mark_at + 64 : mark_at + 72] = b"scribble"  # half of a key
-
-
-KEPT: list[mmap] = []
+        ledger._memory[mark_at] = 1
+    if scribble_at is not None:
+        ledger._memory[scribble_at : scribble_at + 8] = b"scribble"  # half of a key
 
 
 def slaughter(fd: int, identity: str, nonce: bytes, now: float, rounds: int) -> dict[str, int]:
@@ -80,12 +76,15 @@ def main() -> None:
             identity, nonce, *counters = arguments
             answer(race(ledger, identity, nonce.encode(), *counters))
         elif order == "take":
-            take(fd, *arguments)
+            take(ledger, *arguments)
             answer("taken")
+        elif order == "release":
+            ledgerlocks.release(ledger._locks.lock_at(arguments[0]))
+            answer("released")
         elif order == "stop":  # with a lock held, until somebody continues it; then it lets go
-            take(fd, arguments[0], None)
+            take(ledger, arguments[0], None)
             os.kill(os.getpid(), signal.SIGSTOP)
-            fcntl.lockf(fd, fcntl.LOCK_UN, 1, arguments[0])
+            ledgerlocks.release(ledger._locks.lock_at(arguments[0]))
             answer("released")
         elif order == "slaughter":
             identity, nonce, *numbers = arguments

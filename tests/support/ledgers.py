@@ -13,6 +13,7 @@ from mmap import mmap
 from pathlib import Path
 from typing import Any
 
+from auth.ledgerlocks import fresh_lock
 from auth.ledgertable import Geometry, LedgerTable
 from auth.nonces import Spend
 from auth.sharedledger import SharedLedger
@@ -35,6 +36,9 @@ def small_table(
     os.ftruncate(fd, geometry.table_bytes)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
     os.pwrite(fd, geometry.header(b"k" * 16), 0)
+    cells, places = geometry.cells(fresh_lock())
+    for at in places:
+        os.pwrite(fd, cells, at)
     return fd, geometry
 
 
@@ -127,6 +131,18 @@ def other_processes(fd: int, count: int = 1) -> Iterator[list[OtherProcess]]:
 def identity_in(ledger: SharedLedger, wanted: Callable[[int], bool]) -> str:
     """An identity whose stripe is as wanted."""
     return next(name for name in (f"u{number}" for number in range(100_000)) if wanted(stripe_of(ledger, name)))
+
+
+def stripe_lock(ledger: SharedLedger, identity: str) -> int:
+    """Where in the table the lock of an identity's stripe lies."""
+    return ledger._table.stripe_lock_at(stripe_of(ledger, identity))
+
+
+def slot_lock(ledger: SharedLedger, nonce: bytes) -> int:
+    """Where in the table the lock of a nonce lies that this ledger spent from."""
+    address = ledger._places[nonce].lock.value
+    assert address is not None
+    return address - ledger._locks._address
 
 
 def stripe_of(ledger: SharedLedger, identity: str) -> int:
