@@ -170,28 +170,43 @@ class Elsewhere:
 
 
 class News:
-    """What changed here since it was last told. ``due`` is called when there is something to tell again."""
+    """What changed here since it was last told.
 
-    __slots__ = ("_due", "_elsewhere", "_held", "_is_due", "_pools", "_served", "_workers")
+    ``due`` is called when there is something to tell again: True for what others act on at once, False when nothing
+    changed but how many slots are free, which busy pools do for every request. It may be called for both, in this
+    order.
+    """
 
-    def __init__(self, elsewhere: Elsewhere, due: Callable[[], None]) -> None:
+    __slots__ = ("_due", "_elsewhere", "_held", "_is_due", "_is_pressing", "_pools", "_served", "_told", "_workers")
+
+    def __init__(self, elsewhere: Elsewhere, due: Callable[[bool], None]) -> None:
         self._elsewhere = elsewhere
         self._due = due
         self._is_due = False
+        self._is_pressing = False
         self._pools: dict[str, Pool] = {}
+        self._told: dict[str, tuple[int, int, int]] = {}
+        """The sums that others heard last, by pool: as many as configurations have named since the start."""
         self._workers: dict[str, dict[str, tuple[Label, ...] | None]] = {}
         self._held: dict[str, int] = {}
         self._served: list[tuple[str, str, str, float]] = []
 
     def _happened(self) -> None:
-        if not self._is_due:
-            self._is_due = True
-            self._due()
+        if not self._is_pressing:
+            self._is_due = self._is_pressing = True
+            self._due(True)
 
     def pool(self, pool: Pool) -> None:
-        """Its sums are others now."""
+        """Its sums are others now. It presses when a slot came or went for good, the first came free, or none is."""
         self._pools[pool.name] = pool
-        self._happened()
+        if self._is_pressing:
+            return
+        total, free, waiting = self._told.get(pool.name, (-1, 0, 0))
+        if pool.total != total or (pool.free == 0) != (free == 0) or pool.waiting != waiting:
+            self._happened()
+        elif not self._is_due:
+            self._is_due = True
+            self._due(False)
 
     def joined(self, pool: str, worker: Worker) -> None:
         """A worker has its first connection here."""
@@ -219,11 +234,13 @@ class News:
 
     def take(self) -> bytes:
         """All that is to be told, as the content of a NEWS frame."""
-        self._is_due = False
+        self._is_due = self._is_pressing = False
+        sums = {name: _sums(pool) for name, pool in self._pools.items()}
+        self._told.update(sums)
         news = orjson.dumps(
             {
                 "whole": False,
-                "pools": {name: _sums(pool) for name, pool in self._pools.items()},
+                "pools": sums,
                 "workers": self._workers,
                 "held": self._held,
                 "served": self._served,

@@ -30,6 +30,8 @@ from gateway.services import Services
 
 PACE: Final = 0.005
 """Seconds between two batches of news, when there is much."""
+SLOW_PACE: Final = 0.05
+"""The same when nothing happened but that other numbers of slots are free, neither none before nor none now."""
 REDIAL: Final = 0.05
 JOIN_WITHIN: Final = 3.0
 """Seconds for which a process waits for the others before it serves; one that does not come is told of when it does."""
@@ -79,6 +81,7 @@ class Mesh:
         self._subscribers: set[_Incoming] = set()
         self._incoming: set[_Incoming] = set()
         self._told_at = 0.0
+        self._telling: asyncio.Handle | None = None
         self._server: asyncio.Server | None = None
         self._all_here = asyncio.Event()
         self._closed = False
@@ -98,6 +101,8 @@ class Mesh:
     def close(self) -> None:
         """End all connections."""
         self._closed = True
+        if self._telling is not None:
+            self._telling.cancel()
         if self._server is not None:
             self._server.close()
         for task in self._dialling:
@@ -119,15 +124,20 @@ class Mesh:
 
     # ---- telling ----
 
-    def _news_due(self) -> None:
+    def _news_due(self, is_pressing: bool) -> None:
         loop = self.services.loop
-        wait = self._told_at + PACE - loop.time()
+        if self._telling is not None:
+            self._telling.cancel()
+        wait = self._told_at + (PACE if is_pressing else SLOW_PACE) - loop.time()
         if wait > 0:
-            loop.call_later(wait, self._tell_news)
+            self._telling = loop.call_later(wait, self._tell_news)
         else:
-            loop.call_soon(self._tell_news)
+            self._telling = loop.call_soon(self._tell_news)
 
     def _tell_news(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
         self._told_at = self.services.loop.time()
         news = frame(NEWS, self.news.take())
         for subscriber in tuple(self._subscribers):
