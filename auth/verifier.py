@@ -142,7 +142,7 @@ class DigestVerifier:
             return _REFUSALS[AuthReason.MALFORMED if values else AuthReason.ABSENT]
         # 2. Digest credentials by the grammar, no parameter twice.
         recent = recent or RecentAuthorization()
-        sent = recent.parse(values[0])
+        sent = recent.parse(values[0], uri)
         if isinstance(sent, Malformed):
             return _REFUSALS[AuthReason.SCHEME if sent is OTHER_SCHEME else AuthReason.MALFORMED]
         # 3. They answer a challenge of ours and are for this very target.

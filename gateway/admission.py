@@ -8,7 +8,6 @@ Posture: untrusted client, worker and master.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -147,7 +146,7 @@ def challenge(services: Services, call: Call, refused: Refused) -> bytes:
     value = call.generation.verifier.challenge(
         listener=_TLS,
         binding=call.peer.fingerprint,
-        now=time.time(),
+        now=services.precise(),
         entropy=services.entropy(),
         stale=refused.stale,
     )

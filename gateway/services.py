@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -214,6 +215,11 @@ class Services:
     def now() -> datetime:
         """The precise time, for certificates."""
         return datetime.now(UTC)
+
+    @staticmethod
+    def precise() -> float:
+        """The precise time in epoch seconds, for nonces."""
+        return time.time()
 
     def entropy(self) -> bytes:
         """Twelve unpredictable bytes, never given twice."""
