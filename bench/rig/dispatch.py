@@ -29,27 +29,31 @@ from rig.stage import (
 )
 
 HELD_SECONDS = 900.0
-RELAYED_BESIDE_HOSTED = 32
+MOST_RELAYED = 4000
+"""Workers that one process relays: each takes two of its descriptors."""
 MASTERS_CONNECTIONS = 32
 
 
 @contextlib.contextmanager
-def standing_master(rig: Rig, *, port: int, conns: int, seconds: float) -> Iterator[Standing]:
-    """A master on `port` for at most `conns` connections, whose rounds last `seconds`; ready on entry."""
-    arguments = ["--rounds", "--port", str(port), "--conns", str(conns)]
+def standing_master(rig: Rig, *, port: int, conns: int, seconds: float, flying: int = 0) -> Iterator[Standing]:
+    """A master on `port` for at most `conns` connections, whose rounds last `seconds`; ready on entry.
+
+    `flying` requests are under way, each down the connection that is idle longest; 0: one on each connection.
+    """
+    arguments = ["--rounds", "--port", str(port), "--conns", str(conns), "--flying", str(flying)]
     with rig.standing("master", arguments, seconds=seconds) as master:
         yield master
 
 
 @contextlib.contextmanager
-def relayed_workers(on: Stage, server: Server, count: int, *, seconds: float) -> Iterator[Turn]:
+def relayed_workers(on: Stage, server: Server, count: int, *, seconds: float, flying: int = 0) -> Iterator[Turn]:
     """`count` workers that reached their master through `server`; the block gets the turn that measures them."""
     ours = server is on.gateway
     port = on.masters[OURS if ours else "haproxy"]
     arguments = on.home.relay_worker.rig_arguments(server.relay_port, RELAY_PATH)
     crowd = [*arguments, "--conns", str(count), *CROWD]
     with (
-        standing_master(on.rig, port=port, conns=count + 8, seconds=seconds) as master,
+        standing_master(on.rig, port=port, conns=count + 8, seconds=seconds, flying=flying) as master,
         on.rig.held(crowd, seconds=HELD_SECONDS, mode="worker"),
     ):
 
@@ -93,11 +97,12 @@ def relayed(options: Options) -> dict[str, Any]:
 def hosted(options: Options) -> dict[str, Any]:
     """Dispatches through `/-/pools/POOL/any/` to N workers that the gateway keeps, on the dispatch listener over TCP.
 
-    `ratio_relayed` compares with dispatches that the same gateway relays to 32 workers. With N from small to large it
-    is to be seen whether finding a free worker costs more in a large pool.
+    `ratio_relayed` compares with dispatches that the same gateway relays to as many workers (4,000 at most), as many at
+    a time and always to the one that is idle longest, as the pool has it. With N from small to large it is to be seen
+    whether finding a free worker costs more in a large pool.
     """
     conns = min(MASTERS_CONNECTIONS, options.workers)
-    beside = min(RELAYED_BESIDE_HOSTED, options.workers)
+    beside = min(MOST_RELAYED, options.workers)
     settings = {"workers": options.workers, "conns": conns, "relayed_workers": beside}
     with stage(options, peers=(), workers=options.workers + beside) as on:
         report = new_report("hosted", options, settings, ())
@@ -114,7 +119,7 @@ def hosted(options: Options) -> dict[str, Any]:
 
         with (
             on.rig.held([*crowd, *CROWD], seconds=HELD_SECONDS, mode="worker"),
-            relayed_workers(on, on.gateway, beside, seconds=options.seconds) as beside_them,
+            relayed_workers(on, on.gateway, beside, seconds=options.seconds, flying=conns) as beside_them,
         ):
             return report.finish(**take_turns(report, {"hosted": once, "relayed": beside_them}, options))
 

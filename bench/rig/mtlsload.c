@@ -12,7 +12,8 @@
  *           (reset, no goodbye) and dial again; when all are held again their counts are printed
  *   master  listens in the clear, answers each Upgrade with 101, then sends requests down every
  *           connection that it was handed (closed loop, depth 1): what a reverse-HTTP master does. With --rounds it
- *           keeps them silent until SIGUSR1, is busy for --seconds, prints its counts, and waits again
+ *           keeps them silent until SIGUSR1, is busy for --seconds, prints its counts, and waits again; with --flying
+ *           the next request goes down the connection that is idle longest
  *   origin  listens in the clear and answers every request with 200 and --reply bytes, or N bytes where the
  *           path ends in /bytes/N (N up to 1 MiB): the cheapest master
  *
@@ -23,6 +24,7 @@
  *
  * --rate R     client: R requests a second at random moments (exponential gaps) whatever the answers do; latency counts
  *              from the moment when a request was due. It needs --settle or --rounds
+ * --flying N   master: at most N requests under way at any time
  * --dials N    at most N connections under way (not yet admitted) at any time
  * --churn R    worker: once all are admitted, R times a second one that is not at work leaves (close_notify, close)
  *              and a new one comes; "left" counts. SIGUSR2 ends that, and begins it again
@@ -35,6 +37,7 @@
  *          [--method M] [--path /p] [--header 'K: v']... [--body BYTES]
  *          [--upgrade TOKEN|none] [--ramp CONNS_PER_SECOND] [--sni NAME] [--reply BYTES] [--tls12] [--rounds] [--settle]
  *          [--bare] [--rate R] [--dials N] [--churn R] [--paths N] [--identities F]
+ *          [--flying N]
  *          [--pid PID]...   processes of the server under test: adds their CPU seconds over the run and
  *                           their proportional memory (PSS) at its end, children not included
  * Prints one JSON object: counts, errors by kind, rates, latency percentiles in microseconds.
@@ -84,7 +87,7 @@ struct conn {
 static struct {
     enum mode mode; const char *host, *cert, *key, *ca, *user, *password, *method, *path, *upgrade, *sni;
     const char *headers[16]; int pids[64], npids, nheaders, port, conns, body, reply, plain, tls12, switching, rounds, settle;
-    double seconds, ramp, rate, churn; int bare, dials, paths;
+    double seconds, ramp, rate, churn; int bare, dials, paths, flying;
 } o = { .host = "127.0.0.1", .method = "GET", .path = "/", .conns = 32, .seconds = 5, .reply = 16, .ramp = 0 };
 
 static struct identity *ids; static int nids;
@@ -270,6 +273,7 @@ static long message(struct conn *c, size_t *headlen, int is_response, int head_o
 static void shift(struct conn *c, size_t n) { memmove(c->in, c->in + n, c->inlen - n); c->inlen -= n; }
 
 static void park(struct conn *c) { c->st = PARKED; idlers[(first_idler + nidlers++) % o.conns] = c; }
+static struct conn *longest_idle(void) { struct conn *c = idlers[first_idler]; first_idler = (first_idler + 1) % o.conns; nidlers--; return c; }
 static void admitted(struct conn *c) {
     arrived(c); upgraded++; sample(now() - c->tconn); c->auth_tries = 0;
     if (upgraded == (unsigned long)o.conns && !t_ready) { t_ready = leave = now(); fprintf(stderr, "ready\n"); }
@@ -317,6 +321,7 @@ static void on_response(struct conn *c, long n, size_t h) {
     if (stopping && o.rounds) { c->st = PARKED; return; }
     if (stopping) { drop(c); return; }
     if (o.rate > 0) { park(c); return; }
+    if (o.flying) { park(c); c = longest_idle(); }
     request(c); if (flush_(c) < 0) { e_io++; finish_or_reopen(c); } else if (c->st == SEND && c->outlen == 0) c->st = RECV;
 }
 static void on_ready(struct conn *c, unsigned ev) {
@@ -439,9 +444,10 @@ static void begin_round(void) {
     due = t_start; nidlers = 0;
     for (int i = 0; i < o.conns; i++) {
         if (cs[i].st == DEAD && o.mode == CLIENT) open_(&cs[i]);
-        else if (cs[i].st == PARKED && o.rate > 0) park(&cs[i]);
+        else if (cs[i].st == PARKED && (o.rate > 0 || o.flying)) park(&cs[i]);
         else if (cs[i].st == PARKED) ask(&cs[i]);
     }
+    for (int i = 0; i < o.flying && nidlers; i++) ask(longest_idle());
 }
 /* all connections are cut and dial again, as many at a time as --dials says */
 static void begin_storm(void) {
@@ -455,8 +461,7 @@ static void begin_storm(void) {
 /* --rate: what is due goes out on a connection that has nothing to do; how long to wait for the next, in seconds */
 static double pace(double t) {
     while (t >= due && nidlers) {
-        struct conn *c = idlers[first_idler]; double at = due;
-        first_idler = (first_idler + 1) % o.conns; nidlers--;
+        struct conn *c = longest_idle(); double at = due;
         due -= log(rng_uniform()) / o.rate;
         if (c->st != PARKED) { open_(c); continue; }
         ask(c); c->t0 = at;
@@ -503,7 +508,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(k, "--method")) o.method = v; else if (!strcmp(k, "--path")) o.path = v; else if (!strcmp(k, "--body")) o.body = atoi(v);
         else if (!strcmp(k, "--header")) { if (o.nheaders < 16) o.headers[o.nheaders++] = v; } else if (!strcmp(k, "--upgrade")) o.upgrade = v;
         else if (!strcmp(k, "--ramp")) o.ramp = atof(v); else if (!strcmp(k, "--sni")) o.sni = v; else if (!strcmp(k, "--reply")) o.reply = atoi(v);
-        else if (!strcmp(k, "--rate")) o.rate = atof(v); else if (!strcmp(k, "--churn")) o.churn = atof(v); else if (!strcmp(k, "--dials")) o.dials = atoi(v);
+        else if (!strcmp(k, "--rate")) o.rate = atof(v); else if (!strcmp(k, "--churn")) o.churn = atof(v); else if (!strcmp(k, "--dials")) o.dials = atoi(v); else if (!strcmp(k, "--flying")) o.flying = atoi(v);
         else if (!strcmp(k, "--paths")) o.paths = atoi(v); else if (!strcmp(k, "--identities")) identities = v;
         else if (!strcmp(k, "--pid")) { if (o.npids < 64) o.pids[o.npids++] = atoi(v); }
         else die("unknown option");
@@ -532,6 +537,7 @@ int main(int argc, char **argv) {
     if (o.rounds && o.mode != MASTER && o.mode != CLIENT && o.mode != IDLE) die("--rounds is for masters, clients and idle connections");
     if (o.settle && (o.mode != CLIENT || o.rounds)) die("--settle is for clients without --rounds");
     if (o.rate > 0 && (o.mode != CLIENT || !(o.settle || o.rounds))) die("--rate is for clients with --settle or --rounds");
+    if (o.flying && (o.mode != MASTER || !o.rounds)) die("--flying is for masters with --rounds");
     if (o.churn > 0 && o.mode != WORKER) die("--churn is for workers");
     if (o.bare && (o.mode != IDLE || o.plain)) die("--bare is for idle connections with TLS");
     int storms = o.rounds && o.mode == IDLE, counting = o.mode == WORKER || o.mode == IDLE;
