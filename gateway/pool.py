@@ -269,8 +269,8 @@ class Pool:
         worker.level = level
         if level >= 0:
             self._levels.add(worker.place, level)
-            for label, place in zip(worker.labels, worker.label_places, strict=True):
-                self._by_label[label].add(place, level)
+            for at, label in enumerate(worker.labels):  # not zip(): that is an object more for every dispatch
+                self._by_label[label].add(worker.label_places[at], level)
 
     def _take_out(self, worker: Worker) -> None:
         if worker.level >= 0:

@@ -26,13 +26,14 @@ class Outbox:
     ``first`` is called before they send: what must have happened before any of the bytes leaves. It may add links.
     """
 
-    __slots__ = ("_first", "_is_due", "_links", "_loop")
+    __slots__ = ("_first", "_flush", "_is_due", "_links", "_loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, first: Callable[[], None] | None = None) -> None:
         self._loop = loop
         self._first = first
         self._links: list[Held] = []
         self._is_due = False
+        self._flush = self.flush  # bound once, not every turn; an outbox lives as long as its loop
 
     def add(self, link: Held) -> None:
         """Have ``link.send_held()`` called when this turn is over, before anything more is read."""
@@ -44,7 +45,7 @@ class Outbox:
         """Have `flush` called when this turn is over, also when no link holds anything yet."""
         if not self._is_due:
             self._is_due = True
-            self._loop.call_soon(self.flush)
+            self._loop.call_soon(self._flush)
 
     def flush(self) -> None:
         """Send what all of them hold. A fault of one costs the others nothing: the first is raised at the end."""
