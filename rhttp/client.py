@@ -41,6 +41,7 @@ class ClientEnd(asyncio.Protocol):
         "_chunking",
         "_closed",
         "_eof",
+        "_given",
         "_head_seen",
         "_left",
         "_method",
@@ -81,6 +82,7 @@ class ClientEnd(asyncio.Protocol):
         self._left: int | None = 0
         self._chunking = False
         self._sent = False
+        self._given = 0  # bytes of the request that the link has
         self._sent_whole = True
         self._head_seen = False
         self._reusable = True
@@ -120,6 +122,7 @@ class ClientEnd(asyncio.Protocol):
         self._method = method
         self._upgrading = upgrade
         self._sent = self._head_seen = False
+        self._given = 0
         self._chunking = False
         self._left = 0
         if length is None:
@@ -167,6 +170,7 @@ class ClientEnd(asyncio.Protocol):
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
             self._sent = True
+            self._given += len(data)
             self.link.write(data)
 
     def pause(self) -> None:
@@ -203,10 +207,6 @@ class ClientEnd(asyncio.Protocol):
         self.sink = None
         self.abort()
 
-    def close_within(self, seconds: float) -> None:
-        """Let an idle connection close by itself when no request is sent on it in time."""
-        self._wheel.set(self, seconds)
-
     def close(self) -> None:
         """Close an idle connection in order; a peer that does not take what was written is cut a moment later."""
         if not self._closed:
@@ -225,8 +225,12 @@ class ClientEnd(asyncio.Protocol):
         """Bytes from the peer."""
         if self._closed:
             return
-        if self.sink is None or (self._out and not self._sent):  # a request that has not left yet is no question
-            self.abort(Loss.INVALID if self.sink is None else Loss.NOT_SENT, "bytes without a question")
+        if self.sink is None:
+            self.abort(Loss.INVALID, "bytes without a question")
+            return
+        if not self._head_seen and self.link.get_write_buffer_size() >= self._given:
+            # The request has not left: these bytes were sent before it came and answer nothing.
+            self.abort(Loss.NOT_SENT, "bytes without a question")
             return
         if self._buffer:
             data = self._buffer + data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 
 import pytest
@@ -56,16 +57,19 @@ def test_answer_outside_of_the_grammar_is_502(rig: Rig, origin: Origin, wire: Wi
 
 def test_bytes_behind_a_whole_answer_never_become_the_next_one(origin: Origin, wire: Wire) -> None:
     """They come later than the answer, before the next request: the connection to the master is dropped."""
+    sent = threading.Event()
 
     def script(peer: Wire) -> None:
         read_request(peer)
         peer.send(response(b"first"))
         peer.send(response(b"poison"))
+        sent.set()
         peer.rest()
 
     with origin.scripted(script):
         first = wire.ask("/jobs/x")
         assert first.status in (200, 502)
+        assert sent.wait(10)  # what comes after the next request has left nobody could tell from its answer
         origin.script = serve_forever
         for _ in range(3):
             assert wire.ask("/jobs/y").json["target"] == "/jobs/y"

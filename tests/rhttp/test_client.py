@@ -181,6 +181,31 @@ def test_client_end_drops_a_peer_that_speaks_without_being_asked() -> None:
     assert rig.owner.closed == ["bytes without a question"]
 
 
+@pytest.mark.parametrize("flushed", [True, False])
+def test_client_end_takes_no_answer_to_a_request_that_has_not_left(flushed: bool) -> None:
+    """What a peer sent before the request came answers nothing; another connection may have the request."""
+    rig = Rig()
+    rig.feed(OK)
+    sink = Sink()
+    rig.end.head(sink, b"GET", ASK, -1)
+    if flushed:
+        rig.end.flush()
+        rig.link.waiting = len(ASK) + 2
+    rig.feed(OK)
+    assert sink.lost == (Loss.NOT_SENT, "bytes without a question")
+    assert (sink.status, rig.link.aborted) == (0, True)
+
+
+def test_client_end_takes_an_answer_to_a_request_that_left_in_part() -> None:
+    """A peer may refuse early, while we still send."""
+    rig = Rig(method=b"POST", length=100_000)
+    rig.end.content(b"x" * 100_000)
+    rig.end.flush()
+    rig.link.waiting = 50_000
+    rig.feed(OK)
+    assert (rig.sink.status, rig.sink.lost) == (200, None)
+
+
 def test_client_end_takes_the_switch_that_it_asked_for_with_what_is_glued_to_it() -> None:
     """101 hands the link over, with the bytes behind it."""
     rig = Rig(upgrade=b"PTTH/1.0", length=0)
