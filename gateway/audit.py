@@ -175,7 +175,7 @@ def format_stamp(now_us: int) -> str:
 
 def line_hash(line: bytes) -> bytes:
     """The SHA-256 of a line's bytes without its newline, lower hex: what the next line's ``prev`` says."""
-    return sha256(line).hexdigest().encode()
+    return hexlify(sha256(line).digest())
 
 
 def is_event(event: str) -> bool:
@@ -319,8 +319,8 @@ class LineBuilder:
             self._opening,
             seq + 1,
             self._stamp,
-            _THREE[micro // 1000],
-            _THREE[micro % 1000],
+            three_digits(micro // 1000),
+            three_digits(micro % 1000),
             fragment,
             b"," if body else b"",
             body,
@@ -329,7 +329,7 @@ class LineBuilder:
 
     def commit(self, line: bytes) -> None:
         """The line that `build` gave is the stream's next one, in `file`."""
-        self.head = (self.head[0] + 1, hexlify(sha256(line[:-1]).digest()), self.file)
+        self.head = (self.head[0] + 1, line_hash(line[:-1]), self.file)
         self._last_us = self._next_us
 
     def go_back(self, head: tuple[int, bytes, str]) -> None:

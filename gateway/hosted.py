@@ -100,7 +100,7 @@ class HostedPool:
             labels=peer.principal.labels,
             protocol=protocol,
             instance=instance,
-            now=services.now().timestamp(),  # precise: by it processes tell a newer start of a worker from an older one
+            now=services.precise(),  # by it processes tell a newer start of a worker from an older one
         )
 
     # ---- Inbound ----

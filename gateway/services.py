@@ -218,7 +218,7 @@ class Services:
 
     @staticmethod
     def precise() -> float:
-        """The precise time in epoch seconds, for nonces."""
+        """The precise time in epoch seconds."""
         return time.time()
 
     def entropy(self) -> bytes:

@@ -49,7 +49,6 @@ class ClientEnd(asyncio.Protocol):
         "_paused",
         "_reader",
         "_reusable",
-        "_sent",
         "_sent_whole",
         "_upgrading",
         "_wheel",
@@ -81,7 +80,6 @@ class ClientEnd(asyncio.Protocol):
         self._out: list[bytes] = []
         self._left: int | None = 0
         self._chunking = False
-        self._sent = False
         self._given = 0  # bytes of the request that the link has
         self._sent_whole = True
         self._head_seen = False
@@ -121,7 +119,7 @@ class ClientEnd(asyncio.Protocol):
         self.sink = sink
         self._method = method
         self._upgrading = upgrade
-        self._sent = self._head_seen = False
+        self._head_seen = False
         self._given = 0
         self._chunking = False
         self._left = 0
@@ -169,7 +167,6 @@ class ClientEnd(asyncio.Protocol):
         if out and not self._closed:
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
-            self._sent = True
             self._given += len(data)
             self.link.write(data)
 
@@ -363,7 +360,7 @@ class ClientEnd(asyncio.Protocol):
     def _loss(self) -> Loss:
         if self._head_seen:
             return Loss.CUT
-        return Loss.SENT_NO_ANSWER if self._sent else Loss.NOT_SENT
+        return Loss.SENT_NO_ANSWER if self._given else Loss.NOT_SENT
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The link is gone."""

@@ -38,8 +38,7 @@ class Outbox:
     def add(self, link: Held) -> None:
         """Have ``link.send_held()`` called when this turn is over, before anything more is read."""
         self._links.append(link)
-        if not self._is_due:
-            self.soon()
+        self.soon()
 
     def soon(self) -> None:
         """Have `flush` called when this turn is over, also when no link holds anything yet."""
