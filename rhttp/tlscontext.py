@@ -1,4 +1,5 @@
-"""TLS settings of both sides: versions, ciphers, ALPN, no resumption, and verification inside the handshake.
+"""TLS settings of both sides: versions, ciphers, groups, signatures, ALPN, no resumption, and verification inside the
+handshake.
 
 Resumption is off in both of its forms: a resumed session never calls the verify callback, so it would let a peer in
 that nobody looked at.
@@ -15,11 +16,18 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
+from OpenSSL._util import lib
 
 from rhttp.tlshandshake import HTTP11, MAX_DEPTH, Verify, choose_http11, verify_with
 
 # TLS 1.2 suites: forward secrecy and AEAD only. TLS 1.3 has no others.
 CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20"
+GROUPS: Final = b"?*X25519MLKEM768/?*X25519:P-256/P-384"
+"""Key exchange, in the words of OpenSSL 3.5 and later: a star is a share that a client sends with its hello, ``?``
+something that this library need not know (FIPS), a slash an order that holds although the client sent a share for a
+later one. No finite fields: an answer in them costs a server many times what asking costs the client."""
+SIGNATURES: Final = b"ecdsa_secp256r1_sha256:ecdsa_secp384r1_sha384:ed25519"
+"""What the certificates of a home have, and their signatures: `pki.keys` makes no other."""
 
 
 def server_context(
@@ -69,6 +77,11 @@ def _context(method: int, chain: bytes | None, key: bytes | None) -> SSL.Context
     context = SSL.Context(method)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(CIPHERS)
+    # pyOpenSSL offers neither; without them the library's own lists hold, which grow with its versions.
+    if not lib.SSL_CTX_set1_curves_list(context._context, GROUPS):
+        raise ValueError("OpenSSL does not take the list of groups")
+    if not lib.SSL_CTX_set1_sigalgs_list(context._context, SIGNATURES):
+        raise ValueError("OpenSSL does not take the list of signature algorithms")
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(
         SSL.OP_NO_TICKET
