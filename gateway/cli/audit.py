@@ -18,6 +18,7 @@ from gateway.auditfiles import Segment, list_segments, segment_name
 from gateway.auditverify import AuditUnreadable, Report, read_lines, verify_directory
 from gateway.checkpoints import LOG, Checkpoint, parse_checkpoint, read_public_key
 from gateway.cli.common import Settings, common_options, fail
+from gateway.cli.output import is_unread
 
 _POLL = 0.25  # seconds between two looks with -f
 _MAX_LINES = 100_000
@@ -45,7 +46,7 @@ def tail(settings: Settings, follow: bool, lines: int, as_json: bool) -> None:
         found = [line for stream, files in segments.items() for line in _last_lines(files, lines, tails[stream])]
         for line in sorted(found, key=_stamp)[len(found) - min(lines, len(found)) :]:
             _show(line, as_json)
-        while follow:
+        while follow and not is_unread():
             time.sleep(_POLL)
             for stream, files in _streams(directory).items():
                 tails.setdefault(stream, _Follower(stream, files[0]))

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from gateway.cli.common import Settings, common_options, fail
+from gateway.cli.output import tolerate_closed_pipes
 
 __all__ = ["cli", "main"]
 
@@ -68,7 +69,7 @@ class Root(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except Exception as error:
             if os.environ.get(_DEBUG) == "1":
@@ -111,6 +112,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     # Before anything opens: whatever is made without a mode of its own is the owner's alone.
     os.umask(0o077)
+    tolerate_closed_pipes()
     cli(prog_name="rhttp-pki")
 
 

@@ -1,0 +1,62 @@
+"""What a command prints when nobody reads it any more: ``rhttp-pki audit tail | head`` is no error, for any command.
+
+Output to a pipe whose reader went away is dropped. The command goes on to its own end and exit status, so that no act
+is broken off in its middle, and no proof counts as good, because somebody had seen enough.
+"""
+
+from __future__ import annotations
+
+import io
+import select
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+__all__ = ["is_unread", "tolerate_closed_pipes"]
+
+
+class _Pipe(io.FileIO):
+    """Standard output or error of this process, which may lose its reader at any time."""
+
+    unread = False
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            self.unread = True
+            return memoryview(data).nbytes
+
+
+def tolerate_closed_pipes() -> None:
+    """From now on `sys.stdout` and `sys.stderr` take what nobody reads. For a process of its own: see `main`."""
+    sys.stdout = _tolerant(sys.stdout)
+    sys.stderr = _tolerant(sys.stderr)
+
+
+def _tolerant(stream: TextIO) -> TextIO:
+    # Without the stream (closed by whoever started us), or replaced by something else: nothing to take care of.
+    if not isinstance(stream, io.TextIOWrapper) or stream.isatty():
+        return stream
+    stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Pipe(stream.fileno(), "wb", closefd=False)),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+def is_unread() -> bool:
+    """Whether standard output is a pipe whose reader is gone: for a command that would go on for ever."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if not isinstance(raw, _Pipe):
+        return False
+    if not raw.unread:
+        look = select.poll()
+        look.register(raw.fileno(), 0)
+        raw.unread = any(event & select.POLLERR for _, event in look.poll(0))
+    return raw.unread
