@@ -14,10 +14,11 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from auth.principal import LOCAL_MASTER
 from gateway.config import TcpAddress
 from gateway.connection import Connection
 from gateway.generation import Seen
-from gateway.identity import local_master, peer_of
+from gateway.identity import LocalPeer, peer_of
 from gateway.inherited import Sockets
 from gateway.services import Services
 from rhttp.tls import TlsLink
@@ -300,7 +301,7 @@ class DispatchAcceptor:
 
     def _accept(self, listening: socket.socket) -> None:
         if self._tally is not None:
-            here = self._services.registry.here(local_master(None).identity)
+            here = self._services.registry.here(LOCAL_MASTER.identity)
             if self._tally.is_ahead(here, self._gone):
                 self._rest(_TURN, listening)
                 return
@@ -336,7 +337,7 @@ class DispatchAcceptor:
             return
         dispatch = services.generation.config.dispatch
         # A TCP dispatch listener is on a loopback literal, so its peers are too.
-        peer = local_master(dispatch.host if isinstance(dispatch, TcpAddress) else None)
+        peer = LocalPeer(dispatch.host if isinstance(dispatch, TcpAddress) else None)
         connection = Connection(services, peer, "dispatch", None)
         # Counted apart from the TLS listener's: a flood of clients must not shut out the masters on this host.
         limits = services.generation.config.limits

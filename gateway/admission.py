@@ -15,7 +15,8 @@ from auth.cedar import Decider
 from auth.policy import Allowed, Context, ResourceType
 from auth.principal import Principal
 from auth.verifier import Authenticated, Unauthenticated
-from gateway.call import Admitted, Call
+from gateway.call import Admitted, Call, Question
+from gateway.identity import CertifiedPeer, LocalPeer
 from gateway.services import Policies, Services
 from rhttp.recent import RecentAuthorization
 
@@ -43,27 +44,22 @@ class Memory:
     def __init__(self) -> None:
         self.authorization = RecentAuthorization()
         self.decider: Decider | None = None
-        self.decider_of: tuple[Policies, str, ResourceType, str] | None = None
+        self.decider_of: tuple[Policies, Question] | None = None
 
-    def decider_for(self, engine: Policies, principal: Principal, question: tuple[str, ResourceType, str]) -> Decider:
+    def decider_for(self, engine: Policies, principal: Principal, question: Question) -> Decider:
         """The prepared question; the principal is always the connection's."""
-        of = (engine, *question)
+        of = (engine, question)
         decider = self.decider
         if decider is None or self.decider_of != of:
             decider = self.decider = engine.decider(principal, *question)
             self.decider_of = of
         return decider
 
-    def question(self) -> tuple[str, ResourceType, str]:
-        """What policy was last asked: action, kind and name of the resource."""
-        assert self.decider_of is not None
-        return self.decider_of[1:]
-
 
 def check_peer(services: Services, call: Call) -> Refused | None:
     """Step 1: the certificate still holds, and we still know enough to say so."""
     peer = call.peer
-    if peer.serial is None:
+    if isinstance(peer, LocalPeer):
         return None
     if peer.serial in services.snapshot.revoked:
         return Refused(status=403, slug="forbidden", event="auth.refused", reason="revoked")
@@ -79,7 +75,8 @@ def check_digest(services: Services, call: Call, memory: Memory) -> Authenticate
 
     The dispatch listener asks for none: whoever may open it is its master.
     """
-    if call.peer.serial is None:
+    peer = call.peer
+    if isinstance(peer, LocalPeer):
         return None
     head = call.head
     if head.authorization is None:
@@ -89,8 +86,8 @@ def check_digest(services: Services, call: Call, memory: Memory) -> Authenticate
         method=head.method,
         uri=head.target,
         listener=_TLS,
-        binding=call.peer.fingerprint,
-        expected_user=call.peer.name,
+        binding=peer.fingerprint,
+        expected_user=peer.name,
         credentials=services.credentials,
         now=services.epoch,
         recent=memory.authorization,
@@ -120,7 +117,8 @@ def check_policy(
 ) -> Admitted | Refused:
     """Step 3: the policy's decision. A denial without Digest credentials is a challenge, not a final word."""
     peer = call.peer
-    decider = memory.decider_for(call.generation.engine, peer.principal, (action, resource_type, resource))
+    question = (action, resource_type, resource)
+    decider = memory.decider_for(call.generation.engine, peer.principal, question)
     context = call.context = Context(
         call.listener,
         protocol,
@@ -133,12 +131,20 @@ def check_policy(
     )
     decision = decider.decide(context)
     if isinstance(decision, Allowed):
-        return Admitted(digest, decision)
-    if digest is None and peer.serial is not None:
+        return Admitted(digest, decision, question)
+    if digest is None and isinstance(peer, CertifiedPeer):
         return Refused(status=401, slug="unauthenticated", event="auth.refused", reason="absent")
     return Refused(
         status=403, slug="forbidden", event="policy.denied", reason=decision.reason, policy=decision.policy_ids
     )
+
+
+def admit_again(kept: Admitted, digest: Authenticated | None) -> Admitted:
+    """The proof for a request that differs from one that was admitted in nothing that a policy can see.
+
+    That it does not is for the caller to know: see `gateway.plan`. The certificate and Digest were looked at anew.
+    """
+    return Admitted(digest, kept.allowed, kept.question)
 
 
 def challenge(services: Services, call: Call, refused: Refused) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from auth.policy import Allowed, Context
+from auth.policy import Allowed, Context, ResourceType
 from auth.verifier import Authenticated
 from gateway.audit import MAX_STRING, FieldRefused, Fields, RenderedFields, is_plain, render_fields, three_digits
 from gateway.identity import Peer
@@ -33,14 +33,29 @@ def _render_policies(ids: tuple[str, ...]) -> bytes:
     return rendered
 
 
+Question = tuple[str, ResourceType, str]
+"""What policy is asked: action, kind and name of the resource."""
+
+
 class Admitted:
     """Proof that a request passed certificate, Digest and policy; made in `gateway.admission` only."""
 
-    __slots__ = ("allowed", "digest")
+    __slots__ = ("allowed", "digest", "question")
 
-    def __init__(self, digest: Authenticated | None, allowed: Allowed) -> None:
+    def __init__(self, digest: Authenticated | None, allowed: Allowed, question: Question) -> None:
         self.digest = digest
         self.allowed = allowed
+        self.question = question
+        """What was decided: the proof is good for this and for nothing else."""
+
+    def require(self, action: str, kind: ResourceType, name: str) -> None:
+        """Raise unless it was this that policy allowed: called by whoever acts on the proof.
+
+        Raises:
+            PermissionError: the proof is about something else; a fault of ours, and nothing is done.
+        """
+        if self.question != (action, kind, name):
+            raise PermissionError("a proof of another decision")
 
 
 class Rendered:
@@ -141,15 +156,10 @@ class Call:
 
     def audit(self, outcome: str, *, status: int | None = None, reason: str | None = None) -> dict[str, object]:
         """The fields of this request's audit line. The target is the normal path, never the query."""
-        peer = self.peer
         fields: dict[str, object] = {"request_id": self.request_id}
         if self.parent_id is not None:
             fields["parent_id"] = self.parent_id
-        fields["identity"] = peer.identity
-        if peer.serial is not None:
-            fields["serial"] = peer.serial
-        if peer.source is not None:
-            fields["source"] = peer.source
+        fields |= self.peer.audit()
         fields["listener"] = self.listener
         fields["outcome"] = outcome
         if reason is not None:

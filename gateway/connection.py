@@ -15,7 +15,7 @@ from gateway.authority import same_origin
 from gateway.call import Admitted, Call
 from gateway.exchange import Exchange, Inbound
 from gateway.forward import forwarded, max_forwards, one_hop_less, request_fields, via_names
-from gateway.identity import Peer
+from gateway.identity import CertifiedPeer, LocalPeer, Peer
 from gateway.plan import Plan
 from gateway.routes import is_reserved
 from gateway.services import Services
@@ -51,7 +51,7 @@ class Connection:
         self.peer = peer
         self.listener = listener
         self.tls_version = tls_version
-        self.is_local = peer.serial is None
+        self.is_local = isinstance(peer, LocalPeer)
         self.is_over_limit = False
         """Its identity has too many connections: it is told so, and closed."""
         self.upgrade_refused = False
@@ -122,6 +122,7 @@ class Connection:
             return
         if head.method not in SAFE and not route.allow_cross_site and not self._check_origin(end, call):
             return
+        admitted.require("request", "Route", route.name)
         self.forward(end, call, admitted, generation.masters[route.master], target.normal)
 
     def _once_more(self, end: ServerEnd, call: Call, plan: Plan) -> None:
@@ -134,7 +135,7 @@ class Connection:
         if isinstance(digest, Refused):
             self.refused(end, call, digest)
             return
-        admitted = plan.admit_again(digest, services.epoch)
+        admitted = plan.renew(digest, services.epoch)
         if admitted is None:
             action, kind, name = plan.question
             decision = admission.check_policy(
@@ -261,7 +262,7 @@ class Connection:
         if known is None or known[0] != host:
             value = forwarded(self.peer.source, b"http" if self.is_local else b"https", host)
             lines = b"Forwarded: %b\r\nRhttp-Identity: %b\r\n" % (value, self.peer.identity.encode("ascii"))
-            if self.peer.client_cert is not None:
+            if isinstance(self.peer, CertifiedPeer) and self.peer.client_cert is not None:
                 lines += b"Client-Cert: %b\r\n" % self.peer.client_cert
             known = self._forwarded = (host, lines)
         return known[1]
@@ -311,7 +312,6 @@ class Connection:
             call,
             admitted,
             services.epoch,
-            self.memory.question(),
             inbound,
             target,
             fields,

@@ -21,7 +21,7 @@ from gateway.everywhere import ask_all
 from gateway.exchange import Exchange
 from gateway.generation import Lasting, Refusals, build_generation, lasting_parts, read_config
 from gateway.hosted import HostedPool, ReversedConnection
-from gateway.identity import Peer
+from gateway.identity import LocalPeer, Peer
 from gateway.inherited import Inherited, Sockets
 from gateway.material import Material
 from gateway.metrics import MetricsListener, measure, metrics_text
@@ -159,7 +159,7 @@ class DataPlane:
             return 0
 
         def reason_of(peer: Peer) -> str | None:
-            if peer.serial is None:
+            if isinstance(peer, LocalPeer):
                 return None
             return "revoked" if peer.serial in revoked else changed.get(peer.name)
 

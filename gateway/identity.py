@@ -17,43 +17,21 @@ _ROLES = {"Client": "client", "Worker": "worker", "Master": "master"}
 _KINDS = {Role.CLIENT: "Client", Role.WORKER: "Worker", Role.MASTER: "Master"}
 
 
-class Peer:
-    """A connection's verified peer. A plain slotted class: one for every connection, so it holds no certificate."""
+class _Peer:
+    """What is known of every peer. Never made itself: a peer is a `CertifiedPeer` or a `LocalPeer`."""
 
-    __slots__ = (
-        "_rendered",
-        "client_cert",
-        "expires",
-        "fingerprint",
-        "identity",
-        "name",
-        "principal",
-        "role",
-        "serial",
-        "source",
-    )
+    __slots__ = ("_rendered", "expires", "fingerprint", "identity", "name", "principal", "role", "source")
 
-    def __init__(
-        self,
-        *,
-        principal: Principal,
-        serial: str | None,
-        fingerprint: bytes,
-        expires: float,
-        source: str | None,
-        client_cert: bytes | None = None,
-    ) -> None:
+    def __init__(self, principal: Principal, *, fingerprint: bytes, expires: float, source: str | None) -> None:
         self.principal = principal
         self.name = principal.name
         self.role = _ROLES[principal.kind]
         self.identity = principal.identity
-        self.serial = serial
         self.fingerprint = fingerprint
+        """Of the certificate; empty for a local peer."""
         self.expires = expires
-        """Epoch seconds."""
+        """Epoch seconds; a local peer is there for ever."""
         self.source = source
-        self.client_cert = client_cert
-        """The value of ``Client-Cert`` (RFC 9440), when the configuration asks for it."""
         self._rendered: bytes | None = None
 
     @property
@@ -66,11 +44,53 @@ class Peer:
     def audit(self) -> dict[str, object]:
         """The fields of an audit line that say who this is."""
         fields: dict[str, object] = {"identity": self.identity}
-        if self.serial is not None:
-            fields["serial"] = self.serial
         if self.source is not None:
             fields["source"] = self.source
         return fields
+
+
+class CertifiedPeer(_Peer):
+    """A peer whose certificate was verified. A plain slotted class: one a connection, so it holds no certificate."""
+
+    __slots__ = ("client_cert", "serial")
+
+    def __init__(
+        self,
+        *,
+        principal: Principal,
+        serial: str,
+        fingerprint: bytes,
+        expires: float,
+        source: str | None,
+        client_cert: bytes | None = None,
+    ) -> None:
+        super().__init__(principal, fingerprint=fingerprint, expires=expires, source=source)
+        self.serial = serial
+        self.client_cert = client_cert
+        """The value of ``Client-Cert`` (RFC 9440), when the configuration asks for it."""
+
+    def audit(self) -> dict[str, object]:
+        """The fields of an audit line that say who this is."""
+        fields: dict[str, object] = {"identity": self.identity, "serial": self.serial}
+        if self.source is not None:
+            fields["source"] = self.source
+        return fields
+
+
+class LocalPeer(_Peer):
+    """Whoever may open the dispatch listener: a master on this host, without a certificate and without Digest.
+
+    To have no certificate is a type and not an absent value: who forgot to fill something in is not let in by that.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, source: str | None) -> None:
+        super().__init__(LOCAL_MASTER, fingerprint=b"", expires=float("inf"), source=source)
+
+
+Peer = CertifiedPeer | LocalPeer
+"""A connection's peer: whoever decides about one says what it does about each kind."""
 
 
 def peer_of(
@@ -79,7 +99,7 @@ def peer_of(
     *,
     source: str | None,
     der: bytes | None = None,
-) -> Peer:
+) -> CertifiedPeer:
     """The peer that a verified path proves, with the labels that its certificate was given."""
     kind = _KINDS[verified.role]
     own = labels.get(verified.serial_hex) if verified.role is Role.WORKER else None
@@ -89,7 +109,7 @@ def peer_of(
         pool=verified.pool,
         labels=tuple(sorted(own.items())) if own else (),
     )
-    return Peer(
+    return CertifiedPeer(
         principal=principal,
         serial=verified.serial_hex,
         fingerprint=verified.fingerprint,
@@ -97,8 +117,3 @@ def peer_of(
         source=source,
         client_cert=b":%b:" % base64.b64encode(der) if der is not None else None,
     )
-
-
-def local_master(source: str | None) -> Peer:
-    """Whoever may open the dispatch listener."""
-    return Peer(principal=LOCAL_MASTER, serial=None, fingerprint=b"", expires=float("inf"), source=source)

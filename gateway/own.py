@@ -198,6 +198,7 @@ class _Desk:
         if services.draining:
             self._refuse(503, "draining", "draining")
             return
+        admitted.require("dispatch", _POOL, pool.config.name)
         target = path if call.query is None else path + b"?" + call.query
         self._connection.forward(
             self._end,

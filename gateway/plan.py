@@ -5,9 +5,9 @@ Posture: pure; it changes no answer.
 
 from __future__ import annotations
 
-from auth.policy import ResourceType
 from auth.verifier import Authenticated
-from gateway.call import Admitted, Call, Rendered
+from gateway.admission import admit_again
+from gateway.call import Admitted, Call, Question, Rendered
 from gateway.exchange import Inbound
 from rhttp.fields import Fields
 
@@ -21,8 +21,8 @@ class Plan:
     """
 
     __slots__ = (
+        "_admitted",
         "_algorithm",
-        "_allowed",
         "_minute",
         "dispatch",
         "fields",
@@ -33,7 +33,6 @@ class Plan:
         "parent_id",
         "path",
         "query",
-        "question",
         "rendered",
         "target",
         "wait",
@@ -45,7 +44,6 @@ class Plan:
         call: Call,
         admitted: Admitted,
         epoch: float,
-        question: tuple[str, ResourceType, str],
         inbound: Inbound,
         target: bytes,
         lines: bytes,
@@ -61,7 +59,6 @@ class Plan:
         self.path = call.target
         self.query = call.query
         self.parent_id = call.parent_id
-        self.question = question
         self.inbound = inbound
         self.target = target
         self.lines = lines
@@ -73,12 +70,17 @@ class Plan:
 
     def keep(self, admitted: Admitted, epoch: float) -> None:
         """Remember the decision about a request, for those that differ from it in nothing that a policy can see."""
-        self._allowed = admitted.allowed
+        self._admitted = admitted
         self._algorithm = None if admitted.digest is None else admitted.digest.algorithm
         self._minute = int(epoch) // 60
         self.rendered: Rendered | None = None
 
-    def admit_again(self, digest: Authenticated | None, epoch: float) -> Admitted | None:
+    @property
+    def question(self) -> Question:
+        """What policy is asked about a request like this one."""
+        return self._admitted.question
+
+    def renew(self, digest: Authenticated | None, epoch: float) -> Admitted | None:
         """The proof for a request that differs from the kept one in its moment only; None: policy is to be asked.
 
         Policies see the time to the minute, so a decision holds until that is over.
@@ -87,4 +89,4 @@ class Plan:
             return None
         if (None if digest is None else digest.algorithm) != self._algorithm:
             return None
-        return Admitted(digest, self._allowed)
+        return admit_again(self._admitted, digest)

@@ -26,6 +26,7 @@ def ask_reverse(
     services: Services, connection: Connection, end: ServerEnd, call: Call, admitted: Admitted, name: str
 ) -> None:
     """Switch roles, or say why not. The request was admitted: certificate, Digest, policy."""
+    admitted.require("reverse", "Pool", name)
     end.close_after = True  # whatever is refused from here on closes; a switch takes the connection away
     pool = call.generation.pools.get(name)
     if pool is None:

@@ -15,7 +15,7 @@ from support.policies import OPEN
 from auth.credentials import Credentials
 from auth.principal import Principal
 from gateway.generation import build_generation, read_config
-from gateway.identity import Peer
+from gateway.identity import CertifiedPeer
 from gateway.snapshot import StateSnapshot
 from rhttp.digest import DigestClient
 
@@ -33,7 +33,7 @@ class Pair:
         self.services.epoch = self.services.state_at = NOON
         values: dict[str, Any] = {"serial": "0a", "fingerprint": b"m" * 32, "expires": 1e12, "source": "192.0.2.1"}
         self.asker: Requester = self.bench.requester(
-            Peer(principal=Principal(kind="Master", name="m1"), **(values | peer))
+            CertifiedPeer(principal=Principal(kind="Master", name="m1"), **(values | peer))
         )
         self.worker: Worker = self.bench.worker()
         self.taken = b""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from auth.principal import Principal
-from gateway.identity import Peer, local_master
+from gateway.identity import CertifiedPeer, LocalPeer, Peer
 from gateway.registry import Registry
 
 
@@ -25,7 +25,7 @@ class Connection:
 
 def client(name: str, *, serial: str = "01", expires: float = 1000.0) -> Peer:
     principal = Principal(kind="Client", name=name)
-    return Peer(principal=principal, serial=serial, fingerprint=b"f", expires=expires, source="127.0.0.1")
+    return CertifiedPeer(principal=principal, serial=serial, fingerprint=b"f", expires=expires, source="127.0.0.1")
 
 
 def test_registry_counts_by_identity_and_role() -> None:
@@ -33,7 +33,7 @@ def test_registry_counts_by_identity_and_role() -> None:
     registry = Registry()
     first, second = Connection(registry, client("alice")), Connection(registry, client("alice"))
     other = Connection(registry, client("bob"))
-    local = Connection(registry, local_master(None))
+    local = Connection(registry, LocalPeer(None))
     assert (registry.held("client/alice"), registry.held("client/bob"), registry.held("client/carol")) == (2, 1, 0)
     assert registry.count == 4
     assert registry.by_role() == {"client": 3, "master": 1}
@@ -79,7 +79,7 @@ def test_registry_cuts_the_expired_when_their_time_is_there() -> None:
     """Not a moment before, at the moment itself, and each once."""
     registry = Registry()
     soon, later = Connection(registry, client("a", expires=1000.0)), Connection(registry, client("b", expires=2000.0))
-    forever = Connection(registry, local_master(None))
+    forever = Connection(registry, LocalPeer(None))
     assert registry.cut_expired(999.9) == 0
     assert registry.cut_expired(1000.0) == 1
     assert soon.reasons == ["expired"]

@@ -30,7 +30,7 @@ from gateway.dataplane import DataPlane
 from gateway.exchange import Exchange
 from gateway.generation import build_generation, lasting_parts, read_config
 from gateway.hosted import HostedPool, ReversedConnection
-from gateway.identity import Peer, local_master
+from gateway.identity import CertifiedPeer, LocalPeer, Peer
 from gateway.inherited import Inherited
 from gateway.loader import load
 from gateway.material import Material
@@ -187,7 +187,9 @@ class Requester:
     def __init__(self, bench: Bench, peer: Peer, listener: str) -> None:
         self.link = BenchLink(peer.name, bench.log)
         bench.links.append(self.link)
-        self.connection = Connection(bench.services, peer, listener, "TLSv1.3" if peer.serial else None)
+        self.connection = Connection(
+            bench.services, peer, listener, "TLSv1.3" if isinstance(peer, CertifiedPeer) else None
+        )
         bench.services.counters.connections += 1
         bench.services.registry.add(self.connection)
         self.end = self.connection.end
@@ -255,12 +257,14 @@ class Worker:
 
 def worker_peer(name: str, pool: str = "render", labels: tuple[tuple[str, str], ...] = ()) -> Peer:
     principal = Principal(kind="Worker", name=name, pool=pool, labels=labels)
-    return Peer(principal=principal, serial=f"aa{name}", fingerprint=b"f" * 32, expires=1e12, source="192.0.2.7")
+    return CertifiedPeer(
+        principal=principal, serial=f"aa{name}", fingerprint=b"f" * 32, expires=1e12, source="192.0.2.7"
+    )
 
 
 def client_peer(name: str = "alice", **changes: Any) -> Peer:
     values: dict[str, Any] = {"serial": "0a", "fingerprint": b"c" * 32, "expires": 1e12, "source": "192.0.2.1"}
-    return Peer(principal=Principal(kind="Client", name=name), **(values | changes))
+    return CertifiedPeer(principal=Principal(kind="Client", name=name), **(values | changes))
 
 
 class Bench:
@@ -287,7 +291,7 @@ class Bench:
 
     def requester(self, peer: Peer | None = None) -> Requester:
         """A connection of this peer; without one, of the master on the dispatch listener."""
-        return Requester(self, peer or local_master(None), "dispatch" if peer is None else "tls")
+        return Requester(self, peer or LocalPeer(None), "dispatch" if peer is None else "tls")
 
     def worker(
         self,
