@@ -8,7 +8,8 @@
 The MAC covers the text of stamp and random, the listener's purpose, the realm and the fingerprint of the peer's
 certificate, so a nonce has one spelling and is worth nothing anywhere else.
 
-``now`` is in seconds and must come from one clock in all processes that share a key (time.time is fine).
+``now`` is in seconds of one clock for all processes that share a key, and that clock never goes back: what was
+forgotten is stale up to a stamp, so a stamp of the future would lock its owner out until then. No time of day will do.
 
 Posture: untrusted client. A challenge costs no memory; a spend is only asked for after the response verified.
 """
@@ -29,7 +30,6 @@ _STAMP: Final = 12
 _SIGNED: Final = 28
 _MAC_BYTES: Final = 18
 _BLOCK: Final = 64
-_CLOCK_STEP: Final = 5.0  # seconds that a clock may be set back before nonces "from the future" count as stale
 _MAX_VERDICTS: Final = 16384  # about 5 MiB; an HMAC is cheap, so losing them all is
 
 
@@ -125,7 +125,7 @@ class NonceIssuer:
             if len(self._verdicts) >= self._max_verdicts:
                 self._verdicts.clear()
             self._verdicts[nonce] = (binding, listener, minted)
-        if -_CLOCK_STEP <= now - minted < self._lifetime:
+        if now - minted < self._lifetime:
             return NonceStatus.CURRENT
         self._verdicts.pop(nonce, None)
         return NonceStatus.STALE
@@ -180,7 +180,7 @@ class NonceLedger:
 
     A nonce that has to go makes itself and every nonce minted before it that was never spent stale, so nothing
     that was forgotten can be spent again: a floor stamp stands for the forgotten ones. Nobody is ever refused: a
-    fresh challenge always works, since its stamp is above every floor.
+    fresh challenge always works: the clock never goes back, so its stamp is above every floor.
 
     Args:
         window: counters a nonce that may arrive out of order.

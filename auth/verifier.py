@@ -134,7 +134,7 @@ class DigestVerifier:
             listener: the purpose of the listener that the request came in by.
             binding: the fingerprint of the peer's certificate.
             expected_user: the NAME of the peer's certificate.
-            now: seconds, of the clock that the nonces are minted by.
+            now: seconds, of the clock that the nonces are minted by (see `auth.nonces`).
             recent: the connection's last value, which makes the next one cheaper; it changes no answer.
         """
         # 1. Exactly one field.

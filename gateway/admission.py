@@ -89,7 +89,7 @@ def check_digest(services: Services, call: Call, memory: Memory) -> Authenticate
         binding=peer.fingerprint,
         expected_user=peer.name,
         credentials=services.credentials,
-        now=services.epoch,
+        now=services.elapsed,
         recent=memory.authorization,
     )
     if isinstance(outcome, Unauthenticated):

@@ -83,7 +83,7 @@ class ApplyState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateFresh:
-    """State could be read at this time (epoch seconds) and is what the process already has. Not answered."""
+    """State could be read at this second of `gateway.clock` and is what the process already has. Not answered."""
 
     at: float
 

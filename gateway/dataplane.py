@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import time
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from pathlib import Path
@@ -90,7 +89,7 @@ class DataPlane:
         previous = services.generation if services.has_generation else None
         services.generation = generation
         self._configure(generation.config)
-        services.epoch = time.time()
+        services.look_at_clocks()
         self._use(snapshot)
         if previous is None:
             return
@@ -166,7 +165,7 @@ class DataPlane:
         return services.registry.cut_where(reason_of)
 
     def state_fresh(self, at: float) -> None:
-        """State was read successfully at this epoch time."""
+        """State was read successfully at this second of `gateway.clock`."""
         self.services.state_at = at
 
     # ---- serving ----
@@ -206,7 +205,8 @@ class DataPlane:
     def _tick(self) -> None:
         services = self.services
         self._ticker = services.loop.call_later(_TICK, self._tick)
-        services.epoch = now = time.time()
+        services.look_at_clocks()
+        now = services.epoch
         services.wheel.turn(services.loop.time())
         if self._tls is not None:
             self._tls.tick()

@@ -53,7 +53,7 @@ class Superseded:
         self.worker = worker
         self.instance = instance
         self.since = since
-        """Epoch seconds at which the instance was first seen."""
+        """Second of `gateway.clock` at which the instance was first seen."""
 
 
 class Elsewhere:

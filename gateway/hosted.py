@@ -36,6 +36,7 @@ class ReversedConnection:
         self.protocol = protocol
         self.request_id = request_id
         self.opened = opened
+        """In seconds of `gateway.clock`."""
         self.asked = asked
         """The circumstances under which it was admitted; a reload asks again."""
         self.end: ClientEnd
@@ -86,7 +87,7 @@ class HostedPool:
     ) -> None:
         """Take over a worker's link: from here on we ask and it answers."""
         services = self._services
-        connection = ReversedConnection(self, peer, protocol, request_id, services.epoch, asked)
+        connection = ReversedConnection(self, peer, protocol, request_id, services.elapsed, asked)
         end = ClientEnd(self, services.generation.limits, services.wheel, connection)
         connection.end = end
         end.connection_made(link)  # type: ignore[arg-type]  # a Link
@@ -100,7 +101,8 @@ class HostedPool:
             labels=peer.principal.labels,
             protocol=protocol,
             instance=instance,
-            now=services.precise(),  # by it processes tell a newer start of a worker from an older one
+            now=services.epoch,
+            seen=services.precise(),  # by it processes tell a newer start of a worker from an older one
         )
 
     # ---- Inbound ----

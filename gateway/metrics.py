@@ -65,7 +65,7 @@ def measure(services: Services) -> list[Family]:
     families.append(("rhttp_pool_waiting", False, "Requests that wait for a slot.", ["pool"], waiting))
     add("draining", "1 while shutting down.", int(services.draining))
     add("generation", "Configurations taken up.", services.generation.number)
-    add("state_age_seconds", "Time since state was read.", max(0.0, services.epoch - services.state_at))
+    add("state_age_seconds", "Time since state was read.", max(0.0, services.elapsed - services.state_at))
     return families
 
 

@@ -81,8 +81,14 @@ class Pool:
         protocol: str = "ptth/1.0",
         instance: str | None = None,
         now: float,
+        seen: float = 0.0,
     ) -> Slot:
-        """A reversed connection was opened; its slot is free and may be leased before this returns."""
+        """A reversed connection was opened; its slot is free and may be leased before this returns.
+
+        Args:
+            now: the time of day, to be shown.
+            seen: by a clock that all processes share and nobody sets: starts of a worker are told apart by it.
+        """
         worker = self.workers.get(name)
         joined = worker is None
         if worker is None:
@@ -92,7 +98,7 @@ class Pool:
                 self._by_label.setdefault(label, Levels())
         slot = Slot(worker, link, instance)
         if instance is not None:
-            worker.instances.setdefault(instance, now)
+            worker.instances.setdefault(instance, seen)
         worker.slots.append(slot)
         self.total += 1
         if joined and self.watcher is not None:

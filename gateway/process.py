@@ -73,7 +73,7 @@ class DataPlaneLike(Protocol):
         ...
 
     def state_fresh(self, at: float) -> None:
-        """State was read successfully at this epoch time."""
+        """State was read successfully at this second of `gateway.clock`."""
         ...
 
     async def start(self, sockets: Sockets) -> None:

@@ -210,7 +210,7 @@ class RelayPool:
     def open(self, call: Call, end: ServerEnd, master: Link, variant: UpgradeVariant, surplus: bytes) -> None:
         """The master agreed: audit line, 101, bytes."""
         services = self._services
-        relayed = Relayed(self, call.peer, variant.name, call.request_id, services.epoch, call.context)
+        relayed = Relayed(self, call.peer, variant.name, call.request_id, services.elapsed, call.context)
         if services.generation.pools.get(self.config.name) is not self:
             # A reload took the pool away while the master was asked.
             master.abort()
@@ -230,7 +230,7 @@ class RelayPool:
             master.abort()
             services.counters.connections -= 1
             services.record_closed(
-                call.peer, self.config.name, call.request_id, services.epoch, "bytes before the switch"
+                call.peer, self.config.name, call.request_id, services.elapsed, "bytes before the switch"
             )
             return
         for side in (link, master):  # neither end can tell by itself that the other one vanished
@@ -298,7 +298,7 @@ class RelayPool:
                     "protocol": held[0].protocol,
                     "slots": len(held),
                     "busy": None,
-                    "since": stamp(min(r.opened for r in held)),
+                    "since": stamp(self._services.time_of_day(min(r.opened for r in held))),
                     "labels": dict(held[0].peer.principal.labels),
                     "instance": None,
                 }

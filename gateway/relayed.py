@@ -72,6 +72,7 @@ class Relayed:
         self.protocol = protocol
         self.request_id = request_id
         self.opened = opened
+        """In seconds of `gateway.clock`."""
         self.asked = asked
         """The circumstances under which it was admitted; a reload asks again."""
         self.ended = ""

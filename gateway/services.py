@@ -24,6 +24,7 @@ from gateway.audit import AuditUnavailable, Fields
 from gateway.auditlog import Recorded
 from gateway.authority import Authorities
 from gateway.checkpoints import Head
+from gateway.clock import elapsed
 from gateway.config import Config
 from gateway.configvalues import AuditConfig
 from gateway.counters import Counters
@@ -146,6 +147,7 @@ class Services:
         "credentials",
         "date",
         "draining",
+        "elapsed",
         "epoch",
         "exchanges",
         "generation",
@@ -176,11 +178,13 @@ class Services:
         self.credentials = Credentials()
         self.snapshot = StateSnapshot(version=0, users={}, revoked=frozenset(), labels={})
         self.epoch = 0.0
-        """Epoch seconds, a quarter second coarse."""
+        """The time of day in epoch seconds, a quarter second coarse. It may jump: see `elapsed`."""
+        self.elapsed = 0.0
+        """Seconds of `gateway.clock`, a quarter second coarse: for everything that asks how long ago."""
         self.date = b""
         """The field line ``Date``, with its CRLF, a second coarse."""
         self.state_at = 0.0
-        """Epoch seconds of the last successful read of the state."""
+        """When the state was read last, in seconds of `gateway.clock`."""
         self.draining = False
         self.streams: set[EventStream] = set()
         """Open event streams."""
@@ -199,7 +203,7 @@ class Services:
     def tick_audit(self) -> None:
         """Once a second: refusals that were counted become lines."""
         try:
-            self.audit.tick(self.epoch)
+            self.audit.tick(self.elapsed)
         except AuditUnavailable:
             self.counters.audit_lost += 1
 
@@ -218,8 +222,17 @@ class Services:
 
     @staticmethod
     def precise() -> float:
-        """The precise time in epoch seconds."""
-        return time.time()
+        """The precise time in seconds of `gateway.clock`."""
+        return elapsed()
+
+    def look_at_clocks(self) -> None:
+        """Take the times: four times a second, and before anything is served."""
+        self.epoch = time.time()
+        self.elapsed = elapsed()
+
+    def time_of_day(self, at: float) -> float:
+        """The epoch second of what was at ``at`` seconds of `gateway.clock`, by today's setting of the clock."""
+        return self.epoch - (self.elapsed - at)
 
     def entropy(self) -> bytes:
         """Twelve unpredictable bytes, never given twice."""
@@ -237,7 +250,7 @@ class Services:
 
     def state_is_stale(self) -> bool:
         """Whether state was unreadable for so long that nobody new may be admitted."""
-        return self.epoch - self.state_at > self.generation.config.limits.state_stale
+        return self.elapsed - self.state_at > self.generation.config.limits.state_stale
 
     def record(self, event: str, fields: Fields) -> bool:
         """Write one audit line; False when it could not be written and the exchange must therefore not succeed."""
@@ -264,16 +277,16 @@ class Services:
         self.record("connection.cut", fields)
 
     def record_closed(self, peer: Peer, pool: str, request_id: str, opened: float, reason: str) -> None:
-        """Audit that a reversed connection is gone; ``opened`` in epoch seconds."""
+        """Audit that a reversed connection is gone; ``opened`` in seconds of `gateway.clock`."""
         fields: dict[str, object] = {"request_id": request_id}
         fields |= peer.audit()
         fields |= {"listener": "tls", "outcome": "closed", "reason": reason, "target": f"/-/reverse/{pool}"}
-        fields["ms"] = round((self.epoch - opened) * 1000, 3)
+        fields["ms"] = round((self.elapsed - opened) * 1000, 3)
         self.record("reverse.closed", fields)
 
     def record_refusal(self, event: str, fields: Mapping[str, object]) -> None:
         """Write a refusal, or count it among many alike."""
         try:
-            self.audit.refusal(event, fields, self.epoch)
+            self.audit.refusal(event, fields, self.elapsed)
         except AuditUnavailable:
             self.counters.audit_lost += 1

@@ -13,9 +13,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from gateway.clock import elapsed
 from gateway.state import StateSnapshot, StateUnavailable
 
 INTERVAL: Final = 0.5
+CLOCK_STEP: Final = 60.0
+"""Seconds that the time of day may differ from elapsed time before state is read anew."""
 
 
 class StateSource(Protocol):
@@ -69,7 +72,9 @@ class StateWatch:
         self._unreadable = False
         self._last = Pushed(version=first.version, cut=0)
         self.snapshot = first
-        self.fresh_at = time.time()
+        self._offset = time.time() - elapsed()
+        self.fresh_at = elapsed()
+        """Second of `gateway.clock` before the last read that succeeded."""
 
     @property
     def readable(self) -> bool:
@@ -83,13 +88,13 @@ class StateWatch:
             await self._poll()
 
     async def _poll(self) -> None:
-        at = time.time()  # before the read: what was written after it may be missing from it
+        at = elapsed()  # before the read: what was written after it may be missing from it
         try:
             version = await asyncio.to_thread(self._source.read_version)
         except Exception as error:  # whatever a driver raises: it cannot be read
             self._failed(error)
             return
-        if version == self._last.version:
+        if version == self._last.version and not self._clock_was_set():
             self._told(at)
             return
         try:
@@ -108,18 +113,28 @@ class StateWatch:
 
     async def refresh_locked(self) -> Pushed:
         """`refresh` for a caller that holds the lock."""
-        at = time.time()
+        at = elapsed()
         try:
             snapshot = await asyncio.to_thread(self._source.load)
         except Exception as error:
             self._failed(error)
             raise StateUnreadable(f"the state cannot be read ({type(error).__name__}); see the gateway's log") from None
-        if snapshot.version != self._last.version:
+        if snapshot.version != self._last.version or snapshot != self.snapshot:
             self.snapshot = snapshot  # first: a process that starts from here on must have it
             cut = await self._push(snapshot)
             self._last = Pushed(version=snapshot.version, cut=cut)
         self._told(at)
         return self._last
+
+    def _clock_was_set(self) -> bool:
+        """Whether the time of day has jumped: a snapshot leaves out what had expired long before it was read."""
+        offset = time.time() - elapsed()
+        jump = offset - self._offset
+        if abs(jump) < CLOCK_STEP:
+            return False
+        self._offset = offset
+        self._log(f"the clock was set {'forward' if jump > 0 else 'back'} by {abs(jump):.0f} s; state is read anew")
+        return True
 
     def _told(self, at: float) -> None:
         if self._unreadable:

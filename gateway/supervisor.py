@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from gateway.admin import AdminServer, Answer
+from gateway.clock import elapsed
 from gateway.config import AuditConfig
 from gateway.control import ApplyState, Ask, Drain, Question, StateFresh
 from gateway.fleet import Fleet
@@ -361,7 +362,7 @@ class Supervisor:
         state = {
             "version": self._watch.snapshot.version,
             "readable": self._watch.readable,
-            "fresh_at": _stamp(self._watch.fresh_at),
+            "fresh_at": _stamp(time.time() - (elapsed() - self._watch.fresh_at)),
         }
         return Answer(
             body={

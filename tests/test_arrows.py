@@ -35,6 +35,7 @@ EDGE = frozenset(
         "gateway/auditverify.py",
         "gateway/call.py",
         "gateway/checkpoints.py",
+        "gateway/clock.py",
         "gateway/control.py",
         "gateway/dataplane.py",
         "gateway/events.py",

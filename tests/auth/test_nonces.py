@@ -77,8 +77,7 @@ def test_inspect_age_decides_between_current_and_stale(is_known: bool) -> None:
         (NOW, NonceStatus.CURRENT),
         (NOW + LIFETIME - 0.01, NonceStatus.CURRENT),
         (NOW + LIFETIME, NonceStatus.STALE),
-        (NOW - 4.9, NonceStatus.CURRENT),
-        (NOW - 5.1, NonceStatus.STALE),
+        (NOW - 0.25, NonceStatus.CURRENT),  # clocks that are read four times a second are behind the one that minted
     ):
         asked = by if is_known else issuer()
         if is_known:

@@ -68,7 +68,7 @@ class Desk:
         return services.generation.verifier.challenge(
             listener=listener,
             binding=self.peer.fingerprint if binding is None else binding,
-            now=services.epoch - age,
+            now=services.elapsed - age,
             entropy=self._entropy(12),
             stale=False,
         )
@@ -252,7 +252,7 @@ def test_admission_looks_at_the_certificate_first(
     if state == "revoked":
         services.snapshot = StateSnapshot(version=1, users={}, revoked=frozenset({desk.peer.serial}), labels={})
     elif state == "stale":
-        services.state_at = services.epoch - services.generation.config.limits.state_stale - 1
+        services.state_at = services.elapsed - services.generation.config.limits.state_stale - 1
     answer = desk.ask("/-/pools", *desk.lines(authorization, "/-/pools"))
     assert answer.status == status
     assert desk.reason() == ("auth.refused", reason)

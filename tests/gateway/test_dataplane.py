@@ -206,11 +206,11 @@ async def test_state_that_is_fresh_again_admits_again(plane: PlaneBench) -> None
     """New admissions are refused while state is unread for too long, and go on when it is read."""
     client = plane.requester(client_peer())
     services = plane.services
-    plane.plane.state_fresh(services.epoch - 11)
+    plane.plane.state_fresh(services.elapsed - 11)
     answer = client.ask("/-/pools")
     assert answer is not None
     assert (answer.status, answer.problem) == (503, "state-stale")
-    plane.plane.state_fresh(services.epoch - 9)
+    plane.plane.state_fresh(services.elapsed - 9)
     answer = plane.requester(client_peer()).ask("/-/pools")
     assert answer is not None
     assert answer.status == 401

@@ -72,7 +72,7 @@ def test_metrics_tell_the_present_numbers(bench: Bench) -> None:
     assert samples["rhttp_generation", ()] == 1
     assert samples["rhttp_draining", ()] == 0
     bench.services.draining = True
-    bench.services.epoch += 7
+    bench.services.elapsed += 7
     samples = scrape(bench)
     assert samples["rhttp_draining", ()] == 1
     assert samples["rhttp_state_age_seconds", ()] == pytest.approx(7, abs=0.01)

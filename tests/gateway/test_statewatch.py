@@ -8,6 +8,7 @@ import time
 import pytest
 from support.fakegateway import FakeState, snapshot
 
+from gateway.clock import elapsed
 from gateway.state import StateSnapshot, StateUnavailable
 from gateway.statewatch import Pushed, StateUnreadable, StateWatch
 
@@ -77,7 +78,7 @@ async def test_refresh_to_an_older_version_is_pushed_too() -> None:
 async def test_freshness_is_the_time_before_the_read() -> None:
     """What was written during the read may be missing from it, so the read's beginning counts."""
     processes = Processes()
-    before = time.time()
+    before = elapsed()
     load = processes.state.load
 
     def slow() -> StateSnapshot:

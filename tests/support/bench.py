@@ -13,7 +13,6 @@ import json
 import re
 import socket
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -286,7 +285,8 @@ class Bench:
         parsed = read_config(self.material)
         self.lasting = lasting_parts(parsed, self.material)
         self.services.generation = build_generation(self.services, parsed, self.material, self.lasting, None)
-        self.services.epoch = self.services.state_at = time.time()
+        self.services.look_at_clocks()
+        self.services.state_at = self.services.elapsed
         self.services.date = b"Date: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
 
     def requester(self, peer: Peer | None = None) -> Requester:
@@ -336,7 +336,7 @@ class PlaneBench(Bench):
         self.services = plane.services
         self.services.audit.close()
         self.services.audit = self.audit  # type: ignore[assignment]
-        self.services.state_at = self.services.epoch
+        self.services.state_at = self.services.elapsed
 
     @classmethod
     async def start(cls, home: Path, config: str = POOL, *, policy: str | None = None, limits: str = "") -> Self:

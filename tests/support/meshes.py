@@ -30,7 +30,8 @@ class MeshBench(Bench):
         mesh = join(services, Inherited(control=-1, index=index, processes=processes), folder, self.peers.__setitem__)
         assert mesh is not None
         self.mesh: Mesh = mesh
-        services.epoch = services.state_at = self.services.epoch
+        services.look_at_clocks()
+        services.state_at = services.elapsed
         services.date = self.services.date
         material = make_material(config, limits=limits)
         parsed = read_config(material)
