@@ -61,6 +61,8 @@ def check_peer(services: Services, call: Call) -> Refused | None:
     peer = call.peer
     if isinstance(peer, LocalPeer):
         return None
+    if peer.issuer not in call.generation.issuers:  # the handshake may have begun before the reload that took it out
+        return Refused(status=403, slug="forbidden", event="auth.refused", reason="issuer_gone")
     if peer.serial in services.snapshot.revoked:
         return Refused(status=403, slug="forbidden", event="auth.refused", reason="revoked")
     if peer.expires <= services.epoch:

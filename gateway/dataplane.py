@@ -20,7 +20,7 @@ from gateway.everywhere import ask_all
 from gateway.exchange import Exchange
 from gateway.generation import Lasting, Refusals, build_generation, lasting_parts, read_config
 from gateway.hosted import HostedPool, ReversedConnection
-from gateway.identity import LocalPeer, Peer
+from gateway.identity import CertifiedPeer, LocalPeer, Peer
 from gateway.inherited import Inherited, Sockets
 from gateway.material import Material
 from gateway.metrics import MetricsListener, measure, metrics_text
@@ -93,6 +93,8 @@ class DataPlane:
         self._use(snapshot)
         if previous is None:
             return
+        if previous.issuers - generation.issuers:
+            self._cut_orphans(generation.issuers)
         for name, master in previous.masters.items():
             if generation.masters.get(name) is not master:
                 master.close()
@@ -112,6 +114,14 @@ class DataPlane:
         digest = config.digest
         self._lasting.ledger.configure(digest.window, digest.nonces_per_identity, digest.nonce_lifetime)
         self.services.audit.configure(config.audit)
+
+    def _cut_orphans(self, issuers: frozenset[bytes]) -> None:
+        """Cut the connections whose certificate was issued by a CA that is no longer in the store."""
+
+        def reason_of(peer: Peer) -> str | None:
+            return "issuer_gone" if isinstance(peer, CertifiedPeer) and peer.issuer not in issuers else None
+
+        self.services.registry.cut_where(reason_of)
 
     def _ask_again(self, previous: Generation, generation: Generation) -> None:
         """Live reversed connections and event streams are asked again; those no longer allowed drain or end."""

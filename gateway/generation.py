@@ -112,13 +112,15 @@ def build_generation(
     """
     problems: list[tuple[str, str]] = []
     engine = peers = context = None
+    issuers: frozenset[bytes] = frozenset()
     try:
         engine = PolicyEngine.load(material.policy_text, groups=config.groups, file=config.policy.name)
     except PolicyInvalid as error:
         problems += [("policy", str(problem)) for problem in error.problems]
     try:
         cas = {role: [material.trust[role.value]] for role in Role}
-        peers = PeerVerifier(TrustStore.from_pem(material.trust["root"], cas, trust_domain=config.trust_domain))
+        trust = TrustStore.from_pem(material.trust["root"], cas, trust_domain=config.trust_domain)
+        peers, issuers = PeerVerifier(trust), trust.issuers
     except (PkiError, KeyError) as error:
         problems.append(("certs", str(error)))
     if peers is not None:
@@ -146,6 +148,7 @@ def build_generation(
         engine=engine,
         verifier=DigestVerifier(digest.realm, digest.algorithms, issuer, lasting.ledger),
         peers=peers,
+        issuers=issuers,
         context=context,
         authorities=Authorities([*server_names(material.server_cert), *config.server_names]),
         dispatch_authorities=_dispatch_authorities(config),

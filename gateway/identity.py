@@ -52,7 +52,7 @@ class _Peer:
 class CertifiedPeer(_Peer):
     """A peer whose certificate was verified. A plain slotted class: one a connection, so it holds no certificate."""
 
-    __slots__ = ("client_cert", "serial")
+    __slots__ = ("client_cert", "issuer", "serial")
 
     def __init__(
         self,
@@ -60,12 +60,15 @@ class CertifiedPeer(_Peer):
         principal: Principal,
         serial: str,
         fingerprint: bytes,
+        issuer: bytes,
         expires: float,
         source: str | None,
         client_cert: bytes | None = None,
     ) -> None:
         super().__init__(principal, fingerprint=fingerprint, expires=expires, source=source)
         self.serial = serial
+        self.issuer = issuer
+        """SHA-256 of the CA that issued the certificate."""
         self.client_cert = client_cert
         """The value of ``Client-Cert`` (RFC 9440), when the configuration asks for it."""
 
@@ -113,6 +116,7 @@ def peer_of(
         principal=principal,
         serial=verified.serial_hex,
         fingerprint=verified.fingerprint,
+        issuer=verified.issuer,
         expires=verified.expires,
         source=source,
         client_cert=b":%b:" % base64.b64encode(der) if der is not None else None,

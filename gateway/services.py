@@ -64,6 +64,8 @@ class Generation:
     engine: Policies
     verifier: DigestVerifier
     peers: PeerVerifier
+    issuers: frozenset[bytes]
+    """SHA-256 of each issuing CA in the store."""
     context: SSL.Context
     authorities: Authorities
     dispatch_authorities: Authorities | None

@@ -26,6 +26,11 @@ class IssuingCa:
     certificate: x509.Certificate
     root: x509.Certificate | None
     key: object = field(repr=False)
+    fingerprint: bytes = field(init=False, repr=False)
+    """SHA-256 of the certificate."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fingerprint", self.certificate.fingerprint(hashes.SHA256()))
 
     @property
     def above(self) -> tuple[x509.Certificate, ...]:
@@ -56,17 +61,21 @@ class TrustStore:
     Times are not looked at here: they are at every verification, so a store with an expired CA refuses, and loads.
     """
 
-    __slots__ = ("_by_subject", "_fingerprints", "_known", "trust_domain")
+    __slots__ = ("_by_subject", "_fingerprints", "_known", "issuers", "trust_domain")
 
     def __init__(self, authorities: Iterable[IssuingCa], *, trust_domain: str | None = None) -> None:
         self.trust_domain = trust_domain
         self._by_subject: dict[bytes, tuple[IssuingCa, ...]] = {}
         known: set[x509.Certificate] = set()
+        issuers: set[bytes] = set()
         for authority in authorities:
             subject = authority.certificate.subject.public_bytes()
             self._by_subject[subject] = (*self._by_subject.get(subject, ()), authority)
             known.update(authority.above)
+            issuers.add(authority.fingerprint)
         self._known = frozenset(known)
+        self.issuers = frozenset(issuers)
+        """SHA-256 of each issuing CA: what `VerifiedPeer.issuer` is one of, for as long as the CA is in the store."""
         self._fingerprints = frozenset(certificate.fingerprint(hashes.SHA256()) for certificate in known)
 
     @classmethod

@@ -61,7 +61,8 @@ class VerifiedPeer:
     """The proof that a path verified for a role: only `verify_peer` and `verify_file` (rhttp) build one.
 
     Holds no certificate, as one lives with every connection. `not_before` and `expires` are the window in which the
-    whole path is valid, in epoch seconds. A server's `name` is its common name.
+    whole path is valid, in epoch seconds. `issuer` is the SHA-256 of the issuing CA, whose leaving the store ends what
+    rests on the path. A server's `name` is its common name.
     """
 
     role: Role
@@ -70,6 +71,7 @@ class VerifiedPeer:
     serial: int
     serial_hex: str
     fingerprint: bytes
+    issuer: bytes
     not_before: float
     expires: float
 
@@ -266,6 +268,7 @@ def _verify_under(
         serial=leaf.serial_number,
         serial_hex=serial_hex(leaf.serial_number),
         fingerprint=leaf.fingerprint(hashes.SHA256()),
+        issuer=issuing.fingerprint,
         not_before=not_before,
         expires=expires,
     )

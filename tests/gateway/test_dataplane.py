@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.bench import POOL, PlaneBench, client_peer, make_material
+from support.bench import POOL, PlaneBench, client_peer, make_material, other_ca
 
 from gateway.dataplane import DataPlane
 from gateway.inherited import Inherited, Sockets
 from gateway.snapshot import StateSnapshot, UserRecord
+from pki.names import Role
 
 OTHER = '[pools.other]\nmode = "hosted"\n'
 NO_REVERSE = '@id("masters") permit (principal is Master, action, resource);'
@@ -129,6 +130,53 @@ async def test_reload_without_a_pool_ends_it(plane: PlaneBench) -> None:
     assert answer is not None
     assert answer.status == 404
     assert plane.services.exchanges == 0
+
+
+async def test_reload_without_a_ca_cuts_what_it_issued(plane: PlaneBench) -> None:
+    """Idle and busy; nobody of another CA and never the local master. The log says why."""
+    idle, busy, client, local, master = (
+        plane.worker("w1"),
+        plane.worker("w2"),
+        plane.requester(client_peer()),
+        plane.requester(),
+        plane.requester(),
+    )
+    assert master.ask("/-/pools/render/workers/w2/x", "POST", content=b"x") is None
+    trust = other_ca(Role.WORKER)
+    assert await plane.reload(trust=trust) == []
+    assert (idle.link.aborted, busy.link.aborted, client.link.aborted, local.link.aborted) == (True, True, False, False)
+    answer = master.answer()
+    assert answer is not None
+    assert answer.problem == "worker-lost"
+    assert plane.pool.pool.total == 0
+    assert [(line["identity"], line["reason"]) for line in plane.audit.of("connection.cut")] == [
+        ("worker/w1", "issuer_gone"),
+        ("worker/w2", "issuer_gone"),
+    ]
+    assert await plane.reload(trust=other_ca(Role.CLIENT)) == []
+    assert client.link.aborted
+    assert not local.link.aborted
+
+
+async def test_reload_with_one_ca_more_cuts_nobody(plane: PlaneBench) -> None:
+    """While keys roll over a role has two; only when the old one leaves, its connections end."""
+    worker, old = plane.worker(), plane.material.trust
+    both = {**old, "worker": old["worker"] + other_ca(Role.WORKER)["worker"]}
+    assert await plane.reload(trust=both) == []
+    assert not worker.link.closed
+    assert await plane.reload(trust={**both, "worker": both["worker"].removeprefix(old["worker"])}) == []
+    assert worker.link.aborted
+
+
+async def test_request_behind_a_handshake_that_a_reload_overtook_is_refused(plane: PlaneBench) -> None:
+    """Its certificate was verified by the store of before; the first request sees that the CA is gone."""
+    assert await plane.reload(trust=other_ca(Role.CLIENT)) == []
+    late = plane.requester(client_peer())
+    answer = late.ask("/-/health")
+    assert answer is not None
+    assert answer.status == 403
+    assert late.link.eof
+    assert plane.audit.of("auth.refused")[-1]["reason"] == "issuer_gone"
 
 
 # ---- state ----

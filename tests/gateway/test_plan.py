@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from support.bench import POOL, Answer, Bench, Requester, Worker, make_material
+from support.bench import POOL, Answer, Bench, Requester, Worker, issuer_of, make_material
 from support.digests import PASSWORD, user
 from support.policies import OPEN
 
@@ -32,6 +32,7 @@ class Pair:
         self.services = self.bench.services
         self.services.epoch = NOON
         values: dict[str, Any] = {"serial": "0a", "fingerprint": b"m" * 32, "expires": 1e12, "source": "192.0.2.1"}
+        values["issuer"] = issuer_of("master")
         self.asker: Requester = self.bench.requester(
             CertifiedPeer(principal=Principal(kind="Master", name="m1"), **(values | peer))
         )

@@ -25,7 +25,9 @@ class Connection:
 
 def client(name: str, *, serial: str = "01", expires: float = 1000.0) -> Peer:
     principal = Principal(kind="Client", name=name)
-    return CertifiedPeer(principal=principal, serial=serial, fingerprint=b"f", expires=expires, source="127.0.0.1")
+    return CertifiedPeer(
+        principal=principal, serial=serial, fingerprint=b"f", issuer=b"i", expires=expires, source="127.0.0.1"
+    )
 
 
 def test_registry_counts_by_identity_and_role() -> None:

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from OpenSSL import SSL
 from support.origins import Origin
 from support.rig import JOBS, NotSwitched, Rig
+from support.runhomes import new_ca
 from support.wire import request
 
 from gateway.cli.main import cli
+from pki.names import Role
 
 CONFIG = f"""{JOBS}
 [pools.spare]
@@ -196,6 +199,25 @@ def test_new_server_certificate_is_shown_to_new_connections_only(rig: Rig) -> No
         assert client.ask("/-/health").status == 200
         client.send(request("/-/health", host="gateway.example"))
         assert client.answer().status == 200
+
+
+def test_reload_without_a_ca_ends_what_it_issued(rig: Rig) -> None:
+    """A worker's CA that was exchanged: its workers, busy or idle, are cut and come in no more; clients stay."""
+    with rig.connect("alice") as client, rig.worker("w1") as busy, rig.worker("w2") as idle, rig.dispatch() as master:
+        master.send(request("/-/pools/render/workers/w1/x"))
+        busy.request()
+        (rig.home / "certs" / "worker-ca.pem").write_bytes(new_ca(rig.home, Role.WORKER))
+        rig.run("reload")
+        busy.wire.rest(5.0)
+        idle.wire.rest(5.0)
+        assert master.answer().status == 502
+        assert rig.pool()["slots"] == {"total": 0, "free": 0}
+        cut = [line["identity"] for line in rig.audit() if line["event"] == "connection.cut"]
+        assert sorted(cut) == ["worker/w1", "worker/w2"]
+        assert rig.wait_line(event="connection.cut")["reason"] == "issuer_gone"
+        with rig.connect("w2") as again, pytest.raises(SSL.Error, match="alert"):
+            again.ask("/-/health")
+        assert client.ask("/-/health").status == 200
 
 
 def test_nonce_survives_a_reload(rig: Rig) -> None:

@@ -17,8 +17,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from support.links import FakeLink
-from support.runhomes import copy_home
+from support.runhomes import copy_home, new_ca
 
 from auth.policy import Context
 from auth.principal import Principal
@@ -34,6 +36,7 @@ from gateway.inherited import Inherited
 from gateway.loader import load
 from gateway.material import Material
 from gateway.services import Services
+from pki.names import Role
 
 POOL = '[pools.render]\nmode = "hosted"\nqueue = 3\n'
 
@@ -254,15 +257,32 @@ class Worker:
         self.end.connection_lost(None)
 
 
+@functools.cache
+def issuer_of(role: str) -> bytes:
+    """SHA-256 of the role's CA in the benches' home."""
+    return x509.load_pem_x509_certificate(_loaded()[1].trust[role]).fingerprint(hashes.SHA256())
+
+
+def other_ca(role: Role) -> Mapping[str, bytes]:
+    """The trust of the benches' home, with another CA for this role under the same root."""
+    folder, material = _loaded()
+    return {**material.trust, role.value: new_ca(Path(folder.name) / "home", role)}
+
+
 def worker_peer(name: str, pool: str = "render", labels: tuple[tuple[str, str], ...] = ()) -> Peer:
-    principal = Principal(kind="Worker", name=name, pool=pool, labels=labels)
     return CertifiedPeer(
-        principal=principal, serial=f"aa{name}", fingerprint=b"f" * 32, expires=1e12, source="192.0.2.7"
+        principal=Principal(kind="Worker", name=name, pool=pool, labels=labels),
+        serial=f"aa{name}",
+        fingerprint=b"f" * 32,
+        issuer=issuer_of("worker"),
+        expires=1e12,
+        source="192.0.2.7",
     )
 
 
 def client_peer(name: str = "alice", **changes: Any) -> Peer:
     values: dict[str, Any] = {"serial": "0a", "fingerprint": b"c" * 32, "expires": 1e12, "source": "192.0.2.1"}
+    values["issuer"] = issuer_of("client")
     return CertifiedPeer(principal=Principal(kind="Client", name=name), **(values | changes))
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shutil
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography import x509
+
 from gateway.home import Home
 from gateway.homemaker import HomePlan, make_home
+from pki.issue import IssuerKey, certificate_pem, issue_ca
+from pki.keys import generate_key, load_private_key
+from pki.names import Role
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -33,6 +39,24 @@ def copy_home(place: Path, *, sealed: bool = False) -> Path:
     """A fresh home at `place` that listens on port 0; every copy has the same keys."""
     shutil.copytree(_template(sealed)[1], place)
     return place
+
+
+def new_ca(place: Path, role: Role) -> bytes:
+    """PEM of another issuing CA for the role, under the root of an unsealed home; nothing is written."""
+    home = Home(place)
+    root = IssuerKey(
+        certificate=x509.load_pem_x509_certificate(home.root_cert.read_bytes()),
+        key=load_private_key(home.root_key.read_bytes()),
+    )
+    certificate = issue_ca(
+        role,
+        root=root,
+        public_key=generate_key().public_key(),
+        trust_domain="test.internal",
+        at=datetime.now(UTC),
+        entropy=os.urandom(20),
+    )
+    return certificate_pem(certificate)
 
 
 def set_key(place: Path, key: str, value: str) -> None:
