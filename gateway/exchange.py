@@ -303,7 +303,9 @@ class Exchange:
 
     def response_end(self, trailers: Fields) -> None:
         """The answer is complete: the audit line first, then its last byte."""
-        self._client = None
+        client, self._client = self._client, None
+        if client is not None:
+            client.last = self.call.request_id  # in case that more bytes follow
         if self.over:
             return
         trailers = outbound_trailers(trailers, self._named)

@@ -197,6 +197,8 @@ def http1_limits(limits: Limits) -> Http1Limits:
         request_line_bytes=limits.request_line_bytes,
         fields=limits.fields,
         trailer_bytes=limits.trailer_bytes,
+        interim_answers=limits.interim_answers,
+        interim_bytes=limits.interim_bytes,
         pipelined_bytes=limits.pipelined_bytes,
         head_timeout=limits.head_timeout,
         keep_alive_timeout=limits.keep_alive_timeout,

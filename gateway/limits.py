@@ -53,6 +53,11 @@ class Limits:
     fields: Annotated[Int, count(8, 1000, "Field lines in one head; more is 431.")] = 100
     trailer_bytes: Annotated[Int, size(256, 64 * KIB, "The trailer section of one message.")] = 8 * KIB
 
+    interim_answers: Annotated[
+        Int, count(0, 10000, "Interim answers (1xx) of a master or worker to one request; then 502.")
+    ] = 100
+    interim_bytes: Annotated[Int, size(0, 16 * MIB, "Their heads in all; more is 502.")] = 64 * KIB
+
     # One connection in time.
     handshake_timeout: Annotated[Float, seconds(300, "From accepting a connection to the end of TLS.")] = 10.0
     head_timeout: Annotated[Float, seconds(300, "From a head's first byte to its last; then 408.")] = 10.0

@@ -11,7 +11,7 @@ from typing import Final
 from gateway.configvalues import MasterConfig, MasterUrl
 from gateway.exchange import Exchange
 from gateway.services import Services
-from rhttp.client import ClientEnd
+from rhttp.client import SURPLUS, ClientEnd
 from rhttp.plain import PlainLink, dial
 
 _SPARE: Final = 1.0
@@ -148,6 +148,8 @@ class MasterPool:
         target.open -= 1
         if end in target.idle:
             target.idle.remove(end)
+        if detail == SURPLUS:
+            self._services.record_surplus(self.config.name, target.url.authority.decode("ascii"), end.last)
         self._next()
 
     def _next(self) -> None:

@@ -19,7 +19,7 @@ from gateway.masters import MasterPool
 from gateway.pool import stamp
 from gateway.relayed import Relayed
 from gateway.services import Services
-from rhttp.client import ClientEnd
+from rhttp.client import SURPLUS, ClientEnd
 from rhttp.ends import Link
 from rhttp.errors import Loss
 from rhttp.fields import Fields
@@ -115,6 +115,8 @@ class _Asking:
     def response_end(self, trailers: Fields) -> None:
         """That answer is complete."""
         self.gone = True
+        if self._client is not None:
+            self._client.last = self._call.request_id
         self._client = None
         self._end.end([])
 
@@ -205,7 +207,9 @@ class RelayPool:
         end.close()
 
     def client_closed(self, end: ClientEnd, detail: str) -> None:
-        """Its sink was told."""
+        """Its sink was told, but not of what came behind the answer."""
+        if detail == SURPLUS:
+            self._services.record_surplus(self.config.master, None, end.last)
 
     def open(self, call: Call, end: ServerEnd, master: Link, variant: UpgradeVariant, surplus: bytes) -> None:
         """The master agreed: audit line, 101, bytes."""

@@ -33,6 +33,7 @@ from gateway.registry import Registry
 from gateway.routes import RouteTable
 from gateway.snapshot import StateSnapshot
 from pki.verify import PeerVerifier
+from rhttp.client import SURPLUS
 from rhttp.limits import Http1Limits
 from rhttp.outbox import Outbox
 from rhttp.plain import PlainLink
@@ -276,6 +277,16 @@ class Services:
         """Audit that a live connection was ended by us."""
         self.counters.cut += 1
         fields = peer.audit() | {"listener": listener, "outcome": "cut", "reason": reason}
+        self.record("connection.cut", fields)
+
+    def record_surplus(self, master: str | None, source: str | None, request_id: str) -> None:
+        """Audit that a connection to a master was ended for bytes that no request had asked for.
+
+        ``request_id`` names the request behind whose answer they came; empty: they came before any.
+        """
+        self.counters.cut += 1
+        fields: dict[str, object] = {"request_id": request_id} if request_id else {}
+        fields |= {"source": source, "outcome": "cut", "reason": SURPLUS, "detail": {"name": master}}
         self.record("connection.cut", fields)
 
     def record_closed(self, peer: Peer, pool: str, request_id: str, opened: float, reason: str) -> None:

@@ -1,8 +1,9 @@
 """The client end of an HTTP/1.1 connection: one request at a time out, answers in (RFC 9112).
 
 On a reversed connection this end is the side that accepted it; towards a master it is the side that dialled. Answers
-are untrusted: surplus bytes, an answer without a question, conflicting lengths or a 101 that nobody asked for end the
-connection.
+are untrusted: conflicting lengths, a 101 that nobody asked for or interim answers without end are no answer and end the
+connection. Bytes behind a complete answer do not touch it: it stands as if they had come later, they are never taken
+for an answer to anything, and the connection takes no further request (RFC 9112 sections 6.3 and 9.2).
 
 Posture: meets bytes of untrusted workers and masters. I/O happens in the link it is given.
 """
@@ -10,16 +11,21 @@ Posture: meets bytes of untrusted workers and masters. I/O happens in the link i
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Final, Protocol
 
-from rhttp.content import LAST_CHUNK, ChunkedReader, CloseReader, ContentReader, LengthReader, chunk, last_chunk
-from rhttp.ends import Link, ResponseSink
+from rhttp.content import ChunkedReader, CloseReader, ContentReader, LengthReader
+from rhttp.ends import ResponseSink
 from rhttp.errors import LocalProtocolError, Loss, RemoteProtocolError
 from rhttp.fields import Fields
-from rhttp.head import ResponseHead, response_has_content
+from rhttp.head import ResponseHead, response_has_content, section_end
 from rhttp.headmemo import read_response_head
 from rhttp.limits import Http1Limits
+from rhttp.request import RequestSide
 from rhttp.timers import TimerWheel
+
+SURPLUS: Final = "surplus"
+"""Why a connection ended on which bytes came that no request had asked for: behind a whole answer, or before any."""
+_BEGINNING: Final = b"HTTP/1."
 
 
 class ClientOwner(Protocol):
@@ -32,44 +38,42 @@ class ClientOwner(Protocol):
         """The connection is gone or no longer of use; told once."""
 
 
-class ClientEnd(asyncio.Protocol):
+class ClientEnd(RequestSide):
     """One connection on which we are the HTTP client."""
 
     __slots__ = (
         "_blocked",
         "_buffer",
-        "_chunking",
-        "_closed",
         "_eof",
-        "_given",
         "_head_seen",
-        "_left",
+        "_interim_bytes",
+        "_interims",
         "_method",
-        "_out",
         "_paused",
         "_reader",
         "_reusable",
-        "_sent_whole",
         "_upgrading",
         "_wheel",
         "answered",
         "bucket",
         "deadline",
+        "last",
         "limits",
-        "link",
         "owner",
         "sink",
         "tag",
     )
 
     def __init__(self, owner: ClientOwner, limits: Http1Limits, wheel: TimerWheel, tag: object = None) -> None:
+        super().__init__()
         self.owner = owner
         self.tag = tag
         """The owner's own note on this connection."""
-        self.link: Link
         self.sink: ResponseSink | None = None
         self.deadline = 0.0
         self.bucket = 0.0
+        self.last = ""
+        """For the owner's log: who was answered last; whoever gave the request says it."""
         self.answered = 0
         """Answers completed on this connection."""
         self.limits = limits
@@ -77,18 +81,14 @@ class ClientEnd(asyncio.Protocol):
         self._buffer = b""
         self._reader: ContentReader | None = None
         self._method = b""
-        self._out: list[bytes] = []
-        self._left: int | None = 0
-        self._chunking = False
-        self._given = 0  # bytes of the request that the link has
-        self._sent_whole = True
         self._head_seen = False
+        self._interims = 0
+        self._interim_bytes = 0
         self._reusable = True
         self._upgrading: bytes | None = None
         self._paused = False
         self._blocked = False
         self._eof = False
-        self._closed = False
 
     # ---- the exchange's side ----
 
@@ -120,33 +120,10 @@ class ClientEnd(asyncio.Protocol):
         self._method = method
         self._upgrading = upgrade
         self._head_seen = False
-        self._given = 0
-        self._chunking = False
-        self._left = 0
-        if length is None:
-            self._left = None
-            self._chunking = True
-            self._sent_whole = False
-            self._out.append(block + b"Transfer-Encoding: chunked\r\n\r\n")
-        elif length < 0:
-            self._sent_whole = True
-            self._out.append(block + b"\r\n")
-        else:
-            self._left = length
-            self._sent_whole = not length
-            self._out.append(b"%bContent-Length: %d\r\n\r\n" % (block, length))
+        self._interims = self._interim_bytes = 0
+        self._begin(block, length)
         if self._sent_whole:
             self._wheel.set(self, self.limits.answer_timeout)
-
-    def content(self, data: bytes) -> None:
-        """Give content; it leaves with the next `flush` or `end`."""
-        if not data:
-            return
-        if self._left is not None:
-            self._left -= len(data)
-            if self._left < 0:
-                raise LocalProtocolError("more content than was announced")
-        self._out.append(chunk(data) if self._chunking else data)
 
     def end(self, trailers: Fields) -> None:
         """The request's content is complete."""
@@ -155,20 +132,9 @@ class ClientEnd(asyncio.Protocol):
         if self._left:
             self.abort(Loss.ABORTED, "less content than was announced")
             return
-        if self._chunking:
-            self._out.append(last_chunk(trailers) if trailers else LAST_CHUNK)
-        self._sent_whole = True
+        self._finish_content(trailers)
         self._wheel.set(self, self.limits.answer_timeout)
         self.flush()
-
-    def flush(self) -> None:
-        """Send what was kept back."""
-        out = self._out
-        if out and not self._closed:
-            data = out[0] if len(out) == 1 else b"".join(out)
-            out.clear()
-            self._given += len(data)
-            self.link.write(data)
 
     def pause(self) -> None:
         """Stop reading: whoever takes the answer is slower."""
@@ -204,13 +170,13 @@ class ClientEnd(asyncio.Protocol):
         self.sink = None
         self.abort()
 
-    def close(self) -> None:
+    def close(self, detail: str = "closed") -> None:
         """Close an idle connection in order; a peer that does not take what was written is cut a moment later."""
         if not self._closed:
             self._closed = True
             self._wheel.set(self, self.limits.linger)
             self.link.close()
-            self.owner.client_closed(self, "closed")
+            self.owner.client_closed(self, detail)
 
     # ---- the link's side ----
 
@@ -223,11 +189,11 @@ class ClientEnd(asyncio.Protocol):
         if self._closed:
             return
         if self.sink is None:
-            self.abort(Loss.INVALID, "bytes without a question")
+            self.close(SURPLUS)
             return
         if not self._head_seen and self.link.get_write_buffer_size() >= self._given:
             # The request has not left: these bytes were sent before it came and answer nothing.
-            self.abort(Loss.NOT_SENT, "bytes without a question")
+            self.abort(Loss.NOT_SENT, SURPLUS)
             return
         if self._buffer:
             data = self._buffer + data
@@ -254,24 +220,23 @@ class ClientEnd(asyncio.Protocol):
             sink = self.sink
             if sink is None:
                 return
-            if surplus:
-                raise RemoteProtocolError(502, "bad-request", "bytes behind the answer")
             if content:
                 sink.response_content(content)
             if ended and not self._closed:
-                self._finish(reader.trailers)
+                self._finish(reader.trailers, bool(surplus))
             return
 
     def _take_head(self, data: bytes) -> bytes | None:
         """Take one head; answer the bytes behind it that are still to be read, None when there are none."""
-        end = data.find(b"\r\n\r\n")
+        end = section_end(data)
         if end < 0:
             if len(data) > self.limits.head_bytes:
                 raise RemoteProtocolError(502, "bad-request", "head too large")
+            if not data.startswith(_BEGINNING[: len(data)]):
+                raise RemoteProtocolError(502, "bad-request", "not an answer of HTTP/1")  # and may never end
             self._head_seen = True
             self._buffer = data
             return None
-        end += 4
         if end > self.limits.head_bytes:
             raise RemoteProtocolError(502, "bad-request", "head too large")
         head = read_response_head(data if end == len(data) else data[:end], max_fields=self.limits.fields)
@@ -284,6 +249,7 @@ class ClientEnd(asyncio.Protocol):
             if status == 101:
                 self._switch(head, rest)
                 return None
+            self._count_interim(end)
             sink.response_interim(head)
             return rest
         has_content = response_has_content(self._method, status)
@@ -296,20 +262,25 @@ class ClientEnd(asyncio.Protocol):
             self._reusable = False
         else:
             length = head.content_length if has_content and head.content_length is not None else 0
-            if len(rest) > length:
-                raise RemoteProtocolError(502, "bad-request", "bytes behind the answer")
-            if len(rest) == length:
+            if len(rest) >= length:
                 # All of it came in one read, as most answers do.
                 sink.response_head(head, has_content)
                 if not self._closed:
-                    if rest:
-                        sink.response_content(rest)
-                    self._finish([])
+                    if length:
+                        sink.response_content(rest[:length])
+                    self._finish([], len(rest) > length)
                 return None
             self._reader = LengthReader(length)
         self._wheel.set(self, self.limits.content_timeout)
         sink.response_head(head, True)
         return None if self._closed else rest
+
+    def _count_interim(self, size: int) -> None:
+        """They are passed on at once, also to a requester that does not read, so one request may have only so many."""
+        self._interims += 1
+        self._interim_bytes += size
+        if self._interims > self.limits.interim_answers or self._interim_bytes > self.limits.interim_bytes:
+            raise RemoteProtocolError(502, "bad-request", "too many interim answers")
 
     def _switch(self, head: ResponseHead, surplus: bytes) -> None:
         if self._upgrading is None:
@@ -323,7 +294,7 @@ class ClientEnd(asyncio.Protocol):
         assert sink is not None
         sink.response_switched(head, surplus)
 
-    def _finish(self, trailers: Fields) -> None:
+    def _finish(self, trailers: Fields, has_surplus: bool) -> None:
         self._reader = None
         self.deadline = 0.0
         sink, self.sink = self.sink, None
@@ -336,10 +307,12 @@ class ClientEnd(asyncio.Protocol):
             sink.response_end(trailers)
         if self._closed:
             return
-        if reusable:
-            self.owner.client_idle(self)
-        else:
+        if not reusable:
             self.close()
+        elif has_surplus:
+            self.close(SURPLUS)
+        else:
+            self.owner.client_idle(self)
 
     def eof_received(self) -> bool:
         """The peer sent its last byte: the end of an answer without a length, a fault in every other one."""
@@ -350,7 +323,7 @@ class ClientEnd(asyncio.Protocol):
             if self.link.get_extra_info("truncated"):
                 self.abort(Loss.CUT, "the peer ended TLS without close_notify")
             else:
-                self._finish([])
+                self._finish([], False)
         elif self.sink is not None:
             self.abort(self._loss(), "the peer closed the connection")
         else:

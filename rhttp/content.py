@@ -10,6 +10,7 @@ from typing import Final
 
 from rhttp.errors import RemoteProtocolError
 from rhttp.fields import FORBIDDEN_IN_TRAILERS, Fields, parse_field_block
+from rhttp.head import section_end
 
 # chunk-size is 1*HEXDIG; 15 digits stay below 2**63. chunk-ext is checked for bytes, not parsed: nobody uses it.
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})((?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?)")
@@ -148,17 +149,17 @@ class ChunkedReader:
         """Where the trailer section ends, or -1 when more bytes are needed."""
         if data[at : at + 2] == b"\r\n":
             return at + 2
-        end = data.find(b"\r\n\r\n", at)
+        end = section_end(data, at)
         # Without an end in sight, the last three bytes may be part of it.
-        if (end if end >= 0 else len(data) - 3) - at > self._max_trailers:
+        if (end - 4 if end >= 0 else len(data) - 3) - at > self._max_trailers:
             raise RemoteProtocolError(431, "fields-too-large", "trailers too large")
         if end < 0:
             return -1
-        self.trailers = parse_field_block(data[at : end + 2], maximum=self._max_fields)
+        self.trailers = parse_field_block(data[at : end - 2], maximum=self._max_fields)
         for name, _ in self.trailers:
             if name in FORBIDDEN_IN_TRAILERS:
                 raise RemoteProtocolError(400, "bad-request", "a field that may not stand in trailers")
-        return end + 4
+        return end
 
 
 ContentReader = LengthReader | ChunkedReader | CloseReader

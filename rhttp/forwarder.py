@@ -14,7 +14,7 @@ import logging
 import socket
 from typing import Final
 
-from rhttp.client import ClientEnd
+from rhttp.client import SURPLUS, ClientEnd
 from rhttp.errors import LocalProtocolError, Loss
 from rhttp.fields import HOP_BY_HOP, Fields
 from rhttp.forwardtarget import ForwardTarget
@@ -125,10 +125,7 @@ class Forwarder:
                 else:
                     transport, _ = await self._loop.create_connection(lambda: client, target.host, target.port)
         except (OSError, TimeoutError) as error:
-            now = self._loop.time()
-            if now - self._logged_at >= _LOG_EVERY:
-                self._logged_at = now
-                log.warning("cannot reach %s: %s", target, getattr(error, "strerror", None) or type(error).__name__)
+            self._warn("cannot reach %s: %s", target, getattr(error, "strerror", None) or type(error).__name__)
             forwarding.unreachable()
             return
         if target.unix is None and (sock := transport.get_extra_info("socket")) is not None:
@@ -150,6 +147,13 @@ class Forwarder:
         self._wheel.turn(self._loop.time())
         self._beat()
 
+    def _warn(self, text: str, *values: object) -> None:
+        """One line for many alike."""
+        now = self._loop.time()
+        if now - self._logged_at >= _LOG_EVERY:
+            self._logged_at = now
+            log.warning(text, *values)
+
     # ---- ClientOwner ----
 
     def client_idle(self, end: ClientEnd) -> None:
@@ -164,6 +168,8 @@ class Forwarder:
     def client_closed(self, end: ClientEnd, detail: str) -> None:
         """A connection is gone."""
         self._ends.discard(end)
+        if detail == SURPLUS:
+            self._warn("%s sent more than the answers that it announced", self.target)
         with contextlib.suppress(ValueError):
             self._idle.remove(end)
 

@@ -33,6 +33,7 @@ SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PROPFIND", b"SEARCH", b"
 
 _VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 # Content-Length: 18 digits stay far below 2**63, so no parser behind us can wrap.
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 
@@ -164,6 +165,27 @@ class _Collector:
 
 def _fault(detail: str, status: int = 400, code: str = "bad-request") -> RemoteProtocolError:
     return RemoteProtocolError(status, code, detail)
+
+
+def section_end(data: bytes, at: int = 0) -> int:
+    """Where a head, or a trailer section that has fields, ends: behind its empty line; -1 when more bytes are needed.
+
+    Args:
+        data: what has come so far.
+        at: where the section begins.
+
+    Raises:
+        RemoteProtocolError: 400 as soon as a line ends in LF alone. RFC 9112 section 2.2 lets a recipient take that
+            for a line end, so two parsers could disagree, and whoever waits for CRLF would wait for ever.
+
+    Behind an end that was found nothing is looked at, and what stands before it is for the parser to refuse.
+    """
+    end = data.find(b"\r\n\r\n", at)
+    if end >= 0:
+        return end + 4
+    if _BARE_LF.search(data, at) is not None:
+        raise _fault("a line ends in LF alone")
+    return -1
 
 
 def parse_request_head(block: bytes, *, max_fields: int = 100, max_line: int = 8192) -> RequestHead:

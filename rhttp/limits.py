@@ -15,6 +15,10 @@ class Http1Limits:
     """RFC 9112 section 3 asks for at least 8,000 octets."""
     fields: int = 100
     trailer_bytes: int = 8192
+    interim_answers: int = 100
+    """Interim answers (1xx) to one request."""
+    interim_bytes: int = 65536
+    """Bytes of their heads in all."""
     pipelined_bytes: int = 65536
     """Bytes kept of requests that came before their turn; then we stop reading."""
     head_timeout: float = 10.0

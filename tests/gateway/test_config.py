@@ -557,6 +557,8 @@ def test_config_limits_keep_their_published_defaults() -> None:
         "request_line_bytes": 8192,
         "fields": 100,
         "trailer_bytes": 8192,
+        "interim_answers": 100,
+        "interim_bytes": 65536,
         "handshake_timeout": 10,
         "head_timeout": 10,
         "keep_alive_timeout": 75,

@@ -8,6 +8,7 @@ import time
 
 import pytest
 from support.origins import Origin, read_request, response, serve_forever
+from support.pooling import SURPLUS
 from support.rig import Rig, wait_for
 from support.routing import CONFIG, OPEN
 from support.wire import Answer, Wire, request
@@ -31,11 +32,15 @@ BAD_ANSWERS: dict[str, bytes] = {
     "folded": b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n",
     "NUL": b"HTTP/1.1 200 OK\r\nX: \0\r\nContent-Length: 0\r\n\r\n",
     "space before colon": b"HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n",
-    "surplus": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxy",
-    "second answer": b"HTTP/1.1 204 No\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
     "endless head": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 40000,
     "interim with content": b"HTTP/1.1 103 x\r\nContent-Length: 5\r\n\r\nhello",
     "chunk without size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\r\n",
+    "another protocol": b"220 mail.example ESMTP",
+    "LF only": b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+    "LF behind a field": b"HTTP/1.1 200 OK\r\nX: a\n",
+    "LF behind a chunk's size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\n",
+    "LF in trailers": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: a\n\n",
+    "interim answers": b"HTTP/1.1 103 x\r\n\r\n" * 101,
 }
 
 
@@ -67,12 +72,46 @@ def test_bytes_behind_a_whole_answer_never_become_the_next_one(origin: Origin, w
         peer.rest()
 
     with origin.scripted(script):
-        first = wire.ask("/jobs/x")
-        assert first.status in (200, 502)
+        assert wire.ask("/jobs/x").content == b"first"
         assert sent.wait(10)  # what comes after the next request has left nobody could tell from its answer
         origin.script = serve_forever
         for _ in range(3):
             assert wire.ask("/jobs/y").json["target"] == "/jobs/y"
+
+
+@pytest.mark.parametrize("gap", [False, True])
+@pytest.mark.parametrize("name", SURPLUS)
+def test_bytes_behind_a_masters_answer_leave_it_as_it_is(
+    rig: Rig, origin: Origin, wire: Wire, name: str, gap: bool
+) -> None:
+    """In one read with it or in the next: the answer stands, the connection is dropped, and the audit log says so."""
+    whole, size = SURPLUS[name], {200: -1, 204: 0, 304: 0}
+    answered = threading.Event()
+
+    def script(peer: Wire) -> None:
+        read_request(peer)
+        if gap:
+            end = whole.find(b"\r\n\r\n") + 4 - size[int(whole[9:12])]
+            peer.send(whole[:end])
+            assert answered.wait(10)
+            peer.send(whole[end:])
+        else:
+            peer.send(whole)
+        assert peer.rest() == b""
+
+    with origin.scripted(script):
+        answer = wire.ask("/jobs/x", "POST", content=b"x")
+        answered.set()
+        assert answer.status == int(whole[9:12])
+        assert answer.content == (b"x" if answer.status == 200 else b"")
+        line = rig.wait_line(event="connection.cut", request_id=answer["rhttp-request-id"])
+    assert (line["reason"], line["detail"], line["source"]) == (
+        "surplus",
+        {"name": "jobs"},
+        f"127.0.0.1:{origin.port}",
+    )
+    assert rig.line_of(answer, "request")["status"] == answer.status
+    assert wire.ask("/jobs/y").json["target"] == "/jobs/y"
 
 
 @pytest.mark.parametrize("cut", [b"", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n"])

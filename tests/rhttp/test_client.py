@@ -143,10 +143,6 @@ def test_client_end_counts_content_until_close_as_cut_when_tls_was_not_ended() -
 @pytest.mark.parametrize(
     "data",
     [
-        OK + b"x",
-        b"HTTP/1.1 204 No Content\r\n\r\nx",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nx",
-        OK_CHUNKED + b"HTTP/1.1 200 OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
@@ -159,26 +155,129 @@ def test_client_end_counts_content_until_close_as_cut_when_tls_was_not_ended() -
         b"ICY 200 OK\r\n\r\n",
         b"HTTP/1.1 100 Continue\r\nContent-Length: 5\r\n\r\n",
         b"hello\r\n\r\n",
+        # Not even the end of a line is there: what begins in another way is no answer, and may never end.
+        b"SSH-2.0-x",
+        b"HTTP/2.0 2",
+        b"\r\nHTTP/1.1 200 OK\r\n",
+        # Lines that end in LF alone, each without the empty line that somebody might wait for.
+        b"HTTP/1.1 200 OK\n",
+        b"HTTP/1.1 200 OK\r\nX-A: b\n",
+        b"HTTP/1.1 200 OK\r\nX-A: b\r\n\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello",
+        b"HTTP/1.1 200 OK\nX-A: b\n\nhello\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-T: 1\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-T: 1\r\n\n",
     ],
 )
-def test_client_end_drops_the_connection_on_an_invalid_answer(data: bytes) -> None:
-    """What is no valid answer ends the connection and says so."""
+@pytest.mark.parametrize("size", [1 << 20, 1])
+def test_client_end_drops_the_connection_on_an_invalid_answer(data: bytes, size: int) -> None:
+    """What is no valid answer ends the connection and says so at once, not when the time for the answer is over."""
     rig = Rig()
-    rig.feed(data)
+    rig.feed(data, size)
     assert rig.sink.lost is not None
     assert rig.sink.lost[0] is Loss.INVALID
     assert rig.link.aborted
     assert len(rig.owner.closed) == 1
 
 
-def test_client_end_drops_a_peer_that_speaks_without_being_asked() -> None:
-    """An answer without a question ends the connection."""
-    rig = Rig()
-    rig.feed(OK)
-    assert rig.owner.idle == 1
-    rig.feed(OK)
-    assert rig.link.aborted
-    assert rig.owner.closed == ["bytes without a question"]
+@pytest.mark.parametrize(("answers", "refused"), [(3, False), (4, True)])
+def test_client_end_takes_only_so_many_interim_answers(answers: int, refused: bool) -> None:
+    """At the limit they pass, one more ends the connection; the next request begins to count anew."""
+    rig = Rig(limits=Http1Limits(interim_answers=3))
+    for _ in range(2):
+        rig.feed(b"HTTP/1.1 102 Processing\r\n\r\n" * answers)
+        if refused:
+            break
+        rig.feed(OK)
+        rig.end.head(rig.sink, b"GET", ASK, -1)
+        rig.end.flush()
+    assert rig.link.aborted is refused
+    assert len(rig.sink.interim) == (3 if refused else 6)
+    if refused:
+        assert rig.sink.lost == (Loss.INVALID, "too many interim answers")
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+@pytest.mark.parametrize("size", [1 << 20, 1])
+def test_client_end_takes_only_so_many_bytes_of_interim_answers(extra: int, size: int) -> None:
+    """At the limit they pass, one byte more ends the connection, however they are cut."""
+    interim = b"HTTP/1.1 103 Early Hints\r\nLink: " + b"a" * 64 + b"\r\n\r\n"
+    rig = Rig(limits=Http1Limits(interim_bytes=2 * len(interim) - extra))
+    rig.feed(interim * 2 + OK, size)
+    assert rig.link.aborted is bool(extra)
+    assert rig.sink.status == (0 if extra else 200)
+
+
+WHOLE = [
+    (b"GET", OK),
+    (b"GET", OK_CHUNKED),
+    (b"GET", b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"),
+    (b"GET", b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK),
+    (b"GET", b"HTTP/1.1 204 No Content\r\n\r\n"),
+    (b"GET", b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n"),
+    (b"GET", b'HTTP/1.1 304 Not Modified\r\nETag: "x"\r\nContent-Length: 5\r\n\r\n'),
+    (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
+    (b"HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+]
+BEHIND = [b"\r\n", b"\n", b"hello", b"0\r\n\r\n", b"\0", OK, b"HTTP/1.1 100 Continue\r\n\r\n", b"x" * 3000]
+
+
+@given(
+    whole=st.sampled_from(WHOLE),
+    behind=st.one_of(st.sampled_from(BEHIND), st.binary(min_size=1, max_size=50)),
+    cuts=st.lists(st.integers(0, 200), max_size=8),
+)
+def test_client_end_delivers_an_answer_whatever_stands_behind_it_and_however_it_is_cut(
+    whole: tuple[bytes, bytes], behind: bytes, cuts: list[int]
+) -> None:
+    """All cuts give one outcome: the answer stands, and the connection ends with one word to its owner."""
+    method, data = whole
+    alone = Rig(method=method)
+    alone.feed(data)
+    rig = Rig(method=method)
+    at = 0
+    for cut in [*sorted({c for c in cuts if c < len(data) + len(behind)}), len(data) + len(behind)]:
+        rig.feed((data + behind)[at:cut])
+        at = cut
+    assert alone.owner.closed == []
+    assert alone.sink.trailers is not None
+    assert (rig.sink.status, rig.sink.content, rig.sink.trailers, rig.sink.interim, rig.sink.lost) == (
+        alone.sink.status,
+        alone.sink.content,
+        alone.sink.trailers,
+        alone.sink.interim,
+        None,
+    )
+    assert rig.owner.closed == ["surplus"]
+    assert rig.end.closed
+    with pytest.raises(LocalProtocolError):
+        rig.end.head(Sink(), b"GET", ASK, -1)
+
+
+@pytest.mark.parametrize("fields", [b"Connection: close\r\n", b""])
+@pytest.mark.parametrize("cut", [0, 1, 5])
+def test_client_end_that_closes_anyway_does_not_look_behind_the_answer(fields: bytes, cut: int) -> None:
+    """Whether such bytes are read at all depends on the moment, so nothing is said of them."""
+    rig = Rig(length=-1 if fields else 10)  # an answer before the request's end is the last one, too
+    data = b"HTTP/1.1 200 OK\r\n" + fields + b"Content-Length: 0\r\n\r\nhello"
+    rig.feed(data[: len(data) - cut])
+    rig.feed(data[len(data) - cut :])
+    assert (rig.sink.status, rig.sink.lost) == (200, None)
+    assert rig.owner.closed == ["closed"]
+
+
+def test_client_end_closes_on_a_peer_that_speaks_before_any_request() -> None:
+    """Bytes before the first request are surplus as well."""
+    owner, wheel = Owner(), TimerWheel(100.0)
+    end, link = ClientEnd(owner, Http1Limits(), wheel), FakeLink()
+    end.connection_made(link)  # type: ignore[arg-type]
+    end.data_received(OK)
+    assert owner.closed == ["surplus"]
+    assert link.is_closing()
 
 
 @pytest.mark.parametrize("flushed", [True, False])
@@ -192,7 +291,8 @@ def test_client_end_takes_no_answer_to_a_request_that_has_not_left(flushed: bool
         rig.end.flush()
         rig.link.waiting = len(ASK) + 2
     rig.feed(OK)
-    assert sink.lost == (Loss.NOT_SENT, "bytes without a question")
+    assert sink.lost == (Loss.NOT_SENT, "surplus")
+    assert rig.owner.closed == ["surplus"]
     assert (sink.status, rig.link.aborted) == (0, True)
 
 

@@ -116,6 +116,10 @@ def test_last_chunk_without_trailers_is_the_constant() -> None:
         b"0\r\nX: 1\n\r\n\r\n",
         b"0\r\nX: 1\r\n Y: 2\r\n\r\n",
         b"0\r\n\nX: 1\r\n\r\n",
+        b"0\r\n\n",
+        b"0\r\nX: 1\n",
+        b"0\r\nX: 1\r\n\n",
+        b"0\r\nX: 1\nY: 2\r\n\r\n",
         b"0\r\nX\r\n\r\n",
     ],
 )

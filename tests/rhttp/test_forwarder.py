@@ -227,7 +227,7 @@ async def test_server_that_is_down_is_a_502_until_it_is_up() -> None:
     [
         b"rubbish\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxx",
+        b"HTTP/1.1 200 OK\nContent-Length: 1\n\nx",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n",
     ],
 )
@@ -235,6 +235,37 @@ async def test_answer_outside_the_grammar_is_a_502(answer: bytes) -> None:
     """What cannot be framed in one way only is not passed on."""
     async with local(lambda _: answer) as server, forwarding(server.url) as peer:
         assert (await peer.ask())[0] == 502
+
+
+@pytest.mark.parametrize("behind", [b"x", b"\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n2"])
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_bytes_behind_an_answer_leave_it_as_it_is(
+    behind: bytes, is_late: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer passes, the next request goes over another connection, and the log says what is wrong."""
+    passed = asyncio.Event()
+    gone = asyncio.Event()
+
+    async def raw(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+        if is_late:
+            writer.write(answer)
+            await passed.wait()
+            writer.write(behind)
+        else:
+            writer.write(answer + behind)
+        assert await reader.read() == b""
+        gone.set()
+
+    async with local(raw=raw) as server, forwarding(server.url) as peer:
+        for number in (1, 2):
+            assert (await peer.ask())[::2] == (200, b"ok")
+            passed.set()
+            await asyncio.wait_for(gone.wait(), 20)
+            gone.clear()
+            assert server.connections == number
+    assert "sent more than the answers that it announced" in caplog.text
 
 
 async def test_answer_cut_in_its_content_cuts_the_connection() -> None:

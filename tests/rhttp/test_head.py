@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rhttp.errors import RemoteProtocolError
-from rhttp.head import IDEMPOTENT, METHODS, SAFE, RequestHead, parse_request_head
+from rhttp.head import IDEMPOTENT, METHODS, SAFE, RequestHead, parse_request_head, section_end
 
 LINE = b"GET /a HTTP/1.1\r\n"
 HOST = b"Host: x\r\n"
@@ -20,6 +20,28 @@ def refused(block: bytes, status: int = 400) -> RemoteProtocolError:
         parse_request_head(block)
     assert caught.value.status == status
     return caught.value
+
+
+# ---- where it ends ----
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_section_end_is_behind_the_empty_line(at: int) -> None:
+    """Found wherever the section begins; without an empty line in sight more bytes are needed."""
+    data = b"\r\n"[:at] + LINE + HOST + b"\r\n"
+    assert section_end(data + b"next\n", at) == len(data)
+    assert all(section_end(data[:cut], at) == -1 for cut in range(at, len(data)))
+
+
+@pytest.mark.parametrize(
+    "data", [b"\n", b"GET / HTTP/1.1\n", LINE + b"Host: x\n", LINE + HOST + b"\n", LINE + b"\n\r\n"]
+)
+def test_section_end_refuses_a_bare_lf_as_soon_as_it_is_in_sight(data: bytes) -> None:
+    """Nobody waits for an end that may never come."""
+    with pytest.raises(RemoteProtocolError) as caught:
+        section_end(data)
+    assert caught.value.status == 400
+    refused(data + b"\r\n\r\n")
 
 
 # ---- the request line ----

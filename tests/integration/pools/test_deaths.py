@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from support.pooling import ANY, LIES
+from support.pooling import ANY, SURPLUS
 from support.rig import Rig, Worker, wait_for
 from support.wire import Ended, Wire, request
 
@@ -198,7 +198,7 @@ def test_many_workers_and_requests_end_with_sums_that_agree(rig: Rig) -> None:
                             worker.request()
                             match (count * 7 + number) % 9:
                                 case 0:
-                                    worker.wire.send(LIES["two answers"])
+                                    worker.wire.send(SURPLUS["an answer"])
                                 case 1:
                                     break
                                 case 2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.origins import read_head, response
-from support.pooling import ANY, LIES, SWITCH
+from support.pooling import ANY, LIES, SURPLUS, SWITCH
 from support.rig import Rig
 from support.wire import Wire, request
 
@@ -37,7 +37,25 @@ def test_bytes_without_a_question_drop_the_connection(rig: Rig, wire: Wire, lie:
         worker.wire.send(lie)
         rig.wait_pool(lambda pool: pool["slots"]["total"] == 0)
     assert wire.ask(f"{ANY}/x").status == 503
-    assert "question" in rig.wait_line(event="reverse.closed")["reason"]
+    assert rig.wait_line(event="reverse.closed")["reason"] == "surplus"
+
+
+@pytest.mark.parametrize("name", SURPLUS)
+def test_bytes_behind_a_workers_answer_leave_it_as_it_is_and_drop_the_worker(rig: Rig, wire: Wire, name: str) -> None:
+    """The answer stands; nobody sees a byte of what follows it, and the audit log says why the connection ended."""
+    seen = len([line for line in rig.audit() if line["event"] == "reverse.closed"])
+    with rig.worker("w1") as worker:
+        wire.send(request(f"{ANY}/x"))
+        worker.request()
+        worker.wire.send(SURPLUS[name])
+        answer = wire.answer()
+        assert answer.status == int(SURPLUS[name].split(b" ")[1])
+        assert answer.content == (b"x" if answer.status == 200 else b"")
+        rig.wait_pool(lambda pool: pool["slots"]["total"] == 0)
+        worker.wire.rest()
+    assert wire.ask(f"{ANY}/x").status == 503
+    closed = [line for line in rig.audit() if line["event"] == "reverse.closed"][seen:]
+    assert [line["reason"] for line in closed] == ["surplus"]
 
 
 def test_worker_that_answers_before_it_has_read_is_served_but_not_reused(rig: Rig, wire: Wire) -> None:

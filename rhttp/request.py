@@ -1,0 +1,75 @@
+"""The asking half of an HTTP/1.1 client end: head, content, and how both are framed (RFC 9112 sections 6 and 7).
+
+Posture: pure but for the link it writes to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from rhttp.content import LAST_CHUNK, chunk, last_chunk
+from rhttp.ends import Link
+from rhttp.errors import LocalProtocolError
+from rhttp.fields import Fields
+
+
+class RequestSide(asyncio.Protocol):
+    """What an exchange gives to a client end. What was kept back leaves with `flush`, so one read becomes one write."""
+
+    __slots__ = ("_chunking", "_closed", "_given", "_left", "_out", "_sent_whole", "link")
+
+    def __init__(self) -> None:
+        self.link: Link
+        self._out: list[bytes] = []
+        self._left: int | None = 0
+        self._chunking = False
+        self._given = 0  # bytes of the request that the link has
+        self._sent_whole = True
+        self._closed = False
+
+    def _begin(self, block: bytes, length: int | None) -> None:
+        """Keep the head back, with its framing; see `rhttp.client.ClientEnd.head`."""
+        self._given = 0
+        self._chunking = False
+        self._left = 0
+        if length is None:
+            self._left = None
+            self._chunking = True
+            self._sent_whole = False
+            self._out.append(block + b"Transfer-Encoding: chunked\r\n\r\n")
+        elif length < 0:
+            self._sent_whole = True
+            self._out.append(block + b"\r\n")
+        else:
+            self._left = length
+            self._sent_whole = not length
+            self._out.append(b"%bContent-Length: %d\r\n\r\n" % (block, length))
+
+    def content(self, data: bytes) -> None:
+        """Give content; it leaves with the next `flush` or with the request's end.
+
+        Raises:
+            LocalProtocolError: it is more than was announced.
+        """
+        if not data:
+            return
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left < 0:
+                raise LocalProtocolError("more content than was announced")
+        self._out.append(chunk(data) if self._chunking else data)
+
+    def _finish_content(self, trailers: Fields) -> None:
+        """Keep back what ends the content."""
+        if self._chunking:
+            self._out.append(last_chunk(trailers) if trailers else LAST_CHUNK)
+        self._sent_whole = True
+
+    def flush(self) -> None:
+        """Send what was kept back."""
+        out = self._out
+        if out and not self._closed:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            self._given += len(data)
+            self.link.write(data)
