@@ -190,7 +190,7 @@ class NonceLedger:
     """
 
     def __init__(
-        self, window: int = 1024, per_identity: int = 64, *, total: int = 65536, lifetime: float = 300.0
+        self, window: int = 1024, per_identity: int = 256, *, total: int = 65536, lifetime: float = 300.0
     ) -> None:
         self._window = window
         self._mask = (1 << window) - 1

@@ -40,7 +40,7 @@ _MAX_JAMS: Final = 64  # a process that is stopped holds two locks at most
 _MAX_PLACES: Final = 16384  # about 8 MiB; a nonce is found again by one search of its stripe
 
 
-def create(window: int = 1024, per_identity: int = 64, *, total: int = 65536) -> int:
+def create(window: int = 1024, per_identity: int = 256, *, total: int = 65536) -> int:
     """Make a table; answer its descriptor, which is closed on exec unless it is passed on by name (``pass_fds``).
 
     The file has no name, its size is sealed. With the bounds by default it has 5 MiB from the start, for its locks,
@@ -75,7 +75,7 @@ class SharedLedger:
 
     * An identity that holds all it may loses the nonce that was *minted* first, and a first spend of a nonce older
       than all those is stale.
-    * Identities share stripes: 256 nonces each with the default bounds. A full stripe makes its oldest nonces stale,
+    * Identities share stripes: 1,024 nonces each with the default bounds. A full stripe makes its oldest nonces stale,
       though there may be room in others.
     * A nonce that another identity spent is stale where that shows: in the same process or the same stripe. Elsewhere
       it is a nonce of its own; a counter is spent once for each identity either way.

@@ -18,6 +18,7 @@ from gateway.configaddress import is_loopback, is_loopback_literal, overlap, par
 from gateway.configmodels import DigestTable, MasterTable, PoolTable, RouteTable
 from gateway.configtables import Notes, Part, Tables
 from gateway.configvalues import (
+    MAX_NONCES_PER_IDENTITY,
     AuditConfig,
     Config,
     DigestConfig,
@@ -54,12 +55,12 @@ _ORDERED_LIMITS: Final = (
 def build_config(tables: Tables, home: Path, notes: Notes) -> Config | None:
     """The configuration; None when something was noted. `home` is absolute."""
     top = tables.top
-    digest = _digest(tables.digest, notes)
     groups = _groups(tables.groups, notes)
     masters = _masters(tables.masters, notes)
     routes = _routes(tables.routes, tables.given.get("masters", frozenset()), notes)
     pools = _pools(tables.pools, tables.given.get("masters", frozenset()), notes)
     limits = _limits(tables.limits or Limits(), tables.given.get("limits", frozenset()), notes)
+    digest = _digest(tables.digest, limits, tables.given.get("digest", frozenset()), notes)
     state = _state(tables.state.url, notes) if tables.state else None
     metrics = _metrics(tables, notes)
     if top is None:
@@ -103,7 +104,7 @@ def _checked(parse: Callable[[str], str], text: str, notes: Notes, *parts: Part)
         return None
 
 
-def _digest(table: DigestTable | None, notes: Notes) -> DigestConfig | None:
+def _digest(table: DigestTable | None, limits: Limits, given: frozenset[str], notes: Notes) -> DigestConfig | None:
     if table is None:
         return None
     if table.realm and not _REALM.fullmatch(table.realm):
@@ -116,12 +117,17 @@ def _digest(table: DigestTable | None, notes: Notes) -> DigestConfig | None:
             notes.say(f'{name[:40]!r} {what}; write ["SHA-256"]', "digest", "algorithms", index)
         elif name in table.algorithms[:index]:
             notes.say(f"{name!r} is listed twice; remove one", "digest", "algorithms", index)
+    nonces = table.nonces_per_identity
+    if "nonces_per_identity" not in given:
+        # A connection that finds its nonce pushed out by the next one's sends every request twice.
+        connections = max(limits.connections_per_client, limits.connections_per_worker)
+        nonces = max(nonces, min(connections, MAX_NONCES_PER_IDENTITY))
     return DigestConfig(
         realm=table.realm,
         algorithms=tuple(table.algorithms),
         nonce_lifetime=table.nonce_lifetime,
         window=table.window,
-        nonces_per_identity=table.nonces_per_identity,
+        nonces_per_identity=nonces,
     )
 
 

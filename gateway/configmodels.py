@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import BaseModel, ConfigDict, Field, Strict
 from pydantic.fields import FieldInfo
 
-from gateway.configvalues import AuditConfig
+from gateway.configvalues import MAX_NONCES_PER_IDENTITY, NONCES_PER_IDENTITY, AuditConfig
 from gateway.inherited import MAX_PROCESSES
 from gateway.limits import Float, Int, Limits, count, seconds
 
@@ -56,7 +56,15 @@ class DigestTable(Table):
     algorithms: list[Text] = Field(["SHA-256"], description="Algorithms to offer, strongest first.")
     nonce_lifetime: Annotated[Float, seconds(86400, "A nonce is current so long, then stale.")] = 300.0
     window: Annotated[Int, count(1, 65536, "Nonce counts remembered for each nonce.")] = 1024
-    nonces_per_identity: Annotated[Int, count(1, 4096, "Live nonces of one identity; older ones become stale.")] = 64
+    nonces_per_identity: Annotated[
+        Int,
+        count(
+            1,
+            MAX_NONCES_PER_IDENTITY,
+            "Live nonces of one identity; older ones become stale. Unset, it rises with `connections_per_client` and "
+            "`connections_per_worker` up to its maximum, so that each connection can keep a nonce of its own.",
+        ),
+    ] = NONCES_PER_IDENTITY
 
 
 class MasterTable(Table):

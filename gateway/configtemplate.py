@@ -31,7 +31,7 @@ realm = {realm}  # fixed: passwords are stored for this realm and fail under ano
 # algorithms = ["SHA-256"]
 # nonce_lifetime = 300.0                   # seconds
 # window = 1024                            # nonce counts remembered for each nonce
-# nonces_per_identity = 64
+# nonces_per_identity = 256                # at least connections_per_client
 
 # [groups]
 # ops = ["client/alice"]

@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field
 
 from gateway.limits import GIB, KIB, MIB, Int, Limits, count, size
+
+NONCES_PER_IDENTITY: Final = 256
+"""As many as an identity may have connections: clients keep a nonce for each of theirs."""
+MAX_NONCES_PER_IDENTITY: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +71,7 @@ class DigestConfig:
     algorithms: tuple[str, ...] = ("SHA-256",)
     nonce_lifetime: float = 300.0
     window: int = 1024
-    nonces_per_identity: int = 64
+    nonces_per_identity: int = NONCES_PER_IDENTITY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -592,6 +592,27 @@ def test_config_limits_keep_their_published_defaults() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "nonces"),
+    [
+        ("", 256),
+        ("[limits]\nconnections_per_client = 256", 256),
+        ("[limits]\nconnections_per_client = 257", 257),
+        ("[limits]\nconnections_per_worker = 300", 300),
+        ("[limits]\nconnections_per_client = 10000", 4096),
+    ],
+)
+def test_config_nonces_rise_with_the_connections_of_an_identity(text: str, nonces: int) -> None:
+    """Each connection can keep a nonce of its own, up to what memory is for."""
+    assert parsed(MINIMAL + REALM + text).digest.nonces_per_identity == nonces
+
+
+def test_config_nonces_that_were_set_stay_as_they_are() -> None:
+    """Connections need not use Digest: the operator may know better."""
+    text = MINIMAL + REALM + "nonces_per_identity = 2\n[limits]\nconnections_per_client = 300"
+    assert parsed(text).digest.nonces_per_identity == 2
+
+
 def test_config_limit_defaults_give_way_to_what_is_set() -> None:
     """Setting one limit low needs no second one to be set as well."""
     limits = parsed(MINIMAL + REALM + "[limits]\nhead_bytes = 4096\nconnections = 10\nmaster_connections = 1").limits
