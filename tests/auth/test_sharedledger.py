@@ -358,13 +358,13 @@ def test_spend_in_a_marked_stripe_makes_its_nonces_stale_and_no_others(ledger: S
 
 def test_configure_changes_the_lifetime_and_refuses_other_bounds(ledger: SharedLedger) -> None:
     """The bounds are the table's; a reload that wants others has to be refused."""
-    ledger.configure(1024, 64, 10.0)
+    ledger.configure(1024, 256, 10.0)
     assert ledger._lifetime == 10.0
-    for window, per_identity in ((512, 64), (1024, 65)):
+    for window, per_identity in ((512, 256), (1024, 257)):
         with pytest.raises(ValueError, match="fixed"):
             ledger.configure(window, per_identity, 20.0)
     assert ledger._lifetime == 10.0
-    assert (ledger.window, ledger.per_identity) == (1024, 64)
+    assert (ledger.window, ledger.per_identity) == (1024, 256)
 
 
 def test_create_states_its_memory_and_uses_little_of_it_yet() -> None:
