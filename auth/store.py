@@ -66,7 +66,7 @@ class UserStore:
         state_key: 32 bytes; None for a store that neither sets nor exports passwords (`CredentialsUnavailable` if it
             is asked to).
         realm: part of every H(A1): users of another realm must be given new passwords.
-        on_write: called in each writing transaction.
+        on_write: called first in each writing transaction.
         algorithms: for which H(A1) is stored when a password is set.
         clock: seconds since the epoch.
     """
@@ -217,13 +217,15 @@ class UserStore:
 
     @contextmanager
     def _writing(self, connection: Connection | None) -> Iterator[Connection]:
+        # Counted first: where transactions do not wait by themselves, the row that it locks makes them take turns, so
+        # that what is read here still holds when it is written upon.
         if connection is not None:
-            yield connection
             self._on_write(connection)
+            yield connection
             return
         with self._engine.begin() as own:
-            yield own
             self._on_write(own)
+            yield own
 
 
 def read_users(connection: Connection, state_key: bytes) -> tuple[UserCredentials, ...]:

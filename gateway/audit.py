@@ -63,6 +63,7 @@ DETAIL_KEYS: Final = frozenset(
         "pool",
         "serial",
         "expires",
+        "formerly",
         "reason",
         "profile",
         "key_type",

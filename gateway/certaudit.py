@@ -5,15 +5,23 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from gateway.home import Home
-from pki.inventory import CertificateRecord
+from pki.inventory import CertificateRecord, Identity
 
 __all__ = ["audit_certificate"]
 
 
 def audit_certificate(
-    home: Home, event: str, record: CertificateRecord, *, reason: str | None = None, old: str | None = None
+    home: Home,
+    event: str,
+    record: CertificateRecord,
+    *,
+    reason: str | None = None,
+    old: str | None = None,
+    formerly: Identity | None = None,
 ) -> None:
-    """Write one line; it is on disk when this returns. `old` is the serial of the certificate that a renewal replaces.
+    """Write one line; it is on disk when this returns.
+
+    `old` is the serial of the certificate that a renewal replaces, `formerly` whose the name was before.
 
     Raises:
         AuditUnavailable: the line is not in the log; what it tells of must not go on.
@@ -26,6 +34,7 @@ def audit_certificate(
         "labels": " ".join(f"{key}={value}" for key, value in sorted(record.labels.items())) or None,
         "expires": datetime.fromtimestamp(record.not_after, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "serial": old,
+        "formerly": None if formerly is None else str(formerly),
     }
     append_cli(
         home.path,

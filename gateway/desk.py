@@ -11,7 +11,7 @@ from gateway.certaudit import audit_certificate
 from gateway.home import Home
 from gateway.state import bump, check_schema, open_state
 from pki.authority import Authority
-from pki.inventory import CertificateRecord, Inventory
+from pki.inventory import CertificateRecord, Identity, Inventory
 from pki.keys import seal
 from pki.names import Role
 
@@ -67,10 +67,16 @@ class Desk:
         return seal(secret, self._passphrase) if self._passphrase and self.home.is_sealed() else secret
 
     def audit(
-        self, event: str, record: CertificateRecord, *, reason: str | None = None, old: str | None = None
+        self,
+        event: str,
+        record: CertificateRecord,
+        *,
+        reason: str | None = None,
+        old: str | None = None,
+        formerly: Identity | None = None,
     ) -> None:
         """One line in the audit log: see `audit_certificate`."""
-        audit_certificate(self.home, event, record, reason=reason, old=old)
+        audit_certificate(self.home, event, record, reason=reason, old=old, formerly=formerly)
 
     def tell_gateway(self, path: str) -> int | None:
         """Have the running gateway do what `path` of its admin socket says; wait until it has.

@@ -1,8 +1,11 @@
-"""Issuing and renewing (I/O): what `issue-*` and `renew` do at the desk.
+"""Issuing (I/O): what `issue-*` do at the desk; `gateway.renewal` does the same for a bundle that is there.
 
 The order is always the same: refuse what can be refused, sign, enter in the inventory, write the audit line, and only
 then let anybody see the result. A certificate that is handed out is therefore always known and can be revoked; one that
 could not be handed out is revoked at once.
+
+Others revoke and remove meanwhile. What a certificate is issued upon is therefore asked again in the transaction that
+enters it: a `revoke` comes before it, and it is refused, or after it, and catches it.
 
 Posture: the operator is trusted; the files of a bundle and a signing request are not.
 """
@@ -33,28 +36,41 @@ from gateway.bundle import (
 )
 from gateway.desk import Desk
 from gateway.runfiles import turn_of
-from pki.errors import CertificateInvalid, InputUnreadable, NameInvalid
+from gateway.state import reading
+from pki.errors import NameInvalid
 from pki.files import Staging, replace_files, staged_directory
-from pki.inventory import CertificateRecord, Identity, fingerprint_of
-from pki.issue import certificate_pem, serial_hex
-from pki.keys import KeyType, PublicKey, generate_key, key_type, private_key_pem
+from pki.inventory import (
+    CertificateRecord,
+    Identity,
+    NameTaken,
+    RevokedMeanwhile,
+    find_identity,
+    revoked_since,
+)
+from pki.issue import certificate_pem
+from pki.keys import KeyType, PublicKey, generate_key, private_key_pem
 from pki.names import Role, SpiffeId, parse_san
 from pki.pem import read_certificates
 
-__all__ = ["BundleInvalid", "IssueOrder", "Issued", "issue_bundle", "issue_server", "renew_bundle", "server_names"]
+__all__ = [
+    "PUBLIC",
+    "SECRET",
+    "IssueOrder",
+    "Issued",
+    "issue_bundle",
+    "issue_server",
+    "read_path",
+    "server_names",
+    "sign_peer",
+    "take_back",
+]
 
 ALWAYS_NAMED = ("DNS:localhost", "IP:127.0.0.1", "IP:::1")
 """What every server certificate names, whatever is asked for beside it."""
-_SECRET, _PUBLIC = 0o600, 0o644
+SECRET, PUBLIC = 0o600, 0o644
 _MAX_FILE = 1 << 20
 # A certificate that was signed but never handed out (RFC 5280 §5.3.1).
 _UNDELIVERED = "cessationOfOperation"
-
-
-class BundleInvalid(Exception):  # noqa: N818 - says what is the case, like every error of ours
-    """A directory is not a bundle of this home that can be renewed; the message says why, and the mend."""
-
-    code = "bundle_invalid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +95,49 @@ class Issued:
     user_kept: bool = False
 
 
+class _Claim:
+    """What issuing for a name rests on, noted before anything is signed, and asked again when it is entered."""
+
+    __slots__ = ("_owner", "_revoked", "_user", "formerly")
+
+    def __init__(self, desk: Desk, owner: Identity) -> None:
+        self._owner = owner
+        self._revoked = desk.inventory.revocations(owner.name)
+        with reading(desk.engine) as connection:
+            self._user = _has_user(connection, owner.name)
+            self.formerly = self._former(connection)
+        desk.inventory.require_free(owner, at=int(datetime.now(UTC).timestamp()))
+
+    def check(self, connection: Connection) -> None:
+        """Raise `RevokedMeanwhile` or `NameTaken` when it no longer holds in this transaction."""
+        name = self._owner.name
+        if revoked_since(connection, name, self._revoked) or (self._user and not _has_user(connection, name)):
+            raise RevokedMeanwhile(
+                f"{name} was revoked, or its user removed, while this certificate was being made, so none was issued; "
+                "if it is to have one all the same, issue again"
+            )
+        self.formerly = self._former(connection)
+
+    def _former(self, connection: Connection) -> Identity | None:
+        """Whose the name was, when it now goes to another role or pool."""
+        there = find_identity(connection, self._owner.name)
+        if there is None or there == self._owner:
+            return None
+        if _has_user(connection, there.name):
+            raise NameTaken(
+                f"the name {there.name} belongs to {there} and has a Digest user, so it cannot be {self._owner}; "
+                "choose another name, or end that one: "
+                f"rhttp-pki revoke {there.name}, and rhttp-pki user remove {there.name}"
+            )
+        return there
+
+
+def _has_user(connection: Connection, name: str) -> bool:
+    from auth.tables import users
+
+    return connection.execute(select(users.c.name).where(users.c.name == name)).first() is not None
+
+
 class _User:
     """The Digest user of a name: made with its first certificate, left alone afterwards.
 
@@ -99,19 +158,14 @@ class _User:
 
     def enter(self, connection: Connection) -> None:
         """Make the user in the transaction that `connection` is in, unless it exists or is not wanted."""
-        from auth.errors import UserExists
         from auth.passwords import GENERATED_ENTROPY, build_password
-        from auth.tables import users
 
-        if self._store is None:
-            query = select(users.c.name).where(users.c.name == self._owner.name)
-            self.exists = connection.execute(query).first() is not None
+        self.exists = _has_user(connection, self._owner.name)
+        if self._store is None or self.exists:
             return
         password = build_password(os.urandom(GENERATED_ENTROPY))
-        self.exists = True
-        with suppress(UserExists):
-            self._store.add(self._owner.name, password, role=self._owner.role.value, connection=connection)
-            self.password = password
+        self._store.add(self._owner.name, password, role=self._owner.role.value, connection=connection)
+        self.exists, self.password = True, password
 
     def take_back(self) -> None:
         """Forget the user if it was made here."""
@@ -124,7 +178,8 @@ def issue_bundle(desk: Desk, order: IssueOrder) -> Issued:
     """Issue a certificate, make the Digest user when the name has none, and lay both down as a bundle.
 
     Raises:
-        NameTaken: the name has another role or pool.
+        NameTaken: the name is in use for another role or pool.
+        RevokedMeanwhile: the name was revoked, or its user removed, while this was under way.
         NameBusy: another command has been issuing for the name for too long.
         RunFolderUnsafe: others than the owner may enter the home's ``run``.
         DirectoryTaken: the bundle's directory is not empty.
@@ -133,21 +188,26 @@ def issue_bundle(desk: Desk, order: IssueOrder) -> Issued:
     owner = order.owner
     if owner.name == LOCAL_MASTER.name:
         raise NameInvalid(f"the name {owner.name} stands for whoever opens the dispatch listener; choose another")
-    desk.inventory.require_free(owner)
+    claim = _Claim(desk, owner)
     with staged_directory(order.out) as staging:
         public_key, key_pem = _key_for(order)
-        path, record = _sign(desk, owner, public_key, order.lifetime, order.labels)
+        path, record = sign_peer(desk, owner, public_key, order.lifetime, order.labels)
         user = _User(desk, owner, make=order.with_user)
+
+        def enter(connection: Connection) -> None:
+            claim.check(connection)
+            user.enter(connection)
+
         # Of two commands at once for a new name one makes the user and has its password; the other, whose bundle relies
         # on that user, sees it only when it stays. All that takes long (keys, unsealing) is done by now.
         with turn_of(desk.home.issuing_lock, owner.name):
-            desk.inventory.record(record, user.enter)
+            desk.inventory.record(record, enter)
             try:
                 _fill(staging, desk, order, path, key_pem, user)
-                desk.audit("pki.issued", record)
+                desk.audit("pki.issued", record, formerly=claim.formerly)
                 staging.commit()
             except BaseException:
-                _take_back(desk, record)
+                take_back(desk, record)
                 user.take_back()
                 raise
     return Issued(record=record, place=order.out, user_kept=order.with_user and user.password is None)
@@ -162,7 +222,7 @@ def _key_for(order: IssueOrder) -> tuple[PublicKey, bytes | None]:
     return key.public_key(), private_key_pem(key)
 
 
-def _sign(
+def sign_peer(
     desk: Desk, owner: Identity, public_key: PublicKey, lifetime: timedelta | None, labels: Mapping[str, str]
 ) -> tuple[tuple[x509.Certificate, ...], CertificateRecord]:
     identity = SpiffeId(trust_domain=desk.basics.trust_domain, role=owner.role, name=owner.name, pool=owner.pool)
@@ -184,8 +244,8 @@ def _fill(
     key_pem: bytes | None,
     user: _User,
 ) -> None:
-    staging.write(CERT, certificate_pem(*path), mode=_PUBLIC)
-    staging.write(TRUST, desk.home.root_cert.read_bytes(), mode=_PUBLIC)
+    staging.write(CERT, certificate_pem(*path), mode=PUBLIC)
+    staging.write(TRUST, desk.home.root_cert.read_bytes(), mode=PUBLIC)
     if key_pem is not None:
         staging.write(KEY, key_pem)
     if user.password is not None:
@@ -193,68 +253,14 @@ def _fill(
     name = order.owner.name if user.exists else None
     curl = build_curl_conf(order.out, user=name, password=user.password, has_key=key_pem is not None)
     staging.write(CURL, curl)
-    url = gateway_url(desk.basics.listen, _dns_names(_read_path(desk.home.server_cert)[0]))
-    staging.write(SETTINGS, build_settings(order.owner, gateway=url, has_user=user.exists), mode=_PUBLIC)
+    url = gateway_url(desk.basics.listen, _dns_names(read_path(desk.home.server_cert)[0]))
+    staging.write(SETTINGS, build_settings(order.owner, gateway=url, has_user=user.exists), mode=PUBLIC)
 
 
-def _take_back(desk: Desk, record: CertificateRecord) -> None:
+def take_back(desk: Desk, record: CertificateRecord) -> None:
     """Revoke what was signed and not handed out; its key is gone, so when that fails too, little is lost."""
     with suppress(Exception):
         desk.inventory.revoke(serial=record.serial, reason=_UNDELIVERED, at=record.issued_at)
-
-
-def renew_bundle(desk: Desk, bundle: Path, lifetime: timedelta | None = None) -> Issued:
-    """Put a new key and certificate of the same identity, labels, key type and (by default) lifetime into a bundle.
-
-    The certificate that it replaces stays valid until it expires, for connections that are open.
-
-    Raises:
-        BundleInvalid: it is no bundle of this home, holds no key, or its certificate was revoked.
-    """
-    old = _renewable(desk, bundle)
-    certificate = x509.load_pem_x509_certificate(old.pem.encode())
-    kind = key_type(certificate.public_key())
-    if old.name is None or kind is None:
-        raise BundleInvalid(f"{bundle} is not a client's, worker's or master's bundle; use issue-server for servers")
-    owner = Identity(name=old.name, role=old.role, pool=old.pool)
-    key = generate_key(kind)
-    if lifetime is None:
-        lifetime = timedelta(seconds=old.not_after - old.issued_at)
-    path, record = _sign(desk, owner, key.public_key(), lifetime, old.labels)
-    desk.inventory.record(record)
-    try:
-        desk.audit("pki.renewed", record, old=old.serial)
-        replace_files(
-            {
-                bundle / KEY: (private_key_pem(key), _SECRET),
-                bundle / CERT: (certificate_pem(*path), _PUBLIC),
-            }
-        )
-    except BaseException:
-        _take_back(desk, record)
-        raise
-    return Issued(record=record, place=bundle)
-
-
-def _renewable(desk: Desk, bundle: Path) -> CertificateRecord:
-    place = bundle / CERT
-    try:
-        leaf = _read_path(place)[0]
-        has_key = (bundle / KEY).is_file()
-    except FileNotFoundError:
-        raise BundleInvalid(f"{bundle} is no bundle (no {CERT} in it); name the directory that issue-* made") from None
-    except (InputUnreadable, CertificateInvalid) as error:
-        raise BundleInvalid(f"{place}: {error}; issue a new bundle") from None
-    record = desk.inventory.by_serial(serial_hex(leaf.serial_number))
-    if record is None or record.fingerprint != fingerprint_of(leaf):
-        raise BundleInvalid(f"the certificate in {bundle} was not issued by this home; use the home that issued it")
-    if record.revoked_at is not None:
-        raise BundleInvalid(f"the certificate in {bundle} was revoked ({record.reason}); issue a new bundle")
-    if not has_key:
-        raise BundleInvalid(
-            f"{bundle} holds no {KEY}: its key is kept elsewhere; issue again with --csr, into a new directory"
-        )
-    return record
 
 
 def issue_server(desk: Desk, sans: Sequence[str], lifetime: timedelta | None = None) -> CertificateRecord:
@@ -263,7 +269,7 @@ def issue_server(desk: Desk, sans: Sequence[str], lifetime: timedelta | None = N
     A running gateway goes on with the old one until it is told to reload.
     """
     home = desk.home
-    names = server_names(sans) if sans else list(_names(_read_path(home.server_cert)[0]))
+    names = server_names(sans) if sans else list(_names(read_path(home.server_cert)[0]))
     key = generate_key()
     now = datetime.now(UTC)
     path = desk.authority(Role.SERVER).issue_server(
@@ -277,12 +283,12 @@ def issue_server(desk: Desk, sans: Sequence[str], lifetime: timedelta | None = N
         desk.audit("pki.issued", record)
         replace_files(
             {
-                home.server_key: (desk.seal_like_home(private_key_pem(key)), _SECRET),
-                home.server_cert: (certificate_pem(*path), _PUBLIC),
+                home.server_key: (desk.seal_like_home(private_key_pem(key)), SECRET),
+                home.server_cert: (certificate_pem(*path), PUBLIC),
             }
         )
     except BaseException:
-        _take_back(desk, record)
+        take_back(desk, record)
         raise
     return record
 
@@ -292,7 +298,7 @@ def server_names(sans: Sequence[str]) -> list[x509.DNSName | x509.IPAddress]:
     return list(dict.fromkeys(parse_san(text) for text in (*ALWAYS_NAMED, *sans)))
 
 
-def _read_path(place: Path) -> list[x509.Certificate]:
+def read_path(place: Path) -> list[x509.Certificate]:
     with place.open("rb") as file:
         return read_certificates(file.read(_MAX_FILE))
 

@@ -2,7 +2,8 @@
 
 It works on an engine given to it and makes no tables. `on_write` is called once inside every transaction that writes.
 Two writers at the same time are safe when transactions start with the write lock (SQLite: BEGIN IMMEDIATE) or, as in
-PostgreSQL, `on_write` locks a common row before anything is read; every writing method therefore calls it first.
+PostgreSQL, `on_write` locks a common row before anything is read; every writing method therefore calls it first. What
+was decided before such a transaction is asked again inside it, by the functions here that take a connection.
 
 Reads carry the execution option ``rhttp_read_only``, by which an engine may start them without the write lock.
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import Connection, Engine, Row, Select, insert, select, update
+from sqlalchemy import Connection, Engine, Row, Select, func, insert, select, update
 
 from pki.errors import StoreError
 from pki.issue import serial_hex
@@ -31,15 +32,26 @@ __all__ = [
     "Identity",
     "Inventory",
     "NameTaken",
+    "RevokedMeanwhile",
     "UnknownCertificate",
+    "find_certificate",
+    "find_identity",
     "fingerprint_of",
+    "revoked_since",
+    "was_revoked_after",
 ]
 
 
 class NameTaken(StoreError):  # noqa: N818 - says what is the case, like every error of ours
-    """The name belongs to another role or pool in this home."""
+    """The name is in use for another role or pool in this home."""
 
     code = "name_taken"
+
+
+class RevokedMeanwhile(StoreError):  # noqa: N818
+    """A certificate was revoked while another was being made that must not come after it."""
+
+    code = "revoked_meanwhile"
 
 
 class UnknownCertificate(StoreError):  # noqa: N818
@@ -159,33 +171,45 @@ class Inventory:
         return self._engine.connect().execution_options(rhttp_read_only=True)
 
     def find(self, name: str) -> Identity | None:
-        """Whose the name is; None when nobody has it."""
+        """Whose the name is, or was last; None when nobody ever had it."""
         with self._reading() as connection:
-            return _find(connection, name)
+            return find_identity(connection, name)
 
-    def require_free(self, owner: Identity) -> None:
-        """Raise `NameTaken` when the name has another role or pool. `record` looks again, with the write lock."""
-        _refuse_other(self.find(owner.name), owner)
+    def require_free(self, owner: Identity, *, at: int) -> None:
+        """Raise `NameTaken` when a certificate of the name, for another role or pool, is valid at this time.
+
+        `record` asks again, in its transaction.
+        """
+        with self._reading() as connection:
+            _refuse_other(connection, owner, at)
+
+    def revocations(self, name: str) -> int:
+        """How many certificates of the name were revoked so far: see `revoked_since`."""
+        with self._reading() as connection:
+            return _revocations(connection, name)
 
     def record(self, record: CertificateRecord, also: Callable[[Connection], None] | None = None) -> None:
-        """Enter a certificate, and its identity when the name is new; `also` may do more in the same transaction.
+        """Enter a certificate, and whose its name is from now on.
+
+        `also` comes first in the same transaction, and may do more or refuse: what it raises undoes all.
 
         Raises:
-            NameTaken: the name has another role or pool.
+            NameTaken: a certificate of the name, for another role or pool, is valid.
         """
         with self._engine.begin() as connection:
             self._on_write(connection)
+            if also is not None:
+                also(connection)
             if record.name is not None:
                 _enter(connection, Identity(name=record.name, role=record.role, pool=record.pool), record.issued_at)
             connection.execute(insert(certificates).values(**_values(record)))
-            if also is not None:
-                also(connection)
 
     def revoke(
         self, *, name: str | None = None, serial: str | None = None, reason: str, at: int
     ) -> tuple[CertificateRecord, ...]:
         """Revoke every certificate of a name that has not expired, or the one with this serial.
 
+        Of a name whose certificates have all expired the newest is revoked, so that the name's end is written down.
         Returns the newly revoked. What is revoked already stays as it is. Exactly one of `name` and `serial` is given.
 
         Raises:
@@ -200,11 +224,8 @@ class Inventory:
             if not found:
                 what = f"name {name}" if serial is None else f"serial {serial}"
                 raise UnknownCertificate(f"no certificate with the {what} was issued in this home")
-            now_revoked = [
-                record
-                for record in found
-                if record.revoked_at is None and (serial is not None or record.not_after >= at)
-            ]
+            alive = [record for record in found if serial is not None or record.not_after >= at] or found[-1:]
+            now_revoked = [record for record in alive if record.revoked_at is None]
             for record in now_revoked:
                 connection.execute(
                     update(certificates)
@@ -216,8 +237,7 @@ class Inventory:
     def by_serial(self, serial: str) -> CertificateRecord | None:
         """The certificate with this serial (lower-case hex), or None."""
         with self._reading() as connection:
-            found = _records(connection, select(certificates).where(certificates.c.serial == serial))
-        return found[0] if found else None
+            return find_certificate(connection, serial)
 
     def certificates(
         self, *, name: str | None = None, role: Role | None = None, valid_at: int | None = None
@@ -264,24 +284,59 @@ class Inventory:
         return int(number)
 
 
-def _find(connection: Connection, name: str) -> Identity | None:
+def find_identity(connection: Connection, name: str) -> Identity | None:
+    """`Inventory.find` in the transaction of the connection."""
     row = connection.execute(
         select(identities.c.role, identities.c.pool).where(identities.c.name == name)
     ).one_or_none()
     return None if row is None else Identity(name=name, role=Role(row[0]), pool=row[1])
 
 
+def find_certificate(connection: Connection, serial: str) -> CertificateRecord | None:
+    """`Inventory.by_serial` in the transaction of the connection."""
+    found = _records(connection, select(certificates).where(certificates.c.serial == serial))
+    return found[0] if found else None
+
+
+def revoked_since(connection: Connection, name: str, before: int) -> bool:
+    """Whether a certificate of the name was revoked since `Inventory.revocations` answered `before`."""
+    return _revocations(connection, name) != before
+
+
+def was_revoked_after(connection: Connection, name: str, at: int) -> bool:
+    """Whether a certificate of the name was revoked at this time or later."""
+    is_meant = (certificates.c.name == name) & (certificates.c.revoked_at >= at)
+    return connection.execute(select(certificates.c.serial).where(is_meant).limit(1)).first() is not None
+
+
+def _revocations(connection: Connection, name: str) -> int:
+    is_meant = (certificates.c.name == name) & certificates.c.revoked_at.is_not(None)
+    return int(connection.execute(select(func.count()).select_from(certificates).where(is_meant)).scalar_one())
+
+
 def _enter(connection: Connection, owner: Identity, at: int) -> None:
-    there = _find(connection, owner.name)
-    _refuse_other(there, owner)
+    there = _refuse_other(connection, owner, at)
+    row = {"role": owner.role.value, "pool": owner.pool, "created_at": at}
     if there is None:
-        row = {"name": owner.name, "role": owner.role.value, "pool": owner.pool, "created_at": at}
-        connection.execute(insert(identities).values(row))
+        connection.execute(insert(identities).values(name=owner.name, **row))
+    elif there != owner:
+        connection.execute(update(identities).where(identities.c.name == owner.name).values(**row))
 
 
-def _refuse_other(there: Identity | None, wanted: Identity) -> None:
-    if there is not None and there != wanted:
-        raise NameTaken(f"the name {wanted.name} belongs to {there} and cannot be {wanted}; choose another name")
+def _refuse_other(connection: Connection, wanted: Identity, at: int) -> Identity | None:
+    """Whose the name is now; `NameTaken` when that is somebody else who may still use it."""
+    there = find_identity(connection, wanted.name)
+    if there is None or there == wanted:
+        return there
+    is_valid = (
+        (certificates.c.name == wanted.name) & certificates.c.revoked_at.is_(None) & (certificates.c.not_after >= at)
+    )
+    if connection.execute(select(certificates.c.serial).where(is_valid).limit(1)).first() is not None:
+        raise NameTaken(
+            f"the name {wanted.name} belongs to {there} and cannot be {wanted}; choose another name, or end that one: "
+            f"rhttp-pki revoke {wanted.name}, and if it has a Digest user: rhttp-pki user remove {wanted.name}"
+        )
+    return there
 
 
 def _records(connection: Connection, query: Select[tuple[object, ...]]) -> list[CertificateRecord]:

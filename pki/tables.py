@@ -22,7 +22,7 @@ identities = Table(
     # A worker belongs to one pool, and nobody else to any.
     CheckConstraint("(role = 'worker') = (pool IS NOT NULL)", name="identities_pool"),
 )
-"""Who may hold certificates: a name has one role and, as a worker, one pool, for ever."""
+"""Who may hold certificates: a name has one role and, as a worker, one pool, until all that it had has ended."""
 
 authorities = Table(
     "authorities",

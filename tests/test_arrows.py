@@ -54,6 +54,7 @@ EDGE = frozenset(
         "gateway/metrics.py",
         "gateway/process.py",
         "gateway/relay.py",
+        "gateway/renewal.py",
         "gateway/retention.py",
         "gateway/runfiles.py",
         "gateway/serve.py",

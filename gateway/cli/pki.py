@@ -186,7 +186,7 @@ def renew(settings: Settings, bundle: Path, ttl: timedelta | None) -> None:
 
     Password, labels and pool stay. The old certificate is valid until it expires; if it must not be, revoke its serial.
     """
-    from gateway.issuing import renew_bundle
+    from gateway.renewal import renew_bundle
 
     with _desk(settings) as desk:
         issued = renew_bundle(desk, absolute(bundle), ttl)

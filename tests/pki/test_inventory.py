@@ -13,7 +13,16 @@ from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.exc import IntegrityError
 
 from pki.authority import Authority, Hierarchy, make_hierarchy
-from pki.inventory import CertificateRecord, Identity, Inventory, NameTaken, UnknownCertificate, fingerprint_of
+from pki.inventory import (
+    CertificateRecord,
+    Identity,
+    Inventory,
+    NameTaken,
+    RevokedMeanwhile,
+    UnknownCertificate,
+    fingerprint_of,
+    revoked_since,
+)
 from pki.keys import generate_key
 from pki.names import Role, SpiffeId
 from pki.tables import certificates, metadata
@@ -111,21 +120,55 @@ def test_record_same_name_again_is_another_certificate(inventory: Inventory) -> 
     ],
 )
 def test_record_name_of_another_role_or_pool_is_refused(inventory: Inventory, other: Identity) -> None:
-    """A name is unique across roles and pools, for ever, and a refusal writes nothing."""
+    """A name has one role and pool while a certificate of it is valid, and a refusal writes nothing."""
     inventory.record(record_for(W1))
     with pytest.raises(NameTaken, match="w1 belongs to worker/render/w1"):
-        inventory.require_free(other)
+        inventory.require_free(other, at=NOW)
     with pytest.raises(NameTaken):
         inventory.record(record_for(other))
     assert inventory.find("w1") == W1
     assert len(inventory.certificates()) == 1
 
 
+@pytest.mark.parametrize("ended", ["revoked", "expired"])
+def test_record_name_whose_certificates_have_ended_goes_to_another_pool(inventory: Inventory, ended: str) -> None:
+    """A name that was given to a wrong pool is free again when nothing of it is valid; what was issued stays known."""
+    old, other = record_for(W1), Identity(name="w1", role=Role.WORKER, pool="other")
+    inventory.record(old)
+    at = AT
+    if ended == "revoked":
+        inventory.revoke(name="w1", reason="unspecified", at=NOW)
+    else:
+        at = datetime.fromtimestamp(old.not_after, UTC)
+        with pytest.raises(NameTaken):  # its last second
+            inventory.record(record_for(other, at=at))
+        at = datetime.fromtimestamp(old.not_after + 1, UTC)
+    inventory.require_free(other, at=int(at.timestamp()))
+    inventory.record(record_for(other, at=at))
+    assert inventory.find("w1") == other
+    assert {record.pool for record in inventory.certificates(name="w1")} == {"render", "other"}
+
+
+def test_record_is_asked_again_first_and_a_refusal_undoes_all(inventory: Inventory) -> None:
+    """What is asked in the transaction sees what others have committed, and nothing is entered when it refuses."""
+    inventory.record(record_for(W1))
+    before = inventory.revocations("w1")
+    inventory.revoke(name="w1", reason="unspecified", at=NOW)
+
+    def ask_again(connection: Connection) -> None:
+        if revoked_since(connection, "w1", before):
+            raise RevokedMeanwhile("gone")
+
+    with pytest.raises(RevokedMeanwhile):
+        inventory.record(record_for(W1), ask_again)
+    assert len(inventory.certificates(name="w1")) == 1
+
+
 def test_require_free_passes_new_names_and_the_owner(inventory: Inventory) -> None:
     """Nobody's name and one's own name are free."""
-    inventory.require_free(W1)
+    inventory.require_free(W1, at=NOW)
     inventory.record(record_for(W1))
-    inventory.require_free(W1)
+    inventory.require_free(W1, at=NOW)
 
 
 def test_record_with_more_is_one_transaction(inventory: Inventory) -> None:
@@ -197,12 +240,21 @@ def test_revoke_again_keeps_the_first_time_and_reason(inventory: Inventory) -> N
     assert (found.revoked_at, found.reason) == (NOW, "keyCompromise")
 
 
-def test_revoke_by_name_leaves_the_expired(inventory: Inventory) -> None:
-    """An expired certificate need not be revoked with the name's others; by its serial it can be."""
-    record = record_for(W1)
-    inventory.record(record)
-    assert inventory.revoke(name="w1", reason="unspecified", at=record.not_after + 1) == ()
-    assert inventory.revoke(serial=record.serial, reason="unspecified", at=record.not_after + 1) == (record,)
+def test_revoke_by_name_leaves_the_expired_but_for_the_newest(inventory: Inventory) -> None:
+    """An expired certificate need not be revoked with the name's others. When all have expired the newest is, so that
+    the name's end is written down; by its serial any can be."""
+    old = record_for(W1)
+    new = record_for(W1, at=datetime.fromtimestamp(NOW + 60, UTC))
+    inventory.record(old)
+    inventory.record(new)
+    assert [one.serial for one in inventory.revoke(name="w1", reason="unspecified", at=old.not_after + 1)] == [
+        new.serial
+    ]
+    assert inventory.revoke(name="w1", reason="unspecified", at=new.not_after + 1) == ()
+    assert inventory.revoke(serial=old.serial, reason="unspecified", at=new.not_after + 1) == (old,)
+    last = record_for(W1, at=datetime.fromtimestamp(NOW + 120, UTC))
+    inventory.record(last)
+    assert inventory.revoke(name="w1", reason="unspecified", at=last.not_after + 1) == (last,)
 
 
 def test_revoke_unknown_is_refused(inventory: Inventory) -> None:
