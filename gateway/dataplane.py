@@ -18,7 +18,7 @@ from gateway.config import Config
 from gateway.connection import Connection
 from gateway.everywhere import ask_all
 from gateway.exchange import Exchange
-from gateway.generation import Lasting, Refusals, build_generation, lasting_parts, read_config
+from gateway.generation import Lasting, Refusals, build_generation, lasting_parts, load_policy, read_config
 from gateway.hosted import HostedPool, ReversedConnection
 from gateway.identity import CertifiedPeer, LocalPeer, Peer
 from gateway.inherited import Inherited, Sockets
@@ -41,6 +41,8 @@ class DataPlane:
         self._services: Services | None = None
         self._lasting: Lasting | None = None
         self._prepared: tuple[Generation, StateSnapshot] | None = None
+        self._newest: StateSnapshot | None = None
+        """The state that was read last of all that came, in force from the first commit on."""
         self._stream = ""
         self._tls: TlsAcceptor | None = None
         self._dispatch: DispatchAcceptor | None = None
@@ -67,10 +69,12 @@ class DataPlane:
                 loop = asyncio.get_running_loop()
                 self._services = Services(loop, audit)
                 join(self._services, self._inherited, Path(material.home) / "run", self._peer)
+            # Thousands of policies take seconds; meanwhile this process serves, and takes up what is revoked.
+            engine = await asyncio.to_thread(load_policy, config, material)
             services = self.services
             assert self._lasting is not None
             previous = services.generation if services.has_generation else None
-            generation = build_generation(services, config, material, self._lasting, previous)
+            generation = build_generation(services, config, material, self._lasting, previous, engine=engine)
         except Refusals as refusals:
             return refusals.problems
         self._prepared = (generation, material.snapshot)
@@ -86,11 +90,13 @@ class DataPlane:
             raise RuntimeError("nothing was prepared")
         services = self.services
         (generation, snapshot), self._prepared = self._prepared, None
+        if self._newest is None or snapshot.read >= self._newest.read:
+            self._newest = snapshot
         previous = services.generation if services.has_generation else None
         services.generation = generation
         self._configure(generation.config)
         services.look_at_clocks()
-        self._use(snapshot)
+        self._use(self._newest)
         if previous is None:
             return
         if previous.issuers - generation.issuers:
@@ -147,7 +153,15 @@ class DataPlane:
     # ---- state ----
 
     async def apply_state(self, snapshot: StateSnapshot) -> int:
-        """Use a snapshot and cut whoever it ends; answer how many. Their sockets are closed when this returns."""
+        """Use a snapshot and cut whoever it ends; answer how many. Their sockets are closed when this returns.
+
+        One that was read before what is here already is ignored: the push of another one overtook it.
+        """
+        if self._newest is not None and snapshot.read < self._newest.read:
+            return 0
+        self._newest = snapshot
+        if self._services is None or not self._services.has_generation:
+            return 0  # nobody is connected; the first commit takes it up
         return self._use(snapshot)
 
     def _use(self, snapshot: StateSnapshot) -> int:

@@ -11,11 +11,12 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from gateway.control import Ask, Commit, ControlError, Done, Message, Prepare, Question, Rollback
+from gateway.control import Ask, Commit, ControlError, Done, Message, Prepare, Question, Rollback, StateFresh
 from gateway.inherited import Inherited, Tally
 from gateway.listeners import Listener, Purpose
 from gateway.material import Material
 from gateway.member import COMMAND, COMMAND_TIMEOUT, PREPARE_TIMEOUT, STOP_TIMEOUT, DataProcess, Problem
+from gateway.snapshot import StateSnapshot
 
 BACKOFF_FIRST: Final = 0.1
 BACKOFF_MOST: Final = 10.0
@@ -55,12 +56,16 @@ class Fleet:
         *,
         command: Sequence[str] = COMMAND,
         ledger: int | None = None,
-        material: Callable[[str], tuple[Material, float]],
+        material: Callable[[str], Material],
+        state: Callable[[], tuple[StateSnapshot, float]],
         lock: asyncio.Lock,
         log: Callable[[str], None],
         on_due: Callable[[], None],
     ) -> None:
-        """``material`` gives a stream's current material and the time its state was read; ``lock`` serialises changes.
+        """``material`` gives a stream's current material, ``state`` the newest state and the time it was read.
+
+        ``lock`` serialises reloads and starts. State is pushed to all members at any time, so a process that starts is
+        brought up to date in the very turn in which it becomes one.
 
         ``on_due`` is called when a process wants its audit lines signed, ``ledger`` is the descriptor of the table of
         spent counters that several processes share.
@@ -73,6 +78,7 @@ class Fleet:
         # What a start and a reload cost is processor time, and a copy of the state for each: no more than can run.
         self._at_once = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
         self._material = material
+        self._state = state
         self._lock = lock
         self._log = log
         self._on_due = on_due
@@ -106,6 +112,7 @@ class Fleet:
 
         try:
             await _together(admitted(stream) for stream in self._streams)
+            await self._join(made)
             await _together(process.serve() for process in made)
         except _Refused as refused:
             await self._discard(made)
@@ -116,7 +123,6 @@ class Fleet:
         except BaseException:
             await self._discard(made)
             raise
-        self._members = {process.stream: process for process in made}
         self._keepers = [asyncio.create_task(self._keep(process)) for process in made]
         return ()
 
@@ -141,11 +147,25 @@ class Fleet:
         )
 
     async def _admit(self, process: DataProcess) -> None:
-        problems = await process.admit(*self._material(process.stream))
+        problems = await process.admit(self._material(process.stream))
         if problems:
             raise _Refused(problems)
 
+    async def _join(self, made: list[DataProcess]) -> None:
+        """Make them members that have the newest state; they serve next."""
+        while True:
+            newest, fresh_at = self._state()
+            behind = [process for process in made if process.has < newest.read]
+            if not behind:
+                break
+            await _together(process.catch_up(newest) for process in behind)
+        # No wait between the last look and this: what is read from now on is pushed to them.
+        for process in made:
+            self._members[process.stream] = process
+            process.send(StateFresh(at=fresh_at))
+
     async def _discard(self, made: list[DataProcess]) -> None:
+        self._members = {}
         await asyncio.gather(*(process.stop(0.0) for process in made))
 
     async def _keep(self, process: DataProcess) -> None:
@@ -174,11 +194,12 @@ class Fleet:
         async with self._at_once:
             process = await self._spawn(stream)
         try:
-            async with self._lock:  # no state or reload may pass between its material and its place among the members
+            async with self._lock:  # no reload may pass between its material and its place among the members
                 await self._admit(process)
+                await self._join([process])
                 await process.serve()
-                self._members[stream] = process
         except BaseException:
+            self._members.pop(stream, None)
             await process.stop(0.0)
             raise
         return process

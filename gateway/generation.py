@@ -102,21 +102,37 @@ def lasting_parts(config: Config, material: Material, shared: int | None = None)
     return Lasting(key=NonceKey(material.nonce_key), ledger=ledger)
 
 
+def load_policy(config: Config, material: Material) -> PolicyEngine | Refusals:
+    """The policy of a material, or all that is wrong with it. It touches nothing that is shared: any thread will do."""
+    try:
+        return PolicyEngine.load(material.policy_text, groups=config.groups, file=config.policy.name)
+    except PolicyInvalid as error:
+        return Refusals([("policy", str(problem)) for problem in error.problems])
+
+
 def build_generation(
-    services: Services, config: Config, material: Material, lasting: Lasting, previous: Generation | None
+    services: Services,
+    config: Config,
+    material: Material,
+    lasting: Lasting,
+    previous: Generation | None,
+    *,
+    engine: PolicyEngine | Refusals | None = None,
 ) -> Generation:
     """Everything for one configuration. Pools and masters that stay the same are the same objects as before.
+
+    ``engine`` is what `load_policy` answered, when it was called before.
 
     Raises:
         Refusals: with all that is wrong; nothing was changed.
     """
     problems: list[tuple[str, str]] = []
-    engine = peers = context = None
+    peers = context = None
     issuers: frozenset[bytes] = frozenset()
-    try:
-        engine = PolicyEngine.load(material.policy_text, groups=config.groups, file=config.policy.name)
-    except PolicyInvalid as error:
-        problems += [("policy", str(problem)) for problem in error.problems]
+    if engine is None:
+        engine = load_policy(config, material)
+    if isinstance(engine, Refusals):
+        problems += engine.problems
     try:
         cas = {role: [material.trust[role.value]] for role in Role}
         trust = TrustStore.from_pem(material.trust["root"], cas, trust_domain=config.trust_domain)
@@ -134,7 +150,7 @@ def build_generation(
             )
         except (ValueError, SSL.Error) as error:
             problems.append(("certs/server.pem", f"the server certificate cannot be used: {error}"))
-    if problems or engine is None or peers is None or context is None:
+    if isinstance(engine, Refusals) or problems or peers is None or context is None:
         raise Refusals(problems)
     digest = config.digest
     issuer = NonceIssuer(lasting.key, digest.realm.encode("ascii"), digest.nonce_lifetime)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.control import (
+    ApplyState,
     CheckpointDue,
     Commit,
     ControlChannel,
@@ -22,10 +23,10 @@ from gateway.control import (
     Message,
     Prepare,
     Start,
-    StateFresh,
 )
 from gateway.inherited import Inherited
 from gateway.material import Material
+from gateway.snapshot import StateSnapshot
 
 COMMAND: Final = (sys.executable, "-P", "-m", "gateway.process")  # -P: the working directory is no place for our code
 
@@ -43,6 +44,8 @@ class DataProcess:
     def __init__(self, stream: str, process: asyncio.subprocess.Process) -> None:
         self.stream = stream
         self.started = asyncio.get_running_loop().time()
+        self.has = -1
+        """`StateSnapshot.read` of the state that it had before it served; -1: none."""
         self._process = process
         self._channel: ControlChannel | None = None
         self._hello = asyncio.Event()
@@ -121,7 +124,7 @@ class DataProcess:
             raise ControlError("the process has no control channel")
         return await self._channel.call(make, within=within)
 
-    async def admit(self, material: Material, fresh_at: float) -> tuple[Problem, ...]:
+    async def admit(self, material: Material) -> tuple[Problem, ...]:
         """Prepare and commit, but do not serve yet; the problems if it cannot.
 
         Raises:
@@ -132,8 +135,18 @@ class DataProcess:
         if done.problems:
             return done.problems
         await self.call(lambda number: Commit(id=number), within=COMMAND_TIMEOUT)
-        self.send(StateFresh(at=fresh_at))
+        self.has = material.snapshot.read
         return ()
+
+    async def catch_up(self, newest: StateSnapshot) -> None:
+        """Use this state, while it does not serve yet.
+
+        Raises:
+            ControlError: it does not answer.
+        """
+        text = newest.to_bytes().decode()
+        await self.call(lambda number: ApplyState(id=number, snapshot=text), within=COMMAND_TIMEOUT)
+        self.has = newest.read
 
     async def serve(self) -> None:
         """Take connections from now on."""

@@ -61,7 +61,7 @@ class DataPlaneLike(Protocol):
         ...
 
     def commit(self) -> None:
-        """Use what was prepared."""
+        """Use what was prepared; its state only if none that was read later came meanwhile."""
         ...
 
     def rollback(self) -> None:
@@ -69,7 +69,11 @@ class DataPlaneLike(Protocol):
         ...
 
     async def apply_state(self, snapshot: StateSnapshot) -> int:
-        """Use the snapshot; returns how many connections it ended, once their sockets are closed."""
+        """Use the snapshot; returns how many connections it ended, once their sockets are closed.
+
+        It may come while `prepare` or `start` is under way, and before the first commit; one that was read before what
+        the plane has is ignored.
+        """
         ...
 
     def state_fresh(self, at: float) -> None:
@@ -104,7 +108,11 @@ def die_with_parent() -> None:
 
 
 class _Session:
-    """One data plane at one control channel: messages in their order, except those that must never wait."""
+    """One data plane at one control channel: messages in their order, except those that must never wait.
+
+    A state snapshot waits for no message before it, so that a revocation is not held up by a configuration that is
+    being prepared or a start that waits for other processes. `StateSnapshot.read` keeps their own order.
+    """
 
     def __init__(self, plane: DataPlaneLike, sockets: Sockets) -> None:
         self._plane = plane
@@ -148,7 +156,11 @@ class _Session:
                 self._answer(self._ask(number, question))
             case Drain():
                 self._spawn(self._drain(message))
-            case Prepare() | Commit() | Rollback() | ApplyState() | Start():
+            case ApplyState():
+                if len(self._tasks) >= _QUEUE:
+                    _break("the supervisor sent more than can be waiting")
+                self._spawn(self._apply(message))
+            case Prepare() | Commit() | Rollback() | Start():
                 try:
                     self._queue.put_nowait(message)
                 except asyncio.QueueFull:
@@ -185,15 +197,16 @@ class _Session:
             case Rollback(id=number):
                 self._plane.rollback()
                 self._answer(Done(id=number, value={}))
-            case ApplyState(id=number, snapshot=text):
-                cut = await self._plane.apply_state(StateSnapshot.from_bytes(text.encode()))
-                self._answer(Done(id=number, cut=cut, value={}))
             case Start(id=number):
                 await self._plane.start(self._sockets)
                 self._answer(Done(id=number, value={}))
                 self._spawn(self._watch_lines())
             case _:
                 raise AssertionError(message)
+
+    async def _apply(self, message: ApplyState) -> None:
+        cut = await self._plane.apply_state(StateSnapshot.from_bytes(message.snapshot.encode()))
+        self._answer(Done(id=message.id, cut=cut, value={}))
 
     async def _prepare(self, wire: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
         try:

@@ -33,12 +33,15 @@ class StateSnapshot:
     """All state that a data process needs, at one moment; `version` grows with every change.
 
     `revoked` holds the serials (lower-case hex) of revoked certificates, `labels` those of certificates that have any.
+    `read` numbers what a supervisor read, in that order: a data process ignores a smaller one than it has. The version
+    would not do for that, since a database that was restored goes back.
     """
 
     version: int
     users: Mapping[str, UserRecord]
     revoked: frozenset[str]
     labels: Mapping[str, Mapping[str, str]]
+    read: int = 0
 
     def __repr__(self) -> str:
         counts = f"users={len(self.users)}, revoked={len(self.revoked)}, labels={len(self.labels)}"
@@ -49,6 +52,7 @@ class StateSnapshot:
         return orjson.dumps(
             {
                 "version": self.version,
+                "read": self.read,
                 "users": [[user.name, user.enabled, dict(user.ha1)] for user in self.users.values()],
                 "revoked": sorted(self.revoked),
                 "labels": {serial: dict(labels) for serial, labels in self.labels.items()},
@@ -62,6 +66,7 @@ class StateSnapshot:
             table: dict[str, Any] = orjson.loads(data)
             return cls(
                 version=int(table["version"]),
+                read=int(table["read"]),
                 users={
                     name: UserRecord(name=name, enabled=enabled is True, ha1=ha1)
                     for name, enabled, ha1 in table["users"]

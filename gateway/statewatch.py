@@ -8,10 +8,11 @@ read nothing is pushed and nobody is told that it is fresh: the processes stop a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
 
 from gateway.clock import elapsed
 from gateway.state import StateSnapshot, StateUnavailable
@@ -53,25 +54,28 @@ class StateWatch:
         source: StateSource,
         first: StateSnapshot,
         *,
-        push: Callable[[StateSnapshot], Awaitable[int]],
+        push: Callable[[StateSnapshot], Coroutine[Any, Any, int]],
         fresh: Callable[[float], None],
-        lock: asyncio.Lock,
         log: Callable[[str], None],
         interval: float = INTERVAL,
     ) -> None:
         """``push`` makes every process use a snapshot and returns the connections cut; ``fresh`` tells them a time.
 
-        ``lock`` is held during a push, so that it never overtakes a reload or the start of a process.
+        A push waits for nothing and nobody waits for it but who asked: not a reload, not a process that starts, not the
+        push of what is read next. `StateSnapshot.read` tells a process which of two is the newer one.
         """
         self._source = source
         self._push = push
         self._fresh = fresh
-        self._lock = lock
+        self._reading = asyncio.Lock()
+        self._pushing: asyncio.Task[Pushed] | None = None
+        """The push of the latest snapshot, under way or over; None: it is the first, which nobody was told."""
+        self._pushes: set[asyncio.Task[Pushed]] = set()
         self._log = log
         self._interval = interval
         self._unreadable = False
-        self._last = Pushed(version=first.version, cut=0)
         self.snapshot = first
+        """The latest; a process that starts has it before it serves."""
         self._offset = time.time() - elapsed()
         self.fresh_at = elapsed()
         """Second of `gateway.clock` before the last read that succeeded."""
@@ -94,13 +98,16 @@ class StateWatch:
         except Exception as error:  # whatever a driver raises: it cannot be read
             self._failed(error)
             return
-        if version == self._last.version and not self._clock_was_set():
+        if version == self.snapshot.version and not self._clock_was_set():
             self._told(at)
-            return
-        try:
-            await self.refresh()
-        except StateUnreadable:
-            return  # said already
+        else:
+            # Not waited for: the next change is not to wait for a process that is slow to take up this one.
+            with contextlib.suppress(StateUnreadable):  # said already
+                await self._read()
+        for push in tuple(self._pushes):
+            if push.done():
+                self._pushes.discard(push)
+                push.result()
 
     async def refresh(self) -> Pushed:
         """Read the state now; returns when every process uses what was read, or something newer.
@@ -108,23 +115,31 @@ class StateWatch:
         Raises:
             StateUnreadable: it cannot be read.
         """
-        async with self._lock:
-            return await self.refresh_locked()
-
-    async def refresh_locked(self) -> Pushed:
-        """`refresh` for a caller that holds the lock."""
-        at = elapsed()
-        try:
-            snapshot = await asyncio.to_thread(self._source.load)
-        except Exception as error:
-            self._failed(error)
-            raise StateUnreadable(f"the state cannot be read ({type(error).__name__}); see the gateway's log") from None
-        if snapshot.version != self._last.version or snapshot != self.snapshot:
-            self.snapshot = snapshot  # first: a process that starts from here on must have it
-            cut = await self._push(snapshot)
-            self._last = Pushed(version=snapshot.version, cut=cut)
+        at = await self._read()
+        pushing = self._pushing
+        pushed = Pushed(version=self.snapshot.version, cut=0) if pushing is None else await asyncio.shield(pushing)
         self._told(at)
-        return self._last
+        return pushed
+
+    async def _read(self) -> float:
+        """Read the state and begin to push what is new; the second of `gateway.clock` before it was read."""
+        async with self._reading:
+            at = elapsed()
+            try:
+                snapshot = await asyncio.to_thread(self._source.load)
+            except Exception as error:
+                self._failed(error)
+                detail = f"({type(error).__name__}); see the gateway's log"
+                raise StateUnreadable(f"the state cannot be read {detail}") from None
+            number = self.snapshot.read
+            if replace(snapshot, read=number) != self.snapshot:
+                self.snapshot = replace(snapshot, read=number + 1)
+                self._pushing = asyncio.create_task(self._push_out(self.snapshot))
+                self._pushes.add(self._pushing)
+            return at
+
+    async def _push_out(self, snapshot: StateSnapshot) -> Pushed:
+        return Pushed(version=snapshot.version, cut=await self._push(snapshot))
 
     def _clock_was_set(self) -> bool:
         """Whether the time of day has jumped: a snapshot leaves out what had expired long before it was read."""

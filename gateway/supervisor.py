@@ -1,7 +1,8 @@
 """The supervisor: one process that owns the sockets, the admin socket, the state and the data processes of a gateway.
 
 It serves nobody itself and holds what a data process must not: the state's key, the key that signs checkpoints, the
-passphrase. Changes (reload, state, restarts of a process, the beginning of a drain) pass one at a time under one lock.
+passphrase. Changes (reload, restarts of a process, the beginning of a drain) pass one at a time under one lock; state
+waits for none of them.
 """
 
 from __future__ import annotations
@@ -108,7 +109,6 @@ class Supervisor:
             loaded.snapshot,
             push=self._push,
             fresh=lambda at: self._fleet.send(StateFresh(at=at)),
-            lock=self._lock,
             log=log,
         )
         self._fleet = Fleet(
@@ -116,7 +116,8 @@ class Supervisor:
             loaded.config.processes,
             command=command,
             ledger=ledger,
-            material=lambda stream: (self._material(self._loaded, stream), self._watch.fresh_at),
+            material=lambda stream: self._material(self._loaded, stream),
+            state=lambda: (self._watch.snapshot, self._watch.fresh_at),
             lock=self._lock,
             log=log,
             on_due=self._due.set,
@@ -161,6 +162,7 @@ class Supervisor:
     async def _start(self) -> bool:
         if not await self._signed(self._trail.settle):
             return False
+        self._spawn(self._watch.run(), vital=True)  # before they serve: what is revoked meanwhile is told them first
         start = asyncio.create_task(self._fleet.start())
         asked = asyncio.create_task(self._drain_asked.wait())
         await asyncio.wait({start, asked}, return_when=asyncio.FIRST_COMPLETED)
@@ -177,7 +179,6 @@ class Supervisor:
         if problems:
             return False
         await self._admin.start(self._admin_listener.sock)
-        self._spawn(self._watch.run(), vital=True)
         self._spawn(self._sign_for_ever(), vital=True)
         return True
 
@@ -294,7 +295,7 @@ class Supervisor:
                 loaded = await asyncio.to_thread(self._load_again)
                 if problems := fixed_changes(self._loaded.config, loaded.config):
                     return problems
-                await self._watch.refresh_locked()
+                await self._watch.refresh()
             except LoadFailed as error:
                 return tuple((problem.path, problem.message) for problem in error.problems)
             except StateUnreadable as error:

@@ -166,9 +166,7 @@ async def test_clock_set_back_has_the_state_read_anew(clock: Clock) -> None:
 
     first = state.load()
     assert not first.revoked
-    watch = StateWatch(
-        state, first, push=push, fresh=lambda _: None, lock=asyncio.Lock(), log=log.append, interval=0.001
-    )
+    watch = StateWatch(state, first, push=push, fresh=lambda _: None, log=log.append, interval=0.001)
     running = asyncio.create_task(watch.run())
     clock.ahead = 0.0
     async with asyncio.timeout(10):

@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.bench import POOL, PlaneBench, client_peer, make_material, other_ca
 
+from gateway import dataplane
+from gateway.config import Config
 from gateway.dataplane import DataPlane
+from gateway.generation import load_policy
 from gateway.inherited import Inherited, Sockets
+from gateway.material import Material
 from gateway.snapshot import StateSnapshot, UserRecord
 from pki.names import Role
 
@@ -248,6 +254,57 @@ async def test_state_that_comes_with_a_reload_cuts_as_well(plane: PlaneBench) ->
     live = plane.requester(client_peer("alice"))
     assert await plane.reload(snapshot=state(2)) == []
     assert live.link.aborted
+
+
+async def test_state_that_was_read_earlier_is_ignored(plane: PlaneBench) -> None:
+    """Pushes may overtake each other, and a reload may carry what was read before: what is known stays known."""
+    live = plane.requester(client_peer("bob", serial="s-bob"))
+    newer = replace(state(2, revoked=frozenset({"s-alice"})), read=2)
+    await plane.plane.apply_state(newer)
+    older = replace(state(3, revoked=frozenset({"s-bob"})), read=1)
+    assert await plane.plane.apply_state(older) == 0
+    assert await plane.reload(snapshot=older) == []
+    assert plane.services.snapshot is newer
+    assert not live.link.aborted
+    restored = replace(state(1, revoked=frozenset({"s-bob"})), read=3)
+    assert await plane.plane.apply_state(restored) == 1
+    assert live.link.aborted
+
+
+async def test_state_comes_through_while_a_configuration_is_prepared(
+    plane: PlaneBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of policies take seconds; the loop turns meanwhile, and cuts."""
+    live = plane.requester(client_peer("alice", serial="s-alice"))
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(config: Config, material: Material) -> object:
+        loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(20)
+        return load_policy(config, material)
+
+    monkeypatch.setattr(dataplane, "load_policy", slow)
+    reloading = asyncio.create_task(plane.reload())
+    await asyncio.wait_for(begun.wait(), 20)
+    newer = replace(state(2, revoked=frozenset({"s-alice"})), read=1)
+    assert await plane.plane.apply_state(newer) == 1
+    assert live.link.aborted
+    assert not reloading.done()
+    go_on.set()
+    assert await reloading == []
+    assert plane.services.snapshot is newer
+
+
+async def test_state_before_the_first_commit_is_taken_up_by_it(tmp_path: Path) -> None:
+    """It is told of what was revoked while it was prepared; nobody is admitted by what was known before."""
+    plane = DataPlane(Inherited(control=-1))
+    newer = replace(state(2, revoked=frozenset({"s-alice"})), read=1)
+    assert await plane.prepare(make_material(home=str(tmp_path))) == []
+    assert await plane.apply_state(newer) == 0
+    plane.commit()
+    assert plane.services.snapshot is newer
+    plane.services.audit.close()
 
 
 async def test_state_that_is_fresh_again_admits_again(plane: PlaneBench) -> None:

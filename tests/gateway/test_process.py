@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,27 @@ async def test_process_prepares_commits_and_answers(tmp_path: Path) -> None:
         assert applied.cut == 3
         status = await one.call(lambda number: Ask(id=number, question=Question.STATUS))
         assert status.value["states"] == [2]
+
+
+async def test_process_applies_state_while_it_prepares(tmp_path: Path) -> None:
+    """A revocation waits for no configuration; what was prepared with an older state does not bring that back."""
+    async with alone() as one:
+        await one.prepare(tmp_path)
+        await one.call(lambda number: Commit(id=number))
+        await one.call(lambda number: Start(id=number))
+        (tmp_path / "hold").touch()
+        preparing = asyncio.create_task(one.prepare(tmp_path, "hold-prepare"))
+        async with asyncio.timeout(30):
+            while not (tmp_path / "held").exists():
+                await asyncio.sleep(0.01)
+        newer = replace(snapshot(2, 3), read=1).to_bytes().decode()
+        assert (await one.call(lambda number: ApplyState(id=number, snapshot=newer))).cut == 3
+        assert not preparing.done()
+        (tmp_path / "hold").unlink()
+        assert (await preparing).problems == ()
+        await one.call(lambda number: Commit(id=number))
+        status = await one.call(lambda number: Ask(id=number, question=Question.STATUS))
+        assert (status.value["commits"], status.value["states"], status.value["snapshot"]) == (2, [2], 2)
 
 
 async def test_process_with_unusable_material_answers_a_problem(tmp_path: Path) -> None:

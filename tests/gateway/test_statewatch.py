@@ -24,13 +24,11 @@ class Processes:
         self.told = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
-        self.lock = asyncio.Lock()
         self.watch = StateWatch(
             self.state,
             self.state.load(),
             push=self.push,
             fresh=self.is_fresh,
-            lock=self.lock,
             log=self.log.append,
             interval=0.005,
         )
@@ -65,6 +63,51 @@ async def test_refresh_beside_a_push_waits_for_it() -> None:
     assert not second.done()
     processes.gate.set()
     assert await first == await second == Pushed(version=2, cut=1)
+
+
+async def test_refresh_waits_for_no_push_of_what_was_read_before() -> None:
+    """A process that is slow to take up one revocation does not hold up the next one."""
+    processes = Processes()
+    processes.gate.clear()
+    processes.state.now = snapshot(2, revoked=1)
+    slow = asyncio.create_task(processes.watch.refresh())
+    while processes.watch.snapshot.version != 2:
+        await asyncio.sleep(0.005)
+    processes.gate, held = asyncio.Event(), processes.gate
+    processes.gate.set()
+    processes.state.now = snapshot(3, revoked=2)
+    assert await processes.watch.refresh() == Pushed(version=3, cut=2)
+    assert not slow.done()
+    held.set()
+    assert await slow == Pushed(version=2, cut=1)
+
+
+async def test_snapshots_are_numbered_in_the_order_in_which_they_were_read() -> None:
+    """Also when a restored database goes back: what was read last is the newest."""
+    processes = Processes()
+    reads = [processes.watch.snapshot.read]
+    for version in (5, 3, 3, 4):
+        processes.state.now = snapshot(version)
+        await processes.watch.refresh()
+        reads.append(processes.watch.snapshot.read)
+    assert reads == [0, 1, 2, 2, 3]
+
+
+async def test_poll_waits_for_no_push() -> None:
+    """What somebody else writes is pushed within a poll, whatever a process does with what came before."""
+    processes = Processes()
+    processes.gate.clear()
+    running = asyncio.create_task(processes.watch.run())
+    for version in (2, 3):
+        processes.state.now = snapshot(version)
+        async with asyncio.timeout(10):
+            while processes.watch.snapshot.version != version:
+                await asyncio.sleep(0.005)
+    processes.gate.set()
+    async with asyncio.timeout(10):
+        while processes.pushed != [2, 3]:
+            await asyncio.sleep(0.005)
+    running.cancel()
 
 
 async def test_refresh_to_an_older_version_is_pushed_too() -> None:

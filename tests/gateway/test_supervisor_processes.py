@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,6 +182,69 @@ async def test_state_reaches_every_process_and_what_they_cut_adds_up(tmp_path: P
         run.gateway.state.now = snapshot(2, revoked=3)
         assert await run.ask("POST", "/revoke") == {"version": 2, "cut": 9, "processes": 3}
         assert [entry["states"] for entry in await run.processes()] == [[2]] * 3
+
+
+@asynccontextmanager
+async def held(place: Path) -> AsyncIterator[None]:
+    """Processes that are told to wait do so, until the block ends."""
+    (place / "hold").touch()
+    yield
+    (place / "hold").unlink()
+
+
+async def test_revocation_passes_a_reload_that_is_being_prepared(tmp_path: Path) -> None:
+    """It is over when all have acted, which no prepare holds up; the reload's older state takes nothing back."""
+    async with running(tmp_path, processes=2) as run:
+        async with held(tmp_path):
+            run.gateway.change(policy_text="hold-prepare")
+            reload = asyncio.create_task(run.ask("POST", "/reload"))
+            await until((tmp_path / "held").exists)
+            run.gateway.state.now = snapshot(2, revoked=3)
+            assert await run.ask("POST", "/revoke") == {"version": 2, "cut": 6, "processes": 2}
+            run.gateway.state.now = snapshot(3, revoked=4)  # found by the poll
+            await until(lambda: run.gateway.supervisor._watch.snapshot.version == 3)
+            while [entry["states"] for entry in await run.processes()] != [[2, 3]] * 2:
+                await asyncio.sleep(0.01)
+            assert not reload.done()
+        assert await reload == {"reloaded": True, "generation": 2}
+        entries = await run.processes()
+        assert [(entry["commits"], entry["snapshot"], entry["states"]) for entry in entries] == [(2, 3, [2, 3])] * 2
+
+
+@pytest.mark.parametrize("word", ["hold-prepare", "hold-start"])
+async def test_revocation_passes_a_process_that_is_being_started(tmp_path: Path, word: str) -> None:
+    """The others act at once; the one that starts has it before it serves, or at once when it was about to."""
+    async with running(tmp_path, f"p1:{word}", processes=2) as run:
+        _first, second = await run.processes()
+        async with held(tmp_path):
+            os.kill(second["pid"], signal.SIGKILL)
+            await until((tmp_path / "held").exists)
+            run.gateway.state.now = snapshot(2, revoked=3)
+            answer = await run.ask("POST", "/revoke")
+            assert (answer["version"], answer["cut"]) == (2, 3 if word == "hold-prepare" else 6)
+            assert (await run.processes())[0]["states"] == [2]
+        await run.gateway.until(lambda: any("p1 serves again" in line for line in run.gateway.logged))
+        after = await restarted(run, "p1")
+        assert (after["states"], after["snapshot"], after["started_with"]) == ([2], 2, 2)
+
+
+async def test_start_serves_nobody_with_the_state_of_before_it(tmp_path: Path) -> None:
+    """What is revoked while a gateway starts is known to every process before the first connection."""
+    (tmp_path / "hold").touch()
+    gateway = FakeGateway(tmp_path, "p1:hold-prepare", processes=2)
+    task = asyncio.create_task(gateway.supervisor.run())
+    try:
+        await until((tmp_path / "held").exists)
+        gateway.state.now = snapshot(7, revoked=1)
+        await until(lambda: gateway.supervisor._watch.snapshot.version == 7)
+        (tmp_path / "hold").unlink()
+        await gateway.until(lambda: "ready" in gateway.said)
+        entries = await Running(gateway, task).processes()
+        assert [(entry["started_with"], entry["states"]) for entry in entries] == [(7, [7])] * 2
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+        gateway.close()
 
 
 async def test_process_that_hangs_is_killed_and_the_others_have_cut(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from support.rig import JOBS, NotSwitched, Rig
 from support.runhomes import new_ca
 from support.wire import request
 
+from gateway.adminclient import call
 from gateway.cli.main import cli
 from pki.names import Role
 
@@ -218,6 +220,27 @@ def test_reload_without_a_ca_ends_what_it_issued(rig: Rig) -> None:
         with rig.connect("w2") as again, pytest.raises(SSL.Error, match="alert"):
             again.ask("/-/health")
         assert client.ask("/-/health").status == 200
+
+
+def test_revocation_does_not_wait_for_a_reload(rig: Rig) -> None:
+    """Thousands of policies take seconds to be read, in the supervisor and in each process; who is revoked is out."""
+    policy = rig.home / "policy.cedar"
+    more = [
+        f'@id("more-{number}") permit (principal == Client::"c{number}", action == Action::"request", resource);'
+        for number in range(2000)
+    ]
+    with rig.worker("w1") as worker, rig.worker("w2") as other:
+        policy.write_text("\n".join([policy.read_text(), *more]))
+        reload = threading.Thread(target=call, args=(rig.home, "POST", "/reload"))
+        reload.start()
+        rig.run("revoke", "w1")
+        assert worker.wire.rest(1.0) == b""
+        assert reload.is_alive()
+        reload.join()
+        assert rig.status()["config"]["generation"] == 2
+        assert other.wire.is_quiet()
+        with rig.connect("w1") as again, pytest.raises(SSL.Error, match="alert"):
+            again.ask("/-/health")
 
 
 def test_nonce_survives_a_reload(rig: Rig) -> None:

@@ -1,8 +1,9 @@
 """A data plane that serves nothing but shows what the supervisor did with it; run as a script it is a data process.
 
 It is steered by words in the policy text: ``refuse`` (prepare finds a problem), ``crash-prepare``, ``crash-start``,
-``hang-apply``, ``hang-drain``, ``many-lines``, each for all processes or, as ``p1:refuse``, for one. Every listening
-socket answers each connection with one line: its purpose, the process's pid, and whether it drains.
+``hang-apply``, ``hang-drain``, ``many-lines``, each for all processes or, as ``p1:refuse``, for one. ``hold-prepare``
+and ``hold-start`` make it wait while there is a file ``hold`` in the home, and say so by a file ``held``. Every
+listening socket answers each connection with one line: its purpose, the process's pid, and whether it drains.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
 from gateway.inherited import Inherited, Sockets, own_of
 from gateway.material import Material
@@ -21,6 +23,13 @@ from gateway.state import StateSnapshot
 
 def _is_told(material: Material, word: str) -> bool:
     return not {word, f"{material.stream}:{word}"}.isdisjoint(material.policy_text.split())
+
+
+async def _held(material: Material, word: str) -> None:
+    place = Path(material.home)
+    while _is_told(material, word) and (place / "hold").exists():
+        (place / "held").touch()
+        await asyncio.sleep(0.01)
 
 
 class FakeDataPlane:
@@ -33,6 +42,8 @@ class FakeDataPlane:
         self.commits = 0
         self.rollbacks = 0
         self.states: list[int] = []
+        self.newest: StateSnapshot | None = None
+        self.started_with = 0
         self.fresh: list[float] = []
         self.draining = False
         self.servers: list[asyncio.Server] = []
@@ -43,6 +54,7 @@ class FakeDataPlane:
             raise RuntimeError("prepare was told to crash")
         if _is_told(material, "refuse"):
             return [("routes.0.path", "the policy text says refuse")]
+        await _held(material, "hold-prepare")
         self.prepared = material
         return []
 
@@ -50,15 +62,24 @@ class FakeDataPlane:
         assert self.prepared is not None
         self.live, self.prepared = self.prepared, None
         self.commits += 1
+        self._take(self.live.snapshot)
 
     def rollback(self) -> None:
         self.prepared = None
         self.rollbacks += 1
 
+    def _take(self, snapshot: StateSnapshot) -> bool:
+        if self.newest is not None and snapshot.read < self.newest.read:
+            return False
+        self.newest = snapshot
+        return True
+
     async def apply_state(self, snapshot: StateSnapshot) -> int:
         assert self.live is not None
         if _is_told(self.live, "hang-apply"):
             await asyncio.Event().wait()
+        if not self._take(snapshot):
+            return 0
         self.states.append(snapshot.version)
         return len(snapshot.revoked)
 
@@ -69,6 +90,9 @@ class FakeDataPlane:
         assert self.live is not None
         if _is_told(self.live, "crash-start"):
             raise RuntimeError("start was told to crash")
+        await _held(self.live, "hold-start")
+        assert self.newest is not None
+        self.started_with = self.newest.version
         self.mesh = sockets.mesh
         if sockets.tls:
             await self._listen("tls", own_of(sockets.tls, sockets.index))
@@ -96,6 +120,7 @@ class FakeDataPlane:
     def status(self) -> dict[str, object]:
         material = self.live
         assert material is not None
+        assert self.newest is not None
         return {
             "connections": {"open": 2, "workers": 1},
             "pools": [{"pool": "render", "mode": "hosted", "slots": {"total": 2, "free": 1}, "workers": []}],
@@ -105,7 +130,8 @@ class FakeDataPlane:
             "states": self.states,
             "fresh": len(self.fresh),
             "policy": material.policy_text,
-            "snapshot": material.snapshot.version,
+            "snapshot": self.newest.version,
+            "started_with": self.started_with,
             "nonce_key": material.nonce_key.hex(),
             "arguments": sys.argv,
             "place": [self.inherited.index, self.inherited.processes],
