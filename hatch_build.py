@@ -15,8 +15,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HOT = {
     "rhttp": (
-        "answer authparams client content digest fields head headmemo limits link outbox plain recent request server"
-        " status target timers tls tlshandshake tlsrecord"
+        "answer authparams client closing content digest fields head headmemo limits link outbox plain recent request"
+        " server status target timers tls tlshandshake tlsrecord"
     ),
     "auth": "cedar credentials ledgerlocks ledgertable nonces policy sharedledger verifier",
     "gateway": (

@@ -51,11 +51,12 @@ def refuse(
 ) -> None:
     """Refuse a request: the audit line with its reason first, then an answer without it.
 
-    A refused upgrade closes, except the first 401: see `gateway.reverse`. Refused content is read and dropped within
+    The line tells a status only when the peer is told it: an answer that has begun is cut, not replaced. A refused
+    switch of roles closes, except the first 401: see `gateway.connection`. Refused content is read and dropped within
     limits by the server end.
     """
     services.counters.refused += 1
-    fields = call.audit("refused", status=status, reason=reason)
+    fields = call.audit("refused", status=status if end.uncommitted else None, reason=reason)
     if policy:
         fields["policy"] = policy
     services.record_refusal(event, fields)

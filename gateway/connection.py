@@ -26,6 +26,7 @@ from rhttp.target import BadTarget, Target, split_authority
 from rhttp.upgrade import OFFER
 
 _MAX_REQUEST_ID: Final = 128
+_SWITCH: Final = b"/-/reverse/"
 
 
 class Connection:
@@ -74,7 +75,7 @@ class Connection:
         if self.upgrade_refused:
             end.close_after = True  # this is the one more request
         if self.is_over_limit:
-            end.close_after = True
+            end.close_after = end.is_unwelcome = True
             refuse(services, end, call, 503, "overloaded", "connections_of_identity")
             return
         # 1. The certificate still holds.
@@ -180,7 +181,7 @@ class Connection:
     # ---- steps ----
 
     def _check_head(self, end: ServerEnd, call: Call, target: Target) -> bool:
-        """The rest of step 2: authority, expectations, upgrades with content, and pages that drive a browser here."""
+        """The rest of step 2: authority, expectations, and pages that drive a browser here."""
         services, head = self._services, call.head
         authority = target.authority if target.authority is not None else head.host
         ours = call.generation.dispatch_authorities if self.is_local else call.generation.authorities
@@ -200,7 +201,8 @@ class Connection:
         if head.expect is not None and head.expect != [b"100-continue"]:
             refuse(services, end, call, 417, "expectation-failed", "expectation_unknown")
             return False
-        if head.upgrade is not None and head.has_content:
+        if head.upgrade is not None and head.has_content and target.path.startswith(_SWITCH):
+            # A switch is at the head's end: is what stands behind it the request's, or the reversed connection's?
             end.close_after = True
             refuse(services, end, call, 400, "bad-request", "upgrade_with_content")
             return False
@@ -223,19 +225,23 @@ class Connection:
     def refused(self, end: ServerEnd, call: Call, refused: Refused) -> None:
         """Answer a refusal: with a challenge when it is a 401, and closing when a role switch was asked for.
 
+        ``Upgrade`` for anything else is an offer that a server may ignore (RFC 9110 section 7.8), and so do we: clients
+        that would rather speak HTTP/2 offer it with every request, content and all.
+
         The first 401 to a role switch keeps the connection for one more request and a short time only: some workers
         abandon the socket without closing it.
         """
         extra = b""
         services = self._services
         second_chance = False
+        is_switch = call.head.upgrade is not None and call.target.startswith(_SWITCH)
         if refused.status == 401:
             services.counters.unauthenticated += 1
             extra = admission.challenge(services, call, refused)
-            if call.target.startswith(b"/-/reverse/"):
+            if call.target.startswith(_SWITCH):
                 extra += OFFER
-            second_chance = call.head.upgrade is not None and not end.close_after
-        elif call.head.upgrade is not None:
+            second_chance = is_switch and not end.close_after
+        elif is_switch:
             end.close_after = True
         if refused.event == "policy.denied":
             services.counters.policy_denied += 1

@@ -243,7 +243,7 @@ class Exchange:
         """The requester is gone; nobody is left to answer."""
         if self.over:
             return
-        self._close_books("aborted", None, detail)
+        self._close_books("aborted", self._end.told or None, detail)
         client, self._client = self._client, None
         if client is not None:
             client.release()

@@ -223,6 +223,7 @@ def http1_limits(limits: Limits) -> Http1Limits:
         refused_content=limits.refused_content,
         refused_timeout=limits.refused_timeout,
         linger=limits.linger,
+        linger_time=limits.linger_time,
     )
 
 

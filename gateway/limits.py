@@ -92,8 +92,13 @@ class Limits:
 
     # After a refusal.
     refused_content: Annotated[Int, size(0, 64 * MIB, "Content of a refused request that is read and dropped.")] = MIB
-    refused_timeout: Annotated[Float, seconds(60, "Refused content is read so long.")] = 5.0
+    refused_timeout: Annotated[
+        Float, seconds(60, "Refused content, and input after our end was shut, is read while no gap is longer.")
+    ] = 5.0
     linger: Annotated[Float, seconds(30, "Input is discarded so long after our end was shut.", low=0)] = 2.0
+    linger_time: Annotated[
+        Float, seconds(300, "What is refused or discarded is read no longer in all, however steadily it comes.", low=0)
+    ] = 30.0
     upgrade_retry_timeout: Annotated[
         Float, seconds(60, "A worker answered 401 may ask again on its connection so long.")
     ] = 5.0

@@ -139,15 +139,15 @@ _BEGINNINGS: Final = {
 
 
 def problem_body(slug: Problem, request_id: str, detail: str | None = None) -> bytes:
-    """The JSON content of a problem answer; its status is ``PROBLEMS[slug].status``, its type `CONTENT_TYPE`.
+    """The JSON content of a problem answer, one line; status: ``PROBLEMS[slug].status``, type: `CONTENT_TYPE`.
 
     `detail` is text for the peer, cut at 1,000 characters. It is left out where the type is closed. What is in it is
     not looked at: exception text and addresses of masters have no place there.
     """
     if detail is None:
-        return b'%b,"request_id":%b}' % (_BEGINNINGS[slug], orjson.dumps(request_id))
+        return b'%b,"request_id":%b}\n' % (_BEGINNINGS[slug], orjson.dumps(request_id))
     kind = PROBLEMS[slug]
     body = {"type": kind.type, "title": kind.title, "status": kind.status, "request_id": request_id}
     if kind.open_detail:
         body["detail"] = detail[:_MAX_DETAIL]
-    return orjson.dumps(body)
+    return orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE)

@@ -62,6 +62,7 @@ class AnswerSide(asyncio.Protocol):
         "request",
         "responded",
         "status",
+        "told",
     )
 
     def __init__(self) -> None:
@@ -75,6 +76,8 @@ class AnswerSide(asyncio.Protocol):
         """The final answer's head was given."""
         self.status = 0
         """Of the answer under way."""
+        self.told = 0
+        """The status that a request which broke off is answered with, for whoever is told that it did; 0: none is."""
         self._out: list[bytes] = []
         self._left: int | None = None
         self._chunking = False

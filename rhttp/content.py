@@ -12,8 +12,13 @@ from rhttp.errors import RemoteProtocolError
 from rhttp.fields import FORBIDDEN_IN_TRAILERS, Fields, parse_field_block
 from rhttp.head import section_end
 
-# chunk-size is 1*HEXDIG; 15 digits stay below 2**63. chunk-ext is checked for bytes, not parsed: nobody uses it.
-_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})((?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?)")
+# RFC 9112 section 7.1: chunk-size is 1*HEXDIG, and 15 digits stay below 2**63; chunk-ext is names with or without
+# values, tokens or quoted strings. Nobody uses them, and what is outside of the grammar is a chunk that somebody else
+# may read otherwise. Possessive: no line is tried twice.
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_QUOTED: Final = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"'
+_EXTENSION: Final = rb"[ \t]*+;[ \t]*+" + _TOKEN + rb"(?:[ \t]*+=[ \t]*+(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?+"
+_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})((?:" + _EXTENSION + rb")*+)")
 MAX_CHUNK_LINE: Final = 256
 """Bytes of one chunk-size line with its extensions; a longer one is an attack (megabyte extensions), not a client."""
 MAX_EXTENSIONS: Final = 4096

@@ -49,7 +49,7 @@ def answer_problem(end: ServerEnd, status: int, slug: str, title: str) -> None:
     if not end.uncommitted:
         end.abort()
         return
-    body = json.dumps({"type": f"urn:rhttp:problem:{slug}", "title": title, "status": status}).encode()
+    body = json.dumps({"type": f"urn:rhttp:problem:{slug}", "title": title, "status": status}).encode() + b"\n"
     end.head(status, b"Content-Type: application/problem+json\r\nCache-Control: no-store\r\n", len(body))
     end.content(body)
     end.end([])

@@ -29,7 +29,10 @@ class Http1Limits:
     answer_timeout: float = 300.0
     """From the request's last byte to the answer's first."""
     refused_content: int = 1048576
-    """Content of a refused request that is read and dropped."""
+    """Content of a refused request that is read and dropped, and the connection kept."""
     refused_timeout: float = 5.0
+    """Without a byte of what is dropped, after our last byte too."""
     linger: float = 2.0
     """After our last byte, so that a peer that still sends does not lose the answer to a reset."""
+    linger_time: float = 30.0
+    """In all, for what is dropped, however steadily it comes."""

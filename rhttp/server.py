@@ -1,7 +1,7 @@
 """The server end of an HTTP/1.1 connection: requests in, answers out (RFC 9112).
 
 It keeps order (one exchange at a time; requests that come early wait in a bounded buffer), frames content both ways,
-and closes so that the peer gets what was written. It decides nothing: its owner does.
+and closes so that the peer gets what was written (`rhttp.closing`). It decides nothing: its owner does.
 
 Posture: meets bytes of untrusted clients (gateway) and of the gateway (worker). I/O happens in the link it is given.
 """
@@ -9,17 +9,21 @@ Posture: meets bytes of untrusted clients (gateway) and of the gateway (worker).
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Final, Protocol
 
-from rhttp.answer import CLOSED, CONTENT, DETACHED, DISCARD, HEAD, LINGER, READ, AnswerSide
-from rhttp.content import LAST_CHUNK, ChunkedReader, ContentReader, LengthReader, last_chunk
-from rhttp.ends import Link, RequestSink
+from rhttp.answer import CLOSED, CONTENT, DETACHED, DISCARD, HEAD, LINGER, READ
+from rhttp.closing import ClosingSide
+from rhttp.content import LAST_CHUNK, ChunkedReader, LengthReader, last_chunk
+from rhttp.ends import Link
 from rhttp.errors import RemoteProtocolError
 from rhttp.fields import Fields
-from rhttp.head import RequestHead
+from rhttp.head import RequestHead, section_end
 from rhttp.headmemo import read_request_head
 from rhttp.limits import Http1Limits
 from rhttp.timers import TimerWheel
+
+EMPTY_LINES: Final = 4
+"""Empty lines that are skipped before a request line (RFC 9112 section 2.2): some clients send one behind content."""
 
 
 class ServerOwner(Protocol):
@@ -35,7 +39,7 @@ class ServerOwner(Protocol):
         """The connection is gone."""
 
 
-class ServerEnd(AnswerSide):
+class ServerEnd(ClosingSide):
     """One connection on which we are the HTTP server.
 
     The owner gets each head through ``request_received``, sets `sink` when it wants the content, and answers with
@@ -45,36 +49,20 @@ class ServerEnd(AnswerSide):
     """
 
     __slots__ = (
-        "_buffer",
         "_consuming",
-        "_eof",
         "_is_patient",
-        "_paused",
-        "_reader",
         "_scanned",
-        "_wheel",
-        "bucket",
-        "deadline",
-        "limits",
+        "_skipped",
         "owner",
-        "sink",
     )
     __deletable__ = ["owner"]  # noqa: RUF012 - by this mypyc knows that `detach` deletes it
 
     def __init__(self, owner: ServerOwner, limits: Http1Limits, wheel: TimerWheel, *, is_patient: bool = False) -> None:
-        super().__init__()
+        super().__init__(limits, wheel)
         self.owner = owner
-        self.sink: RequestSink | None = None
-        self.deadline = 0.0
-        self.bucket = 0.0
-        self.limits = limits
-        self._wheel = wheel
-        self._buffer = b""
         self._scanned = 0
-        self._reader: ContentReader | None = None
+        self._skipped = 0
         self._consuming = False
-        self._paused = False
-        self._eof = False
         self._is_patient = is_patient
 
     # ---- the link's side ----
@@ -88,6 +76,8 @@ class ServerEnd(AnswerSide):
     def data_received(self, data: bytes) -> None:
         """Bytes from the peer."""
         if self.phase >= LINGER:
+            if self.phase == LINGER:
+                self._still_sending()
             return
         if self._buffer:
             data, self._buffer = self._buffer + data, b""
@@ -116,30 +106,47 @@ class ServerEnd(AnswerSide):
         if len(data) > self.limits.pipelined_bytes:
             self.pause()
 
+    def _skip_empty_lines(self, data: bytes) -> bytes:
+        """The bytes from where a request line begins; none when it is still to come (RFC 9112 section 2.2)."""
+        at = 0
+        while data.startswith(b"\r\n", at):
+            at += 2
+            self._skipped += 1
+            if self._skipped > EMPTY_LINES:
+                raise RemoteProtocolError(400, "bad-request", "empty lines in place of a request")
+        data = data[at:]
+        if data == b"\r":
+            self._buffer = data
+            return b""
+        if data and data[0] < 0x21:
+            raise RemoteProtocolError(400, "bad-request", "white space or a control byte before the request")
+        return data
+
     def _take_head(self, data: bytes) -> bytes:
+        if data[0] < 0x21:
+            data = self._skip_empty_lines(data)
+            if not data:
+                return b""
         limits = self.limits
-        end = data.find(b"\r\n\r\n", self._scanned)
+        end = section_end(data, self._scanned)
         if end < 0:
             if len(data) > limits.request_line_bytes and data.find(b"\n", 0, limits.request_line_bytes + 2) < 0:
                 raise RemoteProtocolError(414, "uri-too-long", "request line too long")
             if len(data) > limits.head_bytes:
                 raise RemoteProtocolError(431, "fields-too-large", "head too large")
             if not self._scanned:
-                if data[0] < 0x21:
-                    raise RemoteProtocolError(400, "bad-request", "white space or a control byte before the request")
                 self._wheel.set(self, limits.head_timeout)
             self._scanned = max(len(data) - 3, 1)
             self._buffer = data
             return b""
         self._scanned = 0
-        end += 4
+        self._skipped = 0
         if end > limits.head_bytes:
             raise RemoteProtocolError(431, "fields-too-large", "head too large")
         size = len(data)
         block = data if end == size else data[:end]
         head = read_request_head(block, max_fields=limits.fields, max_line=limits.request_line_bytes)
         self.request = head
-        self.responded = False
         if head.chunked:
             self._reader = ChunkedReader(max_trailers=limits.trailer_bytes, max_fields=limits.fields)
         elif head.content_length:
@@ -175,6 +182,8 @@ class ServerEnd(AnswerSide):
             self._left = (self._left or 0) - len(data)
             if self._left < 0:
                 self.shutdown()
+            else:
+                self._still_sending()
             return surplus
         self._wheel.set(self, self.limits.content_timeout)
         sink = self.sink
@@ -197,14 +206,19 @@ class ServerEnd(AnswerSide):
         self.deadline = 0.0
         if self.phase in (CONTENT, READ):
             sink, self.sink = self.sink, None
-            answered = self.responded
+            answered = self.responded and self._has_begun
             self.phase = READ
+            if not answered:
+                self.told = error.status
             if sink is not None:
                 sink.request_abort(error.detail)
             if answered:
                 if self.phase < LINGER:
                     self.abort()
                 return
+            if self.phase >= LINGER:  # the sink has closed it
+                return
+            self.responded = False
             self._out.clear()
         elif self.phase == DISCARD:
             self.shutdown()
@@ -245,10 +259,8 @@ class ServerEnd(AnswerSide):
         if not already:
             self.owner.end_closed(self)
 
-    def _lost(self, detail: str) -> None:
-        sink, self.sink = self.sink, None
-        if sink is not None:
-            sink.request_abort(detail)
+    def _tell_closed(self) -> None:
+        self.owner.end_closed(self)
 
     def pause_writing(self) -> None:
         """The peer reads too slowly."""
@@ -272,16 +284,17 @@ class ServerEnd(AnswerSide):
         phase = self.phase
         if phase == HEAD and self._buffer and not self._blocked:
             self._malformed(RemoteProtocolError(408, "request-timeout", "head too slow"))
-        elif phase == DISCARD or (phase == HEAD and not self._blocked):
+        elif phase == DISCARD:
+            self._discarded_enough()
+        elif phase == HEAD and not self._blocked:
             self.shutdown()
         elif phase == CONTENT and not self._blocked:
             if self._paused:  # we are the slow side; the exchange has its own deadline
                 self._wheel.set(self, self.limits.content_timeout)
             else:
                 self._malformed(RemoteProtocolError(408, "request-timeout", "content too slow"))
-        elif phase == LINGER and (waiting := self.link.get_write_buffer_size()) != self._left:
-            self._left = waiting  # the peer still takes what was written
-            self._wheel.set(self, self.limits.linger)
+        elif phase == LINGER:
+            self._linger_over()
         else:
             self._lost("the peer stopped reading")
             self.abort()
@@ -309,18 +322,14 @@ class ServerEnd(AnswerSide):
         if self.phase == READ:
             self._next()
         elif self.phase == CONTENT:
-            self.phase = DISCARD
-            self._left = self.limits.refused_content
-            self._wheel.set(self, self.limits.refused_timeout)
-            length = self.request.content_length if self.request is not None else None
-            if self._paused:
-                self.resume()
-            if (length or 0) > self._left or not self._continued:
-                self.shutdown()
+            self.discard()
 
     def _next(self) -> None:
+        # What was said of the last answer is not true of the next: neither is given yet.
         self.request = None
-        self._chunking = False
+        self.responded = False
+        self._has_begun = False
+        self._until = 0.0
         if self.close_after:
             self.shutdown()
             return
@@ -358,33 +367,6 @@ class ServerEnd(AnswerSide):
             if self.phase == CONTENT:
                 self._wheel.set(self, self.limits.content_timeout)
             self.link.resume_reading()
-
-    def shutdown(self) -> None:
-        """Send what is left, say that no more comes, read and drop for a moment, close."""
-        if self.phase >= LINGER:
-            return
-        self.flush()
-        self.phase = LINGER
-        self._buffer = b""
-        self._reader = None
-        if self._paused:
-            self._paused = False
-            self.link.resume_reading()
-        self.link.write_eof()
-        self._left = 0
-        self._wheel.set(self, self.limits.linger)
-        if self._eof and not self.link.get_write_buffer_size():
-            self.link.close()
-
-    def abort(self) -> None:
-        """Close now, so that the peer sees that the answer is not whole."""
-        if self.phase < CLOSED:
-            self.phase = CLOSED
-            self._wheel.forget(self)
-            self.link.abort()
-            self._out.clear()
-            self._lost("aborted")
-            self.owner.end_closed(self)
 
     def detach(self) -> tuple[Link, bytes]:
         """Give the link away after a role switch; answer it with the bytes that came too early."""

@@ -577,6 +577,7 @@ def test_config_limits_keep_their_published_defaults() -> None:
         "refused_content": 1048576,
         "refused_timeout": 5,
         "linger": 2,
+        "linger_time": 30,
         "upgrade_retry_timeout": 5,
         "buffer_bytes": 65536,
         "slots_per_connection": 100,

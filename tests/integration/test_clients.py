@@ -115,6 +115,16 @@ def test_curl_uploads_and_downloads(rig: Rig, url: str, size: int, tmp_path: Pat
     assert found == f"{size} 200"
 
 
+def test_curl_that_offers_http_2_can_post(rig: Rig) -> None:
+    """In the clear curl offers h2c with every request, content and all; we go on in HTTP/1.1."""
+    socket = str(rig.home / "run" / "dispatch.sock")
+    offer = ("--http2", "--unix-socket", socket)
+    target = "http://localhost/-/pools/render/any/x"
+    answer = json.loads(curl(rig, *offer, "-d", "x" * 1000, target, name="m1"))
+    assert answer["type"] == "urn:rhttp:problem:no-slot"  # as without the offer: there is no worker
+    assert curl(rig, *offer, "-w", " %{http_version}", "http://localhost/-/health", name="m1").endswith(" 1.1")
+
+
 def test_curl_on_the_dispatch_socket_needs_nothing(rig: Rig) -> None:
     """A master on this host is a one-liner."""
     socket = str(rig.home / "run" / "dispatch.sock")

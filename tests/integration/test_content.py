@@ -171,6 +171,53 @@ def test_refused_content_over_a_mebibyte_closes_and_the_answer_is_not_lost(rig: 
         assert wire.ended == "notify"
 
 
+@pytest.mark.parametrize(("size", "seconds"), [(900_000, 6.0), (1_300_000, 3.0)])
+def test_refused_upload_that_is_slow_is_read_on_and_never_reset(rig: Rig, size: int, seconds: float) -> None:
+    """Longer than the gap that is allowed, below and above what is read for the connection to be kept."""
+    with rig.connect("alice") as wire:
+        wire.send(request("/nowhere", "POST", f"Content-Length: {size}"))
+        sent = 0
+        while sent < size:
+            piece = min(size // 30, size - sent)
+            wire.send(b"x" * piece)
+            sent += piece
+            time.sleep(seconds / 30)
+        answer = wire.answer()
+        assert answer.status == 404
+        assert ("close" in answer.all("connection")) is (size > 1 << 20)
+        if size < 1 << 20:
+            assert wire.ask("/-/health").status == 200
+        else:
+            assert wire.rest() == b""
+            assert wire.ended == "notify"
+
+
+@pytest.mark.parametrize("line", ["Upgrade: h2c", "Upgrade: PTTH/1.0", "Upgrade: websocket"])
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+def test_upgrade_that_is_offered_with_content_is_ignored(origin: Origin, wire: Wire, line: str, framing: str) -> None:
+    """RFC 9110 section 7.8: the request is served as it is, and none of the offer reaches the master."""
+    lines = (line, "HTTP2-Settings: AAMAAABkAAQAAP__", "Connection: Upgrade, HTTP2-Settings")
+    for _ in range(2):
+        if framing == "length":
+            wire.send(request("/jobs/x", "POST", *lines, content=b"abc"))
+        else:
+            wire.send(request("/jobs/x", "POST", *lines, "Transfer-Encoding: chunked") + chunked(b"abc"))
+        answer = wire.answer()
+        assert answer.status == 200
+        assert "close" not in answer.all("connection")
+    assert b"abc" in origin.raw
+    for name in (b"upgrade", b"http2-settings", b"h2c", b"ptth", b"websocket"):
+        assert name not in origin.raw.lower()
+
+
+def test_refusal_of_a_request_that_offers_an_upgrade_keeps_the_connection(wire: Wire) -> None:
+    """Only a switch of roles that is refused ends the connection."""
+    answer = wire.ask("/nowhere", "GET", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__", "Connection: Upgrade")
+    assert answer.status == 404
+    assert "close" not in answer.all("connection")
+    assert wire.ask("/-/health").status == 200
+
+
 def upload(wire: Wire, size: int) -> str:
     """Send so many bytes as content; their SHA-256."""
     digest = hashlib.sha256()

@@ -53,6 +53,8 @@ SHAPES: dict[str, bytes] = {
     "NUL in value": GET + b"X: a\0b\r\n\r\n",
     "CR in value": GET + b"X: a\rb\r\n\r\n",
     "CR before smuggled field": GET + b"X: a\rTransfer-Encoding: chunked\r\n\r\n",
+    "LF line ends": GET.replace(b"\r\n", b"\n") + b"\n",
+    "LF at the end": GET + b"\n",
     "LF line end": GET + b"X: a\nContent-Length: 5\r\n\r\nxxxxx",
     "NUL in name": GET + b"X\0: a\r\n\r\n",
     "high name": GET + b"X\xff: a\r\n\r\n",
@@ -61,7 +63,7 @@ SHAPES: dict[str, bytes] = {
     "no host": b"GET /jobs/x HTTP/1.1\r\n\r\n",
     "two hosts": GET + b"Host: localhost\r\n\r\n",
     "two other hosts": GET + b"Host: evil\r\n\r\n",
-    "leading CRLF": b"\r\n" + GET + b"\r\n",
+    "leading CRLFs": b"\r\n" * 5 + GET + b"\r\n",
     "leading LF": b"\n" + GET + b"\r\n",
     "leading space": b" " + GET + b"\r\n",
     "two spaces": GET.replace(b"GET /", b"GET  /") + b"\r\n",
@@ -118,6 +120,32 @@ def test_hostile_head_byte_by_byte_is_refused_too(origin: Origin, wire: Wire, na
     assert origin.raw == b""
 
 
+@pytest.mark.parametrize("name", SHAPES)
+def test_hostile_head_behind_a_good_request_takes_no_answer_away(
+    rig: Rig, origin: Origin, wire: Wire, name: str
+) -> None:
+    """The request that ran is answered, then the bad one is, and the log says of both what the peer was told."""
+    seen = len(rig.audit())
+    wire.send(request("/jobs/ran", "POST", content=b"12345") + SHAPES[name])
+    first = wire.answer()
+    second = wire.answer()
+    assert first.status == 200
+    assert 400 <= second.status < 600
+    assert wire.rest() == b""
+    assert b"/jobs/ran" in origin.raw
+    lines = [x for x in rig.audit()[seen:] if x["event"] == "request"]
+    assert [line["status"] for line in lines] == [first.status, second.status]
+
+
+def test_empty_line_before_a_request_is_skipped(origin: Origin, wire: Wire) -> None:
+    """Some clients send one behind the content of a POST (RFC 9112 section 2.2)."""
+    wire.send(request("/jobs/a", "POST", content=b"12345") + b"\r\n" + request("/jobs/b"))
+    assert [wire.answer().status, wire.answer().status] == [200, 200]
+    assert b"/jobs/b" in origin.raw
+    wire.send(b"\r\n")
+    assert wire.ask("/jobs/c").status == 200
+
+
 BAD_CHUNKS: dict[str, bytes] = {
     "no size": b"\r\nx\r\n0\r\n\r\n",
     "sign": b"+1\r\nx\r\n0\r\n\r\n",
@@ -132,6 +160,12 @@ BAD_CHUNKS: dict[str, bytes] = {
     "CR": b"1\rx\r\n0\r\n\r\n",
     "data too long": b"1\r\nxy\r\n0\r\n\r\n",
     "NUL in extension": b"1;a=\0\r\nx\r\n0\r\n\r\n",
+    "LF for a line": b"1\n",
+    "LF for the last line": b"0\r\n\n",
+    "LF in trailers": b"0\r\nX: a\n\n",
+    "extension without a name": b"1;=a\r\nx\r\n0\r\n\r\n",
+    "extension with a space": b"1;a b\r\nx\r\n0\r\n\r\n",
+    "extension without an end": b'1;a="b\r\nx\r\n0\r\n\r\n',
     "LF in extension": b"1;a\nb\r\nx\r\n0\r\n\r\n",
     "CR in extension": b"1;a=\rb\r\nx\r\n0\r\n\r\n",
     "long extension": b"1;" + b"a" * 5000 + b"\r\nx\r\n0\r\n\r\n",

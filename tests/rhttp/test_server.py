@@ -8,87 +8,13 @@ import weakref
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.links import FakeLink
+from support.serverends import GET, Owner, feed, make
 
 from rhttp.answer import Phase
 from rhttp.errors import LocalProtocolError
-from rhttp.fields import Fields
 from rhttp.head import RequestHead
 from rhttp.limits import Http1Limits
-from rhttp.server import ServerEnd
-from rhttp.timers import TimerWheel
-
-GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-class Owner:
-    """Records requests; answers at once when told to, else when the test says so."""
-
-    def __init__(self, *, answer: bytes | None = None) -> None:
-        self.heads: list[RequestHead] = []
-        self.content = bytearray()
-        self.trailers: list[Fields] = []
-        self.aborts: list[str] = []
-        self.malformed: list[tuple[int, str]] = []
-        self.half_closed = 0
-        self.blocked: list[bool] = []
-        self.closed = 0
-        self.answer = answer
-
-    def request_received(self, end: ServerEnd, head: RequestHead) -> None:
-        self.heads.append(head)
-        if self.answer is not None:
-            end.head(200, b"", len(self.answer))
-            end.content(self.answer)
-            end.end([])
-        else:
-            end.sink = self
-
-    def request_malformed(self, end: ServerEnd, status: int, code: str, detail: str) -> None:
-        self.malformed.append((status, code))
-        end.request = RequestHead()
-        end.close_after = True
-        end.head(status, b"", 0)
-        end.end([])
-
-    def end_closed(self, end: ServerEnd) -> None:
-        self.closed += 1
-
-    def request_content(self, data: bytes) -> None:
-        self.content += data
-
-    def request_flush(self) -> None:
-        pass
-
-    def request_end(self, trailers: Fields) -> None:
-        self.trailers.append(trailers)
-
-    def request_abort(self, detail: str) -> None:
-        self.aborts.append(detail)
-
-    def request_half_closed(self) -> None:
-        self.half_closed += 1
-
-    def response_blocked(self) -> None:
-        self.blocked.append(True)
-
-    def response_unblocked(self) -> None:
-        self.blocked.append(False)
-
-
-def make(owner: Owner, limits: Http1Limits | None = None) -> tuple[ServerEnd, FakeLink, TimerWheel]:
-    wheel = TimerWheel(100.0)
-    end = ServerEnd(owner, limits or Http1Limits(), wheel)
-    link = FakeLink()
-    end.connection_made(link)  # type: ignore[arg-type]
-    return end, link, wheel
-
-
-def feed(end: ServerEnd, data: bytes, size: int) -> None:
-    for at in range(0, len(data), size):
-        if end.phase < Phase.LINGER:
-            end.data_received(data[at : at + size])
-
+from rhttp.server import EMPTY_LINES, ServerEnd
 
 POST = b"POST /up HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = (
@@ -144,7 +70,7 @@ def test_server_end_keeps_pipelined_bytes_until_its_limit_and_then_stops_reading
         (Http1Limits(head_bytes=500), GET[:-2] + b"X: " + b"a" * 600, 431),
         (Http1Limits(head_bytes=500), GET[:-2] + b"X: " + b"a" * 600 + b"\r\n\r\n", 431),
         (Http1Limits(fields=3), GET[:-2] + b"A: 1\r\nB: 2\r\nC: 3\r\n\r\n", 431),
-        (Http1Limits(), b"\r\n" + GET, 400),
+        (Http1Limits(), b"\r\n" * (EMPTY_LINES + 1) + GET, 400),
         (Http1Limits(), b"\n", 400),
         (Http1Limits(), b"GET / HTTP/1.1\r\n\r\n", 400),
         (Http1Limits(), b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505),
@@ -211,8 +137,9 @@ def test_server_end_stops_dropping_at_its_limit_but_lingers() -> None:
     for _ in range(3):
         end.data_received(b"200\r\n" + b"a" * 512 + b"\r\n")
     assert link.eof
+    wheel.turn(104.0)
     assert not link.aborted
-    wheel.turn(103.0)
+    wheel.turn(106.0)
     assert link.aborted
 
 
