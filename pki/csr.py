@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from cryptography import x509
 
-from pki.errors import RequestInvalid
+from pki.errors import CertificateInvalid, InputUnreadable, RequestInvalid
 from pki.extensions import UNREADABLE
 from pki.keys import PublicKey, key_type
+from pki.pem import read_requests
 from pki.signatures import certificate_key, is_signed_by
 
 __all__ = ["parse_request"]
@@ -21,20 +22,28 @@ _MAX_REQUEST = 64 << 10
 def parse_request(data: bytes) -> PublicKey:
     """The public key of a PKCS #10 request in PEM or DER, once its self-signature verified (RFC 2986 §4.2).
 
+    Text around the PEM block is passed over: tools write there what the request says.
+
     Raises:
-        RequestInvalid: unreadable, over 64 KiB, a key that is none of p256, p384, ed25519, or a signature that does not
-            verify or uses a weak digest.
+        RequestInvalid: unreadable, over 64 KiB, more than one, a key that is none of p256, p384, ed25519, or a
+            signature that does not verify or uses a weak digest.
     """
     if len(data) > _MAX_REQUEST:
         raise RequestInvalid("the request is over 64 KiB")
     try:
-        is_pem = data.lstrip().startswith(b"-----")
-        request = x509.load_pem_x509_csr(data) if is_pem else x509.load_der_x509_csr(data)
-    except UNREADABLE:
-        raise RequestInvalid("no certificate signing request in PEM or DER") from None
+        is_pem = b"-----BEGIN " in data
+        request, *others = read_requests(data) if is_pem else [x509.load_der_x509_csr(data)]
+    except (CertificateInvalid, InputUnreadable, *UNREADABLE):
+        raise RequestInvalid(
+            "no certificate signing request in PEM or DER; make one with `openssl req -new` or a tool like it"
+        ) from None
+    if others:
+        raise RequestInvalid("more than one certificate signing request; put each into a file of its own")
     key = certificate_key(request)
     if key_type(key) is None:
-        raise RequestInvalid("the request's key is none of p256, p384, ed25519")
+        raise RequestInvalid(
+            "the request's key is none of p256, p384, ed25519, or its curve is not named (RFC 5480); make such a key"
+        )
     if not is_signed_by(request, key):
         raise RequestInvalid("the request is not signed by its own key, or with a digest that is not accepted")
     return key  # type: ignore[return-value]  # key_type said so

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-__all__ = ["GENERALIZED_TIME", "CertificateShape", "certificate_shape", "parse_policy_mappings"]
+__all__ = ["GENERALIZED_TIME", "CertificateShape", "certificate_shape", "has_named_curve", "parse_policy_mappings"]
 
 _SEQUENCE = 0x30
 _OID = 0x06
+_EC_PUBLIC_KEY = bytes.fromhex("06072a8648ce3d0201")  # id-ecPublicKey, 1.2.840.10045.2.1
 _VERSION_TAG = 0xA0
 GENERALIZED_TIME = 0x18
 
@@ -49,6 +50,26 @@ def certificate_shape(certificate: x509.Certificate) -> CertificateShape:
         not_before_tag=times[0][0],
         not_after_tag=times[1][0],
     )
+
+
+def has_named_curve(signed: x509.Certificate | x509.CertificateSigningRequest) -> bool:
+    """False for an elliptic curve key whose curve is spelt out, or left out, where RFC 5480 §2.1.1 wants its name.
+
+    `cryptography` takes the spelt out parameters of a curve that it knows for that curve's name. True for other kinds
+    of keys; ValueError when the walk does not fit.
+    """
+    if isinstance(signed, x509.Certificate):
+        data = signed.tbs_certificate_bytes
+        inside = _children(data, 0, limit=8)
+        # (version), serialNumber, signature, issuer, validity, subject, subjectPublicKeyInfo
+        info = inside[6 if inside[0][0] == _VERSION_TAG else 5]
+    else:
+        data = signed.tbs_certrequest_bytes
+        info = _children(data, 0, limit=3)[2]  # version, subject, subjectPKInfo
+    algorithm = _children(data, _children(data, info[1], limit=1)[0][1], limit=2)
+    if data[algorithm[0][1] : algorithm[0][3]] != _EC_PUBLIC_KEY:
+        return True
+    return len(algorithm) == 2 and algorithm[1][0] == _OID
 
 
 def parse_policy_mappings(value: bytes) -> tuple[tuple[str, str], ...]:

@@ -42,7 +42,7 @@ class PathReason(StrEnum):
     EXPIRED = "expired"
     NOT_YET_VALID = "not_yet_valid"
     PURPOSE = "purpose"
-    """Extended key usage, here or at a CA above, excludes the purpose asked for."""
+    """Extended key usage, here or at a CA above, or the leaf's key usage excludes the purpose asked for."""
     NAME = "name"
     """A name breaks its grammar, is missing, or lies outside a name constraint."""
     REVOKED = "revoked"

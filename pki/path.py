@@ -1,8 +1,9 @@
 """Certification paths as RFC 5280 §6 has them: building them under a budget, and validating one.
 
 Stricter than §6.1 where the profile of §4 leaves no doubt and suites of hostile paths probe it: encodings of the outer
-fields, criticality, subject and authority key identifiers, and the checks of a CA also apply to the trust anchor. Not
-looked at: a reference name (who the peer should be), OCSP, distribution points on the network.
+fields, criticality, subject and authority key identifiers, and the checks of a CA also apply to the trust anchor, but
+that an anchor needs no key identifiers: it was chosen, not found. The leaf is never a CA. Not looked at: a reference
+name (who the peer should be), OCSP, distribution points on the network.
 """
 
 from __future__ import annotations
@@ -109,6 +110,8 @@ def validate_path(path: Path, *, purpose: x509.ObjectIdentifier, at: datetime) -
                 names.constrain(constraints)
         if not is_anchor:
             policies.feed(certificate, is_self_issued=is_self_issued, is_last=is_last)  # 5
+        if is_last:
+            _check_leaf(certificate, purpose)
         _check_purpose(certificate, purpose, is_last=is_last)  # 6
 
 
@@ -132,7 +135,7 @@ def _check_certificate(certificate: x509.Certificate, *, is_anchor: bool) -> Non
                 (shape.not_after_tag, certificate.not_valid_after_utc),
             )
         )
-        subject, issuer = certificate.subject, certificate.issuer
+        issuer, _ = certificate.issuer, certificate.subject  # decoded late
     except UNREADABLE as error:
         raise CertificateInvalid(PathReason.MALFORMED, str(error)) from None
     rules = (
@@ -149,10 +152,10 @@ def _check_certificate(certificate: x509.Certificate, *, is_anchor: bool) -> Non
     for holds, reason, detail in rules:
         if not holds:
             raise CertificateInvalid(reason, detail)
-    _check_extensions(certificate, extensions, is_anchored=is_anchor and normal_name(subject) == normal_name(issuer))
+    _check_extensions(certificate, extensions, is_anchor=is_anchor)
 
 
-def _check_extensions(certificate: x509.Certificate, extensions: x509.Extensions, *, is_anchored: bool) -> None:
+def _check_extensions(certificate: x509.Certificate, extensions: x509.Extensions, *, is_anchor: bool) -> None:
     for extension in extensions:
         must = _CRITICALITY.get(extension.oid, False)
         if (
@@ -168,6 +171,7 @@ def _check_extensions(certificate: x509.Certificate, extensions: x509.Extensions
     alternative = next((e for e in extensions if e.oid == ExtensionOID.SUBJECT_ALTERNATIVE_NAME), None)
     is_named = bool(certificate.subject.rdns) or (not is_ca and alternative is not None and alternative.critical)
     own = find(certificate.extensions, x509.SubjectKeyIdentifier)
+    is_self_issued_anchor = is_anchor and normal_name(certificate.subject) == normal_name(certificate.issuer)
     rules = (
         (is_ca or usage is None or not usage.key_cert_sign, "keyCertSign without being a CA (§4.2.1.9)"),
         (is_ca or basic is None or basic.path_length is None, "a path length without being a CA (§4.2.1.9)"),
@@ -175,10 +179,16 @@ def _check_extensions(certificate: x509.Certificate, extensions: x509.Extensions
             is_ca or find(certificate.extensions, x509.NameConstraints) is None,
             "name constraints outside of a CA (§4.2.1.10)",
         ),
-        (not is_ca or own is not None, "a CA without subject key identifier (§4.2.1.2)"),
-        (is_anchored if authority is None else authority.key_identifier is not None, "no authority key identifier"),
+        (not is_ca or is_anchor or own is not None, "a CA without subject key identifier (§4.2.1.2)"),
         (
-            not is_anchored or authority is None or own is None or authority.key_identifier == own.digest,
+            is_anchor or (authority is not None and authority.key_identifier is not None),
+            "no authority key identifier (§4.2.1.1)",
+        ),
+        (
+            not is_self_issued_anchor
+            or authority is None
+            or own is None
+            or authority.key_identifier in (own.digest, None),
             "a self-issued anchor that names another key (§4.2.1.1)",
         ),
         (
@@ -222,6 +232,23 @@ def _check_ca(certificate: x509.Certificate, below: int | None, *, is_anchor: bo
         below -= 1
     length = basic.value.path_length
     return length if below is None else below if length is None else min(below, length)
+
+
+# What a key may do in the handshake for the purpose (§4.2.1.12): one of these is enough.
+_HANDSHAKE: Mapping[x509.ObjectIdentifier, tuple[str, ...]] = {
+    ExtendedKeyUsageOID.CLIENT_AUTH: ("digital_signature", "key_agreement"),
+    ExtendedKeyUsageOID.SERVER_AUTH: ("digital_signature", "key_agreement", "key_encipherment"),
+}
+
+
+def _check_leaf(certificate: x509.Certificate, purpose: x509.ObjectIdentifier) -> None:
+    """The last certificate is no CA's, and its key usage, when there is one, is consistent with the purpose."""
+    basic = find(certificate.extensions, x509.BasicConstraints)
+    if basic is not None and basic.ca:
+        raise CertificateInvalid(PathReason.PROFILE, "a CA's certificate is no peer's")
+    usage = find(certificate.extensions, x509.KeyUsage)
+    if usage is not None and not any(getattr(usage, bit) for bit in _HANDSHAKE.get(purpose, ())):
+        raise CertificateInvalid(PathReason.PURPOSE, "key usage excludes what the purpose needs (§4.2.1.12)")
 
 
 def _check_purpose(certificate: x509.Certificate, purpose: x509.ObjectIdentifier, *, is_last: bool) -> None:

@@ -1,8 +1,8 @@
-"""Reading PEM files of certificates and revocation lists, with the two failures told apart.
+"""Reading PEM files of certificates, revocation lists and signing requests, with the two failures told apart.
 
 No block of the kind, a block without end, or base64 that is none: the file is unreadable (`InputUnreadable`). A block
 whose content is no DER X.509: the certificate is malformed (`CertificateInvalid`). Text around blocks is allowed, as
-bundles carry it.
+bundles and requests carry it (RFC 7468 §5.2).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cryptography import x509
 from pki.errors import CertificateInvalid, InputUnreadable, PathReason
 from pki.extensions import UNREADABLE
 
-__all__ = ["read_certificates", "read_crls"]
+__all__ = ["read_certificates", "read_crls", "read_requests"]
 
 T = TypeVar("T")
 
@@ -34,6 +34,11 @@ def read_certificates(data: bytes, *, what: str = "certificate file") -> list[x5
 def read_crls(data: bytes, *, what: str = "revocation list") -> list[x509.CertificateRevocationList]:
     """One or more revocation lists. One that is no DER is `CertificateInvalid` (stale_crl): it decides nothing."""
     return _read(data, b"X509 CRL", _load_crl, what, PathReason.STALE_CRL)
+
+
+def read_requests(data: bytes, *, what: str = "signing request") -> list[x509.CertificateSigningRequest]:
+    """One or more requests (PKCS #10), under either of their labels (RFC 7468 §7)."""
+    return _read(data, b"(?:NEW )?CERTIFICATE REQUEST", x509.load_der_x509_csr, what, PathReason.MALFORMED)
 
 
 def _load_certificate(der: bytes) -> x509.Certificate:

@@ -11,6 +11,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
 
+from pki.der import has_named_curve
+
 __all__ = ["PureKey", "certificate_key", "is_signed_by", "is_strong_key", "is_strong_signature"]
 
 Signed = x509.Certificate | x509.CertificateRevocationList | x509.CertificateSigningRequest
@@ -39,10 +41,11 @@ _MAX_RSA_BITS = 8192  # verification cost grows with the square; nobody asked fo
 
 
 def certificate_key(signed: x509.Certificate | x509.CertificateSigningRequest) -> object | None:
-    """The subject's public key, None when it cannot be read (unknown algorithm, a point off the curve, …)."""
+    """The subject's public key, None when it cannot be read (unknown algorithm, a point off the curve, …), or is on an
+    elliptic curve that is not named (RFC 5480 §2.1.1)."""
     try:
-        return signed.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return signed.public_key() if has_named_curve(signed) else None
+    except (ValueError, TypeError, IndexError, UnsupportedAlgorithm):
         return None
 
 

@@ -28,7 +28,7 @@ from cryptography.x509.verification import (
     VerificationError,
 )
 
-from pki.errors import CertificateInvalid, Finding, PathReason
+from pki.errors import CertificateInvalid, Finding, InputUnreadable, PathReason
 from pki.extensions import UNREADABLE
 from pki.issue import serial_hex
 from pki.lint import lint, reason_of, spiffe_id_of
@@ -204,14 +204,14 @@ def verify_file(
 
     Raises:
         CertificateInvalid: refused, with the reason.
-        InputUnreadable: a file holds no PEM of the kind asked for.
+        InputUnreadable: a file holds no PEM of the kind asked for, or TRUST something that is no certificate.
     """
     if at.tzinfo is None:
         raise ValueError("an aware time is needed")
     with warnings.catch_warnings():
         # The library warns about encodings that it will refuse one day; the steps below refuse them now.
         warnings.simplefilter("ignore")
-        anchors = read_certificates(trust_pem, what="trust file")
+        anchors = _anchors(trust_pem)
         leaf, *others = read_certificates(chain_pem, what="certificate file")
         crls = None if crls_pem is None else read_crls(crls_pem)
         if profile == "rfc5280":
@@ -226,6 +226,14 @@ def verify_file(
         if crls is not None:
             check_revocation(path, crls, at=at, every=profile == "rfc5280")
         return answer
+
+
+def _anchors(trust_pem: bytes) -> list[x509.Certificate]:
+    try:
+        return read_certificates(trust_pem, what="trust file")
+    except CertificateInvalid as error:
+        # It says nothing about the certificate that is asked about.
+        raise InputUnreadable(error.detail) from None
 
 
 def _check_others(path: Sequence[x509.Certificate], trust: TrustStore) -> None:

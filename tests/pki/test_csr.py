@@ -68,3 +68,20 @@ def test_request_for_a_key_of_another_kind_is_refused(key: object) -> None:
 def test_request_that_is_none_is_refused(data: bytes) -> None:
     with pytest.raises(RequestInvalid):
         parse_request(data)
+
+
+@pytest.mark.parametrize("label", [b"CERTIFICATE REQUEST", b"NEW CERTIFICATE REQUEST"])
+@pytest.mark.parametrize(
+    "before", [b"", b"\xef\xbb\xbf", b"Certificate Request:\r\n    Data:\r\n        Version: 1 (0x0)\r\n"]
+)
+def test_request_with_text_around_its_block_is_read(label: bytes, before: bytes) -> None:
+    """`openssl req -text`, mail and editors put text around the PEM block; it says nothing."""
+    data = request().public_bytes(Encoding.PEM).replace(b"CERTIFICATE REQUEST", label)
+    assert parse_request(before + data + b"\nregards\n") == parse_request(data)
+
+
+def test_request_beside_another_is_refused() -> None:
+    """Which of two is meant, nobody can tell."""
+    data = request().public_bytes(Encoding.PEM)
+    with pytest.raises(RequestInvalid, match="more than one"):
+        parse_request(data + data)

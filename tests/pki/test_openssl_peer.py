@@ -27,7 +27,7 @@ from support.certs import (
 )
 
 from pki.csr import parse_request
-from pki.errors import CertificateInvalid, PathReason
+from pki.errors import CertificateInvalid, PathReason, RequestInvalid
 from pki.issue import issue_peer
 from pki.keys import KeyType, key_type
 from pki.names import PEER_ROLES, Role, parse_spiffe_id
@@ -186,6 +186,17 @@ extendedKeyUsage = clientAuth
 subjectKeyIdentifier = hash
 authorityKeyIdentifier = keyid
 """
+
+
+def test_request_with_a_curve_that_is_spelt_out_is_refused(tmp_path: Path) -> None:
+    """RFC 5480 section 2.1.1: a curve is named. The same request with the curve's name, and its text, is taken."""
+    arguments = ("-new", "-nodes", "-subj", "/CN=x", "-text", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+    for encoding in ("named_curve", "explicit"):
+        made = ("-keyout", tmp_path / "key.pem", "-out", tmp_path / encoding)
+        openssl("req", *arguments, "-pkeyopt", f"ec_param_enc:{encoding}", *made)
+    assert key_type(parse_request((tmp_path / "named_curve").read_bytes())) is KeyType.P256
+    with pytest.raises(RequestInvalid, match="not named"):
+        parse_request((tmp_path / "explicit").read_bytes())
 
 
 @pytest.mark.parametrize(("digest", "expected"), [("sha1", PathReason.ALGORITHM), ("sha256", None)])

@@ -24,10 +24,10 @@ from pki.verify import verify_file
 
 
 def test_path_in_reversed_order_is_built_all_the_same() -> None:
-    """Only the leaf's place is fixed."""
+    """Only the leaf's place is fixed: what comes first is judged, and a CA is no leaf."""
     (first, *others), anchors = chain_of(None, None, None)
     assert judge([first, *reversed(others)], anchors) == "valid"
-    assert judge([others[0], first, *others], anchors) == "valid"
+    assert judge([others[0], first, *others], anchors) is PathReason.PROFILE
 
 
 def test_path_names_match_whatever_their_string_type_case_and_blanks() -> None:
@@ -116,11 +116,11 @@ def test_path_building_stops_at_its_budget(monkeypatch: pytest.MonkeyPatch) -> N
     assert time.perf_counter() - begin < 5
 
 
-def test_path_of_an_anchor_alone_needs_a_ca() -> None:
-    """A self-signed leaf in the trust file is an anchor; it issues itself only if it is a CA."""
+def test_path_of_an_anchor_alone_is_none() -> None:
+    """What is no CA does not issue itself, and a CA is no leaf."""
     lonely = forge("lonely")
     assert judge([lonely], [lonely]) is PathReason.PROFILE
-    assert judge([ROOT], [ROOT]) == "valid"
+    assert judge([ROOT], [ROOT]) is PathReason.PROFILE
 
 
 def test_path_with_a_duplicate_extension_is_malformed() -> None:

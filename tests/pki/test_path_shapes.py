@@ -28,12 +28,16 @@ from support.paths import (
     chain_of,
     differing_algorithms,
     eku,
+    explicit_ca,
+    explicit_leaf,
+    explicit_root,
     generalized_time,
     judge,
     leaf,
     lone_anchor,
     middle,
     misnamed,
+    nameless_anchor,
     pss,
     rsa_key,
     self_issued,
@@ -104,7 +108,8 @@ SHAPES: dict[str, tuple[Callable[[], Shape], PathReason | Literal["valid"]]] = {
     "aki-without-key": (lambda: leaf((x509.AuthorityKeyIdentifier(None, [MAPPED], 5), False)), PathReason.PROFILE),
     "no-ski-leaf": (lambda: leaf(**without(x509.SubjectKeyIdentifier)), "valid"),
     "no-ski-ca": (lambda: middle(**without(x509.SubjectKeyIdentifier)), PathReason.PROFILE),
-    "no-ski-root": (lambda: anchor(**without(x509.SubjectKeyIdentifier)), PathReason.PROFILE),
+    "no-ski-root": (lambda: anchor(**without(x509.SubjectKeyIdentifier)), "valid"),
+    "no-key-identifier-root": (nameless_anchor, "valid"),
     "ski-critical": (lambda: anchor((x509.SubjectKeyIdentifier(b"x" * 20), True)), PathReason.PROFILE),
     "no-san": (lambda: leaf(**without(x509.SubjectAlternativeName)), "valid"),
     "crl-points-critical": (
@@ -125,7 +130,8 @@ SHAPES: dict[str, tuple[Callable[[], Shape], PathReason | Literal["valid"]]] = {
     "leaf-no-usage": (lambda: leaf(**without(x509.KeyUsage)), "valid"),
     "leaf-no-bc": (lambda: leaf(**without(x509.BasicConstraints)), "valid"),
     "leaf-usage-without-bit": (lambda: leaf(usage()), PathReason.PROFILE),
-    "leaf-is-ca": (lambda: ([INTERMEDIATE], [ROOT]), "valid"),
+    "leaf-is-ca": (lambda: ([INTERMEDIATE], [ROOT]), PathReason.PROFILE),
+    "leaf-is-anchor": (lambda: ([ROOT], [ROOT]), PathReason.PROFILE),
     "leaf-issued-by-leaf": (
         lambda: ([forge("below", forge_leaf := forge("leaf", ROOT)), forge_leaf], [ROOT]),
         PathReason.PROFILE,
@@ -151,7 +157,19 @@ SHAPES: dict[str, tuple[Callable[[], Shape], PathReason | Literal["valid"]]] = {
     "eku-other-ca": (lambda: middle(eku(SERVER_AUTH)), PathReason.PURPOSE),
     "eku-other-root": (lambda: anchor(eku(SERVER_AUTH)), PathReason.PURPOSE),
     "eku-critical": (lambda: leaf((CLIENT_AUTH[0], True)), "valid"),
+    "usage-signature": (lambda: leaf(usage("digital_signature")), "valid"),
+    "usage-agreement": (lambda: leaf(usage("key_agreement")), "valid"),
+    "usage-encipherment": (lambda: leaf(usage("key_encipherment")), PathReason.PURPOSE),
+    "usage-commitment": (lambda: leaf(usage("content_commitment")), PathReason.PURPOSE),
+    "usage-crl": (lambda: leaf(usage("crl_sign")), PathReason.PURPOSE),
+    "usage-commitment-no-eku": (
+        lambda: leaf(usage("content_commitment"), **without(x509.ExtendedKeyUsage)),
+        PathReason.PURPOSE,
+    ),
     # algorithms
+    "explicit-curve-leaf": (explicit_leaf, PathReason.ALGORITHM),
+    "explicit-curve-ca": (explicit_ca, PathReason.ALGORITHM),
+    "explicit-curve-root": (explicit_root, PathReason.ALGORITHM),
     "rsa-2048": (lambda: ca_key(rsa_key(2048)), "valid"),
     "rsa-1024-ca": (lambda: ca_key(rsa_key(1024)), PathReason.ALGORITHM),
     "rsa-1024-leaf": (lambda: with_key(rsa_key(1024)), PathReason.ALGORITHM),
@@ -212,6 +230,21 @@ def test_path_for_a_server_asks_for_server_auth() -> None:
     chain, anchors = leaf(eku(SERVER_AUTH))
     assert judge(chain, anchors, role=Role.SERVER) == "valid"
     assert judge(*leaf(), role=Role.SERVER) is PathReason.PURPOSE
+
+
+@pytest.mark.parametrize(
+    ("bit", "expected"),
+    [
+        ("digital_signature", "valid"),
+        ("key_agreement", "valid"),
+        ("key_encipherment", "valid"),
+        ("content_commitment", PathReason.PURPOSE),
+    ],
+)
+def test_path_for_a_server_asks_for_a_key_that_may_do_it(bit: str, expected: PathReason | Literal["valid"]) -> None:
+    """Key usage and extended key usage must both allow the purpose (RFC 5280 section 4.2.1.12)."""
+    chain, anchors = leaf(usage(bit), eku(SERVER_AUTH))
+    assert judge(chain, anchors, role=Role.SERVER) == expected
 
 
 @pytest.mark.parametrize("shift", [timedelta(milliseconds=999), timedelta(0)])

@@ -105,9 +105,11 @@ def test_file_that_is_no_pem_is_unreadable(data: bytes, which: str) -> None:
 
 
 def test_file_whose_block_is_no_certificate_is_malformed() -> None:
+    """What the certificate is, is a judgement on it; what the trust file is, is not."""
     good = pem(peer(), authority(Role.WORKER).certificate)
     assert refusal(lambda: verify_file(JUNK, pem(root().certificate), role=Role.WORKER, at=AT)) is PathReason.MALFORMED
-    assert refusal(lambda: verify_file(good, JUNK, role=Role.WORKER, at=AT)) is PathReason.MALFORMED
+    with pytest.raises(InputUnreadable, match="trust file"):
+        verify_file(good, JUNK, role=Role.WORKER, at=AT)
 
 
 def test_file_with_lists_needs_one_that_decides_on_the_leaf() -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from support.certs import AT, Extension, Pair, common_name, forge, patched, pem
 
@@ -147,6 +147,58 @@ def differing_algorithms() -> Shape:
     made = forge("leaf", ROOT)
     old, new = bytes.fromhex("06082a8648ce3d040302"), bytes.fromhex("06082a8648ce3d040303")
     return [patched(made, ROOT, old, new)], [ROOT]
+
+
+def spelt_out(pair: Pair, issuer: Pair) -> Pair:
+    """The certificate with the parameters of its curve (P-256) written out instead of named, and signed anew."""
+    named = bytes.fromhex("301306072a8648ce3d020106082a8648ce3d030107034200")
+    tbs = pair.certificate.tbs_certificate_bytes
+    start = tbs.index(named)
+    info = bytes.fromhex("3082014b3082010306072a8648ce3d0201") + _P256 + bytes.fromhex("034200")
+    point = tbs[start + len(named) : start + len(named) + 65]
+    body = _content(tbs[: start - 2] + info + point + tbs[start + len(named) + 65 :])
+    tbs = b"\x30\x82" + len(body).to_bytes(2) + body
+    assert isinstance(issuer.key, ec.EllipticCurvePrivateKey)
+    signature = b"\0" + issuer.key.sign(tbs, ec.ECDSA(hashes.SHA256()))
+    whole = tbs + bytes.fromhex("300a06082a8648ce3d040302") + b"\x03" + bytes([len(signature)]) + signature
+    der = b"\x30\x82" + len(whole).to_bytes(2) + whole
+    return Pair(certificate=x509.load_der_x509_certificate(der), key=pair.key)
+
+
+def _content(element: bytes) -> bytes:
+    """What is in a SEQUENCE whose length takes two octets; the length itself is not looked at."""
+    assert element[:2] == b"\x30\x82"
+    return element[4:]
+
+
+# ECParameters of P-256 as RFC 3279 §2.3.5 has them: version, prime field, curve, base point, order, cofactor.
+_P256 = bytes.fromhex(
+    "3081f7020101302c06072a8648ce3d0101022100ffffffff00000001000000000000000000000000ffffffffffffffffffffffff305b0420"
+    "ffffffff00000001000000000000000000000000fffffffffffffffffffffffc04205ac635d8aa3a93e7b3ebbd55769886bc651d06b0cc53"
+    "b0f63bce3c3e27d2604b031500c49d360886e704936a6678e1139d26b7819f7e900441046b17d1f2e12c4247f8bce6e563a440f277037d81"
+    "2deb33a0f4a13945d898c2964fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5022100ffffffff00000000ff"
+    "ffffffffffffffbce6faada7179e84f3b9cac2fc632551020101"
+)
+
+
+def explicit_leaf() -> Shape:
+    return [spelt_out(forge("leaf", ROOT), ROOT)], [ROOT]
+
+
+def explicit_ca() -> Shape:
+    middle = spelt_out(forge("middle", ROOT, ca=True), ROOT)
+    return [forge("leaf", middle), middle], [ROOT]
+
+
+def explicit_root() -> Shape:
+    plain = forge("root", ca=True)
+    root = spelt_out(plain, plain)
+    return [forge("leaf", root)], [root]
+
+
+def nameless_anchor() -> Shape:
+    """An anchor without any key identifier."""
+    return anchor(drop=(x509.SubjectKeyIdentifier, x509.AuthorityKeyIdentifier))
 
 
 def lone_anchor() -> Shape:
