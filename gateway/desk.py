@@ -12,8 +12,10 @@ from gateway.home import Home
 from gateway.state import bump, check_schema, open_state
 from pki.authority import Authority
 from pki.inventory import CertificateRecord, Identity, Inventory
-from pki.keys import seal
+from pki.issue import IssuerKey
+from pki.keys import load_private_key, seal
 from pki.names import Role
+from pki.pem import read_certificates
 
 if TYPE_CHECKING:
     from auth.store import UserStore
@@ -54,6 +56,12 @@ class Desk:
         """The issuing CA of a role, its key unsealed."""
         key = self.home.read_secret(self.home.ca_key(role), self._passphrase)
         return Authority.from_pem(role, certificate=self.home.ca_cert(role).read_bytes(), key=key)
+
+    def root(self) -> IssuerKey:
+        """The root, its key unsealed."""
+        key = load_private_key(self.home.read_secret(self.home.root_key, self._passphrase))
+        found = read_certificates(self.home.root_cert.read_bytes(), what="file of the root")
+        return IssuerKey(certificate=found[0], key=key)
 
     def users(self) -> UserStore:
         """The Digest users, with the key that opens their credentials."""

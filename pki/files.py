@@ -1,8 +1,8 @@
 """Files and directories that appear whole or not at all (I/O).
 
 Everything is written beside its place, synced to disk, moved there by one rename, and the rename synced too: a crash or
-a full disk leaves the old state, never half of the new one. Modes are given at creation, not after it, so no secret is
-readable for a moment; the umask can only take permissions away.
+a full disk leaves the old state, never half of the new one. What is made is its owner's alone until it is whole; then
+it has exactly the mode that was asked for, whatever the umask.
 
 Posture: trusts the directories it writes to (they are the owner's); follows no symbolic link at the last component of
 what it replaces. Every failure is an `OSError`.
@@ -123,10 +123,11 @@ def _beside(path: Path) -> Path:
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
+        os.fchmod(file.fileno(), mode)
         os.fsync(file.fileno())
 
 

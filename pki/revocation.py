@@ -23,6 +23,7 @@ from pki.constraints import normal_name
 from pki.errors import CertificateInvalid, PathReason
 from pki.extensions import UNREADABLE, find
 from pki.issue import IssuerKey, serial_hex
+from pki.profiles import CLOCK_CUSHION
 from pki.signatures import certificate_key, is_signed_by
 
 __all__ = [
@@ -85,7 +86,9 @@ def build_crl(
     at: datetime,
     lifetime: timedelta = timedelta(days=1),
 ) -> x509.CertificateRevocationList:
-    """A complete list of the issuer, good for `lifetime`; `number` must grow from list to list (§5.2.3).
+    """A complete list of the issuer, good for `lifetime` from `at`; `number` must grow from list to list (§5.2.3).
+
+    thisUpdate lies five minutes back, as notBefore of a certificate does.
 
     ValueError for a naive time, a serial number that is listed twice, or a lifetime that is not positive.
     """
@@ -95,7 +98,7 @@ def build_crl(
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(issuer.certificate.subject)
-        .last_update(at)
+        .last_update(at - CLOCK_CUSHION)
         .next_update((at + lifetime).replace(microsecond=0))
         .add_extension(x509.CRLNumber(number), critical=False)
         .add_extension(_authority(issuer.certificate), critical=False)

@@ -56,6 +56,7 @@ EDGE = frozenset(
         "gateway/relay.py",
         "gateway/renewal.py",
         "gateway/retention.py",
+        "gateway/revocationlists.py",
         "gateway/runfiles.py",
         "gateway/serve.py",
         "gateway/services.py",

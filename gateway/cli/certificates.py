@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
 from gateway.cli.common import Settings, common_options, fail
-from gateway.cli.options import INSTANT, NAME, absolute, json_option
+from gateway.cli.options import INSTANT, LIST_LIFETIME, NAME, absolute, json_option
 
 if TYPE_CHECKING:
     from pki.inventory import CertificateRecord
 
+_LISTED = click.Choice(["client", "worker", "master", "server", "root", "all"])
 _ROLES = click.Choice(["client", "worker", "master", "server"])
 _MAX_FILE = 64 << 20
 _UNREADABLE = 2
@@ -72,39 +73,33 @@ def show(settings: Settings, name: str, as_json: bool) -> None:
 
 @click.command()
 @common_options
-@click.option("--role", type=_ROLES, required=True, help="Whose issuing CA signs the list.")
+@click.option("--role", type=_LISTED, required=True, help="Whose CA signs the list; all: every CA, in one file.")
+@click.option("--ttl", type=LIST_LIFETIME, default="1d", show_default=True, help="How long it is good: 6h, 7d.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write here instead of standard output.")
-def crl(settings: Settings, role: str, out: Path | None) -> None:
-    """Sign the revocation list of a role's issuing CA: PEM, good for a day, with a number that grows."""
-    passphrase = settings.passphrase()
-    from cryptography.hazmat.primitives.serialization import Encoding
+def crl(settings: Settings, role: str, ttl: timedelta, out: Path | None) -> None:
+    """Sign the revocation list of a role's issuing CA, or of the root: PEM, with a number that grows.
 
+    Servers that look up every certificate of a path, as nginx and HAProxy do, need the list of each CA in it: `all`.
+    The file of --out appears whole and may be read by everybody.
+    """
+    passphrase = settings.passphrase()
     from gateway.desk import Desk
     from gateway.home import Home
+    from gateway.revocationlists import sign_lists
     from pki.files import write_atomic
-    from pki.inventory import fingerprint_of
     from pki.names import Role
-    from pki.revocation import RevocationReason, RevokedEntry, build_crl
 
+    roles = (*Role, None) if role == "all" else (None,) if role == "root" else (Role(role),)
     with Desk(Home(settings.home), passphrase) as desk:
-        issuer = desk.authority(Role(role)).issuer
-        fingerprint = fingerprint_of(issuer.certificate)
-        # The number before the entries: a list with a higher number never knows less.
-        number = desk.inventory.next_crl_number(fingerprint)
-        entries = [
-            RevokedEntry(
-                serial=int(record.serial, 16),
-                revoked_at=datetime.fromtimestamp(record.revoked_at or 0, UTC),
-                reason=RevocationReason(record.reason or RevocationReason.UNSPECIFIED),
-            )
-            for record in desk.inventory.revoked_by(fingerprint)
-        ]
-    signed = build_crl(issuer, entries, number=number, at=datetime.now(UTC)).public_bytes(Encoding.PEM)
+        lists = sign_lists(desk, roles, ttl)
+    pem = b"".join(one.pem for one in lists)
     if out is None:
-        click.echo(signed, nl=False)
-    else:
-        write_atomic(absolute(out), signed, mode=_PUBLIC)
-        click.echo(f"list {number} of the {role} CA, {len(entries)} revoked, in {out}")
+        click.echo(pem, nl=False)
+        return
+    write_atomic(absolute(out), pem, mode=_PUBLIC)
+    for one in lists:
+        whose = "root" if one.role is None else f"{one.role.value} CA"
+        click.echo(f"list {one.number} of the {whose}, {one.revoked} revoked, in {out}")
 
 
 @click.command()
@@ -128,6 +123,7 @@ def verify(
 
     Prints `valid` and exits 0; prints a reason code (untrusted, expired, not_yet_valid, purpose, name, revoked,
     stale_crl, malformed, role, profile, algorithm) and exits 1; exits 2 when a file cannot be read. No home is needed.
+    Without --crl nobody asks whether it was revoked, and a note on stderr says so.
     """
     from pki.errors import CertificateInvalid, InputUnreadable, PathReason
     from pki.names import Role
@@ -156,6 +152,8 @@ def verify(
         click.echo(f"the certificate cannot be judged ({type(error).__name__})", err=True)
         raise click.exceptions.Exit(1) from None
     click.echo("valid")
+    if crl_file is None:
+        click.echo("note: revocation was not checked; give the issuing CA's list with --crl (rhttp-pki crl)", err=True)
 
 
 def _read(path: Path) -> bytes:

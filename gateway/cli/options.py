@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import click
 
 __all__ = [
-    "DURATION",
     "INSTANT",
     "LABEL",
+    "LIFETIME",
+    "LIST_LIFETIME",
     "NAME",
     "SAN",
     "SERIAL",
@@ -27,8 +28,7 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 _DURATION = re.compile(r"([0-9]{1,9})([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_MAX_DURATION = timedelta(days=20 * 365)
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _LABEL = re.compile(r"([a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?)=([A-Za-z0-9](?:[A-Za-z0-9._:/-]{0,61}[A-Za-z0-9])?)")
 _MAX_LABELS = 16
 # 20 octets at most (RFC 5280 §4.1.2.2); colons as openssl prints them.
@@ -38,18 +38,24 @@ _SERIAL = re.compile(r"[0-9a-f]{1,40}")
 class _Duration(click.ParamType[timedelta]):
     name = "duration"
 
+    def __init__(self, shortest: str, longest: str) -> None:
+        self._range = shortest, longest
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
         if isinstance(value, timedelta):
             return value
-        match = _DURATION.fullmatch(str(value))
-        if match is None:
+        seconds = _seconds(str(value))
+        if seconds is None:
             self.fail(f"{value!r} is no duration; write a number and s, m, h or d: 90s, 15m, 24h, 30d", param, ctx)
-        found = timedelta(seconds=0)
-        if int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] <= _MAX_DURATION.total_seconds():
-            found = timedelta(**{_UNITS[match[2]]: int(match[1])})
-        if not found:
-            self.fail(f"{value!r} must be more than nothing and at most 20 years", param, ctx)
-        return found
+        shortest, longest = self._range
+        if not (_seconds(shortest) or 0) <= seconds <= (_seconds(longest) or 0):
+            self.fail(f"{value!r} is out of range; give {shortest} to {longest}", param, ctx)
+        return timedelta(seconds=seconds)
+
+
+def _seconds(text: str) -> int | None:
+    match = _DURATION.fullmatch(text)
+    return None if match is None else int(match[1]) * _UNITS[match[2]]
 
 
 class _Name(click.ParamType[str]):
@@ -132,7 +138,10 @@ class _Instant(click.ParamType[datetime]):
         return found
 
 
-DURATION = _Duration()
+LIFETIME = _Duration("1s", "730d")
+"""Of a certificate, as its profile has it."""
+LIST_LIFETIME = _Duration("1m", "365d")
+"""Of a revocation list."""
 NAME = _Name()
 SAN = _San()
 TRUST_DOMAIN = _TrustDomain()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli.common import Settings, common_options, fail
-from gateway.cli.options import DURATION, LABEL, NAME, SAN, SERIAL, TRUST_DOMAIN, absolute, label_map
+from gateway.cli.options import LABEL, LIFETIME, NAME, SAN, SERIAL, TRUST_DOMAIN, absolute, label_map
 
 if TYPE_CHECKING:
     from gateway.desk import Desk
@@ -66,7 +66,7 @@ def _issue_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--out", type=click.Path(path_type=Path), help="Where to put the bundle (default HOME/bundles/NAME)."
             ),
-            click.option("--ttl", type=DURATION, help="Lifetime: 90s, 15m, 24h, 30d."),
+            click.option("--ttl", type=LIFETIME, help="Lifetime: 90s, 15m, 24h, 30d; at most 730d."),
             click.option(
                 "--csr",
                 type=click.Path(path_type=Path, exists=True, dir_okay=False, readable=True),
@@ -163,7 +163,7 @@ def _read_csr(path: Path | None) -> bytes | None:
 @click.command("issue-server")
 @common_options
 @click.option("--san", "sans", type=SAN, multiple=True, help="DNS:name or IP:address, beside localhost.")
-@click.option("--ttl", type=DURATION, help="Lifetime: 24h, 30d.")
+@click.option("--ttl", type=LIFETIME, help="Lifetime: 24h, 30d; at most 730d.")
 def issue_server(settings: Settings, sans: tuple[str, ...], ttl: timedelta | None) -> None:
     """Issue the gateway a new server certificate (30 days), taken up without a restart.
 
@@ -180,7 +180,7 @@ def issue_server(settings: Settings, sans: tuple[str, ...], ttl: timedelta | Non
 @click.command()
 @common_options
 @click.argument("bundle", type=click.Path(path_type=Path, file_okay=False, exists=True))
-@click.option("--ttl", type=DURATION, help="Lifetime (default: that of the certificate renewed).")
+@click.option("--ttl", type=LIFETIME, help="Lifetime, at most 730d (default: that of the certificate renewed).")
 def renew(settings: Settings, bundle: Path, ttl: timedelta | None) -> None:
     """Put a new key and certificate for the same identity into BUNDLE.
 

@@ -187,6 +187,12 @@ def test_verify_good_bundle_is_valid(home: Home, profile: str) -> None:
     bundle = home.bundles / "alice"
     result = verify("--role", "client", "--trust", bundle / "trust.pem", "--profile", profile, bundle / "cert.pem")
     assert (result.exit_code, result.stdout) == (0, "valid\n"), result.output
+    assert "revocation was not checked" in result.stderr
+    lists = home.path / "lists.pem"
+    lists.write_text("".join(run_cli(home, "crl", "--role", role).stdout for role in ("client", "root")))
+    arguments = ("--role", "client", "--trust", bundle / "trust.pem", "--crl", lists, "--profile", profile)
+    checked = verify(*arguments, bundle / "cert.pem")
+    assert (checked.exit_code, checked.stdout, checked.stderr) == (0, "valid\n", ""), checked.output
 
 
 def test_verify_refusals_print_their_reason(home: Home, tmp_path: Path) -> None:
