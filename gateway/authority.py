@@ -31,7 +31,7 @@ class Authorities:
             return memo[authority]
         except KeyError:
             parts = split_authority(authority)
-            known = None if parts is None else parts[0].rstrip(b".") in self._hosts
+            known = None if parts is None else parts[0].removesuffix(b".") in self._hosts
             if len(authority) <= _MEMO_AUTHORITY:
                 if len(memo) >= _MEMO:
                     memo.clear()

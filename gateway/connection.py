@@ -22,11 +22,19 @@ from gateway.services import Services
 from rhttp.fields import TOKEN, values
 from rhttp.head import SAFE, RequestHead
 from rhttp.server import ServerEnd
-from rhttp.target import BadTarget, Target, split_authority
+from rhttp.target import BadTarget, Target, is_same_authority, split_authority
 from rhttp.upgrade import OFFER
 
 _MAX_REQUEST_ID: Final = 128
 _SWITCH: Final = b"/-/reverse/"
+
+
+def _is_for(target: Target, host: bytes | None) -> bool:
+    """Whether ``Host`` names what a target in absolute form names; HTTP/1.0 may leave it out."""
+    if host is None or target.authority is None:
+        return True
+    port = 443 if target.raw[:6].lower() == b"https:" else 80
+    return is_same_authority(target.authority, host, default_port=port)
 
 
 class Connection:
@@ -190,7 +198,7 @@ class Connection:
                 covered = ours.covers(authority)
             else:  # any name will do on a unix socket, none too; but it goes into ``Forwarded``
                 covered = None if authority and split_authority(authority) is None else True
-            if covered and target.authority is not None and head.host is not None and target.authority != head.host:
+            if covered and target.authority is not None and not _is_for(target, head.host):
                 covered = None  # RFC 9112 section 3.2.2 lets the target win; two names for one request are refused
             if not covered:
                 if covered is None:

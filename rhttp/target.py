@@ -1,16 +1,17 @@
 """Request targets (RFC 9112 section 3.2): one pure function from the bytes of the request line to raw and normal.
 
 *Raw* serves only the Digest ``uri``. *Normal* serves everything else: the test for reserved paths, routes, policy,
-audit and what is forwarded, so that no two of them ever see a different path. It is that of RFC 3986 section 6.2.2
-without the removal of dot segments: percent-encoded unreserved characters are decoded, hex is upper-cased; what can be
-read in two ways is refused, not repaired.
+audit and what is forwarded, so that no two of them ever see a different path. The normal path is that of RFC 3986
+section 6.2.2 without the removal of dot segments: percent-encoded unreserved characters are decoded, hex is
+upper-cased; what can be read in two ways is refused, not repaired. The query is opaque to us: its bytes are checked and
+pass as they came, since masters sign them, compare them and read them by rules of their own.
 
 Characters: those of RFC 3986 ``pchar`` and ``/``, in the query also ``?``. Outside of them we take, because browsers
-and curl send them as they are, ``[ ] |`` in a path and ``[ ] | { } ^ ` `` in a query; the normal form has them
-percent-encoded, so a master sees RFC 3986 only. Refused everywhere: backslash, ``#``, space, controls, non-ASCII,
+and curl send them as they are, ``[ ] |`` in a path, where the normal form has them percent-encoded, and
+``[ ] | { } ^ ` `` in a query. Refused everywhere: backslash, ``#``, space, controls, non-ASCII,
 ``" < >`` and malformed percent-encodings. Refused in paths: ``%5C``, encoded controls, dot segments in any spelling
-(``..;x`` too: some servers cut parameters first), and, unless a route allows them, empty segments and ``%2F``. A query
-is opaque to us: every percent-encoding is fine in it.
+(``..;x`` too: some servers cut parameters first), and, unless a route allows them, empty segments and ``%2F``. In a
+query every percent-encoding is fine.
 
 Not checked here: the length (the head's limit), whether the authority is ours, whether the scheme fits the listener.
 
@@ -42,7 +43,7 @@ class TargetFault(StrEnum):
 class Target(NamedTuple):
     """An accepted target. A tuple: one is made for each request, and a frozen dataclass costs four times as much.
 
-    `path` and `query` are normal (`query` None: no ``?``). `authority` is there for the absolute form only, its grammar
+    `path` is normal, `query` as it came (None: no ``?``). `authority` is there for the absolute form only, its grammar
     checked, spelled as it came. `asterisk`: the target was ``*`` and so is `path`.
     """
 
@@ -54,7 +55,7 @@ class Target(NamedTuple):
 
     @property
     def normal(self) -> bytes:
-        """The origin form to forward: path and query."""
+        """The origin form to forward: the normal path, and the query as it came."""
         return self.path if self.query is None else self.path + b"?" + self.query
 
 
@@ -77,12 +78,12 @@ _PLAIN_QUERY: Final = _PLAIN_PATH + b"?"
 # Sent as they are by clients in the field, percent-encoded by us.
 _LAX_PATH: Final = b"[]|"
 _LAX_QUERY: Final = _LAX_PATH + b"{}^`"
-_LAX: Final = re.compile(rb"[\[\]|{}^`]")
+_LAX: Final = re.compile(rb"[\[\]|]")
 
 _ENCODED: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE | re.DOTALL)
 _AUTHORITY: Final = re.compile(
-    rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9_](?:[A-Za-z0-9._-]{0,254})))(?::([0-9]{1,5}))?"
+    rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9_](?:[A-Za-z0-9._-]{0,254})))(?::([0-9]{0,5}))?"
 )
 # Nearly every target needs no change. This sees it in one linear scan (possessive: it never tries twice); what it does
 # not match, a segment with a leading dot for one, is looked at closely.
@@ -137,29 +138,23 @@ def parse_target(
         if rest[:1] != b"/":
             rest = b"/" + rest
     path, mark, query = rest.partition(b"?")
-    normal_path = _normal(path, _PLAIN_PATH, _LAX_PATH)
-    if isinstance(normal_path, TargetFault):
-        return BadTarget(fault=normal_path)
-    normal_query = _normal(query, _PLAIN_QUERY, _LAX_QUERY) if mark else None
-    if isinstance(normal_query, TargetFault):
-        return BadTarget(fault=normal_query)
+    fault = _fault_in(path, _PLAIN_PATH, _LAX_PATH) or _fault_in(query, _PLAIN_QUERY, _LAX_QUERY)
+    if fault is not None:
+        return BadTarget(fault=fault)
+    # One pass: what decoding uncovers is never decoded again (%252F stays).
+    normal_path = _LAX.sub(_encoded_octet, _ENCODED.sub(_normal_octet, path))
     bad = _look_at_segments(normal_path, allow_empty_segments, allow_encoded_slash)
-    return Target(target, normal_path, normal_query, authority) if bad is None else bad
+    return Target(target, normal_path, query if mark else None, authority) if bad is None else bad
 
 
-def _normal(text: bytes, plain: bytes, lax: bytes) -> bytes | TargetFault:
-    """Check the characters and percent-encodings of a path or query and bring them to normal form."""
+def _fault_in(text: bytes, plain: bytes, lax: bytes) -> TargetFault | None:
+    """What is wrong with the characters and percent-encodings of a path or query."""
     strange = text.translate(None, plain)
-    if not strange:
-        return text
     if strange.translate(None, lax + b"%"):
         return TargetFault.CHARACTER
-    if b"%" in strange:
-        if b"%" in _ENCODED.sub(b"", text):
-            return TargetFault.PERCENT_ENCODING
-        # One pass: what decoding uncovers is never decoded again (%252F stays).
-        text = _ENCODED.sub(_normal_octet, text)
-    return _LAX.sub(_encoded_octet, text)
+    if b"%" in strange and b"%" in _ENCODED.sub(b"", text):
+        return TargetFault.PERCENT_ENCODING
+    return None
 
 
 def _look_at_segments(path: bytes, allow_empty: bool, allow_slash: bool) -> BadTarget | None:
@@ -204,12 +199,13 @@ def readings(path: bytes) -> tuple[bytes, ...]:
 def split_authority(authority: bytes) -> tuple[bytes, int | None] | None:
     """Host (lower case, an IPv6 literal without brackets) and port of an authority or ``Host`` value; None: malformed.
 
-    Stricter than RFC 3986: no user information, no percent-encoding, no empty host or port, no future IP literals.
+    An empty port is none (RFC 3986 section 3.2.3). Stricter than RFC 3986: no user information, no percent-encoding, no
+    empty host, no future IP literals.
     """
     match = _AUTHORITY.fullmatch(authority)
     if match is None:
         return None
-    port = None if match[3] is None else int(match[3])
+    port = int(match[3]) if match[3] else None
     if port is not None and not 0 < port < 65536:
         return None
     if match[1] is None:
@@ -218,3 +214,17 @@ def split_authority(authority: bytes) -> tuple[bytes, int | None] | None:
         return IPv6Address(match[1].decode("ascii")).compressed.encode("ascii"), port
     except AddressValueError:
         return None
+
+
+def is_same_authority(one: bytes, other: bytes, *, default_port: int) -> bool:
+    """Whether two authorities, each in any spelling, are one: host without case and final dot, and port.
+
+    False when one of them is malformed.
+    """
+    if one == other:
+        return split_authority(one) is not None
+    mine, theirs = split_authority(one), split_authority(other)
+    if mine is None or theirs is None:
+        return False
+    ports = mine[1] or default_port, theirs[1] or default_port
+    return mine[0].removesuffix(b".") == theirs[0].removesuffix(b".") and ports[0] == ports[1]

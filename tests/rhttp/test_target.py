@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rhttp.target import BadTarget, Target, TargetFault, parse_target, readings, split_authority
+from rhttp.target import BadTarget, Target, TargetFault, is_same_authority, parse_target, readings, split_authority
 
 F = TargetFault
 
@@ -44,12 +44,13 @@ def refused(target: bytes, *, method: bytes = b"GET", **allowances: bool) -> Bad
         (b"/a..b/...", b"/a..b/...", None),
         (b"/..a/b;..", b"/..a/b;..", None),
         (b"/a[0]|b", b"/a%5B0%5D%7Cb", None),
-        (b"/s?a[]=1&b={x|y}^`", b"/s", b"a%5B%5D=1&b=%7Bx%7Cy%7D%5E%60"),
-        (b"/s?u=http%3a%2f%2fh/..//../%5c%00%2e", b"/s", b"u=http%3A%2F%2Fh/..//../%5C%00."),
+        (b"/s?a[]=1&b={x|y}^`", b"/s", b"a[]=1&b={x|y}^`"),
+        (b"/s?u=http%3a%2f%2fh/..//../%5c%00%2e", b"/s", b"u=http%3a%2f%2fh/..//../%5c%00%2e"),
+        (b"/s?%41=%7e", b"/s", b"%41=%7e"),
     ],
 )
 def test_target_in_origin_form_gets_its_normal_form(raw: bytes, path: bytes, query: bytes | None) -> None:
-    """Unreserved characters are decoded, hex is upper-cased, everything else stays; raw stays as it came."""
+    """In the path unreserved characters are decoded and hex is upper-cased; the query passes byte for byte."""
     target = accepted(raw)
     assert (target.raw, target.path, target.query) == (raw, path, query)
     assert target.authority is None
@@ -76,7 +77,6 @@ def test_target_in_origin_form_gets_its_normal_form(raw: bytes, path: bytes, que
         (b"http:///a", F.AUTHORITY),
         (b"http://u@h/", F.AUTHORITY),
         (b"http://u:p@h/", F.AUTHORITY),
-        (b"http://h:/", F.AUTHORITY),
         (b"http://h:0/", F.AUTHORITY),
         (b"http://h:65536/", F.AUTHORITY),
         (b"http://h:1:2/", F.AUTHORITY),
@@ -162,6 +162,7 @@ def test_target_that_can_be_misread_is_refused(raw: bytes, fault: TargetFault) -
         (b"HTTPS://Host.Example:8443/%41?q", b"/A", b"q", b"Host.Example:8443"),
         (b"http://h", b"/", None, b"h"),
         (b"http://h?q", b"/", b"q", b"h"),
+        (b"http://h:/?%7e", b"/", b"%7e", b"h:"),
         (b"https://[::1]:8443/", b"/", None, b"[::1]:8443"),
         (b"http://127.0.0.1:80", b"/", None, b"127.0.0.1:80"),
     ],
@@ -187,12 +188,14 @@ def test_target_of_connect_is_refused_in_authority_form() -> None:
 
 @pytest.mark.parametrize("octet", range(256))
 def test_target_with_any_octet_is_refused_or_normal_in_rfc3986(octet: int) -> None:
-    """Over all 256 octets in path and query: refused, or the normal form has RFC 3986 characters only."""
+    """Over all 256 octets: refused, or the path has RFC 3986 characters only and the query is as it came."""
     allowed = set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@/?%")
     for raw in (b"/a" + bytes((octet,)) + b"b", b"/a?" + bytes((octet,))):
         answer = parse_target(raw, method=b"GET")
         if isinstance(answer, Target):
-            assert set(answer.normal) <= allowed
+            assert set(answer.path) <= allowed
+            assert answer.query in (None, bytes((octet,)), b"b")
+            assert octet in allowed or octet in b"[]|{}^`"
         else:
             assert octet not in allowed or octet == ord("%")
 
@@ -311,7 +314,7 @@ def test_readings_of_a_permissive_path_are_all_that_receivers_make_of_it() -> No
         (b"[::FFFF:1.2.3.4]", (b"::ffff:102:304", None)),
         (b"", None),
         (b":80", None),
-        (b"h:", None),
+        (b"h:", (b"h", None)),
         (b"h:00080", (b"h", 80)),
         (b"h:000080", None),
         (b"h:-1", None),
@@ -327,5 +330,34 @@ def test_readings_of_a_permissive_path_are_all_that_receivers_make_of_it() -> No
     ],
 )
 def test_authority_is_split_strictly(authority: bytes, split: tuple[bytes, int | None] | None) -> None:
-    """Host and port, or nothing: no user information, no empty or oversized parts."""
+    """Host and port, or nothing: no user information, no empty host, no oversized parts."""
     assert split_authority(authority) == split
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "port", "is_same"),
+    [
+        (b"h.example", b"H.Example", 443, True),
+        (b"h.example", b"h.example.", 443, True),
+        (b"h.example", b"h.example:", 443, True),
+        (b"h.example:", b"h.example:443", 443, True),
+        (b"h.example:443", b"h.example", 443, True),
+        (b"h.example:00443", b"h.example", 443, True),
+        (b"h.example:80", b"h.example", 80, True),
+        (b"h.example:8443", b"H.EXAMPLE.:8443", 443, True),
+        (b"[::1]", b"[0:0::1]:443", 443, True),
+        (b"h.example:80", b"h.example", 443, False),
+        (b"h.example:8443", b"h.example:8444", 443, False),
+        (b"h.example", b"h.example..", 443, False),
+        (b"h.example", b"g.example", 443, False),
+        (b"[::1]", b"127.0.0.1", 443, False),
+        (b"h.example", b"u@h.example", 443, False),
+        (b"u@h", b"u@h", 443, False),
+        (b"", b"", 443, False),
+        (b"h", b"%68", 443, False),
+    ],
+)
+def test_authority_in_two_spellings_is_one(one: bytes, other: bytes, port: int, *, is_same: bool) -> None:
+    """Case, a final dot, an empty port and the scheme's own port are spelling; everything else is another authority."""
+    assert is_same_authority(one, other, default_port=port) is is_same
+    assert is_same_authority(other, one, default_port=port) is is_same
