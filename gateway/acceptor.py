@@ -172,7 +172,6 @@ class TlsAcceptor:
             sock.close()
             return
         source = _source(address[0])
-        services.counters.connections += 1
 
         def done(link: TlsLink, failure: str | None) -> None:
             if failure is None:
@@ -198,13 +197,13 @@ class TlsAcceptor:
             done=done,
             outbox=services.outbox,
             high_water=services.generation.config.limits.buffer_bytes,
+            tally=services.counters,
         )
         self._shaking[link] = services.wheel.now
 
     def _gone(self, link: TlsLink) -> None:
         """A refused peer has left; until then it counted, since it lingers for its alert with a descriptor of ours."""
         self._shaking.pop(link, None)
-        self._services.counters.connections -= 1
 
     def _make_room(self) -> None:
         """With every place taken, give up handshakes that stall: strangers need no certificate to begin one."""
@@ -221,7 +220,6 @@ class TlsAcceptor:
         link.handshake.forget()
         if not isinstance(seen, Seen):
             # OpenSSL accepted and our verification never ran: impossible, therefore refused.
-            services.counters.connections -= 1
             services.record_refusal(
                 "tls.refused", {"source": source, "listener": "tls", "outcome": "refused", "reason": "not_verified"}
             )
@@ -342,9 +340,8 @@ class DispatchAcceptor:
         # Counted apart from the TLS listener's: a flood of clients must not shut out the masters on this host.
         limits = services.generation.config.limits
         connection.is_over_limit = services.registry.held(peer.identity) >= limits.connections
-        services.counters.connections += 1
         services.registry.add(connection)
-        services.plain_link(sock, connection.end)
+        services.plain_link(sock, connection.end, services.counters)
 
     def close(self) -> None:
         """Accept no more."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from auth.cedar import Decider
-from auth.policy import Allowed, Context, ResourceType
+from auth.policy import Allowed, Context, Denied, ResourceType
 from auth.principal import Principal
 from auth.verifier import Authenticated, Unauthenticated
 from gateway.call import Admitted, Call, Question
@@ -131,10 +131,29 @@ def check_policy(
         peer.source,
         services.epoch,
     )
-    decision = decider.decide(context)
+    return _outcome(call, digest, decider.decide(context), question)
+
+
+def check_again(services: Services, call: Call, kept: Admitted) -> Admitted | Refused:
+    """Certificate and policy once more, for a request that waited: by what is in force now, not when it came.
+
+    Digest is not: who loses its user or password loses its connection by that, and with it a request that waits.
+    """
+    generation = call.generation = services.generation
+    stopped = check_peer(services, call)
+    if stopped is not None:
+        return stopped
+    context = call.context = call.context._replace(now=services.epoch)
+    decision = generation.engine.decider(call.peer.principal, *kept.question).decide(context)
+    return _outcome(call, kept.digest, decision, kept.question)
+
+
+def _outcome(
+    call: Call, digest: Authenticated | None, decision: Allowed | Denied, question: Question
+) -> Admitted | Refused:
     if isinstance(decision, Allowed):
         return Admitted(digest, decision, question)
-    if digest is None and isinstance(peer, CertifiedPeer):
+    if digest is None and isinstance(call.peer, CertifiedPeer):
         return Refused(status=401, slug="unauthenticated", event="auth.refused", reason="absent")
     return Refused(
         status=403, slug="forbidden", event="policy.denied", reason=decision.reason, policy=decision.policy_ids

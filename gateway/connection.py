@@ -177,9 +177,7 @@ class Connection:
 
     def end_closed(self, end: ServerEnd) -> None:
         """The connection is gone."""
-        services = self._services
-        services.counters.connections -= 1
-        services.registry.remove(self)
+        self._services.registry.remove(self)
 
     def cut(self, reason: str) -> None:
         """End the connection now; what runs on it is aborted."""

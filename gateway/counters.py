@@ -33,6 +33,7 @@ class Counters:
 
     audit_lost: int
     connections: int
+    """Open now: links of peers that came to a listener of ours. They count themselves (`rhttp.link.Tally`)."""
     cut: int
     dispatches: int
     dispatches_failed: int
@@ -45,6 +46,14 @@ class Counters:
     retries: int
     reversed_opened: int
     unauthenticated: int
+
+    def opened(self) -> None:
+        """A peer's link is there."""
+        self.connections += 1
+
+    def closed(self) -> None:
+        """It is gone."""
+        self.connections -= 1
 
     def as_dict(self) -> dict[str, int]:
         """Name to count."""

@@ -91,7 +91,6 @@ class HostedPool:
         end = ClientEnd(self, services.generation.limits, services.wheel, connection)
         connection.end = end
         end.connection_made(link)  # type: ignore[arg-type]  # a Link
-        link.set_protocol(end)
         keep_alive(link, services.generation.config.limits)
         services.registry.add(connection)
         services.counters.reversed_opened += 1
@@ -104,6 +103,7 @@ class HostedPool:
             now=services.epoch,
             seen=services.precise(),  # by it processes tell a newer start of a worker from an older one
         )
+        link.set_protocol(end)  # last: it may hear at once that the worker is on its way out
 
     # ---- Inbound ----
 
@@ -218,7 +218,6 @@ class HostedPool:
         if connection.lender is not None:
             connection.lender.worker_gone(connection.ended or detail)
         services.registry.remove(connection)
-        services.counters.connections -= 1
         if connection.slot is not None:
             self.pool.remove(connection.slot)
         services.record_closed(

@@ -41,6 +41,7 @@ class Lender(asyncio.Protocol):
     __slots__ = (
         "_connection",
         "_hosted",
+        "_is_blocked",
         "_reader",
         "_services",
         "_side",
@@ -58,6 +59,8 @@ class Lender(asyncio.Protocol):
         self._connection: ReversedConnection | None = None
         self._hosted: HostedPool | None = None
         self._side = _WorkerSide(self)
+        self._is_blocked = False
+        """The other process reads too slowly."""
         self.worker: str | None = None
         self.label: Label | None = None
         self.waiting = False
@@ -93,14 +96,12 @@ class Lender(asyncio.Protocol):
             self._wanted(Wish.from_bytes(content))
         elif kind == RELEASE:
             if connection is not None:
-                self._take_back(connection)
                 connection.end.answered += 1
-                connection.owner.client_idle(connection.end)
+                self._give_back(connection)
         elif kind == CANCEL:
             self._stop_waiting()
             if connection is not None:
-                self._take_back(connection)
-                connection.owner.client_idle(connection.end)
+                self._give_back(connection)
             self._say(FREE)
         elif kind == DROP:
             if connection is not None:
@@ -135,22 +136,30 @@ class Lender(asyncio.Protocol):
         self._connection = connection
         connection.lender = self
         self._services.exchanges += 1
-        connection.end.link.set_protocol(self._side)
         self._say(OFFER, slot.worker.name.encode("ascii"))
+        link = connection.end.link
+        link.set_protocol(self._side)
+        if self._is_blocked:
+            link.pause_reading()
         return True
 
     def _take_back(self, connection: ReversedConnection) -> None:
         self._connection = None
         connection.lender = None
-        connection.end.link.set_protocol(connection.end)
-        connection.end.link.resume_reading()
         self._services.exchange_over()
+        connection.end.link.set_protocol(connection.end)
+
+    def _give_back(self, connection: ReversedConnection) -> None:
+        """It is free again, unless the worker ended it meanwhile."""
+        self._take_back(connection)
+        if not connection.end.closed:
+            connection.owner.client_idle(connection.end)
 
     def _end(self, connection: ReversedConnection, detail: str, *, in_order: bool) -> None:
         """The worker's connection is of no further use."""
+        connection.ended = connection.ended or detail
         self._take_back(connection)
         if in_order:
-            connection.ended = connection.ended or detail
             connection.end.close()
         else:
             connection.end.abort(Loss.ABORTED, detail)
@@ -175,11 +184,13 @@ class Lender(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The other process reads too slowly."""
+        self._is_blocked = True
         if self._connection is not None:
             self._connection.end.link.pause_reading()
 
     def resume_writing(self) -> None:
         """It caught up."""
+        self._is_blocked = False
         if self._connection is not None:
             self._connection.end.link.resume_reading()
 
@@ -213,6 +224,8 @@ class Lender(asyncio.Protocol):
 
     def worker_blocked(self, is_blocked: bool) -> None:
         """The worker reads too slowly, or caught up."""
+        if self._transport.is_closing():
+            return
         if is_blocked:
             self._transport.pause_reading()
         else:

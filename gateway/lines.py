@@ -105,7 +105,18 @@ class Want:
 class Line(asyncio.Protocol):
     """One line."""
 
-    __slots__ = ("_detail", "_end", "_lines", "_pool", "_reader", "_state", "_transport", "_truncated", "_want")
+    __slots__ = (
+        "_detail",
+        "_end",
+        "_is_blocked",
+        "_lines",
+        "_pool",
+        "_reader",
+        "_state",
+        "_transport",
+        "_truncated",
+        "_want",
+    )
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
@@ -117,6 +128,8 @@ class Line(asyncio.Protocol):
         self._pool = ""
         self._detail = "aborted"
         self._truncated = False
+        self._is_blocked = False
+        """The other process reads too slowly."""
 
     # ---- borrowing ----
 
@@ -142,6 +155,8 @@ class Line(asyncio.Protocol):
         if end is None:
             end = self._end = ClientEnd(owner, services.generation.limits, services.wheel, self)
             end.connection_made(self)  # type: ignore[arg-type]  # a Link
+            if self._is_blocked:
+                end.pause_writing()
         end.owner = owner
         end.limits = services.generation.limits
         return end
@@ -183,12 +198,12 @@ class Line(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Stop delivering bytes."""
-        if self._state != _CLOSED:
+        if self._state != _CLOSED and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Deliver bytes again."""
-        if self._state != _CLOSED:
+        if self._state != _CLOSED and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def is_closing(self) -> bool:
@@ -287,14 +302,18 @@ class Line(asyncio.Protocol):
         if state in (_LENT, _CLOSED) and self._end is not None:
             self._end.connection_lost(exc)
 
+    # An end keeps the line's state while nothing is lent: what a dispatch left in the line blocks the next one too.
+
     def pause_writing(self) -> None:
-        """The worker reads too slowly."""
-        if self._state == _LENT and self._end is not None:
+        """The other process, or the worker behind it, reads too slowly."""
+        self._is_blocked = True
+        if self._end is not None:
             self._end.pause_writing()
 
     def resume_writing(self) -> None:
         """It caught up."""
-        if self._state == _LENT and self._end is not None:
+        self._is_blocked = False
+        if self._end is not None:
             self._end.resume_writing()
 
 

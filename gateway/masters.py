@@ -139,7 +139,7 @@ class MasterPool:
         is_spare = len(target.idle) >= limits.master_idle_connections
         target.idle.append(end)
         # Many requests that end together are most likely followed by as many: what is over the limit stays a moment.
-        self._services.wheel.set(end, _SPARE if is_spare else limits.master_idle_timeout)
+        end.rest(_SPARE if is_spare else limits.master_idle_timeout)
 
     def client_closed(self, end: ClientEnd, detail: str) -> None:
         """A connection is gone: there is room for another."""

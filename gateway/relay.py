@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
+from gateway.admission import Refused, check_again
 from gateway.answers import fail
 from gateway.call import Call
 from gateway.configvalues import PoolConfig
@@ -26,6 +28,9 @@ from rhttp.fields import Fields
 from rhttp.head import ResponseHead
 from rhttp.server import ServerEnd
 from rhttp.upgrade import UpgradeVariant
+
+if TYPE_CHECKING:
+    from gateway.connection import Connection
 
 
 class _Asking:
@@ -212,39 +217,53 @@ class RelayPool:
             self._services.record_surplus(self.config.master, None, end.last)
 
     def open(self, call: Call, end: ServerEnd, master: Link, variant: UpgradeVariant, surplus: bytes) -> None:
-        """The master agreed: audit line, 101, bytes."""
+        """The master agreed: audit line, 101, bytes. What is opened is closed by `forget`, whatever happens to it."""
         services = self._services
-        relayed = Relayed(self, call.peer, variant.name, call.request_id, services.elapsed, call.context)
-        if services.generation.pools.get(self.config.name) is not self:
-            # A reload took the pool away while the master was asked.
+        owner = cast("Connection", end.owner)
+        if not self._may_open(call, end, owner):
             master.abort()
-            self.failed(call, end, 503, "no-slot", "pool_gone")
             return
-        if not services.record("reverse.opened", call.audit("allowed", status=101)):
-            master.abort()
-            end.close_after = True
-            self.failed(call, end, 503, "audit-unavailable", "audit")
-            return
-        owner = end.owner
         link, early = end.detach()
-        services.registry.remove(owner)  # type: ignore[arg-type]  # the owner of a gateway's end is a Connection
+        services.registry.remove(owner)
+        relayed = Relayed(
+            self, call.peer, variant.name, call.request_id, services.elapsed, call.context, worker=link, master=master
+        )
+        self._relayed.add(relayed)
+        services.registry.add(relayed)
         if early:
             # RFC 9931: bytes before the 101 are either smuggled or a fault.
-            link.abort()
-            master.abort()
-            services.counters.connections -= 1
-            services.record_closed(
-                call.peer, self.config.name, call.request_id, services.elapsed, "bytes before the switch"
-            )
+            relayed.abort("bytes before the switch")
             return
+        services.counters.reversed_opened += 1
+        services.counters.relayed += 1
         for side in (link, master):  # neither end can tell by itself that the other one vanished
             keep_alive(side, services.generation.config.limits)
         link.write(variant.answer)
-        self._relayed.add(relayed)
-        services.registry.add(relayed)
-        services.counters.reversed_opened += 1
-        services.counters.relayed += 1
-        relayed.join(link, master, surplus)
+        relayed.join(surplus)
+
+    def _may_open(self, call: Call, end: ServerEnd, owner: Connection) -> bool:
+        """Whether the switch still may come about: asking the master can take minutes. If not, it was answered."""
+        services = self._services
+        if end.link.is_closing():
+            self.not_opened(call, "aborted", None, "worker gone")  # its end will hear of it in a moment
+            return False
+        if services.generation.pools.get(self.config.name) is not self:
+            self.failed(call, end, 503, "no-slot", "pool_gone")
+            return False
+        if services.draining:
+            self.failed(call, end, 503, "draining", "draining")
+            return False
+        assert call.admitted is not None
+        admitted = check_again(services, call, call.admitted)
+        if isinstance(admitted, Refused):
+            end.close_after = True
+            owner.refused(end, call, admitted)
+            return False
+        call.admitted = admitted
+        if not services.record("reverse.opened", call.audit("allowed", status=101)):
+            self.failed(call, end, 503, "audit-unavailable", "audit")
+            return False
+        return True
 
     def not_opened(self, call: Call, outcome: str, status: int | None, reason: str) -> None:
         """Audit a switch that did not come about."""
@@ -272,7 +291,6 @@ class RelayPool:
         self._services.wheel.forget(relayed)
         services = self._services
         services.registry.remove(relayed)
-        services.counters.connections -= 1
         services.record_closed(
             relayed.peer, self.config.name, relayed.request_id, relayed.opened, relayed.ended or "closed"
         )

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 class _Side(asyncio.Protocol):
     """One side of a relayed connection: bytes go to the other side, with back-pressure."""
 
-    __slots__ = ("_relayed", "link", "other")
+    __slots__ = ("_relayed", "is_blocked", "link", "other")
 
-    def __init__(self, relayed: Relayed, link: Link) -> None:
+    def __init__(self, relayed: Relayed, link: Link, other: Link) -> None:
         self._relayed = relayed
         self.link = link
-        self.other: Link
+        self.other = other
+        self.is_blocked = False
 
     def data_received(self, data: bytes) -> None:
         """Bytes pass."""
@@ -36,11 +37,13 @@ class _Side(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """This side reads too slowly: stop the other."""
-        self._relayed.opposite(self).link.pause_reading()
+        self.is_blocked = True
+        self.other.pause_reading()
 
     def resume_writing(self) -> None:
         """This side caught up."""
-        self._relayed.opposite(self).link.resume_reading()
+        self.is_blocked = False
+        self.other.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """This side is gone, and with it the other."""
@@ -65,7 +68,15 @@ class Relayed:
     )
 
     def __init__(
-        self, pool: RelayPool, peer: Peer, protocol: str, request_id: str, opened: float, asked: Context
+        self,
+        pool: RelayPool,
+        peer: Peer,
+        protocol: str,
+        request_id: str,
+        opened: float,
+        asked: Context,
+        worker: Link,
+        master: Link,
     ) -> None:
         self._pool = pool
         self.peer = peer
@@ -79,22 +90,18 @@ class Relayed:
         self._half: _Side | None = None
         self.deadline = 0.0
         self.bucket = 0.0
-        self._sides: tuple[_Side, _Side]
+        self._sides = (_Side(self, worker, master), _Side(self, master, worker))
 
-    def join(self, worker: Link, master: Link, surplus: bytes) -> None:
+    def join(self, surplus: bytes) -> None:
         """Let bytes pass; ``surplus`` came glued behind the master's 101."""
-        left, right = _Side(self, worker), _Side(self, master)
-        left.other, right.other = master, worker
-        self._sides = (left, right)
-        worker.set_protocol(left)
-        master.set_protocol(right)
-        if surplus:
+        for side in self._sides:
+            side.link.set_protocol(side)
+        for side in self._sides:
+            if side.is_blocked:  # it said so before the other was ours to stop
+                side.other.pause_reading()
+        worker = self._sides[0].link
+        if surplus and not worker.is_closing():
             worker.write(surplus)
-
-    def opposite(self, side: _Side) -> _Side:
-        """The other side."""
-        left, right = self._sides
-        return right if side is left else left
 
     def half_closed(self, side: _Side) -> bool:
         """One side sent its last byte; when both did, the connection is over."""
@@ -128,8 +135,12 @@ class Relayed:
 
     def cut(self, reason: str) -> None:
         """Close both sides now."""
-        self.ended = reason
         self._pool.record_cut(self, reason)
+        self.abort(reason)
+
+    def abort(self, reason: str) -> None:
+        """Close both sides now, for a reason that the log of its end will give."""
+        self.ended = reason
         if self._pool.forget(self):
             for side in self._sides:
                 side.link.abort()

@@ -71,7 +71,6 @@ def _host(
     services.registry.remove(connection)
     if early:
         # RFC 9931: what comes before the 101 is smuggled, or from a peer that does not know what it asked for.
-        services.counters.connections -= 1
         services.record_closed(
             call.peer, pool.config.name, call.request_id, services.elapsed, "bytes before the switch"
         )

@@ -35,6 +35,7 @@ from gateway.snapshot import StateSnapshot
 from pki.verify import PeerVerifier
 from rhttp.client import SURPLUS
 from rhttp.limits import Http1Limits
+from rhttp.link import Tally
 from rhttp.outbox import Outbox
 from rhttp.plain import PlainLink
 from rhttp.timers import TimerWheel
@@ -210,10 +211,10 @@ class Services:
         except AuditUnavailable:
             self.counters.audit_lost += 1
 
-    def plain_link(self, sock: socket.socket, end: asyncio.Protocol) -> PlainLink:
+    def plain_link(self, sock: socket.socket, end: asyncio.Protocol, tally: Tally | None = None) -> PlainLink:
         """A link on a connected socket in the clear, its owner told; the socket does not block."""
         high_water = self.generation.config.limits.buffer_bytes
-        link = PlainLink(self.loop, sock, wheel=self.wheel, outbox=self.outbox, high_water=high_water)
+        link = PlainLink(self.loop, sock, wheel=self.wheel, outbox=self.outbox, high_water=high_water, tally=tally)
         link.set_protocol(end)
         end.connection_made(link)  # type: ignore[arg-type]  # a Link
         return link

@@ -286,9 +286,9 @@ class Agent:
         now = self._loop.time()
         reversed_ = Reversed(self, session, now)
         end = reversed_.end = ServerEnd(reversed_, self._limits, self._wheel, is_patient=True)
-        link.set_protocol(end)
         end.connection_made(link)  # type: ignore[arg-type]  # a Link
         self._open.add(reversed_)
+        link.set_protocol(end)
         if surplus:
             end.data_received(surplus)
 

@@ -56,6 +56,7 @@ class AnswerSide(asyncio.Protocol):
         "_has_begun",
         "_left",
         "_out",
+        "_waiting",
         "close_after",
         "link",
         "phase",
@@ -84,6 +85,7 @@ class AnswerSide(asyncio.Protocol):
         self._bodyless = False
         self._continued = True
         self._blocked = False
+        self._waiting = 0  # bytes that the peer had not taken when we last looked, while it reads too slowly
         self._has_begun = False
         """Bytes of the answer under way have left."""
 
@@ -167,3 +169,8 @@ class AnswerSide(asyncio.Protocol):
             out.clear()
             self._has_begun = True
             self.link.write(data)
+
+    def _makes_progress(self) -> bool:
+        """Whether the peer took something since we last looked: then it is slow, and not to be cut."""
+        before, self._waiting = self._waiting, self.link.get_write_buffer_size()
+        return self._waiting != before

@@ -42,7 +42,6 @@ class ClientEnd(RequestSide):
     """One connection on which we are the HTTP client."""
 
     __slots__ = (
-        "_blocked",
         "_buffer",
         "_eof",
         "_head_seen",
@@ -51,6 +50,7 @@ class ClientEnd(RequestSide):
         "_method",
         "_paused",
         "_reader",
+        "_rest",
         "_reusable",
         "_upgrading",
         "_wheel",
@@ -81,13 +81,13 @@ class ClientEnd(RequestSide):
         self._buffer = b""
         self._reader: ContentReader | None = None
         self._method = b""
+        self._rest = 0.0  # seconds without a request, 0.0: for ever
         self._head_seen = False
         self._interims = 0
         self._interim_bytes = 0
         self._reusable = True
         self._upgrading: bytes | None = None
         self._paused = False
-        self._blocked = False
         self._eof = False
 
     # ---- the exchange's side ----
@@ -96,11 +96,6 @@ class ClientEnd(RequestSide):
     def closed(self) -> bool:
         """Whether no further request can be sent."""
         return self._closed or self.link.is_closing()
-
-    @property
-    def blocked(self) -> bool:
-        """Whether the peer reads too slowly for more content now."""
-        return self._blocked
 
     def head(
         self, sink: ResponseSink, method: bytes, block: bytes, length: int | None, *, upgrade: bytes | None = None
@@ -122,8 +117,12 @@ class ClientEnd(RequestSide):
         self._head_seen = False
         self._interims = self._interim_bytes = 0
         self._begin(block, length)
-        if self._sent_whole:
+        if self._sent_whole and not self._blocked:
             self._wheel.set(self, self.limits.answer_timeout)
+        else:
+            self._watch()
+            if self._blocked:  # by what an earlier request left in the link
+                sink.request_blocked()
 
     def end(self, trailers: Fields) -> None:
         """The request's content is complete."""
@@ -133,23 +132,44 @@ class ClientEnd(RequestSide):
             self.abort(Loss.ABORTED, "less content than was announced")
             return
         self._finish_content(trailers)
-        self._wheel.set(self, self.limits.answer_timeout)
+        self._watch()
         self.flush()
 
     def pause(self) -> None:
         """Stop reading: whoever takes the answer is slower."""
         if not self._paused and not self._closed:
             self._paused = True
-            self.deadline = 0.0
+            self._watch()
             self.link.pause_reading()
 
     def resume(self) -> None:
         """Read again."""
         if self._paused and not self._closed:
             self._paused = False
-            if self._reader is not None:
-                self._wheel.set(self, self.limits.content_timeout)
+            self._watch()
             self.link.resume_reading()
+
+    def rest(self, seconds: float) -> None:
+        """Close when no request comes in this time; for an owner that keeps idle ends, each time that one is idle."""
+        self._rest = seconds
+        self._watch()
+
+    def _watch(self) -> None:
+        """Set the deadline of the present state. Where it has none, somebody else's ends the wait.
+
+        Idle, it is `rest`; while the peer takes nothing, `content_timeout`. An answer that nobody takes and content
+        that has not come wait for the requester, whose end has a deadline for it.
+        """
+        limits = self.limits
+        if self._blocked or (self.sink is not None and self._reader is not None and not self._paused):
+            seconds = limits.content_timeout
+        elif self.sink is None:
+            seconds = self._rest
+        else:
+            seconds = limits.answer_timeout if self._sent_whole and not self._paused else 0.0
+        self.deadline = 0.0
+        if seconds:
+            self._wheel.set(self, seconds)
 
     def abort(self, loss: Loss = Loss.ABORTED, detail: str = "aborted") -> None:
         """Close now; a sink that still waits is told ``loss``."""
@@ -300,6 +320,8 @@ class ClientEnd(RequestSide):
         sink, self.sink = self.sink, None
         self.answered += 1
         reusable = self._reusable and self._sent_whole and not self._eof and not self.link.is_closing()
+        if self._blocked:
+            self._watch()
         if reusable and self._paused:
             self._paused = False
             self.link.resume_reading()
@@ -344,26 +366,29 @@ class ClientEnd(RequestSide):
 
     def pause_writing(self) -> None:
         """The peer reads too slowly."""
+        if self._closed:
+            return
         self._blocked = True
-        self._wheel.set(self, self.limits.content_timeout)
+        self._taken = self._given - self.link.get_write_buffer_size()
+        self._watch()
         if self.sink is not None:
             self.sink.request_blocked()
 
     def resume_writing(self) -> None:
         """The peer caught up."""
+        if self._closed:
+            return
         self._blocked = False
-        if self.sink is None:
-            self.deadline = 0.0
-        else:
-            self._wheel.set(self, self.limits.answer_timeout if self._sent_whole else self.limits.content_timeout)
-            if not self._sent_whole and self._reader is None:
-                self.deadline = 0.0  # now the requester is the slow side, and its end has the deadline
+        self._watch()
+        if self.sink is not None:
             self.sink.request_unblocked()
 
     def deadline_passed(self) -> None:
         """No answer, no progress of one, a peer that stopped reading, or an idle connection that nobody needs."""
         if self._closed:
             self.link.abort()
+        elif self._makes_progress():
+            self._wheel.set(self, self.limits.content_timeout)
         elif self.sink is None:
             self.close()
         else:

@@ -48,7 +48,7 @@ class Link(Protocol):
         """``socket``; ``truncated`` (true when TLS ended without close_notify); None for what is unknown."""
 
     def set_protocol(self, protocol: asyncio.BaseProtocol, /) -> None:
-        """Hand the connection to another owner: the role switch."""
+        """Hand the connection to another owner; see `rhttp.link.SocketLink.set_protocol` for what both then hear."""
 
 
 class RequestSink(Protocol):

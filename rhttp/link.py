@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import socket
 from collections import deque
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from rhttp.outbox import Outbox
 from rhttp.timers import TimerWheel
@@ -34,15 +34,27 @@ CLOSING: Final = 2
 CLOSED: Final = 3
 
 
+class Tally(Protocol):
+    """Counts links. Each is counted as long as it holds a descriptor, whoever owns it in between."""
+
+    def opened(self) -> None:
+        """One more."""
+
+    def closed(self) -> None:
+        """One less."""
+
+
 class SocketLink:
-    """One connection. With an ``outbox`` small writes wait for the end of the turn."""
+    """One connection. With an ``outbox`` small writes wait for the end of the turn; a ``tally`` counts it."""
 
     __slots__ = (
         "_blocked",
+        "_eof",
         "_eof_wanted",
         "_fd",
         "_held",
         "_high_water",
+        "_is_told",
         "_loop",
         "_out",
         "_out_size",
@@ -50,6 +62,7 @@ class SocketLink:
         "_owner",
         "_reading",
         "_state",
+        "_tally",
         "_wants_write",
         "_wheel",
         "bucket",
@@ -66,6 +79,7 @@ class SocketLink:
         outbox: Outbox | None,
         high_water: int,
         state: int,
+        tally: Tally | None,
     ) -> None:
         self._loop = loop
         self.socket = sock
@@ -82,9 +96,14 @@ class SocketLink:
         self._reading = True
         self._wants_write = False
         self._blocked = False
+        self._eof = False
         self._eof_wanted = False
+        self._is_told = False
         self.deadline = 0.0
         self.bucket = 0.0
+        self._tally = tally
+        if tally is not None:
+            tally.opened()
 
     # ---- what the two kinds do ----
 
@@ -114,8 +133,26 @@ class SocketLink:
         return self._out_size + len(self._held)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Hand the connection to another owner: the role switch."""
-        self._owner = protocol
+        """Hand the connection to another owner, which may happen at any moment of its life; nothing gets lost by it.
+
+        The one that had it is released: when it was told to pause, it is told to go on, since it has nothing to write
+        here any more and whatever it stopped elsewhere for our sake would wait for ever. Its deadlines are its own to
+        forget. The new one finds a link that is read from, whatever the old one had paused, and hears within this call
+        that the peer reads too slowly or has sent its last byte; of a link that is gone it hears in the next turn. So
+        it must be ready before it is given the link. What the link itself waits for goes on.
+        """
+        owner, self._owner = self._owner, protocol
+        if self._blocked and owner is not None:
+            owner.resume_writing()
+        heir: Any = protocol
+        if self._state == OPEN:
+            self.resume_reading()
+            if self._blocked:
+                heir.pause_writing()
+            if self._eof and self._state == OPEN and not heir.eof_received():
+                self.close()
+        elif self._is_told:
+            self._loop.call_soon(self._tell_lost, None)
 
     # ---- reading ----
 
@@ -141,6 +178,7 @@ class SocketLink:
         self._reading = False
         if self._state == CLOSING:
             return
+        self._eof = True
         owner = self._owner
         if owner is None or not owner.eof_received():
             self.close()
@@ -152,8 +190,8 @@ class SocketLink:
             self._loop.remove_reader(self._fd)
 
     def resume_reading(self) -> None:
-        """Deliver bytes again."""
-        if not self._reading and self._state == OPEN:
+        """Deliver bytes again; a peer that sent its last one has none, and its end is told once."""
+        if not self._reading and self._state == OPEN and not self._eof:
             self._reading = True
             self._loop.add_reader(self._fd, self._readable)
 
@@ -303,6 +341,17 @@ class SocketLink:
         self._out_size = 0
         self._held = b""
         self.socket.close()
+        self._uncount()
+        self._loop.call_soon(self._tell_lost, error)
+
+    def _uncount(self) -> None:
+        tally, self._tally = self._tally, None
+        if tally is not None:
+            tally.closed()
+
+    def _tell_lost(self, error: Exception | None) -> None:
+        """Tell whoever owns the link by now: it may have changed hands in the turn in which it was lost."""
+        self._is_told = True
         owner, self._owner = self._owner, None
         if owner is not None:
-            self._loop.call_soon(owner.connection_lost, error)
+            owner.connection_lost(error)

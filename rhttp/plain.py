@@ -13,7 +13,7 @@ import contextlib
 import socket
 from typing import Final
 
-from rhttp.link import HIGH_WATER, OPEN, SocketLink
+from rhttp.link import HIGH_WATER, OPEN, SocketLink, Tally
 from rhttp.outbox import Outbox
 from rhttp.timers import TimerWheel
 
@@ -36,8 +36,9 @@ class PlainLink(SocketLink):
         wheel: TimerWheel,
         outbox: Outbox | None = None,
         high_water: int = HIGH_WATER,
+        tally: Tally | None = None,
     ) -> None:
-        super().__init__(loop, sock, wheel=wheel, outbox=outbox, high_water=high_water, state=OPEN)
+        super().__init__(loop, sock, wheel=wheel, outbox=outbox, high_water=high_water, state=OPEN, tally=tally)
         loop.add_reader(self._fd, self._readable)
 
     def _readable(self) -> None:

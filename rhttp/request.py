@@ -16,7 +16,7 @@ from rhttp.fields import Fields
 class RequestSide(asyncio.Protocol):
     """What an exchange gives to a client end. What was kept back leaves with `flush`, so one read becomes one write."""
 
-    __slots__ = ("_chunking", "_closed", "_given", "_left", "_out", "_sent_whole", "link")
+    __slots__ = ("_blocked", "_chunking", "_closed", "_given", "_left", "_out", "_sent_whole", "_taken", "link")
 
     def __init__(self) -> None:
         self.link: Link
@@ -24,12 +24,20 @@ class RequestSide(asyncio.Protocol):
         self._left: int | None = 0
         self._chunking = False
         self._given = 0  # bytes of the request that the link has
+        self._taken = 0  # of these, what the peer had taken when we last looked
+        self._blocked = False
         self._sent_whole = True
         self._closed = False
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the peer reads too slowly for more content now."""
+        return self._blocked
 
     def _begin(self, block: bytes, length: int | None) -> None:
         """Keep the head back, with its framing; see `rhttp.client.ClientEnd.head`."""
         self._given = 0
+        self._taken = -self.link.get_write_buffer_size() if self._blocked else 0
         self._chunking = False
         self._left = 0
         if length is None:
@@ -73,3 +81,9 @@ class RequestSide(asyncio.Protocol):
             out.clear()
             self._given += len(data)
             self.link.write(data)
+
+    def _makes_progress(self) -> bool:
+        """Whether the peer took something since we last looked, and has not all of it: then nobody is to be cut."""
+        waiting = self.link.get_write_buffer_size()
+        before, self._taken = self._taken, self._given - waiting
+        return self._taken != before and bool(waiting or not self._sent_whole)

@@ -43,9 +43,7 @@ class ServerEnd(ClosingSide):
     """One connection on which we are the HTTP server.
 
     The owner gets each head through ``request_received``, sets `sink` when it wants the content, and answers with
-    `head`, `content`, `end`. Everything that was kept back leaves with `flush` or `end`.
-
-    A patient end waits for requests for ever, as a reversed connection does; others close when none comes.
+    `head`, `content`, `end`. Everything that was kept back leaves with `flush` or `end`. A patient end waits for requests for ever, as a reversed connection does; others close when none comes.
     """
 
     __slots__ = (
@@ -265,9 +263,11 @@ class ServerEnd(ClosingSide):
     def pause_writing(self) -> None:
         """The peer reads too slowly."""
         self._blocked = True
+        self._waiting = self.link.get_write_buffer_size()
         if self.sink is not None:
             self.sink.response_blocked()
-        self._wheel.set(self, self.limits.content_timeout)
+        if self.phase < CLOSED:
+            self._wheel.set(self, self.limits.content_timeout)
 
     def resume_writing(self) -> None:
         """The peer caught up."""
@@ -295,6 +295,8 @@ class ServerEnd(ClosingSide):
                 self._malformed(RemoteProtocolError(408, "request-timeout", "content too slow"))
         elif phase == LINGER:
             self._linger_over()
+        elif self._blocked and self._makes_progress():
+            self._wheel.set(self, self.limits.content_timeout)
         else:
             self._lost("the peer stopped reading")
             self.abort()

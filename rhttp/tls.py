@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from OpenSSL import SSL
 
-from rhttp.link import CLOSED, CLOSING, GRACE, HANDSHAKE, HIGH_WATER, OPEN, SocketLink
+from rhttp.link import CLOSED, CLOSING, GRACE, HANDSHAKE, HIGH_WATER, OPEN, SocketLink, Tally
 from rhttp.outbox import Outbox
 from rhttp.timers import TimerWheel
 from rhttp.tlscontext import openssl_reason
@@ -52,8 +52,9 @@ class TlsLink(SocketLink):
         server_name: bytes | None = None,
         outbox: Outbox | None = None,
         high_water: int = HIGH_WATER,
+        tally: Tally | None = None,
     ) -> None:
-        super().__init__(loop, sock, wheel=wheel, outbox=outbox, high_water=high_water, state=HANDSHAKE)
+        super().__init__(loop, sock, wheel=wheel, outbox=outbox, high_water=high_water, state=HANDSHAKE, tally=tally)
         self._done: Callable[[TlsLink, str | None], None] | None = done
         self.handshake = Handshake()
         connection = self._connection = SSL.Connection(context, sock)
@@ -149,6 +150,7 @@ class TlsLink(SocketLink):
         self._unwatch()
         self._state = CLOSED
         self._owner = None
+        self._uncount()
         del self._connection
         return sock
 

@@ -141,7 +141,7 @@ async def test_events_leave_nothing_behind(bench: Bench, how: str) -> None:
     bench.worker()
     stream = stream_of(reader)
     if how == "lost":
-        reader.requester.end.connection_lost(None)
+        reader.requester.link.reset()
     elif how == "aborted":
         reader.requester.connection.cut("revoked")
     else:

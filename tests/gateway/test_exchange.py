@@ -166,7 +166,7 @@ def test_exchange_whose_requester_leaves_gives_its_place_back(bench: Bench) -> N
     gone, half, stays = (bench.requester() for _ in range(3))
     for master in (gone, half, stays):
         assert master.ask(ANY, "GET", "Prefer: wait=10") is None
-    gone.end.connection_lost(None)
+    gone.link.reset()
     half.end.eof_received()
     answer = half.answer()
     assert answer is not None
@@ -302,7 +302,7 @@ def test_exchange_aborted_by_its_requester_frees_nothing_but_itself(bench: Bench
     worker, other, master = bench.worker("w1"), bench.worker("w2"), bench.requester()
     master.ask(ANY)
     assert worker.taken()
-    master.end.connection_lost(None)
+    master.link.reset()
     assert worker.link.aborted
     assert not other.link.aborted
     (line,) = bench.audit.of("dispatch")

@@ -79,7 +79,7 @@ def test_exchange_whose_requester_goes_before_the_turn_is_over_ends_quietly(benc
     master.ask(ANY)
     bench.audit.flush()
     worker.reply()
-    master.end.connection_lost(None)
+    master.link.reset()
     bench.audit.flush()
     assert bench.events()[-1] == "audit dispatch"
     check_at_rest(bench, workers=1)
@@ -89,7 +89,7 @@ def test_exchange_whose_requester_goes_before_the_request_left_takes_it_back(ben
     """The worker gets no byte of it; its connection is given up, as one with a request under way always is."""
     worker, master = bench.worker(), bench.requester()
     master.ask(ANY)
-    master.end.connection_lost(None)
+    master.link.reset()
     bench.audit.flush()
     assert worker.taken() == b""
     check_at_rest(bench, workers=0)
@@ -101,7 +101,7 @@ def test_exchange_whose_worker_goes_before_the_request_left_finds_another(bench:
     first, second, master = bench.worker("w1"), bench.worker("w2"), bench.requester()
     master.ask(ANY, "POST")
     if how == "lost":
-        first.end.connection_lost(None)
+        first.link.reset()
     else:
         first.reply()
     bench.audit.flush()

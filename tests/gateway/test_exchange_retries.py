@@ -132,7 +132,7 @@ def test_exchange_takes_the_next_slot_when_nothing_was_handed_over(bench: Bench,
     dead = [bench.worker("w1") for _ in range(5)]
     alive, master = bench.worker("w2"), bench.requester()
     for worker in dead:
-        worker.link.closed = True
+        worker.link.abort()
     assert master.ask(ANY, method, content=b"x") is None
     assert b"Host: w2.render" in alive.taken()
     alive.reply()
@@ -146,7 +146,7 @@ def test_exchange_passes_over_any_number_of_dying_slots(bench: Bench) -> None:
     """A network that fails resets thousands of connections in one turn: no recursion, one clear answer."""
     workers = [bench.worker(f"w{number}") for number in range(600)]
     for worker in workers:
-        worker.link.closed = True
+        worker.link.abort()
     answer = bench.requester().ask(ANY)
     assert answer is not None
     assert (answer.status, answer.problem) == (503, "no-slot")

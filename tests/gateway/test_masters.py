@@ -289,7 +289,7 @@ async def test_master_at_its_limit_answers_who_waited_too_long_or_left() -> None
         answer = await second.answered()
         assert (answer.status, answer.problem) == (503, "overloaded")
         assert third.ask("/jobs/3") is None
-        third.end.connection_lost(None)
+        third.link.reset()
         assert fourth.ask("/jobs/4") is None
         jobs.reply(0)
         assert (await first.answered()).status == 200
@@ -304,7 +304,7 @@ async def test_master_dialled_for_one_who_left_serves_the_next() -> None:
     async with origin() as jobs, rig(jobs.port) as made:
         asker = made.requester()
         asker.ask("/jobs/1")
-        asker.end.connection_lost(None)
+        asker.link.reset()
         async with asyncio.timeout(20):
             while made.totals() != (1, 1):
                 await asyncio.sleep(0)

@@ -235,7 +235,7 @@ async def test_waiting_request_that_leaves_takes_its_want_with_it(two: Meshed) -
     await request(worker)
     assert leaving.ask(ANY, "GET", "Prefer: wait=30") is None
     await until(lambda: len(there.pool.pool.line) == 1)
-    leaving.end.connection_lost(None)
+    leaving.link.reset()
     await until(lambda: len(there.pool.pool.line) == 0)
     worker.link.owner.data_received(OK)
     await answer(busy)
@@ -254,7 +254,7 @@ async def test_queue_is_bounded_for_all_processes_together(two: Meshed) -> None:
         assert asker.ask(ANY, "GET", "Prefer: wait=30") is None
         assert (await answer(asker)).problem == "no-slot"
     for asker in waiting:
-        asker.end.connection_lost(None)
+        asker.link.reset()
 
 
 async def test_worker_that_dies_in_mid_answer_is_502(two: Meshed) -> None:
@@ -264,7 +264,7 @@ async def test_worker_that_dies_in_mid_answer_is_502(two: Meshed) -> None:
     assert asker.ask(ANY) is None
     await request(worker)
     worker.link.owner.data_received(b"HTTP/1.1 200 O")
-    worker.link.owner.connection_lost(None)
+    worker.link.reset()
     assert (await answer(asker)).problem == "worker-lost"
     await here.sees(0, 0)
     assert there.audit.of("reverse.closed")
@@ -280,7 +280,7 @@ async def test_idempotent_request_is_tried_again_on_another_worker(two: Meshed) 
     await lost.link.until(lambda: bool(lost.link.sent or other.link.sent))
     first, second = (lost, other) if lost.link.sent else (other, lost)
     first.taken()
-    first.link.owner.connection_lost(None)
+    first.link.reset()
     await request(second)
     second.link.owner.data_received(OK)
     assert (await answer(asker)).status == 200
@@ -305,7 +305,7 @@ async def test_client_that_leaves_ends_the_worker_connection_it_used(two: Meshed
     asker = here.requester()
     assert asker.ask(ANY) is None
     await request(worker)
-    asker.end.connection_lost(None)
+    asker.link.reset()
     await until(lambda: worker.link.aborted)
     await here.sees(0, 0)
 
@@ -359,7 +359,7 @@ async def test_slow_requester_stops_the_worker_of_the_other_process(two: Meshed)
         await asyncio.sleep(0)
     asker.end.resume_writing()
     await until(lambda: worker.link.reading)
-    asker.end.connection_lost(None)
+    asker.link.reset()
     await until(lambda: worker.link.aborted)
 
 

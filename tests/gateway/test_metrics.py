@@ -49,7 +49,7 @@ def test_metrics_tell_the_present_numbers(bench: Bench) -> None:
     master, client = bench.requester(), bench.requester(client_peer())
     client.ask("/-/pools")
     master.ask("/-/pools/render/any/x")
-    master.end.connection_lost(None)
+    master.link.reset()
     waiting = [bench.requester() for _ in range(3)]
     for asker in waiting:
         asker.ask("/-/pools/render/any/y", "GET", "Prefer: wait=5")

@@ -130,9 +130,8 @@ async def test_relay_passes_bytes_both_ways(rig: Rig, master: Master) -> None:
 async def test_relay_probes_both_sides(rig: Rig, master: Master) -> None:
     """A worker or master that vanishes without a word is noticed, though the gateway reads nothing of what passes."""
     worker, _, _ = await switched(rig, master)
-    (relayed,) = rig.pool.connections()
     limits = rig.bench.services.generation.config.limits
-    for link in (worker.link, relayed.opposite(worker.link.owner).link):
+    for link in (worker.link, worker.link.owner.other):
         sock = link.get_extra_info("socket")
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == limits.liveness_idle
@@ -206,10 +205,10 @@ async def test_relay_whose_worker_leaves_while_the_master_thinks(rig: Rig, maste
     """The master's connection ends too, whenever the worker goes; nothing is left."""
     worker = rig.worker()
     _, reader, _ = await master.asked()
-    worker.end.connection_lost(None)
+    worker.link.reset()
     assert await asyncio.wait_for(reader.read(), 20) == b""
     early = rig.worker()
-    early.end.connection_lost(None)  # before the connection to the master is there
+    early.link.reset()  # before the connection to the master is there
     for _ in range(20):
         await asyncio.sleep(0)
     rig.check_over()
@@ -220,7 +219,7 @@ async def test_relay_ends_with_either_side(rig: Rig, master: Master, side: str) 
     """Closed once, told once."""
     worker, reader, writer = await switched(rig, master)
     if side == "worker":
-        worker.link.owner.connection_lost(None)
+        worker.link.reset()
         assert await asyncio.wait_for(reader.read(), 20) == b""
     else:
         linger = struct.pack("ii", 1, 0)  # a reset, not an end in order

@@ -60,7 +60,7 @@ def test_worker_switches_roles_and_serves(bench: Bench, method: str) -> None:
     answer = master.answer()
     assert answer is not None
     assert answer.status == 204
-    worker.link.owner.connection_lost(None)
+    worker.link.reset()
     assert services.counters.connections == services.registry.count == 1
     assert [line["reason"] for line in bench.audit.of("reverse.closed")] == ["connection lost"]
 

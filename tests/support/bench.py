@@ -132,10 +132,16 @@ class MemoryAudit:
 class BenchLink(FakeLink):
     """A fake link that also notes its writes in the common log, and has a socket for options."""
 
-    def __init__(self, name: str, log: list[tuple[str, Any]]) -> None:
-        super().__init__()
+    def __init__(self, name: str, bench: Bench) -> None:
+        # Counted as the acceptors count theirs, and paused as early.
+        services = bench.services
+        super().__init__(
+            wheel=services.wheel,
+            tally=services.counters,
+            high_water=services.generation.config.limits.buffer_bytes,
+        )
         self.name = name
-        self._log = log
+        self._log = bench.log
         self._socket = socket.socket()
         self._changed = asyncio.Event()
 
@@ -187,15 +193,15 @@ class Requester:
     """A client, worker or master on a fake link."""
 
     def __init__(self, bench: Bench, peer: Peer, listener: str) -> None:
-        self.link = BenchLink(peer.name, bench.log)
+        self.link = BenchLink(peer.name, bench)
         bench.links.append(self.link)
         self.connection = Connection(
             bench.services, peer, listener, "TLSv1.3" if isinstance(peer, CertifiedPeer) else None
         )
-        bench.services.counters.connections += 1
         bench.services.registry.add(self.connection)
         self.end = self.connection.end
         self.end.connection_made(self.link)  # type: ignore[arg-type]
+        self.link.set_protocol(self.end)
 
     def send(self, data: bytes) -> None:
         self.end.data_received(data)
@@ -228,12 +234,11 @@ class Worker:
     def __init__(
         self, bench: Bench, name: str, pool: str, instance: str | None, labels: tuple[tuple[str, str], ...]
     ) -> None:
-        self.link = BenchLink(name, bench.log)
+        self.link = BenchLink(name, bench)
         bench.links.append(self.link)
         hosted = bench.services.generation.pools[pool]
         assert isinstance(hosted, HostedPool)
         self.peer = worker_peer(name, pool, labels)
-        bench.services.counters.connections += 1
         hosted.host(
             self.peer,
             self.link,  # type: ignore[arg-type]
@@ -254,7 +259,7 @@ class Worker:
 
     def reset(self) -> None:
         """The connection is lost."""
-        self.end.connection_lost(None)
+        self.link.reset()
 
 
 @functools.cache
