@@ -145,14 +145,16 @@ class SocketLink:
         if self._blocked and owner is not None:
             owner.resume_writing()
         heir: Any = protocol
-        if self._state == OPEN:
-            self.resume_reading()
-            if self._blocked:
-                heir.pause_writing()
-            if self._eof and self._state == OPEN and not heir.eof_received():
-                self.close()
-        elif self._is_told:
-            self._loop.call_soon(self._tell_lost, None)
+        if self._state != OPEN:
+            self._blocked = False  # nothing more is written here
+            if self._is_told:
+                self._loop.call_soon(self._tell_lost, None)
+            return
+        self.resume_reading()
+        if self._blocked:
+            heir.pause_writing()
+        if self._eof and self._state == OPEN and not heir.eof_received():
+            self.close()
 
     # ---- reading ----
 

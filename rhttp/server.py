@@ -43,7 +43,8 @@ class ServerEnd(ClosingSide):
     """One connection on which we are the HTTP server.
 
     The owner gets each head through ``request_received``, sets `sink` when it wants the content, and answers with
-    `head`, `content`, `end`. Everything that was kept back leaves with `flush` or `end`. A patient end waits for requests for ever, as a reversed connection does; others close when none comes.
+    `head`, `content`, `end`. Everything that was kept back leaves with `flush` or `end`. A patient end waits for
+    requests for ever, as a reversed connection does; others close when none comes.
     """
 
     __slots__ = (

@@ -368,3 +368,30 @@ async def test_master_gives_a_bare_connection_for_a_role_switch() -> None:
         async with rig(dead, host="x.example") as made:
             assert await made.master.dial_raw(asyncio.Protocol()) is None
             assert made.master.host_for(b"asked.example") == b"x.example"
+
+
+@pytest.mark.parametrize("limits", ["master_idle_timeout = 30", "master_idle_connections = 1"])
+async def test_master_connection_that_is_used_again_carries_an_upload_of_any_length(limits: str) -> None:
+    """The time for which idle connections are kept, or surplus ones, does not run on in a request."""
+    async with origin() as jobs, rig(jobs.port, limits=limits) as made:
+        jobs.answer = lambda _: None
+        askers = [made.requester() for _ in range(2)]
+        for asker in askers:
+            asker.ask("/jobs/1")
+        await jobs.asked(2)
+        for number, asker in enumerate(askers):
+            jobs.reply(number)
+            assert (await asker.answered()).status == 200
+        assert made.totals() == (2, 2)
+        for number, asker in enumerate(askers):
+            asker.send(b"PUT /jobs/2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n")
+            await jobs.asked(number + 3)
+        for _ in range(50):
+            made.bench.turn(2.0)
+            for asker in askers:
+                asker.send(b"xx")
+        for number, asker in enumerate(askers):
+            assert asker.answer() is None
+            jobs.reply(number)
+        for asker in askers:
+            assert (await asker.answered()).status == 200

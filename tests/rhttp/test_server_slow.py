@@ -144,3 +144,30 @@ def test_server_end_closes_at_once_when_both_sides_are_done() -> None:
     end.eof_received()
     assert link.closed
     assert not link.aborted
+
+
+def test_server_end_bears_with_a_peer_that_reads_slowly() -> None:
+    """`content_timeout` is without progress: whoever takes a little each time gets all of a large answer."""
+    wheel = TimerWheel(100.0)
+    end = ServerEnd(Large(), Http1Limits(content_timeout=10), wheel)
+    link = FakeLink(wheel=wheel, high_water=1000)
+    end.connection_made(link)  # type: ignore[arg-type]
+    link.set_protocol(end)
+    link.block()
+    link.receive(GET)
+    for _ in range(30):
+        link.drain(100)
+        wheel.turn(wheel.now + 9)
+    assert not link.is_closing()
+    wheel.turn(wheel.now + 10.5)
+    wheel.turn(wheel.now + 10.5)
+    assert link.is_closing(), "and who takes nothing is cut"
+
+
+class Large(Owner):
+    """Answers with 10,000 bytes."""
+
+    def request_received(self, end: ServerEnd, head: RequestHead) -> None:
+        end.head(200, b"", 10_000)
+        end.content(b"x" * 10_000)
+        end.end([])
