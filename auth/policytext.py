@@ -1,8 +1,8 @@
 """Reading Cedar policy text: cut it into policies, find the line of each fault, see what the policies look at.
 
 Cedar's parser says neither line nor which policy, stops at the first fault, lets `@id` be missing, empty or used twice,
-and overflows the stack of the process on deeply nested text. So the text is cut here, each policy is held against our
-limits and only then parsed and validated, alone.
+and does not survive every text. So the text is cut here, each policy is held against our limits and only then parsed
+and validated, alone.
 
 Posture: the text is the operator's: trusted to mean well, not to be right.
 """
@@ -22,8 +22,8 @@ from auth.policy import ACTIONS, CONTEXT_KEYS
 __all__ = ["Facts", "Policy", "Statement", "cut", "examine"]
 
 MAX_TEXT = 1 << 20  # characters of a policy file
-MAX_TOKENS = 8000  # of one policy; Cedar dies (SIGSEGV) at some 60,000
-MAX_NESTING = 64  # brackets in brackets; Cedar dies between 200 and 1,000 on a stack of 8 MiB
+MAX_TOKENS = 8000  # of one policy; far below what the engine takes
+MAX_NESTING = 64  # brackets in brackets; far below what the engine takes
 MAX_DEPTH = 400  # levels of Cedar's JSON form, two for each operator of a chain; well within Python's recursion limit
 MAX_PROBLEMS = 100  # told at once
 

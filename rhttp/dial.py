@@ -23,6 +23,7 @@ from OpenSSL import SSL
 from rhttp.asking import Ask, Asked
 from rhttp.backoff import REFUSAL, TROUBLE, Pace, parse_retry_after
 from rhttp.bundle import Bundle
+from rhttp.connect import ConnectFailed, connect
 from rhttp.digest import DigestClient
 from rhttp.errors import RhttpError
 from rhttp.fields import values
@@ -32,29 +33,20 @@ from rhttp.tls import TlsLink
 from rhttp.tlscontext import client_context
 from rhttp.upgrade import UpgradeVariant
 
-CONNECT_TIMEOUT: Final = 10.0
-"""For one address."""
 HANDSHAKE_TIMEOUT: Final = 10.0
 ANSWER_TIMEOUT: Final = 30.0
 """For the answers to one attempt to switch, challenge and all."""
 _MAX_TRIES: Final = 3
 """Requests on one connection: the first, one after a challenge, one after a stale nonce."""
-KEEPALIVE_IDLE: Final = 30
-KEEPALIVE_INTERVAL: Final = 10
-KEEPALIVE_COUNT: Final = 3
-USER_TIMEOUT: Final = 75
-"""Seconds that sent bytes may stay unacknowledged. Linux counts a peer that does not *read* as such, too: below the
-time that back-pressure may take (`Http1Limits.content_timeout`) it would cut slow readers that are alive."""
-
 Take = Callable[[TlsLink, bytes], None]
 
 
 class DialFailed(RhttpError):  # noqa: N818 - says what is the case, like every error of ours
     """No reversed connection came of it.
 
-    ``code`` is a slug: ``unresolved``, ``unreachable``, ``timeout``, ``untrusted`` (the server's certificate),
-    ``certificate`` (ours), ``tls``, ``credentials``, ``forbidden``, ``not-found``, ``refused``, ``lost``,
-    ``malformed``. ``str()`` is one line for people, without secrets.
+    ``code`` is a slug: ``unresolved``, ``unreachable``, ``proxy``, ``timeout``, ``untrusted`` (the
+    server's certificate), ``certificate`` (ours), ``tls``, ``credentials``, ``forbidden``, ``not-found``, ``refused``,
+    ``lost``, ``malformed``. ``str()`` is one line for people, without secrets.
     """
 
     def __init__(self, code: str, message: str, *, pace: Pace = TROUBLE, retry_after: float | None = None) -> None:
@@ -120,7 +112,10 @@ async def dial(session: Session, dialling: Dialling, take: Take) -> None:
     Raises:
         DialFailed: with what went wrong and how patiently to try again.
     """
-    sock = await _connect(session.bundle)
+    try:
+        sock = await connect(session.bundle.gateway)
+    except ConnectFailed as error:
+        raise DialFailed(error.code, error.message, pace=error.pace) from None
     ask = await _shake(session, dialling, sock, take)
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT):
@@ -133,55 +128,6 @@ async def dial(session: Session, dialling: Dialling, take: Take) -> None:
     except BaseException:
         ask.close()
         raise
-
-
-# ---- TCP ----
-
-
-async def _connect(bundle: Bundle) -> socket.socket:
-    """A connected, non-blocking socket; every address is tried in its order. Names are resolved anew each time."""
-    loop = asyncio.get_running_loop()
-    gateway = bundle.gateway
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            found = await loop.getaddrinfo(gateway.host, gateway.port, type=socket.SOCK_STREAM)
-    except (OSError, TimeoutError, UnicodeError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else "no answer in time"
-        raise DialFailed("unresolved", f"cannot resolve {gateway.host}: {why}") from None
-    reason = "it has no address"
-    for family, kind, number, _, address in dict.fromkeys(found):
-        sock = socket.socket(family, kind, number)
-        try:
-            sock.setblocking(False)
-            _tune(sock)
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                await loop.sock_connect(sock, address)
-        except TimeoutError:
-            sock.close()
-            reason = f"no answer in {CONNECT_TIMEOUT:g} s"
-        except OSError as error:
-            sock.close()
-            reason = os.strerror(error.errno) if error.errno else type(error).__name__
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    raise DialFailed("unreachable", f"cannot reach {gateway}: {reason}")
-
-
-def _tune(sock: socket.socket) -> None:
-    """Have the kernel notice a gateway that is gone: the protocol has no ping."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
-        ("TCP_KEEPCNT", KEEPALIVE_COUNT),
-        ("TCP_USER_TIMEOUT", USER_TIMEOUT * 1000),
-    ):
-        if (number := getattr(socket, option, None)) is not None:  # some systems lack some of them
-            sock.setsockopt(socket.IPPROTO_TCP, number, value)
 
 
 # ---- TLS ----

@@ -6,8 +6,10 @@
 # gets missing system packages installed, everyone else is told which to ask for.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
-VENV="$ROOT/.venv"
-COMPILED="$ROOT/.venv-compiled"
+# A folder of our own: a `.venv` in a checkout is its user's, and nothing here may touch it.
+BUILD="$ROOT/.build"
+VENV="$BUILD/venv"
+COMPILED="$BUILD/compiled"
 exec </dev/null
 
 say() { printf '%s\n' "== $*" >&2; }
@@ -59,7 +61,7 @@ find_python() {
     return 1
 }
 
-# Makes or refreshes .venv from requirements-dev.lock; quick when nothing changed since the last time.
+# Makes or refreshes .build/venv from requirements-dev.lock; quick when nothing changed since the last time.
 make_venv() {
     local python stamp want
     # Two runs at once in one checkout must not build the same folder: the checkout's own folder is the lock.
@@ -72,8 +74,9 @@ make_venv() {
             install_debian python3 python3-venv || die "Python 3.11 or newer with the venv module is needed"
             python="$(find_python)" || die "Python 3.11 or newer with the venv module is needed"
         fi
-        say "making .venv with $("$python" --version)"
+        say "making .build/venv with $("$python" --version)"
         rm -rf "$VENV"
+        mkdir -p "$BUILD"
         "$python" -m venv "$VENV"
         "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
             --require-hashes --no-deps -r "$ROOT/requirements-dev.lock"
@@ -85,7 +88,7 @@ make_venv() {
     exec 9<&-
 }
 
-# Makes or refreshes .venv-compiled: the same packages, and the project as a wheel whose hot modules mypyc compiled
+# Makes or refreshes .build/compiled: the same packages, and the project as a wheel whose hot modules mypyc compiled
 # (hatch_build.py). Quick when no source changed; otherwise a minute or two. Fails with one clear line where it cannot be
 # done, and leaves nothing half made: whoever calls goes on interpreted.
 make_compiled_venv() {
@@ -104,8 +107,9 @@ make_compiled_venv() {
             not_compiled
             return 1
         fi
-        say "making .venv-compiled with $("$python" --version), a minute or two"
+        say "making .build/compiled with $("$python" --version), a minute or two"
         rm -rf "$COMPILED"
+        mkdir -p "$BUILD"
         dist="$(mktemp -d)"
         if ! { "$python" -m venv "$COMPILED" &&
             "$COMPILED/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \

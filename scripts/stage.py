@@ -116,7 +116,7 @@ class Running:
         """End it, and what it may have started, at once."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # its session is its own, so this group is its own, too
-        self._process.wait()
+        self._process.wait(60)
         self._reader.join(_END_TIMEOUT)
 
 

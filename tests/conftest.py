@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 
 import pytest
@@ -24,6 +25,16 @@ IN_CI = os.environ.get("CI", "").lower() == "true"
 def long_run() -> bool:
     """True when tests should use the sizes that we claim, False for sizes that fit the everyday run."""
     return LONG
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Signals mean what they mean in a terminal, also in a background job, whose shell has SIGINT ignored.
+
+    Processes that tests start would inherit that and wait for a signal that never comes. SIGTERM, which ends a run that
+    takes too long, leaves no fixture behind.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", returncode=143))
 
 
 def pytest_report_header() -> list[str]:

@@ -68,6 +68,7 @@ EDGE = frozenset(
         "rhttp/agent.py",
         "rhttp/asgi.py",
         "rhttp/asking.py",
+        "rhttp/connect.py",
         "rhttp/dial.py",
         "rhttp/forwarder.py",
         "rhttp/lifespan.py",

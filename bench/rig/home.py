@@ -79,12 +79,12 @@ def make_compiled(root: Path) -> Path | None:
     """The command of the compiled build, made or refreshed by `make_compiled_venv`; None where that cannot be done."""
     script = '. "$1/scripts/lib.sh"; make_compiled_venv >&2'
     made = subprocess.run(["bash", "-c", script, "bench", str(root)], stdin=subprocess.DEVNULL, check=False)
-    return root / ".venv-compiled" / "bin" / "rhttp-pki" if made.returncode == 0 else None
+    return root / ".build" / "compiled" / "bin" / "rhttp-pki" if made.returncode == 0 else None
 
 
 def find_command(root: Path, *, interpreted: bool = False) -> Path:
-    """`rhttp-pki`: the one named by RHTTP_PKI, the compiled build, in .venv, beside this Python, or on the PATH."""
-    places = [root / ".venv" / "bin" / "rhttp-pki", Path(sys.executable).parent / "rhttp-pki"]
+    """`rhttp-pki`: named by RHTTP_PKI, the compiled build, in .build/venv, beside this Python, or on the PATH."""
+    places = [root / ".build" / "venv" / "bin" / "rhttp-pki", Path(sys.executable).parent / "rhttp-pki"]
     if named := os.environ.get("RHTTP_PKI"):
         places.insert(0, Path(named))
     elif not interpreted and (compiled := make_compiled(root)):

@@ -78,7 +78,7 @@ def test_spend_after_a_process_was_killed_at_a_first_spend_is_stale_and_others_g
         assert ledger.recoveries == 0
         assert ledger.spend(away, theirs, 1, NOW) is Spend.FRESH
         os.kill(other.process.pid, signal.SIGKILL)
-        other.process.wait()
+        other.process.wait(60)
         for nc in (1, 2, 3):
             assert ledger.spend("a", nonce, nc, NOW) is Spend.STALE
         assert ledger.recoveries == 1
@@ -96,7 +96,7 @@ def test_spend_after_a_process_was_killed_at_a_nonces_counters_is_stale_for_that
         assert other.hear() == "taken"
         assert ledger.spend("a", nonce, 2, NOW) is Spend.BUSY
         os.kill(other.process.pid, signal.SIGKILL)
-        other.process.wait()
+        other.process.wait(60)
         for nc in (1, 2, 3):
             assert ledger.spend("a", nonce, nc, NOW) is Spend.STALE
         ledger._places.clear()

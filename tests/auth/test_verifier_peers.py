@@ -68,7 +68,7 @@ def gate() -> Iterator[Gate]:
             yield server
         finally:
             server.shutdown()
-            thread.join()
+            thread.join(60)
 
 
 def curl(tmp_path: Path, *arguments: str, password: str = 'pä ss"\\:w', name: str = "alice") -> list[str]:

@@ -137,7 +137,7 @@ def noting() -> Iterator[int]:
             yield server.server_port
         finally:
             server.shutdown()
-            thread.join()
+            thread.join(60)
 
 
 def test_rig_paths_takes_each_in_turn(rig: Rig, noting: int) -> None:

@@ -39,7 +39,7 @@ def test_writer_killed_again_and_again_log_stays_sound(tmp_path: Path) -> None:
             while len(list(directory.glob("p0-*.jsonl"))) < 2 + life:  # let it write, by what it wrote
                 assert process.poll() is None
             process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.wait(60)
         head = head_on_disk(directory, "p0")
         assert head is not None
         CheckpointLog(directory).append({"p0": head}, KEY)
@@ -63,7 +63,7 @@ def test_append_cli_many_processes_one_sound_chain(tmp_path: Path) -> None:
     processes = [run_python(CLI, home, 15, name) for name in "abcd"]
     for process in processes:
         with process:
-            assert process.communicate()[1] == b""
+            assert process.communicate(timeout=60)[1] == b""
         assert process.returncode == 0
     report = verified(home / "audit")
     assert report.streams[0].lines == 60

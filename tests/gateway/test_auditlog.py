@@ -291,7 +291,7 @@ print(refused)
 def test_writer_file_size_limit_of_the_kernel_chain_sound(directory: Path) -> None:
     """The same with a real limit of the kernel: part of a line is written, cut off again, and the log goes on."""
     with run_python(FULL, directory) as process:
-        out, err = process.communicate()
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, b"")
     refused = int(out)
     lines = records(directory)

@@ -127,13 +127,13 @@ def server(home: Home) -> Iterator[int]:
     thread.start()
     yield listener.server_address[1]
     listener.shutdown()
-    thread.join()
+    thread.join(60)
     listener.server_close()
 
 
 def curl(conf: Path, url: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = ["curl", "-q", "-sS", "--noproxy", "*", "-K", str(conf), url]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=60)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs the curl command")

@@ -182,6 +182,6 @@ async def test_process_drained_ends_with_0(tmp_path: Path) -> None:
 
 def test_process_started_by_hand_says_who_starts_it() -> None:
     """Who runs the module learns what to run instead."""
-    result = subprocess.run([sys.executable, "-P", "-m", "gateway.process"], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-P", "-m", "gateway.process"], capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
     assert "rhttp-pki gateway" in result.stderr

@@ -47,7 +47,7 @@ def test_lock_of_a_killed_holder_is_free(tmp_path: Path) -> None:
         with pytest.raises(AlreadyRunning, match=f"pid {holder.pid} "):
             GatewayLock(path)
         holder.kill()
-        holder.wait()
+        holder.wait(60)
     GatewayLock(path).release()
 
 
@@ -95,7 +95,7 @@ def test_turn_of_a_killed_holder_goes_to_who_waits(
     def wait(seconds: float) -> None:
         waits.append(seconds)
         holder.kill()
-        holder.wait()
+        holder.wait(60)
 
     monkeypatch.setattr(runfiles.time, "sleep", wait)
     with turn_of(run / "issuing.lock", "twin"):

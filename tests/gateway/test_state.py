@@ -256,7 +256,7 @@ def test_many_processes_writing_lose_no_write(engine: Engine, tmp_path: Path) ->
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join()
+        writer.join(60)
     assert [writer.exitcode for writer in writers] == [0] * 4
     assert read_version(engine) == 100
 

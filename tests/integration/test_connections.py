@@ -61,7 +61,7 @@ def test_more_pipelined_requests_than_are_kept_are_read_later(wire: Wire) -> Non
         for _ in range(count):
             assert wire.answer().status == 200
     finally:
-        sender.join()
+        sender.join(60)
 
 
 def test_connection_close_is_honoured_and_said(wire: Wire) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# The front makes .venv first, which is done when that is what the tests run in.
+# The front makes .build/venv first, which is done when that is what the tests run in.
 FRONT = (
     [str(ROOT / "scripts" / "demo")]
-    if Path(sys.prefix) == ROOT / ".venv"
+    if Path(sys.prefix) == ROOT / ".build" / "venv"
     else [sys.executable, "-B", str(ROOT / "scripts" / "demo.py")]
 )
 PATIENCE = 240

@@ -58,7 +58,7 @@ def type_in(commands: str, place: Path) -> str:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(shell.pid, signal.SIGKILL)  # the shell's own session, and what it left behind in it
-        shell.wait()
+        shell.wait(60)
     return said
 
 

@@ -133,7 +133,7 @@ def test_bytes_pass_both_ways_untouched(rig: Rig, master: Master) -> None:
             sender = threading.Thread(target=one.send, args=(junk * 4,))
             sender.start()
             assert other.read(len(junk) * 4) == junk * 4
-            sender.join()
+            sender.join(60)
         assert worker.is_quiet()
 
 
@@ -310,7 +310,7 @@ def test_slow_side_holds_back_the_other(rig: Rig, master: Master) -> None:
         sender.join(0.5)
         assert sender.is_alive()
         assert worker.read(len(junk)) == junk
-        sender.join()
+        sender.join(60)
 
 
 def test_idle_relayed_worker_is_probed_by_the_kernel(rig: Rig, master: Master) -> None:

@@ -236,7 +236,7 @@ def test_revocation_does_not_wait_for_a_reload(rig: Rig) -> None:
         rig.run("revoke", "w1")
         assert worker.wire.rest(1.0) == b""
         assert reload.is_alive()
-        reload.join()
+        reload.join(60)
         assert rig.status()["config"]["generation"] == 2
         assert other.wire.is_quiet()
         with rig.connect("w1") as again, pytest.raises(SSL.Error, match="alert"):

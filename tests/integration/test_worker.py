@@ -74,7 +74,7 @@ def site(tmp_path: Path) -> Iterator[str]:
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
-    thread.join()
+    thread.join(60)
     server.server_close()
 
 
@@ -120,7 +120,7 @@ def test_worker_serves_an_application_and_drains(gateway: Served, home: Path, bu
         asking.start()
         assert worker.line() == "sleeping"
         worker.signal(signal.SIGTERM)
-        asking.join()
+        asking.join(60)
         assert answers == [(200, f"{worker.pid} /sleep".encode())]
         assert worker.ended() == 0
 
@@ -151,7 +151,7 @@ def test_worker_that_was_stopped_for_a_while_goes_on(gateway: Served, home: Path
         asking.start()
         eventually(lambda: pool(home)["slots"]["free"] == 0)
         worker.signal(signal.SIGCONT)
-        asking.join()
+        asking.join(60)
         assert answers == [(200, b"from the site")]
 
 

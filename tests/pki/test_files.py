@@ -111,7 +111,7 @@ def test_replace_files_of_two_at_once_take_turns(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(files.os, "rename", rename)
     replace_files({tmp_path / name: (b"1", 0o600) for name in ("key", "cert")})
-    second.join()
+    second.join(60)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"key": b"2", "cert": b"2"}
 
 

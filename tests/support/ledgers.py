@@ -111,7 +111,7 @@ class OtherProcess:
     def close(self) -> None:
         """End it."""
         self.process.kill()
-        self.process.communicate()
+        self.process.communicate(timeout=60)
 
 
 @contextmanager

@@ -103,7 +103,7 @@ class WorkerProcess:
     ) -> None:
         if self._process.poll() is None:
             self._process.kill()
-            self._process.wait()
+            self._process.wait(60)
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._errors.close()

@@ -172,9 +172,11 @@ def test_crl_and_bundle_are_understood_by_openssl(home: Home, tmp_path: Path) ->
     bundle = home.bundles / "w1"
     command = ["openssl", "verify", "-purpose", "sslclient", "-CAfile", str(bundle / "trust.pem")]
     command += ["-untrusted", str(bundle / "cert.pem")]
-    good = subprocess.run([*command, str(bundle / "cert.pem")], capture_output=True, text=True)
+    good = subprocess.run([*command, str(bundle / "cert.pem")], capture_output=True, text=True, timeout=60)
     assert good.returncode == 0, good.stderr
-    bad = subprocess.run([*command, "-crl_check", "-CRLfile", str(out), str(bundle / "cert.pem")], capture_output=True)
+    bad = subprocess.run(
+        [*command, "-crl_check", "-CRLfile", str(out), str(bundle / "cert.pem")], capture_output=True, timeout=60
+    )
     assert b"certificate revoked" in bad.stderr + bad.stdout
 
 

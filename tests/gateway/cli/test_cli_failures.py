@@ -93,6 +93,6 @@ def test_unforeseen_failure_is_one_line_without_its_text(home: Home, monkeypatch
 def test_command_as_process_shows_no_traceback(tmp_path: Path) -> None:
     """The installed command fails in one line too."""
     process = start_cli(tmp_path / "none", "list")
-    out, err = process.communicate()
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
     assert err.count("\n") == 1

@@ -163,7 +163,7 @@ def test_init_told_to_end_cleans_up(tmp_path: Path) -> None:
     while process.poll() is None and not any(tmp_path.glob("homes/.home.*/keys/root.key")):
         os.sched_yield()
     process.terminate()
-    process.communicate()
+    process.communicate(timeout=60)
     assert process.returncode == 128 + 15
     assert [path.name for path in tmp_path.iterdir()] == ["passphrase"]
 
@@ -171,7 +171,7 @@ def test_init_told_to_end_cleans_up(tmp_path: Path) -> None:
 def test_init_of_two_at_once_makes_one_home(tmp_path: Path) -> None:
     """Of two processes that make the same home one succeeds, the other is refused, and the home works."""
     running = [start_cli(tmp_path / "home", "init") for _ in range(2)]
-    outcomes = [process.communicate() for process in running]
+    outcomes = [process.communicate(timeout=60) for process in running]
     assert sorted(process.returncode for process in running) == [0, 1], outcomes
     assert run_cli(tmp_path / "home", "issue-client", "alice").exit_code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["home"]

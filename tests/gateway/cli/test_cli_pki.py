@@ -306,7 +306,7 @@ def test_issue_of_many_at_once_corrupts_nothing(home: Home) -> None:
     """Processes at the same time, two of them for the same name: every certificate is known, every password works."""
     names = ["w1", "w2", "w3", "w4", "twin", "twin"]
     running = [start_cli(home, "issue-worker", name, "--pool", "p") for name in names]
-    outcomes = {process.pid: process.communicate() for process in running}
+    outcomes = {process.pid: process.communicate(timeout=60) for process in running}
     codes = [process.returncode for process in running]
     assert codes[:4] == [0] * 4, outcomes
     assert sorted(codes[4:]) == [0, 1], outcomes

@@ -78,7 +78,7 @@ def test_crl_of_all_lets_openssl_look_up_the_whole_path(served: Home, tmp_path: 
         bundle = served.bundles / name
         command = ["openssl", "verify", "-crl_check_all", "-CAfile", bundle / "trust.pem", "-CRLfile", lists]
         command += ["-untrusted", bundle / "cert.pem", bundle / "cert.pem"]
-        result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
         assert result.returncode == expected, result.stderr
 
 
@@ -114,7 +114,7 @@ def test_crl_of_all_lets_nginx_tell_clients_apart(served: Home, tmp_path: Path) 
             config = served.bundles / name / "curl.conf"
             command = ["curl", "-s", "-K", str(config), "--unix-socket", str(socket), "-o", os.devnull]
             result = subprocess.run(
-                [*command, "-w", "%{http_code}", "https://localhost/"], capture_output=True, text=True
+                [*command, "-w", "%{http_code}", "https://localhost/"], capture_output=True, text=True, timeout=60
             )
             assert result.stdout == expected, (tmp_path / "error.log").read_text()
     finally:

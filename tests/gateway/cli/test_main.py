@@ -33,7 +33,7 @@ def test_help_lists_every_command_without_loading_one() -> None:
         "except SystemExit: pass\n"
         "print([name for name in sys.modules if name.startswith(('gateway.cli.pki', 'sqlalchemy', 'cryptography'))])"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
     assert out.endswith("[]\n")
     assert all(f"  {name} " in out for name in _COMMANDS)
 
@@ -46,7 +46,7 @@ def test_refused_options_load_no_library() -> None:
         "except SystemExit as error: print(error.code)\n"
         "print([name for name in sys.modules if name.split('.')[0] in ('sqlalchemy', 'alembic', 'rich')])"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
     assert out == "2\n[]\n"
 
 

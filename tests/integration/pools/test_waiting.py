@@ -87,7 +87,7 @@ def test_content_of_a_waiting_request_is_kept_up_to_a_bound_and_arrives_whole(ri
         taken = worker.request()
         assert taken.content == content
         worker.reply()
-        sender.join()
+        sender.join(60)
         assert wire.answer().status == 200
 
 
