@@ -93,7 +93,7 @@ class Connection:
             self.refused(end, call, stopped)
             return
         plan = self._plan
-        if plan is not None and plan.fields is head.fields and plan.generation is generation and not services.draining:
+        if plan is not None and plan.memo is head.forwarded and plan.generation is generation and not services.draining:
             self._once_more(end, call, plan)
             return
         # 2. The head means one thing only and is for us.
@@ -204,7 +204,7 @@ class Connection:
                 else:
                     refuse(services, end, call, 421, "misdirected", "authority_not_ours")
                 return False
-        if head.expect is not None and head.expect != [b"100-continue"]:
+        if head.expect is not None and head.expect != (b"100-continue",):
             refuse(services, end, call, 417, "expectation-failed", "expectation_unknown")
             return False
         if head.upgrade is not None and head.has_content and target.path.startswith(_SWITCH):

@@ -92,7 +92,7 @@ class Exchange:
         self._client: ClientEnd | None = None
         self._kept: list[bytes] | None = []
         self._kept_size = 0
-        self._named: list[bytes] = []
+        self._named: tuple[bytes, ...] = ()
         """What the answer's ``Connection`` names, for its trailers."""
         self._ended = not call.head.has_content
         self._trailers: Fields = []

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from rhttp.fields import HOP_BY_HOP, Fields, serialize
+from rhttp.fields import HOP_BY_HOP, Field, Fields, serialize
 from rhttp.head import RequestHead, ResponseHead
 
 _INBOUND_NAMES: Final = HOP_BY_HOP | frozenset(
@@ -58,7 +58,7 @@ def _named(connection: Iterable[bytes]) -> frozenset[bytes]:
     return frozenset([name.replace(b"_", b"-") for name in connection]) - _CONNECTION_OPTIONS
 
 
-def _pass(fields: Fields, passes: _Memo, connection: list[bytes]) -> Fields:
+def _pass(fields: Iterable[Field], passes: _Memo, connection: tuple[bytes, ...]) -> Fields:
     """The fields that go on."""
     if connection and (named := _named(connection)):
         return [f for f in fields if passes[f[0]] and f[0].replace(b"_", b"-") not in named]
@@ -97,12 +97,12 @@ def response_fields(head: ResponseHead, *, route: bool) -> bytes:
     return lines
 
 
-def inbound_trailers(trailers: Fields, connection: list[bytes]) -> Fields:
+def inbound_trailers(trailers: Fields, connection: tuple[bytes, ...]) -> Fields:
     """The trailer fields of a request that go on; ``connection`` is what its head's ``Connection`` names."""
     return _pass(trailers, _inbound, connection) if trailers else trailers
 
 
-def outbound_trailers(trailers: Fields, connection: list[bytes]) -> Fields:
+def outbound_trailers(trailers: Fields, connection: tuple[bytes, ...]) -> Fields:
     """The trailer fields of an answer that go back; ``connection`` is what its head's ``Connection`` names."""
     return _pass(trailers, _outbound_route, connection) if trailers else trailers
 

@@ -9,7 +9,6 @@ from auth.verifier import Authenticated
 from gateway.admission import admit_again
 from gateway.call import Admitted, Call, Question, Rendered
 from gateway.exchange import Inbound
-from rhttp.fields import Fields
 
 
 class Plan:
@@ -25,11 +24,11 @@ class Plan:
         "_algorithm",
         "_minute",
         "dispatch",
-        "fields",
         "generation",
         "inbound",
         "label",
         "lines",
+        "memo",
         "parent_id",
         "path",
         "query",
@@ -53,8 +52,8 @@ class Plan:
         wait: float,
         dispatch: bool,
     ) -> None:
-        self.fields: Fields = call.head.fields
-        """By their identity: one object for equal heads."""
+        self.memo = call.head.forwarded
+        """What equal heads share, and nothing else does: by its identity the head is known."""
         self.generation = call.generation
         self.path = call.target
         self.query = call.query

@@ -83,7 +83,7 @@ def build_scope(head: RequestHead, state: dict[str, Any] | None) -> Scope:
         "raw_path": raw_path,
         "query_string": query,
         "root_path": "",
-        "headers": list(head.fields),  # heads are shared, and middleware adds to the list
+        "headers": list(head.all_fields),  # middleware adds to the list
         "client": None,
         "server": None,
         "extensions": {TRAILERS: {}},

@@ -14,7 +14,7 @@ from OpenSSL import SSL
 
 from rhttp.client import ClientEnd
 from rhttp.errors import Loss
-from rhttp.fields import Fields
+from rhttp.fields import Fields, SharedFields
 from rhttp.head import ResponseHead
 from rhttp.limits import Http1Limits
 from rhttp.timers import TimerWheel
@@ -33,7 +33,7 @@ class Asked:
         self.switched = False
         self.status = 0
         """0: no whole answer."""
-        self.fields: Fields = []
+        self.fields: SharedFields = ()
         self.title = ""
         """Of a problem (RFC 9457), made safe for a log line."""
         self.request_id = ""

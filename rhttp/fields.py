@@ -14,6 +14,8 @@ from rhttp.errors import RemoteProtocolError
 Field = tuple[bytes, bytes]
 """A field line: its name in lower case, its value without surrounding white space."""
 Fields = list[Field]
+SharedFields = tuple[Field, ...]
+"""Of a head: equal heads are one object, on connections of different peers too, so nobody can change it."""
 
 TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # RFC 9112 section 5: field-line = field-name ":" OWS field-value OWS; no obs-fold, no bare CR.
@@ -61,9 +63,9 @@ FORBIDDEN_IN_TRAILERS: Final = HOP_BY_HOP | frozenset(
 """Fields that frame, route, authenticate or steer and so are refused in trailers (RFC 9110 section 6.5.1)."""
 
 
-def tokens(value: bytes) -> list[bytes]:
+def tokens(value: bytes) -> tuple[bytes, ...]:
     """The members of a comma-separated list, lower case, without empty members (RFC 9110 section 5.6.1)."""
-    return [member for part in value.split(b",") if (member := part.strip(b" \t").lower())]
+    return tuple([member for part in value.split(b",") if (member := part.strip(b" \t").lower())])
 
 
 def parse_field_block(block: bytes, *, maximum: int) -> Fields:

@@ -214,7 +214,7 @@ class _Forwarding:
         self._is_reused = client.answered > 0
         named = head.connection
         fields = b"".join(
-            [b"%b: %b\r\n" % f for f in head.fields if f[0] not in _REQUEST_DROPPED and f[0] not in named]
+            [b"%b: %b\r\n" % f for f in head.all_fields if f[0] not in _REQUEST_DROPPED and f[0] not in named]
         )
         host = head.host if self._forwarder.keep_host and head.host else self._forwarder.target.authority
         block = b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%b" % (head.method, self._target, host, fields, _VIA)

@@ -14,7 +14,7 @@ from typing import ClassVar, Final
 import httptools
 
 from rhttp.errors import RemoteProtocolError
-from rhttp.fields import TOKEN, Fields, tokens
+from rhttp.fields import TOKEN, Fields, SharedFields, tokens
 
 METHODS: Final = frozenset(
     (
@@ -65,18 +65,19 @@ class RequestHead:
         self.method = b""
         self.target = b""
         self.http11 = True
-        self.fields: Fields = []
+        self.fields: SharedFields = ()
+        """All but ``Authorization``, which stands in `authorization` alone."""
         self.host: bytes | None = None
         self.content_length: int | None = None
         self.chunked = False
         self.close = False
         """The connection ends after this exchange."""
-        self.connection: list[bytes] = []
+        self.connection: tuple[bytes, ...] = ()
         """Members of ``Connection``, lower case."""
-        self.expect: list[bytes] | None = None
-        self.upgrade: list[bytes] | None = None
+        self.expect: tuple[bytes, ...] | None = None
+        self.upgrade: tuple[bytes, ...] | None = None
         """Values of ``Upgrade``, only when ``Connection`` names it and the version is 1.1."""
-        self.authorization: list[bytes] | None = None
+        self.authorization: tuple[bytes, ...] | None = None
         self.forwarded: dict[str, bytes] = {}
         """Room for whoever forwards heads to keep the fields in serialized form; shared between equal heads."""
 
@@ -94,9 +95,15 @@ class RequestHead:
         head.connection = self.connection
         head.expect = self.expect
         head.upgrade = self.upgrade
-        head.authorization = [value] if self.authorization is None else [*self.authorization, value]
+        head.authorization = (value,) if self.authorization is None else (*self.authorization, value)
         head.forwarded = self.forwarded
         return head
+
+    @property
+    def all_fields(self) -> SharedFields:
+        """The fields with ``Authorization``, for who is the last to read them."""
+        given = self.authorization
+        return self.fields if given is None else (*self.fields, *[(b"authorization", value) for value in given])
 
     @property
     def has_content(self) -> bool:
@@ -127,12 +134,12 @@ class ResponseHead:
         self.status = 0
         self.reason = b""
         self.http11 = True
-        self.fields: Fields = []
+        self.fields: SharedFields = ()
         self.content_length: int | None = None
         self.chunked = False
         self.close = False
-        self.connection: list[bytes] = []
-        self.upgrade: list[bytes] | None = None
+        self.connection: tuple[bytes, ...] = ()
+        self.upgrade: tuple[bytes, ...] | None = None
         self.forwarded: dict[str, bytes] = {}
         """Room for whoever forwards heads to keep the fields in serialized form; shared between equal heads."""
 
@@ -232,11 +239,12 @@ def parse_request_head(block: bytes, *, max_fields: int = 100, max_line: int = 8
         pass  # llhttp stops at the head's end there, which is all that it was given
     except httptools.HttpParserError as error:
         raise _fault(f"llhttp: {error}") from None
-    fields = head.fields = collector.fields
+    fields = collector.fields
     if len(fields) > max_fields:
         raise _fault("too many field lines", 431, "fields-too-large")
     for name, value in collector.special:
         _note_request_field(head, name, value)
+    head.fields = tuple(fields if head.authorization is None else [f for f in fields if f[0] != b"authorization"])
     if head.host is None and head.http11:
         raise _fault("no Host field")
     if head.chunked:
@@ -255,10 +263,7 @@ def _note_request_field(head: RequestHead, name: bytes, value: bytes) -> None:
             raise _fault("more than one Host field")
         head.host = value
     elif name == b"authorization":
-        if head.authorization is None:
-            head.authorization = [value]
-        else:
-            head.authorization.append(value)
+        head.authorization = (*(head.authorization or ()), value)
     elif name == b"content-length":
         head.content_length = _length(head.content_length, value)
     elif name == b"transfer-encoding":
@@ -268,9 +273,14 @@ def _note_request_field(head: RequestHead, name: bytes, value: bytes) -> None:
         if b"close" in head.connection:
             head.close = True
     elif name == b"expect":
-        head.expect = (head.expect or []) + tokens(value)
+        head.expect = (head.expect or ()) + tokens(value)
     else:
-        head.upgrade = (head.upgrade or []) + [part for item in value.split(b",") if (part := item.strip(b" \t"))]
+        head.upgrade = (head.upgrade or ()) + _protocols(value)
+
+
+def _protocols(value: bytes) -> tuple[bytes, ...]:
+    """The members of ``Upgrade``, whose names have a case."""
+    return tuple([part for item in value.split(b",") if (part := item.strip(b" \t"))])
 
 
 def _length(seen: int | None, value: bytes) -> int:
@@ -316,9 +326,9 @@ def parse_response_head(block: bytes, *, max_fields: int = 100) -> ResponseHead:
         pass
     except httptools.HttpParserError as error:
         raise _fault(f"llhttp: {error}", 502) from None
-    fields = head.fields = collector.fields
-    if len(fields) > max_fields:
+    if len(collector.fields) > max_fields:
         raise _fault("too many field lines", 502)
+    head.fields = tuple(collector.fields)
     head.close = not head.http11
     try:
         for name, value in collector.special:
@@ -344,7 +354,7 @@ def _note_response_field(head: ResponseHead, name: bytes, value: bytes) -> None:
         elif not head.http11 and b"keep-alive" in head.connection:
             head.close = False
     elif name == b"upgrade":
-        head.upgrade = (head.upgrade or []) + [part for item in value.split(b",") if (part := item.strip(b" \t"))]
+        head.upgrade = (head.upgrade or ()) + _protocols(value)
 
 
 def response_has_content(method: bytes, status: int) -> bool:

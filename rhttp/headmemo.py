@@ -1,7 +1,10 @@
 """Heads that were read before: most requests and answers repeat, but for the ``Authorization`` of a request.
 
-A head is remembered by its bytes, so a remembered one is what the parser would say again. Long heads and heads with
-cookies are not remembered; ``Authorization`` is cut out first and never kept.
+A head is remembered by its bytes, so a remembered one is what the parser would say again, and it is shared between
+peers: nothing of it can be changed but the room for what is derived from it alone. Long heads are not remembered.
+
+What carries a credential is never kept, in whatever spelling: the one ``Authorization`` of the usual form is cut out
+first, and of what is then parsed only that is kept in which the parser found none.
 
 Posture: pure, meets bytes of untrusted clients, workers and masters.
 """
@@ -10,12 +13,28 @@ from __future__ import annotations
 
 from typing import Final
 
+from rhttp.fields import SharedFields
 from rhttp.head import RequestHead, ResponseHead, parse_request_head, parse_response_head
 
 _KEPT: Final = 1024
 """Heads of each kind; with `_SHORT` at most some 4 MiB a process."""
 _SHORT: Final = 1024
 """Bytes of a head that is worth remembering."""
+_CREDENTIALS: Final = frozenset(
+    {
+        b"authorization",
+        b"proxy-authorization",
+        b"authentication-info",
+        b"proxy-authentication-info",
+        b"www-authenticate",
+        b"proxy-authenticate",
+        b"cookie",
+        b"cookie2",
+        b"set-cookie",
+        b"set-cookie2",
+    }
+)
+"""Names of fields whose heads are not remembered: nonces and cookies, which would not come again anyhow."""
 _PRINTABLE: Final = bytes(range(0x20, 0x7F))
 
 # Plain dictionaries, asked for every message: `functools.lru_cache` takes several times as long. All are forgotten
@@ -25,21 +44,18 @@ _responses: Final[dict[bytes, ResponseHead]] = {}
 
 
 def read_request_head(block: bytes, *, max_fields: int, max_line: int) -> RequestHead:
-    """As `rhttp.head.parse_request_head`. The fields are shared between equal heads: they must not be changed.
-
-    ``fields`` lacks ``Authorization``, which stands in ``authorization`` alone.
-    """
+    """As `rhttp.head.parse_request_head`."""
     at = block.find(b"\r\nAuthorization: ")
     if at < 0:
         at = block.find(b"\r\nauthorization: ")
     if at < 0:
-        if len(block) > _SHORT or b"ookie" in block:
+        if len(block) > _SHORT:
             return parse_request_head(block, max_fields=max_fields, max_line=max_line)
         return _request(block, max_fields, max_line)
     start = at + 17
     end = block.find(b"\r\n", start)
     value = block[start:end]
-    if len(block) - len(value) > _SHORT or b"ookie" in block or value.translate(None, _PRINTABLE):
+    if len(block) - len(value) > _SHORT or value.translate(None, _PRINTABLE):
         return parse_request_head(block, max_fields=max_fields, max_line=max_line)
     if not value or value[0] == 0x20 or value[-1] == 0x20:
         return parse_request_head(block, max_fields=max_fields, max_line=max_line)
@@ -47,8 +63,8 @@ def read_request_head(block: bytes, *, max_fields: int, max_line: int) -> Reques
 
 
 def read_response_head(block: bytes, *, max_fields: int) -> ResponseHead:
-    """As `rhttp.head.parse_response_head`. Equal heads are one object: it must not be changed."""
-    if len(block) > _SHORT or b"ookie" in block:
+    """As `rhttp.head.parse_response_head`."""
+    if len(block) > _SHORT:
         return parse_response_head(block, max_fields=max_fields)
     return _response(block, max_fields)
 
@@ -65,6 +81,11 @@ class _Held:
 _held: Final = _Held()
 
 
+def _has_credentials(fields: SharedFields) -> bool:
+    # Servers behind CGI-like interfaces read `_` and `-` alike.
+    return any(name in _CREDENTIALS or name.replace(b"_", b"-") in _CREDENTIALS for name, _ in fields)
+
+
 def _request(block: bytes, max_fields: int, max_line: int) -> RequestHead:
     if max_line != _held.line:
         _requests.clear()
@@ -72,9 +93,10 @@ def _request(block: bytes, max_fields: int, max_line: int) -> RequestHead:
     head = _requests.get(block)
     if head is None or len(head.fields) > max_fields:
         head = parse_request_head(block, max_fields=max_fields, max_line=max_line)
-        if len(_requests) >= _KEPT:
-            _requests.clear()
-        _requests[block] = head
+        if head.authorization is None and not _has_credentials(head.fields):
+            if len(_requests) >= _KEPT:
+                _requests.clear()
+            _requests[block] = head
     return head
 
 
@@ -82,7 +104,8 @@ def _response(block: bytes, max_fields: int) -> ResponseHead:
     head = _responses.get(block)
     if head is None or len(head.fields) > max_fields:
         head = parse_response_head(block, max_fields=max_fields)
-        if len(_responses) >= _KEPT:
-            _responses.clear()
-        _responses[block] = head
+        if not _has_credentials(head.fields):
+            if len(_responses) >= _KEPT:
+                _responses.clear()
+            _responses[block] = head
     return head

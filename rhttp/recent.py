@@ -1,5 +1,7 @@
 """The last `Authorization` value of one connection: the next one differs in ``uri``, ``nc`` and ``response`` only.
 
+It is kept with its connection, for the peer that sent it, and goes with it; nothing of it is shared.
+
 Posture: pure, meets bytes of untrusted clients. It is a short cut and nothing else: whatever it answers,
 `parse_authorization` would have answered too.
 """

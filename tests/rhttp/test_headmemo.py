@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.slots import attributes
 
+from rhttp import headmemo
 from rhttp.errors import RemoteProtocolError
 from rhttp.head import RequestHead, ResponseHead, parse_request_head, parse_response_head
 from rhttp.headmemo import read_request_head, read_response_head
@@ -26,7 +27,7 @@ def facts(read: Callable[[], RequestHead]) -> object:
         return error.status
     plain = {name: getattr(head, name) for name in PLAIN}
     plain["authorization"] = sorted(head.authorization or ())  # more than one is refused, in whatever order
-    return plain, [f for f in head.fields if f[0] != b"authorization"]
+    return plain, head.fields
 
 
 inserts = st.sampled_from(
@@ -41,6 +42,7 @@ inserts = st.sampled_from(
         b"\xff",
         b"Authorization: Digest c=d\r\n",
         b"authorization: Basic e\r\n",
+        b"AUTHORIZATION:\tBasic f\r\n",
         b"\r\nAuthorization: x",
         b"Transfer-Encoding: chunked\r\n",
         b"Connection: Upgrade\r\nUpgrade: PTTH/1.0\r\n",
@@ -85,7 +87,7 @@ def test_request_heads_of_two_users_share_no_credentials() -> None:
     one = read_request_head(REQUEST, max_fields=100, max_line=8192)
     two = read_request_head(REQUEST.replace(b"a=b", b"c=d"), max_fields=100, max_line=8192)
     none = read_request_head(REQUEST.replace(b"Authorization: Digest a=b\r\n", b""), max_fields=100, max_line=8192)
-    assert (one.authorization, two.authorization, none.authorization) == ([b"Digest a=b"], [b"Digest c=d"], None)
+    assert (one.authorization, two.authorization, none.authorization) == ((b"Digest a=b",), (b"Digest c=d",), None)
 
 
 @pytest.mark.parametrize("fields", [1, 2, 3, 4])
@@ -93,3 +95,58 @@ def test_request_head_counts_authorization_among_its_fields(fields: int) -> None
     """The limit of fields is the same with and without the short cut."""
     expected = facts(lambda: parse_request_head(REQUEST, max_fields=fields))
     assert facts(lambda: read_request_head(REQUEST, max_fields=fields, max_line=8192)) == expected
+
+
+SECRET = b"5ecret"
+CREDENTIALS = [
+    b"Authorization: Digest 5ecret",
+    b"authorization: Digest 5ecret",
+    b"AUTHORIZATION: Digest 5ecret",
+    b"aUTHORIZATION:Digest 5ecret",
+    b"Authorization:Digest 5ecret",
+    b"Authorization:\tDigest 5ecret",
+    b"Authorization:  Digest 5ecret",
+    b"Authorization: Digest 5ecret ",
+    b"Authorization: a\r\nAuthorization: Digest 5ecret",
+    b"Authorization: a\r\nauthorization: Digest 5ecret\r\nAUTHORIZATION:5ecret",
+    b"Proxy-Authorization: Basic 5ecret",
+    b"proxy_authorization:Basic 5ecret",
+    b"Cookie: a=5ecret",
+    b"COOKIE:a=5ecret",
+    b"cOOkIE: a=5ecret",
+    b"Cookie2: 5ecret",
+]
+
+
+@pytest.mark.parametrize("line", CREDENTIALS)
+def test_request_head_that_carries_a_credential_is_never_kept(line: bytes) -> None:
+    """In whatever spelling, in whatever place: no credential is in memory behind its request."""
+    for block in (
+        b"GET /a HTTP/1.1\r\nHost: x\r\n" + line + b"\r\n\r\n",
+        b"GET /a HTTP/1.1\r\n" + line + b"\r\nHost: x\r\n\r\n",
+        b"GET /a HTTP/1.1\r\nHost: x\r\nAuthorization: Digest 5ecret\r\n" + line + b"\r\n\r\n",
+    ):
+        read_request_head(block, max_fields=100, max_line=8192)
+        for kept, head in headmemo._requests.items():
+            assert SECRET not in kept
+            assert head.authorization is None
+            assert SECRET not in repr(head.fields).encode()
+
+
+@pytest.mark.parametrize("name", [b"Set-Cookie", b"SET-COOKIE", b"set-cookie2", b"WWW-Authenticate", b"set_cookie"])
+def test_response_head_that_carries_a_credential_is_never_kept(name: bytes) -> None:
+    """An answer's cookies and challenges are one requester's."""
+    read_response_head(b"HTTP/1.1 200 OK\r\n" + name + b": 5ecret\r\nContent-Length: 0\r\n\r\n", max_fields=100)
+    assert not [kept for kept in headmemo._responses if SECRET in kept]
+
+
+def test_heads_that_are_shared_cannot_be_changed() -> None:
+    """Equal heads are one object for every peer: what is in them is a tuple, or bytes."""
+    block = b"GET /shared HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: a\r\nExpect: 100-continue\r\n\r\n"
+    one, two = (read_request_head(block, max_fields=100, max_line=8192) for _ in range(2))
+    assert one.fields is two.fields
+    answer = read_response_head(b"HTTP/1.1 200 OK\r\nConnection: close\r\nUpgrade: a\r\n\r\n", max_fields=100)
+    for head in (one, answer):
+        for name in attributes(type(head)):
+            value = getattr(head, name)
+            assert name == "forwarded" or isinstance(value, tuple | bytes | bool | int | None), name

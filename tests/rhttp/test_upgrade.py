@@ -52,7 +52,7 @@ def test_answers_to_an_upgrade_can_be_read_and_name_the_token() -> None:
     """Our 101 is a whole head that switches; 401 and 426 offer every token that we know."""
     for variant in VARIANTS:
         head = parse_response_head(variant.answer)
-        assert (head.status, head.upgrade, head.connection) == (101, [variant.token], [b"upgrade"])
+        assert (head.status, head.upgrade, head.connection) == (101, (variant.token,), (b"upgrade",))
         assert variant.token in OFFER
         assert variant.methods == {b"POST", b"GET"}
 
