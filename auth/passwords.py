@@ -16,6 +16,8 @@ _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 # Control characters, surrogates (no UTF-8), line and paragraph separators: nobody types them, and files, prompts and
 # configurations of clients cut a password at them.
 _REFUSED_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# A byte order mark that strayed in. RFC 8265 §4.2 does not take it either.
+_MARK: Final = "\ufeff"
 
 
 def parse_user_name(text: str) -> str:
@@ -38,13 +40,14 @@ def normalise_password(text: str) -> str:
     but ASCII they need it in NFC, as keyboards make it.
 
     Raises:
-        PasswordRefused: empty, over 1024 bytes of UTF-8, or with control characters, surrogates or line separators.
+        PasswordRefused: empty, over 1024 bytes of UTF-8, or with control characters, surrogates, line separators,
+            or U+FEFF.
     """
     password = unicodedata.normalize("NFC", text)
     if not password:
         raise PasswordRefused("the password is empty; give one, or let one be made with --generate")
-    if any(unicodedata.category(character) in _REFUSED_CATEGORIES for character in password):
-        raise PasswordRefused("the password has control characters or line separators; leave them out")
+    if any(unicodedata.category(character) in _REFUSED_CATEGORIES for character in password) or _MARK in password:
+        raise PasswordRefused("the password has control characters, line separators or U+FEFF; leave them out")
     if len(password.encode()) > PASSWORD_BYTES:
         raise PasswordRefused(f"the password is over {PASSWORD_BYTES} bytes; use a shorter one")
     return password

@@ -32,6 +32,7 @@ from gateway.configvalues import (
     UnixAddress,
 )
 from gateway.limits import Limits
+from rhttp.textfile import NotText, decode_text
 
 __all__ = [
     "NO_OVERRIDES",
@@ -99,11 +100,11 @@ def load_config(path: Path, overrides: Overrides = NO_OVERRIDES) -> Config:
             data = file.read(MAX_FILE + 1)
         if len(data) > MAX_FILE:
             raise _invalid(f"{path} has more than {MAX_FILE} bytes; shorten it")
-        text = data.decode()
+        text = decode_text(data)
     except OSError as error:
         raise _invalid(f"cannot read {path}: {error.strerror}; make a home with `rhttp-pki init`") from error
-    except UnicodeDecodeError as error:
-        raise _invalid(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except NotText as error:
+        raise _invalid(f"{path} {error}") from None
     config, notes = _parse(text, home, overrides)
     for key, wanted in notes.files:
         if not wanted.is_file():

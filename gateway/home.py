@@ -17,6 +17,8 @@ from pki.errors import InputUnreadable, KeyUnavailable
 from pki.keys import is_sealed, unseal
 from pki.names import Role
 from rhttp.digest import Algorithm
+from rhttp.secretfile import exposure
+from rhttp.textfile import NotText, decode_text
 
 __all__ = ["DEFAULT_LISTEN", "DEFAULT_STATE_URL", "Basics", "Home", "HomeInvalid"]
 
@@ -194,18 +196,19 @@ class Home:
         """The content of a file under ``keys``, unsealed when it is sealed.
 
         Raises:
-            HomeInvalid: it cannot be read, is not ours alone, or needs a passphrase that is missing or wrong.
+            HomeInvalid: it cannot be read, is open to others (`rhttp.secretfile`), or needs a passphrase that is
+                missing or wrong.
         """
         try:
             with path.open("rb") as file:
-                seen = os.fstat(file.fileno())
+                exposed = exposure(path, file.fileno())
                 data = file.read(_MAX_KEY + 1)
         except FileNotFoundError:
             raise HomeInvalid(f"{path} is missing; restore it from a backup") from None
         except OSError as error:
             raise HomeInvalid(f"cannot read {path}: {error.strerror}") from error
-        if seen.st_mode & 0o077:
-            raise HomeInvalid(f"{path} is open to others (mode {seen.st_mode & 0o777:04o}); run: chmod 600 {path}")
+        if exposed is not None:
+            raise HomeInvalid(exposed)
         if not data or len(data) > _MAX_KEY:
             raise HomeInvalid(f"{path} holds no key; restore it from a backup")
         if not is_sealed(data):
@@ -255,10 +258,12 @@ class Home:
         """The settings that commands need, read from ``gateway.toml``; `HomeInvalid` when it cannot be read."""
         try:
             with self.config.open("rb") as file:
-                table = tomllib.loads(file.read(_MAX_CONFIG).decode())
+                table = tomllib.loads(decode_text(file.read(_MAX_CONFIG)))
         except OSError as error:
             raise HomeInvalid(f"cannot read {self.config}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except NotText as error:
+            raise HomeInvalid(f"{self.config} {error}") from None
+        except tomllib.TOMLDecodeError as error:
             raise HomeInvalid(f"{self.config} is not TOML: {error}; mend it and try again") from None
         digest, state = table.get("digest"), table.get("state")
         values = {

@@ -30,6 +30,7 @@ from pki.errors import PkiError
 from pki.keys import load_private_key
 from pki.names import Role
 from pki.verify import TrustStore
+from rhttp.textfile import NotText, decode_text
 
 MAX_TEXT: Final = 4 * 1024 * 1024
 """Bytes of a configuration, policy or certificate file."""
@@ -167,9 +168,9 @@ class _Reader:
     def text_of(self, path: Path) -> str | None:
         data = self.bytes_of(path)
         try:
-            return None if data is None else data.decode()
-        except UnicodeDecodeError:
-            self.problem(path, "is not UTF-8 text; write it anew")
+            return None if data is None else decode_text(data)
+        except NotText as error:
+            self.problem(path, str(error))
             return None
 
     def secret_of(self, path: Path) -> bytes | None:

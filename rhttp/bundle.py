@@ -1,7 +1,7 @@
 """Reading a worker's bundle: a directory with everything that it needs to be let in (I/O).
 
 ``rhttp.toml`` says where the gateway is and who we are; ``cert.pem``, ``key.pem``, ``trust.pem`` and ``password`` lie
-beside it. The key and the password must be readable by their owner only.
+beside it. Who may read the key and the password is `rhttp.secretfile`'s rule.
 
 Posture: the files are the operator's. Their secrets never reach an error, a log line or a repr.
 """
@@ -19,7 +19,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from rhttp.errors import RhttpError
+from rhttp.secretfile import exposure
 from rhttp.target import split_authority
+from rhttp.textfile import NotText, decode_text, first_line
 
 SETTINGS: Final = "rhttp.toml"
 CERT: Final = "cert.pem"
@@ -132,7 +134,7 @@ def load_bundle(place: Path | str, *, gateway: str | None = None, pool: str | No
     if user is not None and (not isinstance(user, str) or not user):
         _bad(f"`user` in {place / SETTINGS} is no user name; write the name that the gateway knows, or remove the line")
     password = _password(place / PASSWORD) if user is not None else None
-    chain, key = _read(place / CERT), _read_secret(place / KEY)
+    chain, key = _read(place / CERT), _read(place / KEY, is_secret=True)
     certificate = _check_pair(place, chain, key)
     return Bundle(
         place=place,
@@ -177,38 +179,32 @@ def _bad(message: str) -> NoReturn:
     raise BundleInvalid(message)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, *, is_secret: bool = False) -> bytes:
     try:
         if not path.is_file():
             raise FileNotFoundError
         with path.open("rb") as file:
+            exposed = exposure(path, file.fileno()) if is_secret else None
             data = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         more = " (with --csr the key stays with you: put it there)" if path.name == KEY else ""
         _bad(f"{path} is missing{more}; issue the bundle again, or complete it")
     except OSError as error:
         _bad(f"cannot read {path}: {error.strerror}; mend its owner or permissions")
+    if exposed is not None:
+        _bad(exposed)
     if len(data) > _MAX_BYTES:
         _bad(f"{path} is larger than 1 MiB; it is no file of a bundle")
-    return data
-
-
-def _read_secret(path: Path) -> bytes:
-    data = _read(path)
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        _bad(f"cannot look at {path}: {error.strerror}; mend its owner or permissions")
-    if mode & 0o077:
-        _bad(f"{path} can be used by others (mode {mode & 0o777:04o}); run: chmod 600 {path}")
     return data
 
 
 def _settings(place: Path) -> dict[str, object]:
     path = place / SETTINGS
     try:
-        return dict(tomllib.loads(_read(path).decode("utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return dict(tomllib.loads(decode_text(_read(path))))
+    except NotText as error:
+        _bad(f"{path} {error}")
+    except tomllib.TOMLDecodeError as error:
         _bad(f"{path} is no TOML ({error}); correct it, or issue the bundle again")
 
 
@@ -220,13 +216,13 @@ def _named(place: Path, settings: dict[str, object], key: str) -> str:
 
 
 def _password(path: Path) -> str:
-    line = _read_secret(path).split(b"\n", 1)[0].rstrip(b"\r")
+    try:
+        line = decode_text(first_line(_read(path, is_secret=True)))
+    except NotText as error:
+        _bad(f"{path} {error}")
     if not line:
         _bad(f"{path} starts with an empty line; put the password there (`rhttp-pki user passwd` makes a new one)")
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError:
-        _bad(f"{path} is not UTF-8; put the password there as text")
+    return line
 
 
 def _check_pair(place: Path, chain: bytes, key: bytes) -> x509.Certificate:

@@ -74,6 +74,7 @@ EDGE = frozenset(
         "rhttp/lifespan.py",
         "rhttp/link.py",
         "rhttp/plain.py",
+        "rhttp/secretfile.py",
         "rhttp/tls.py",
         "rhttp/worker.py",
     }

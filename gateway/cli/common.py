@@ -14,8 +14,13 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import click
 from click.core import ParameterSource
 
+from rhttp.secretfile import exposure
+from rhttp.textfile import NotText, first_line
+
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_MAX_PASSPHRASE_FILE = 1 << 20
 
 
 @dataclass(slots=True)
@@ -31,16 +36,23 @@ class Settings:
         """The passphrase: the file's first line, without its line end; None when no file was named.
 
         Raises:
-            Failure: the file cannot be read or its first line is empty.
+            Failure: the file cannot be read, is open to others (`rhttp.secretfile`), or its first line is empty.
         """
-        if self.passphrase_file is None:
+        path = self.passphrase_file
+        if path is None:
             return None
         try:
-            line = self.passphrase_file.read_bytes().split(b"\n", 1)[0].rstrip(b"\r")
+            with path.open("rb") as file:
+                exposed = exposure(path, file.fileno())
+                line = first_line(file.read(_MAX_PASSPHRASE_FILE))
         except OSError as error:
-            fail(f"cannot read the passphrase file {self.passphrase_file}: {error.strerror}; name a readable file")
+            fail(f"cannot read the passphrase file {path}: {error.strerror}; name a readable file")
+        except NotText as error:
+            fail(f"the passphrase file {path} {error}")
+        if exposed is not None:
+            fail(f"the passphrase file {exposed}")
         if not line:
-            fail(f"the passphrase file {self.passphrase_file} starts with an empty line; put the passphrase there")
+            fail(f"the passphrase file {path} starts with an empty line; put the passphrase there")
         return line
 
 

@@ -17,6 +17,7 @@ import orjson
 
 from gateway.cli.common import Settings, common_options, fail
 from gateway.cli.options import INSTANT, LABEL, NAME, json_option, label_map
+from rhttp.textfile import NotText, decode_text
 
 if TYPE_CHECKING:
     from auth.cedar import Explanation
@@ -328,9 +329,9 @@ def _show(asked: PolicyQuery, told: Explanation, config: Config, hint: str | Non
 
 def _text(path: Any) -> str:
     try:
-        return str(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        fail(f"{path} is not UTF-8 text; write it anew")
+        return decode_text(path.read_bytes())
+    except NotText as error:
+        fail(f"{path} {error}")
     except OSError as error:
         fail(f"cannot read the policy {path}: {error.strerror}; restore it, or set `policy` in gateway.toml")
 
@@ -338,7 +339,7 @@ def _text(path: Any) -> str:
 def _groups_as_written(home: Home) -> dict[str, tuple[str, ...]]:
     """The groups of a gateway.toml that has problems elsewhere, so that the policy is not blamed for naming them."""
     try:
-        groups = tomllib.loads(home.config.read_text(encoding="utf-8")).get("groups", {})
+        groups = tomllib.loads(decode_text(home.config.read_bytes())).get("groups", {})
     except (OSError, ValueError):
         return {}
     if not isinstance(groups, dict):

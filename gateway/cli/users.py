@@ -21,6 +21,7 @@ import click
 
 from gateway.cli.common import Settings, common_options, fail
 from gateway.cli.options import NAME, json_option
+from rhttp.textfile import NotText, decode_text, first_line
 
 if TYPE_CHECKING:
     from auth.store import StoredUser, UserStore
@@ -181,7 +182,7 @@ def _open(settings: Settings, *, with_key: bool = False) -> Iterator[tuple[Desk,
 
 def _configured_algorithms(config: Path) -> tuple[str, ...]:
     """``[digest] algorithms`` of the home. The rest of the file is not looked at: it may need a mend of its own."""
-    digest = tomllib.loads(config.read_text()).get("digest", {})
+    digest = tomllib.loads(decode_text(config.read_bytes())).get("digest", {})
     found = digest.get("algorithms", ["SHA-256"])
     if not isinstance(found, list) or not found or not all(one in _ALGORITHMS for one in found):
         fail(f"{config}: digest.algorithms must list some of {', '.join(_ALGORITHMS)}; mend it, or leave it out")
@@ -268,11 +269,10 @@ def _read_password(path: Path) -> str:
                 data = file.read(_MAX_PASSWORD_FILE + 1)
     except OSError as error:
         fail(f"cannot read the password file {path}: {error.strerror}; name a readable file")
-    line = data.split(b"\n", 1)[0].removesuffix(b"\r")
     try:
-        return line.decode()
-    except UnicodeDecodeError:
-        fail(f"the first line of {path} is not UTF-8; save it as UTF-8")
+        return decode_text(first_line(data))
+    except NotText as error:
+        fail(f"the password file {path} {error}")
 
 
 @contextmanager

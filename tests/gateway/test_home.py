@@ -169,7 +169,7 @@ def test_basics_repr_hides_the_database_url(home: Home) -> None:
     ("text", "said"),
     [
         ("trust_domain = ", "is not TOML"),
-        ("\x00", "is not TOML"),
+        ("\x00", "holds NUL bytes"),
         ('trust_domain = "a.b"', r"`digest\.realm` must be text"),
         ("digest = 3", "`trust_domain` must be text"),
         (CONFIG + "[state]\nurl = 3", r"`state\.url` must be text"),

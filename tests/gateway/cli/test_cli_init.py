@@ -28,6 +28,7 @@ def sealed(tmp_path: Path) -> tuple[Home, Path]:
     """A home whose keys are sealed, and the file with its passphrase."""
     file = tmp_path / "passphrase"
     file.write_text("correct horse\n")
+    file.chmod(0o600)
     return new_home(tmp_path / "sealed", passphrase=b"correct horse"), file
 
 
@@ -157,6 +158,7 @@ def test_init_broken_off_by_a_kill_leaves_no_half_home(tmp_path: Path) -> None:
 def test_init_told_to_end_cleans_up(tmp_path: Path) -> None:
     """SIGTERM in the middle leaves neither a home nor pieces of one."""
     (tmp_path / "passphrase").write_text("x\n")
+    (tmp_path / "passphrase").chmod(0o600)
     place = tmp_path / "homes" / "home"
     process = start_cli(place, "init", "--passphrase-file", tmp_path / "passphrase")
     # Sealing eight keys takes a while after the first piece is to be seen.
@@ -207,6 +209,7 @@ def test_passphrase_missing_or_wrong_is_one_line(sealed: tuple[Home, Path], tmp_
     refused(run_cli(home, "issue-client", "alice"), "give the passphrase")
     wrong = tmp_path / "wrong"
     wrong.write_text("incorrect-donkey\n")
+    wrong.chmod(0o600)
     result = run_cli(home, "issue-client", "alice", "--passphrase-file", wrong)
     refused(result, "does not open")
     assert "incorrect-donkey" not in result.output

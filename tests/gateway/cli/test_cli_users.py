@@ -88,6 +88,7 @@ def bench(homes: Mapping[bool, Path], tmp_path: Path) -> Bench:
 def sealed(homes: Mapping[bool, Path], tmp_path: Path) -> Bench:
     shutil.copytree(homes[True], tmp_path / "sealed")
     (tmp_path / "passphrase").write_bytes(PASSPHRASE + b"\n")
+    (tmp_path / "passphrase").chmod(0o600)
     return Bench(tmp_path / "sealed", tmp_path / "passphrase")
 
 
