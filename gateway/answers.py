@@ -7,6 +7,7 @@ Posture: pure but for the audit line.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import orjson
@@ -23,6 +24,7 @@ _RETRY: Final = {
     "not-sent": b"Retry-After: 1\r\n",
     "overloaded": b"Retry-After: 1\r\n",
     "draining": b"Retry-After: 5\r\n",
+    "superseded": b"Retry-After: 30\r\n",
     "state-stale": b"Retry-After: 5\r\n",
     "audit-unavailable": b"Retry-After: 5\r\n",
 }
@@ -48,6 +50,7 @@ def refuse(
     event: str = "request",
     extra: bytes = b"",
     policy: tuple[str, ...] = (),
+    detail: Mapping[str, object] | None = None,
 ) -> None:
     """Refuse a request: the audit line with its reason first, then an answer without it.
 
@@ -59,6 +62,8 @@ def refuse(
     fields = call.audit("refused", status=status if end.uncommitted else None, reason=reason)
     if policy:
         fields["policy"] = policy
+    if detail is not None:
+        fields["detail"] = detail
     services.record_refusal(event, fields)
     head = call.head
     if head.content_length and head.content_length > services.generation.limits.refused_content:

@@ -80,9 +80,11 @@ DETAIL_KEYS: Final = frozenset(
         "file",
         "count",
         "enabled",
+        "instance",
+        "newer",
     }
 )
-"""What the small map ``detail`` of pki, user and admin events may hold."""
+"""What the small map ``detail`` of pki, user, admin and reverse events may hold."""
 EVENTS: Final = frozenset(
     {
         "gateway.start",

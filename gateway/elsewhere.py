@@ -20,7 +20,7 @@ from gateway.pool import Pool
 class Peer:
     """What one other process told."""
 
-    __slots__ = ("held", "pools", "workers")
+    __slots__ = ("held", "pools", "starts", "workers")
 
     def __init__(self) -> None:
         self.pools: dict[str, list[int]] = {}
@@ -29,6 +29,8 @@ class Peer:
         """By pool: its workers and their labels."""
         self.held: dict[str, int] = {}
         """Connections by identity."""
+        self.starts: dict[str, dict[str, dict[str, float]]] = {}
+        """By pool and worker: the instances that have a connection, and when each was first seen."""
 
 
 class Happened:
@@ -54,6 +56,43 @@ class Superseded:
         self.instance = instance
         self.since = since
         """Second of `gateway.clock` at which the instance was first seen."""
+
+
+class Started:
+    """A start of a worker has its first connection in that process, or has lost its last one."""
+
+    __slots__ = ("instance", "pool", "since", "worker")
+
+    def __init__(self, pool: str, worker: str, instance: str, since: float | None) -> None:
+        self.pool = pool
+        self.worker = worker
+        self.instance = instance
+        self.since = since
+        """Second of `gateway.clock` at which it was first seen; None: it left."""
+
+
+class Ordered:
+    """What another process remembers of a worker's starts; see `gateway.starts`."""
+
+    __slots__ = ("current", "pool", "seen", "worker")
+
+    def __init__(self, pool: str, worker: str, current: str | None, seen: dict[str, float]) -> None:
+        self.pool = pool
+        self.worker = worker
+        self.current = current
+        self.seen = seen
+
+
+class Learned:
+    """What one batch of news said, or the end of a process."""
+
+    __slots__ = ("happened", "ordered", "started", "superseded")
+
+    def __init__(self) -> None:
+        self.happened: list[Happened] = []
+        self.started: list[Started] = []
+        self.ordered: list[Ordered] = []
+        self.superseded: list[Superseded] = []
 
 
 class Elsewhere:
@@ -117,14 +156,23 @@ class Elsewhere:
         if told is not None:
             told[1] = max(0, min(told[0], told[1] + change))
 
+    def starts(self, pool: str, worker: str) -> dict[str, float]:
+        """Instances of a worker that have a connection in other processes, and when each was first seen."""
+        found: dict[str, float] = {}
+        for peer in self.peers.values():
+            for instance, since in peer.starts.get(pool, {}).get(worker, {}).items():
+                found[instance] = min(since, found.get(instance, since))
+        return found
+
     # ---- what is told ----
 
-    def forget(self, index: int) -> list[Happened]:
+    def forget(self, index: int) -> Learned:
         """A process is gone; what its pools lose by that."""
-        peer = self.peers.pop(index, None)
-        return self._lost(peer) if peer is not None else []
+        learned = Learned()
+        self._lost(self.peers.pop(index, None), learned)
+        return learned
 
-    def learn(self, index: int, news: bytes) -> tuple[list[Happened], list[Superseded]]:
+    def learn(self, index: int, news: bytes) -> Learned:
         """Take in one batch of news.
 
         Raises:
@@ -132,9 +180,10 @@ class Elsewhere:
         """
         try:
             told = orjson.loads(news)
-            happened: list[Happened] = []
+            learned = Learned()
+            happened = learned.happened
             if told["whole"]:
-                happened += self._lost(self.peers.get(index))
+                self._lost(self.peers.get(index), learned)
                 self.peers[index] = Peer()
             peer = self.peers[index]
             for pool, sums in told["pools"].items():
@@ -156,17 +205,41 @@ class Elsewhere:
                     peer.held[identity] = int(count)
                 else:
                     peer.held.pop(identity, None)
-            served = [Superseded(str(p), str(w), str(i), float(since)) for p, w, i, since in told["served"]]
+            for pool, starts in told["starts"].items():
+                for name, instances in starts.items():
+                    for instance, since in instances.items():
+                        learned.started.append(_start(peer, pool, name, instance, since))
+            for pool, name, current, seen in told["orders"]:
+                times = {str(instance): float(since) for instance, since in seen.items()}
+                learned.ordered.append(Ordered(str(pool), str(name), current and str(current), times))
+            for pool, name, instance, since in told["served"]:
+                learned.superseded.append(Superseded(str(pool), str(name), str(instance), float(since)))
         except (ValueError, TypeError, LookupError, AttributeError):
             raise MeshError("news of another shape") from None
-        return happened, served
+        return learned
 
     @staticmethod
-    def _lost(peer: Peer | None) -> list[Happened]:
+    def _lost(peer: Peer | None, learned: Learned) -> None:
         if peer is None:
-            return []
-        left = [Happened(pool, "worker-left", name) for pool, workers in peer.workers.items() for name in workers]
-        return left + [Happened(pool, "slots", None) for pool in peer.pools]
+            return
+        for pool, workers in peer.workers.items():
+            learned.happened += [Happened(pool, "worker-left", name) for name in workers]
+        learned.happened += [Happened(pool, "slots", None) for pool in peer.pools]
+        for pool, starts in peer.starts.items():
+            for name, instances in starts.items():
+                learned.started += [Started(pool, name, instance, None) for instance in instances]
+
+
+def _start(peer: Peer, pool: str, worker: str, instance: str, since: float | None) -> Started:
+    """Take in that an instance came, or left."""
+    workers = peer.starts.setdefault(pool, {})
+    if since is not None:
+        workers.setdefault(worker, {})[instance] = float(since)
+    elif worker in workers:
+        workers[worker].pop(instance, None)
+        if not workers[worker]:
+            del workers[worker]
+    return Started(pool, worker, instance, since)
 
 
 class News:
@@ -177,7 +250,18 @@ class News:
     order.
     """
 
-    __slots__ = ("_due", "_elsewhere", "_held", "_is_due", "_is_pressing", "_pools", "_served", "_told", "_workers")
+    __slots__ = (
+        "_due",
+        "_elsewhere",
+        "_held",
+        "_is_due",
+        "_is_pressing",
+        "_pools",
+        "_served",
+        "_starts",
+        "_told",
+        "_workers",
+    )
 
     def __init__(self, elsewhere: Elsewhere, due: Callable[[bool], None]) -> None:
         self._elsewhere = elsewhere
@@ -189,6 +273,7 @@ class News:
         """The sums that others heard last, by pool: as many as configurations have named since the start."""
         self._workers: dict[str, dict[str, tuple[Label, ...] | None]] = {}
         self._held: dict[str, int] = {}
+        self._starts: dict[str, dict[str, dict[str, float | None]]] = {}
         self._served: list[tuple[str, str, str, float]] = []
 
     def _happened(self) -> None:
@@ -223,6 +308,20 @@ class News:
         self._served.append((pool, worker, instance, since))
         self._happened()
 
+    def start_came(self, pool: str, worker: str, instance: str, since: float) -> None:
+        """This start of the worker, first seen at ``since``, has its first connection here."""
+        self._starts.setdefault(pool, {}).setdefault(worker, {})[instance] = since
+        self._happened()
+
+    def start_left(self, pool: str, worker: str, instance: str) -> None:
+        """This start of the worker has no connection here any more."""
+        self._starts.setdefault(pool, {}).setdefault(worker, {})[instance] = None
+        self._happened()
+
+    def starts_elsewhere(self, pool: str, worker: str) -> dict[str, float]:
+        """Instances of a worker that have a connection in other processes."""
+        return self._elsewhere.starts(pool, worker)
+
     def is_elsewhere(self, pool: str, worker: str) -> bool:
         """Whether a worker has a connection in another process."""
         return self._elsewhere.count(pool, worker) > 0
@@ -243,12 +342,15 @@ class News:
                 "pools": sums,
                 "workers": self._workers,
                 "held": self._held,
+                "starts": self._starts,
+                "orders": [],
                 "served": self._served,
             }
         )
         self._pools = {}
         self._workers = {}
         self._held = {}
+        self._starts = {}
         self._served = []
         return news
 
@@ -262,6 +364,11 @@ def whole(pools: Iterable[Pool], held: dict[str, int]) -> bytes:
             "pools": {pool.name: _sums(pool) for pool in known},
             "workers": {pool.name: {worker.name: worker.labels for worker in pool.workers.values()} for pool in known},
             "held": held,
+            "starts": {
+                pool.name: {worker.name: worker.instances for worker in pool.workers.values() if worker.instances}
+                for pool in known
+            },
+            "orders": [(pool.name, *order) for pool in known for order in pool.starts.orders()],
             "served": [],
         }
     )

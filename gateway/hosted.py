@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from auth.policy import Context
 from gateway.borrow import Borrower
 from gateway.configvalues import PoolConfig
-from gateway.elsewhere import Happened, Superseded
+from gateway.elsewhere import Happened, Ordered, Started, Superseded
 from gateway.exchange import Exchange
 from gateway.identity import Peer
 from gateway.lend import Lender
@@ -81,6 +81,10 @@ class HostedPool:
         self.pool.queue = config.queue
 
     # ---- role switch ----
+
+    def newer_start(self, worker: str, instance: str) -> str | None:
+        """The start of a worker that superseded this one, which has to stay away while that is there; None: welcome."""
+        return self.pool.starts.newer(worker, instance, self._services.elapsed)
 
     def host(
         self, peer: Peer, link: Link, *, protocol: str, instance: str | None, request_id: str, asked: Context
@@ -192,7 +196,7 @@ class HostedPool:
         slot = connection.slot
         assert slot is not None
         if end.answered == 1:
-            self._retire(self.pool.served(slot))
+            self._retire(self.pool.served(slot, self._services.elapsed))
         if slot.retired:
             connection.ended = connection.ended or "superseded"
             end.close()
@@ -219,7 +223,7 @@ class HostedPool:
             connection.lender.worker_gone(connection.ended or detail)
         services.registry.remove(connection)
         if connection.slot is not None:
-            self.pool.remove(connection.slot)
+            self.pool.remove(connection.slot, services.elapsed)
         services.record_closed(
             connection.peer,
             self.config.name,
@@ -291,7 +295,15 @@ class HostedPool:
 
     def superseded(self, what: Superseded) -> None:
         """A newer start of a worker serves in another process."""
-        self._retire(self.pool.superseded(what.worker, what.instance, what.since))
+        self._retire(self.pool.superseded(what.worker, what.instance, what.since, self._services.elapsed))
+
+    def started(self, what: Started) -> None:
+        """A start of a worker came to another process, or left it."""
+        self.pool.started(what.worker, what.instance, what.since, self._services.elapsed)
+
+    def ordered(self, what: Ordered) -> None:
+        """What another process remembers of a worker's starts."""
+        self.pool.ordered(what.worker, what.current, what.seen, self._services.elapsed)
 
     def describe(self) -> dict[str, object]:
         """The pool as ``GET /-/pools/{pool}`` shows it."""

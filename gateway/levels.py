@@ -67,7 +67,7 @@ class Worker:
         self.busy = 0
         self.level = -1
         self.instances: dict[str, float] = {}
-        """Epoch seconds at which each was first seen, in that order."""
+        """Those that have a connection here, and the second of `gateway.clock` at which each was first seen."""
         self.place = Place(self)
         self.label_places = tuple([Place(self) for _ in labels])
 

@@ -21,7 +21,7 @@ from typing import Any, Final, cast
 
 import orjson
 
-from gateway.elsewhere import Elsewhere, Happened, News, Superseded
+from gateway.elsewhere import Elsewhere, Learned, News
 from gateway.inherited import mesh_path
 from gateway.lend import Lender
 from gateway.lines import Lines
@@ -53,13 +53,12 @@ class Mesh:
         run: Path,
         whole: Callable[[], bytes],
         tell: Callable[[str], object],
-        happened: Callable[[list[Happened]], None],
-        superseded: Callable[[list[Superseded]], None],
+        learned: Callable[[Learned], None],
         on_peer: Callable[[int, bool], None],
     ) -> None:
         """``whole`` gives all of this process's news, ``tell`` answers a question with a JSON value.
 
-        ``happened`` and ``superseded`` hear what the others' news say, ``on_peer`` who is there and who is gone.
+        ``learned`` hears what the others' news say, ``on_peer`` who is there and who is gone.
         """
         self.services = services
         self.index = index
@@ -67,8 +66,7 @@ class Mesh:
         self.tell = tell
         self.elsewhere = Elsewhere()
         self.news = News(self.elsewhere, self._news_due)
-        self._happened = happened
-        self._superseded = superseded
+        self._learned = learned
         self._on_peer = on_peer
         self._paths = {other: str(mesh_path(run, other)) for other in range(processes) if other != index}
         self.lines = {
@@ -183,23 +181,21 @@ class Mesh:
             MeshError: they have another shape.
         """
         was_up = self.is_up(index)
-        happened, superseded = self.elsewhere.learn(index, news)
+        learned = self.elsewhere.learn(index, news)
         if not was_up:
             self._on_peer(index, True)
             if not self.missing():
                 self._all_here.set()
-        self._happened(happened)
-        if superseded:
-            self._superseded(superseded)
+        self._learned(learned)
 
     def lost(self, index: int) -> None:
         """The connection to a process is gone."""
         self._links.pop(index, None)
         if self._closed:
             return
-        happened = self.elsewhere.forget(index)
+        learned = self.elsewhere.forget(index)
         self._on_peer(index, False)
-        self._happened(happened)
+        self._learned(learned)
         self._dial(index, REDIAL)
 
     def gather(self, question: str, *, within: float, then: Callable[[dict[int, Any]], None]) -> None:

@@ -8,12 +8,13 @@ Posture: pure. Time comes as an argument.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
 from gateway.levels import Label, Levels, Slot, Worker
+from gateway.starts import Starts
 from gateway.waiting import Waiter, WaitingLine
 
 
@@ -29,8 +30,17 @@ class Watcher(Protocol):
     def left(self, pool: str, worker: str, /) -> None:
         """A worker has no connection any more."""
 
+    def start_came(self, pool: str, worker: str, instance: str, since: float, /) -> None:
+        """A start of a worker, first seen at ``since``, has its first connection."""
+
+    def start_left(self, pool: str, worker: str, instance: str, /) -> None:
+        """A start of a worker has no connection any more."""
+
     def served(self, pool: str, worker: str, instance: str, since: float, /) -> None:
         """A start of a worker, first seen at ``since``, has served."""
+
+    def starts_elsewhere(self, pool: str, worker: str, /) -> Mapping[str, float]:
+        """Starts of a worker that have a connection in other processes, and when each was first seen."""
 
     def is_elsewhere(self, pool: str, worker: str, /) -> bool:
         """Whether the worker has a connection in another process."""
@@ -62,6 +72,8 @@ class Pool:
         self._levels = Levels()
         self._by_label: dict[Label, Levels] = {}
         self._label_users: dict[Label, int] = {}
+        self.starts = Starts()
+        """Which start of a worker is the newest."""
         self.line = WaitingLine()
         """Who waits for a slot."""
 
@@ -97,8 +109,10 @@ class Pool:
                 self._label_users[label] = self._label_users.get(label, 0) + 1
                 self._by_label.setdefault(label, Levels())
         slot = Slot(worker, link, instance)
-        if instance is not None:
-            worker.instances.setdefault(instance, seen)
+        if instance is not None and instance not in worker.instances:
+            worker.instances[instance] = self.starts.came(name, instance, seen, self._present(name), seen)
+            if self.watcher is not None:
+                self.watcher.start_came(self.name, name, instance, worker.instances[instance])
         worker.slots.append(slot)
         self.total += 1
         if joined and self.watcher is not None:
@@ -107,8 +121,8 @@ class Pool:
         self._make_free(slot)
         return slot
 
-    def remove(self, slot: Slot) -> None:
-        """The connection is gone, whether it was leased or not."""
+    def remove(self, slot: Slot, now: float = 0.0) -> None:
+        """The connection is gone, whether it was leased or not. ``now``: by the clock that nobody sets."""
         if slot.gone:
             return
         slot.gone = True
@@ -121,7 +135,10 @@ class Pool:
             worker.idle.remove(slot)
             self.free -= 1
         if slot.instance is not None and all(other.instance != slot.instance for other in worker.slots):
-            worker.instances.pop(slot.instance, None)
+            del worker.instances[slot.instance]
+            if self.watcher is not None:
+                self.watcher.start_left(self.name, worker.name, slot.instance)
+            self.starts.left(worker.name, slot.instance, self._present(worker.name), now)
         if worker.slots:
             self._replace(worker)
             self._emit("slots", worker.name)
@@ -136,7 +153,9 @@ class Pool:
             self.watcher.left(self.name, worker.name)
         self._emit("slots" if self._is_elsewhere(worker.name) else "worker-left", worker.name)
 
-    def served(self, slot: Slot) -> list[Slot]:
+    # ---- starts of one worker ----
+
+    def served(self, slot: Slot, now: float = 0.0) -> list[Slot]:
         """The slot's connection was seen serving: answer the slots of older instances, now retired.
 
         The caller closes those that are idle; busy ones are to be closed when they come back.
@@ -147,22 +166,49 @@ class Pool:
         since = worker.instances[slot.instance]
         if self.watcher is not None:
             self.watcher.served(self.name, worker.name, slot.instance, since)
-        return self.superseded(worker.name, slot.instance, since) if len(worker.instances) > 1 else []
+        return self.superseded(worker.name, slot.instance, since, now)
 
-    def superseded(self, name: str, instance: str, since: float) -> list[Slot]:
+    def superseded(self, name: str, instance: str, since: float, now: float) -> list[Slot]:
         """A worker's start, first seen at ``since``, serves: answer the slots of those before it, now retired."""
+        starts = self.starts
+        starts.served(name, instance, since, self._present(name), now)
         worker = self.workers.get(name)
-        if worker is None:
+        if worker is None or not starts:
             return []
-        older = set()
-        for other_instance, seen in worker.instances.items():
-            if other_instance == instance or seen > since:
-                break
-            older.add(other_instance)
-        retired = [other for other in worker.slots if other.instance in older and not other.retired]
+        retired = [
+            other
+            for other in worker.slots
+            if other.instance is not None and not other.retired and starts.is_older(name, other.instance)
+        ]
         for other in retired:
             other.retired = True
         return retired
+
+    def started(self, name: str, instance: str, since: float | None, now: float) -> None:
+        """A start of a worker has its first connection in another process; None: its last one there is gone."""
+        if since is None:
+            self.starts.left(name, instance, self._present(name), now)
+            return
+        since = self.starts.came(name, instance, since, self._present(name), now)
+        worker = self.workers.get(name)
+        if worker is not None and instance in worker.instances:
+            worker.instances[instance] = min(since, worker.instances[instance])
+
+    def ordered(self, name: str, current: str | None, seen: Mapping[str, float], now: float) -> None:
+        """What another process remembers of a worker's starts."""
+        self.starts.learn(name, current, seen, self._present(name), now)
+
+    def _present(self, name: str) -> Mapping[str, float]:
+        """The instances of a worker that have a connection, and when each was first seen."""
+        worker = self.workers.get(name)
+        here = worker.instances if worker is not None else {}
+        elsewhere = self.watcher.starts_elsewhere(self.name, name) if self.watcher is not None else {}
+        if not elsewhere:
+            return here
+        both = dict(elsewhere)
+        for instance, since in here.items():
+            both[instance] = min(since, both.get(instance, since))
+        return both
 
     # ---- leases ----
 
@@ -313,7 +359,7 @@ def describe(pool: Pool, mode: str) -> dict[str, object]:
                 "busy": worker.busy,
                 "since": stamp(worker.since),
                 "labels": dict(worker.labels),
-                "instance": next(reversed(worker.instances), None),
+                "instance": max(worker.instances, key=worker.instances.__getitem__, default=None),
             }
             for worker in pool.workers.values()
         ],

@@ -58,6 +58,7 @@ class Problem(StrEnum):
     NOT_SENT = "not-sent"
     WORKER_LOST = "worker-lost"
     WORKER_INVALID = "worker-invalid"
+    SUPERSEDED = "superseded"
     DEADLINE = "deadline"
     # Masters.
     MASTER_UNREACHABLE = "master-unreachable"
@@ -122,6 +123,7 @@ PROBLEMS: Final[Mapping[Problem, ProblemType]] = MappingProxyType(
             _open(Problem.NOT_SENT, 503, "The request was not sent to any worker"),
             _open(Problem.WORKER_LOST, 502, "The worker was lost; the request may have run"),
             _open(Problem.WORKER_INVALID, 502, "The worker's answer is not valid"),
+            _open(Problem.SUPERSEDED, 409, "A newer start of this worker serves"),
             _open(Problem.DEADLINE, 504, "No answer came in time; the request may have run"),
             _open(Problem.MASTER_UNREACHABLE, 502, "The master cannot be reached"),
             _open(Problem.MASTER_LOST, 502, "The master was lost; the request may have run"),

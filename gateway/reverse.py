@@ -52,7 +52,13 @@ def ask_reverse(
     if isinstance(pool, RelayPool):
         _relay(services, connection, end, call, pool, variant)
         return
-    _host(services, connection, end, call, pool, variant, instances[0].decode("ascii") if instances else None)
+    instance = instances[0].decode("ascii") if instances else None
+    newer = pool.newer_start(call.peer.name, instance) if instance is not None else None
+    if newer is not None:
+        names = {"instance": instance, "newer": newer}
+        refuse(services, end, call, 409, "superseded", "superseded", detail=names)
+        return
+    _host(services, connection, end, call, pool, variant, instance)
 
 
 def _host(
@@ -64,7 +70,10 @@ def _host(
     variant: UpgradeVariant,
     instance: str | None,
 ) -> None:
-    if not services.record("reverse.opened", call.audit("allowed", status=101)):
+    fields = call.audit("allowed", status=101)
+    if instance is not None:
+        fields["detail"] = {"instance": instance}
+    if not services.record("reverse.opened", fields):
         fail(services, end, call, 503, "audit-unavailable")
         return
     link, early = end.detach()

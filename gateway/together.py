@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.elsewhere import Happened, Superseded, whole
+from gateway.elsewhere import Learned, whole
 from gateway.hosted import HostedPool
 from gateway.inherited import Inherited
 from gateway.mesh import Mesh
@@ -44,17 +44,20 @@ def join(services: Services, inherited: Inherited, run: Path, on_peer: Callable[
                 return measure(services)
         return None
 
-    def happened(told: list[Happened]) -> None:
-        for what in told:
-            pool = hosted(what.pool)
-            if pool is not None:
-                pool.happened(what)
-
-    def superseded(told: list[Superseded]) -> None:
-        for what in told:
-            pool = hosted(what.pool)
-            if pool is not None:
-                pool.superseded(what)
+    def learned(told: Learned) -> None:
+        for happened in told.happened:
+            if (pool := hosted(happened.pool)) is not None:
+                pool.happened(happened)
+        # Who came and what is remembered first: what serves supersedes what is known to be older.
+        for started in told.started:
+            if (pool := hosted(started.pool)) is not None:
+                pool.started(started)
+        for ordered in told.ordered:
+            if (pool := hosted(ordered.pool)) is not None:
+                pool.ordered(ordered)
+        for superseded in told.superseded:
+            if (pool := hosted(superseded.pool)) is not None:
+                pool.superseded(superseded)
 
     mesh = services.mesh = Mesh(
         services,
@@ -63,8 +66,7 @@ def join(services: Services, inherited: Inherited, run: Path, on_peer: Callable[
         run=run,
         whole=all_news,
         tell=tell,
-        happened=happened,
-        superseded=superseded,
+        learned=learned,
         on_peer=on_peer,
     )
     services.registry.elsewhere = mesh.elsewhere

@@ -24,6 +24,7 @@ from rhttp.tlscontext import openssl_reason
 _MAX_CONTENT: Final = 4096
 """Bytes of a refusal that are looked at."""
 _MAX_TEXT: Final = 200
+_URN: Final = "urn:rhttp:problem:"
 
 
 class Asked:
@@ -34,6 +35,8 @@ class Asked:
         self.status = 0
         """0: no whole answer."""
         self.fields: SharedFields = ()
+        self.problem = ""
+        """What follows ``urn:rhttp:problem:`` in the type of a problem, made safe for a log line."""
         self.title = ""
         """Of a problem (RFC 9457), made safe for a log line."""
         self.request_id = ""
@@ -124,6 +127,7 @@ class Ask:
         except ValueError:
             problem = None
         if isinstance(problem, dict):
+            self._asked.problem = _safe(problem.get("type")).removeprefix(_URN)
             self._asked.title = _safe(problem.get("title"))
             self._asked.request_id = _safe(problem.get("request_id"))
         self._finish()

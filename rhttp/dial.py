@@ -45,8 +45,9 @@ class DialFailed(RhttpError):  # noqa: N818 - says what is the case, like every 
     """No reversed connection came of it.
 
     ``code`` is a slug: ``unresolved``, ``unreachable``, ``proxy``, ``timeout``, ``untrusted`` (the
-    server's certificate), ``certificate`` (ours), ``tls``, ``credentials``, ``forbidden``, ``not-found``, ``refused``,
-    ``lost``, ``malformed``. ``str()`` is one line for people, without secrets.
+    server's certificate), ``certificate`` (ours), ``tls``, ``credentials``, ``forbidden``, ``not-found``,
+    ``superseded`` (another start of this worker is newer), ``refused``, ``lost``, ``malformed``. ``str()`` is one line
+    for people, without secrets.
     """
 
     def __init__(self, code: str, message: str, *, pace: Pace = TROUBLE, retry_after: float | None = None) -> None:
@@ -280,6 +281,12 @@ def _refused(bundle: Bundle, asked: Asked) -> DialFailed:
             code, message = "forbidden", f"{bundle.name} may not serve the pool {bundle.pool}: {said}; {mend}"
         case 404:
             code, message = "not-found", f"there is no pool {bundle.pool}: {said}; add [pools.{bundle.pool}]"
+        case 409 if asked.problem == "superseded":
+            mend = (
+                "a worker that was started later runs with a copy of this bundle; stop one of the two, "
+                f"or give each a bundle of its own (`rhttp-pki issue-worker NAME --pool {bundle.pool}`)"
+            )
+            code, message = "superseded", f"this start of {bundle.name} is superseded: {said}; {mend}"
         case 426:
             code, message = "refused", f"it does not speak this protocol: {said}"
         case status if status in (429, 502, 503, 504):

@@ -12,6 +12,9 @@ import pytest
 from support.bench import Answer, Requester, Worker
 from support.meshes import MeshBench, Meshed, until
 
+from gateway.elsewhere import Elsewhere, whole
+from gateway.hosted import HostedPool
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"
 POOL = '[pools.render]\nmode = "hosted"\nqueue = 8\n'
 ANY = "/-/pools/render/any/job"
@@ -484,3 +487,71 @@ async def test_drain_hands_out_nothing_more(two: Meshed) -> None:
     worker.link.owner.data_received(OK)
     await answer(busy)
     await until(lambda: worker.link.closed)
+
+
+async def test_older_start_of_a_worker_stays_away_from_every_process(two: Meshed) -> None:
+    """It served in one process and was superseded by a start that serves in the other: neither lets it in again."""
+    here, there = two.benches
+    old = here.worker("w1", instance="a")
+    await there.sees(1, 1)
+    assert (await serve(here.requester(), old)).status == 200
+    new = there.worker("w1", instance="b")
+    await here.sees(2, 2)
+    asker = here.requester()
+    assert (await serve(asker, old)).status == 200
+    other = there.requester()
+    assert (await serve(other, new)).status == 200
+    await until(lambda: old.link.closed)
+    old.reset()
+    await here.sees(1, 1)
+    assert [bench.pool.newer_start("w1", "a") for bench in two.benches] == ["b", "b"]
+    assert [bench.pool.newer_start("w1", "b") for bench in two.benches] == [None, None]
+    assert not new.link.closed
+    new.reset()
+    await here.sees(0, 0)
+    assert [bench.pool.newer_start("w1", "a") for bench in two.benches] == ["b", "b"]
+    for bench in two.benches:
+        bench.services.elapsed += 31.0
+    assert [bench.pool.newer_start("w1", "a") for bench in two.benches] == [None, None]
+
+
+async def test_newer_start_whose_process_dies_is_gone(two: Meshed) -> None:
+    """What was told over a connection goes with it: the older start is not kept away for ever."""
+    here, there = two.benches
+    old = here.worker("w1", instance="a")
+    new = there.worker("w1", instance="b")
+    await here.sees(2, 2)
+    assert (await serve(there.requester(), new)).status == 200
+    await until(lambda: old.link.closed)
+    old.reset()
+    there.die()
+    await here.sees(0, 0)
+    assert here.pool.newer_start("w1", "a") == "b"
+    here.services.elapsed += 31.0
+    assert here.pool.newer_start("w1", "a") is None
+
+
+async def test_process_that_starts_learns_which_starts_were_superseded() -> None:
+    """Also of those that have no connection any more."""
+    with tempfile.TemporaryDirectory(prefix="mesh") as folder:
+        meshed = await Meshed.start(Path(folder), config=POOL)
+        here, there = meshed.benches
+        old, new = here.worker("w1", instance="a"), here.worker("w1", instance="b")
+        assert [here.requester().ask(ANY) for _ in range(2)] == [None, None]
+        for worker in (old, new):
+            await request(worker)
+            worker.link.owner.data_received(OK)
+        old.reset()
+        told = whole([here.pool.pool], {})
+        fresh = Elsewhere()
+        learned = fresh.learn(0, told)
+        assert [(what.worker, what.instance) for what in learned.started] == [("w1", "b")]
+        there.mesh.elsewhere.learn(0, told)
+        pool = HostedPool(there.services, there.pool.config, "test.internal")
+        for what in learned.ordered:
+            pool.ordered(what)
+        assert pool.newer_start("w1", "a") == "b"
+        assert pool.newer_start("w1", "b") is None
+        meshed.close()
+        for _ in range(10):
+            await asyncio.sleep(0)

@@ -172,6 +172,35 @@ def test_newer_start_of_a_worker_takes_over_when_it_serves(bench: Bench) -> None
     assert (bench.pool.pool.total, bench.pool.pool.free) == (1, 1)
 
 
+def test_older_start_of_a_worker_is_refused_while_the_newer_one_is_there(bench: Bench) -> None:
+    """It is told so, and when to ask again; the log names both; it may come back when the newer one is gone."""
+    old, _ = switch(bench, *UPGRADE, "Rhttp-Instance: a")
+    new, _ = switch(bench, *UPGRADE, "Rhttp-Instance: b")
+    masters = [bench.requester() for _ in range(2)]
+    assert [master.ask(ANY) for master in masters] == [None, None]
+    for one in (old, new):
+        one.link.owner.data_received(b"HTTP/1.1 204 No Content\r\n\r\n")
+    assert old.link.closed
+    old.link.owner.connection_lost(None)
+    for _ in range(3):
+        again, answer = switch(bench, *UPGRADE, "Rhttp-Instance: a")
+        assert (answer.status, answer.problem, answer.fields["retry-after"]) == (409, "superseded", "30")
+        assert again.link.eof
+    line = bench.audit.of("request")[-1]
+    assert (line["outcome"], line["reason"], line["status"]) == ("refused", "superseded", 409)
+    assert line["detail"] == {"instance": "a", "newer": "b"}
+    opened = [line["detail"] for line in bench.audit.of("reverse.opened")]
+    assert opened == [{"instance": "a"}, {"instance": "b"}]
+    assert (bench.pool.pool.total, bench.pool.pool.free) == (1, 1)
+    new.link.owner.connection_lost(None)
+    _again, answer = switch(bench, *UPGRADE, "Rhttp-Instance: a")
+    assert answer.status == 409
+    bench.services.elapsed += 31.0
+    bench.services.state_at = bench.services.elapsed
+    _again, answer = switch(bench, *UPGRADE, "Rhttp-Instance: a")
+    assert answer.status == 101
+
+
 # ---- how a master asks for a slot ----
 
 

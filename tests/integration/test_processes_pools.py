@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.origins import Origin
-from support.rig import JOBS, Rig, Worker, wait_for
+from support.rig import JOBS, NotSwitched, Rig, Worker, wait_for
 from support.spread import clients, masters
 from support.wire import request
 
@@ -41,17 +41,41 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def worker_on(rig: Rig, stack: ExitStack, name: str, stream: str) -> Worker:
+def worker_on(rig: Rig, stack: ExitStack, name: str, stream: str, *lines: str) -> Worker:
     """A reversed connection of this worker to this process."""
     before = rig.pool()["slots"]["total"]
     for _ in range(64):
-        worker = rig.worker(name)
+        worker = rig.worker(name, "render", *lines)
         opened = max((line["ts"], line["stream"]) for line in rig.audit() if line["event"] == "reverse.opened")
         if opened[1] == stream:
             wait_for(rig.pool, lambda pool: pool["slots"]["total"] == before + 1)  # the others are gone
             return stack.enter_context(worker)
         worker.wire.close()
     raise AssertionError(f"64 connections were all for another process than {stream}")
+
+
+def test_older_instance_is_superseded_in_both_processes(rig: Rig, stack: ExitStack) -> None:
+    """Whichever process it dials: they tell each other in which order the starts of a worker were first seen."""
+    older = worker_on(rig, stack, "w1", "p0", "Rhttp-Instance: older")
+    newer = worker_on(rig, stack, "w1", "p1", "Rhttp-Instance: newer")
+    one, two = (stack.enter_context(rig.dispatch()) for _ in range(2))
+    for wire in (one, two):
+        wire.send(request("/-/pools/render/workers/w1/x"))
+    older.serve()
+    newer.serve()
+    assert one.answer().status == two.answer().status == 200
+    assert older.wire.rest() == b""
+    rig.wait_pool(lambda pool: pool["slots"]["total"] == 1)
+    refused = set()
+    for _ in range(64):
+        with pytest.raises(NotSwitched) as caught:
+            rig.worker("w1", "render", "Rhttp-Instance: older").wire.close()
+        assert caught.value.answer.problem == "superseded"
+        refused.add(rig.line_of(caught.value.answer)["stream"])
+        if refused == {"p0", "p1"}:
+            break
+    assert refused == {"p0", "p1"}
+    assert newer.wire.is_quiet()
 
 
 def test_nonce_is_good_in_both_processes_and_each_count_once(rig: Rig, stack: ExitStack) -> None:

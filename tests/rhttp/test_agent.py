@@ -170,6 +170,7 @@ async def test_agent_outlives_its_gateway(home: Path, place: Path) -> None:
         (refusal(b"403 Forbidden"), "w1 may not serve the pool render"),
         (refusal(b"404 Not Found"), "there is no pool render"),
         (challenge(), "does not take the password"),
+        (refusal(b"409 Conflict", body=b'{"type": "urn:rhttp:problem:superseded"}'), "is superseded"),
         (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: other\r\nConnection: Upgrade\r\n\r\n", "not HTTP/1.1"),
         (b"", "closed the connection"),
     ],

@@ -151,6 +151,18 @@ async def test_dial_refused_says_why_and_waits_longer(
     assert "The reason? (request r1)" in str(error)
 
 
+async def test_dial_of_a_superseded_start_says_so_with_the_mend(home: Path, place: Path) -> None:
+    """Two workers run with one bundle: that is somebody's to mend, and is asked about seldom."""
+    body = b'{"type": "urn:rhttp:problem:superseded", "title": "A newer start"}'
+    async with stand_in(home, lambda _: refusal(b"409 Conflict", b"Retry-After: 30\r\n", body=body)) as peer:
+        error = await failure(session(place, peer.url))
+    assert (error.code, error.pace, error.retry_after) == ("superseded", REFUSAL, 30.0)
+    assert "this start of w1 is superseded: 409, A newer start; a worker that was started later runs" in str(error)
+    assert "rhttp-pki issue-worker NAME --pool render" in str(error)
+    async with stand_in(home, lambda _: refusal(b"409 Conflict")) as peer:
+        assert (await failure(session(place, peer.url))).code == "refused"
+
+
 async def test_dial_overloaded_gateway_is_trouble_with_its_own_delay(home: Path, place: Path) -> None:
     """503 passes by itself; Retry-After is kept for whoever waits."""
     answer = refusal(b"503 Service Unavailable", b"Retry-After: 7\r\n")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 from support.pooling import slots
-from support.rig import Rig, Worker, upgrade
+from support.rig import NotSwitched, Rig, Worker, upgrade
 from support.wire import Wire, request
 
 
@@ -42,6 +43,31 @@ def test_newer_instance_supersedes_an_older_one_once_it_served(rig: Rig, wire: W
             pool = rig.wait_pool(lambda pool: pool["slots"]["total"] == 1)
             assert pool["workers"][0]["instance"] == "new"
             assert rig.wait_line(event="reverse.closed", reason="superseded")
+
+
+def test_older_instance_stays_away_while_the_newer_one_is_there(rig: Rig) -> None:
+    """It is told why, the log names both, and the pool keeps its slots; a third start is newer than both."""
+    with rig.worker("w2", "render", "Rhttp-Instance: first") as first:
+        serve_one(rig, first)
+        with rig.worker("w2", "render", "Rhttp-Instance: second") as second:
+            with rig.dispatch() as one, rig.dispatch() as two:
+                for wire in (one, two):
+                    wire.send(request("/-/pools/render/workers/w2/x"))
+                first.serve()
+                second.serve()
+                assert one.answer().status == two.answer().status == 200
+            assert first.wire.rest() == b""
+            for _ in range(3):
+                with pytest.raises(NotSwitched) as caught:
+                    rig.worker("w2", "render", "Rhttp-Instance: first").wire.close()
+                answer = caught.value.answer
+                assert (answer.status, answer.problem, answer["retry-after"]) == (409, "superseded", "30")
+                line = rig.line_of(answer)
+                assert (line["reason"], line["detail"]) == ("superseded", {"instance": "first", "newer": "second"})
+                serve_one(rig, second)
+            assert slots(rig) == (1, 1)
+            with rig.worker("w2", "render", "Rhttp-Instance: third"):
+                assert slots(rig) == (2, 2)
 
 
 def test_connections_without_an_instance_supersede_nothing(rig: Rig) -> None:
