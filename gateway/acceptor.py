@@ -1,124 +1,77 @@
-"""Accepting connections on the TLS and dispatch listeners, within limits.
+"""What every listener has in common: it takes connections within its bounds, and makes room when they are reached.
 
-When a limit is reached we stop accepting: the kernel's backlog holds the peers, and nobody gets half a service.
+A listener has places for those that have not shown yet what they came for, and a bound on its connections. When either
+is reached, the least deserving go (`gateway.places`); when all of them deserve their places we stop accepting, so that
+peers wait in the kernel's queue and nobody gets half a service.
 
-With several data processes a TCP listener is a socket for each of them, and the kernel decides whose queue a connection
-joins. While a process is down the others accept from its queue too, so nobody waits for it to come back.
+Posture: meets strangers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import select
 import socket
-from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
-from auth.principal import LOCAL_MASTER
 from gateway.config import TcpAddress
 from gateway.connection import Connection
-from gateway.generation import Seen
-from gateway.identity import LocalPeer, peer_of
+from gateway.counters import ListenerCounts
+from gateway.identity import LocalPeer
 from gateway.inherited import Sockets
+from gateway.places import Places, Stage, network_of, source_of
+from gateway.queues import Queues
 from gateway.services import Services
-from rhttp.tls import TlsLink
+from rhttp.answer import HEAD, LINGER
+from rhttp.link import SocketLink
+from rhttp.server import ServerEnd
 
-_OPENSSL: Final = {
-    2: "untrusted",  # issuer not found
-    7: "untrusted",  # signature
-    9: "not_yet_valid",
-    10: "expired",
-    18: "untrusted",  # signed by itself
-    19: "untrusted",  # a root that is not ours
-    20: "untrusted",  # no issuer in reach
-    21: "untrusted",
-    24: "profile",  # an issuer that is no CA
-    25: "profile",  # path length
-    26: "purpose",
-    47: "profile",  # name constraints
-    48: "profile",
-}
-"""What OpenSSL refuses by number, in the words that our own verification uses for the same."""
-_BURST: Final = 64
+BURST: Final = 64
 """Connections accepted in one turn."""
-_KERNEL_BUFFERS: Final = 4
-"""Times [limits] buffer_bytes: room for a fast peer at some distance."""
-_PATIENCE: Final = 2.0
-"""Seconds that a handshake has when others wait for its place; an honest one is done in a fraction of that."""
+SHARE: Final = 4
+"""One source may hold the places of one listener up to its number through this, as long as they are idle or silent."""
+_BATCH: Final = 16
+"""When all places are taken, their number through this are made free at once: to look for them is dearer than one."""
 _RETRY: Final = 0.25
-"""Seconds until the next try when no descriptor was left."""
+"""Seconds until the next look when there was no room, or no descriptor."""
 _TURN: Final = 0.001
 """Seconds that a connection waits for a process that has fewer; then anyone takes it."""
 
 
-class Queues:
-    """The listening sockets of one purpose: we accept from our own, and from those of processes that are down.
-
-    ``accept`` is called with a socket when a connection waits there.
-    """
-
-    __slots__ = ("_accept", "_from", "_loop", "_own", "_sockets", "is_open")
+class Acceptor:
+    """One listener of one process. What is particular to it, its subclasses say."""
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        sockets: tuple[socket.socket, ...],
-        index: int,
-        accept: Callable[[socket.socket], None],
+        self, services: Services, name: str, sockets: tuple[socket.socket, ...], index: int, counts: ListenerCounts
     ) -> None:
-        self._loop = loop
-        self._sockets = sockets
-        self._own = index if len(sockets) > 1 else 0
-        self._accept = accept
-        self._from = {self._own}
-        self.is_open = False
-
-    def open(self) -> None:
-        """Accept from now on."""
-        if not self.is_open:
-            self.is_open = True
-            for index in self._from:
-                self._watch(self._sockets[index])
-
-    def close(self) -> None:
-        """Accept nothing for now; connections wait in the kernel."""
-        if self.is_open:
-            self.is_open = False
-            for index in self._from:
-                self._loop.remove_reader(self._sockets[index].fileno())
-
-    def adopt(self, index: int) -> None:
-        """Accept from the queue of this process too, if it has one of its own."""
-        if 0 <= index < len(self._sockets) > 1 and index not in self._from:
-            self._from.add(index)
-            if self.is_open:
-                self._watch(self._sockets[index])
-
-    def give_back(self, index: int) -> None:
-        """Leave its queue to this process again. The socket stays open: it may go down once more."""
-        if index in self._from and index != self._own:
-            self._from.discard(index)
-            if self.is_open:
-                self._loop.remove_reader(self._sockets[index].fileno())
-
-    def _watch(self, sock: socket.socket) -> None:
-        self._loop.add_reader(sock.fileno(), self._accept, sock)
-
-
-class TlsAcceptor:
-    """The TLS listener."""
-
-    def __init__(self, services: Services, sockets: Sockets) -> None:
         self._services = services
-        self._queues = Queues(services.loop, sockets.tls, sockets.index, self._accept)
-        # Accepted sockets inherit both: without a bound the kernel takes megabytes for each before a sender is paused.
-        size = _KERNEL_BUFFERS * services.generation.config.limits.buffer_bytes
-        for sock in sockets.tls:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
-        self._shaking: dict[TlsLink, float] = {}
-        """Handshakes under way, and refused peers that linger, by when they began; oldest first."""
+        self.name = name
+        self.counts = services.listeners[name] = counts
+        self.places = Places(self._stage_of)
+        self._queues = Queues(services.loop, sockets, index, self._accept)
+        self._burst = BURST
+        self._resting: asyncio.TimerHandle | None = None
         self._closed = False
+
+    # ---- what a kind of listener says ----
+
+    def _bounds(self) -> tuple[int, int]:
+        """The most connections, and the number of places."""
+        raise NotImplementedError
+
+    def _welcome(self, sock: socket.socket, source: str) -> Any:
+        """Serve an accepted socket; answer the guest that takes a place, or None."""
+        raise NotImplementedError
+
+    def _stage_of(self, guest: Any) -> int:
+        """The `Stage` of a guest."""
+        raise NotImplementedError
+
+    def _give_up(self, guest: Any) -> None:
+        """End a guest's connection at once; by that it leaves its place."""
+        raise NotImplementedError
+
+    # ---- queues ----
 
     def start(self) -> None:
         """Accept from now on."""
@@ -133,139 +86,162 @@ class TlsAcceptor:
         """It is back."""
         self._queues.give_back(index)
 
-    def tick(self) -> None:
-        """Look whether there is room again; called a few times a second."""
-        if not self._queues.is_open:
-            self._make_room()
-            if self._has_room():
-                self.start()
-
     def close(self) -> None:
-        """Accept no more."""
+        """Accept what waits, as far as there is room, then nothing any more: our sockets are closed."""
+        if self._closed:
+            return
+        self._stop()
+        for sock in self._queues.served():
+            while self._take(sock):
+                pass
         self._closed = True
-        self._queues.close()
+        self._queues.end()
 
-    def _has_room(self) -> bool:
-        limits = self._services.generation.config.limits
-        return len(self._shaking) < limits.handshakes and self._services.counters.connections < limits.connections
+    def _stop(self) -> None:
+        self._queues.close()
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+
+    def _rest(self, seconds: float) -> None:
+        """Accept nothing for a moment."""
+        self._stop()
+        self._resting = self._services.loop.call_later(seconds, self._go_on)
+
+    def _go_on(self) -> None:
+        self._resting = None
+        self.start()
+
+    # ---- accepting ----
 
     def _accept(self, listening: socket.socket) -> None:
-        services = self._services
-        for _ in range(_BURST):
-            if not self._has_room():
-                self._queues.close()
+        for _ in range(self._burst):
+            if not self._take(listening):
                 return
-            try:
-                sock, address = listening.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError:
-                self._queues.close()  # out of descriptors: the next tick tries again
-                return
-            self._shake(services, sock, address)
 
-    def _shake(self, services: Services, sock: socket.socket, address: tuple[str, int]) -> None:
+    def _take(self, listening: socket.socket) -> bool:
+        """Take one connection; False: there is none, or no room for one."""
+        if not self._has_room():
+            if not _somebody_waits(listening):
+                return False
+            self._make_room()
+            if not self._has_room():
+                self._rest(_RETRY)
+                return False
+        try:
+            sock, address = listening.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return False
+        except OSError:  # out of descriptors
+            self._rest(_RETRY)
+            return False
+        is_tcp = sock.family != socket.AF_UNIX
         try:
             sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError:
+            if is_tcp:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:  # the peer has gone already
             sock.close()
-            return
-        source = _source(address[0])
+            return True
+        source = source_of(address[0]) if is_tcp else ""
+        guest = self._welcome(sock, source)
+        if guest is not None and is_tcp:
+            self._keep_share(guest, source)
+        elif guest is not None:
+            self.places.take(guest, "", self._services.wheel.now)
+        return True
 
-        def done(link: TlsLink, failure: str | None) -> None:
-            if failure is None:
-                self._shaking.pop(link, None)
-                self._open(link, source)
-                return
-            if link.socket.fileno() < 0:
-                self._gone(link)
-            else:
-                link.set_protocol(_Leaving(self, link))
-            services.counters.handshakes_refused += 1
-            services.record_refusal(
-                "tls.refused", {"source": source, "listener": "tls", "outcome": "refused", "reason": _reason(failure)}
-            )
+    def _keep_share(self, guest: Any, source: str) -> None:
+        """Give it a place; a source beyond its share pays with one of its own."""
+        network = network_of(source)
+        now = self._services.wheel.now
+        self.places.take(guest, network, now)
+        spare = self.places.dispensable_of(network, self._share(), now)
+        if spare is not None and spare is not guest:
+            self._end(spare)
 
-        link = TlsLink(
-            services.loop,
-            sock,
-            services.generation.context,
-            server=True,
-            wheel=services.wheel,
-            timeout=services.generation.config.limits.handshake_timeout,
-            done=done,
-            outbox=services.outbox,
-            high_water=services.generation.config.limits.buffer_bytes,
-            tally=services.counters,
-        )
-        self._shaking[link] = services.wheel.now
+    def _share(self) -> int:
+        return max(1, self._bounds()[1] // SHARE)
 
-    def _gone(self, link: TlsLink) -> None:
-        """A refused peer has left; until then it counted, since it lingers for its alert with a descriptor of ours."""
-        self._shaking.pop(link, None)
+    def _has_room(self) -> bool:
+        connections, places = self._bounds()
+        return self.counts.connections < connections and len(self.places) < places
 
     def _make_room(self) -> None:
-        """With every place taken, give up handshakes that stall: strangers need no certificate to begin one."""
-        limits = self._services.generation.config.limits
-        while len(self._shaking) >= limits.handshakes:
-            link, since = next(iter(self._shaking.items()))
-            if self._services.wheel.now - since < _PATIENCE:
-                return
-            link.deadline_passed()
+        most = max(1, min(self._bounds()) // _BATCH)
+        for guest in self.places.dispensable(most, self._share(), self._services.wheel.now):
+            self._end(guest)
 
-    def _open(self, link: TlsLink, source: str) -> None:
-        services = self._services
-        seen = link.handshake.peer
-        link.handshake.forget()
-        if not isinstance(seen, Seen):
-            # OpenSSL accepted and our verification never ran: impossible, therefore refused.
-            services.record_refusal(
-                "tls.refused", {"source": source, "listener": "tls", "outcome": "refused", "reason": "not_verified"}
-            )
-            link.abort()
-            return
-        peer = peer_of(seen.peer, services.snapshot.labels, source=source, der=seen.der)
-        connection = Connection(services, peer, "tls", link.version())
-        limits = services.generation.config.limits
-        allowed = limits.connections_per_worker if peer.role == "worker" else limits.connections_per_client
-        connection.is_over_limit = services.registry.held(peer.identity) >= allowed
-        services.registry.add(connection)
-        link.set_protocol(connection.end)
-        connection.end.connection_made(link)  # type: ignore[arg-type]  # a Link
-        if connection.is_over_limit:
-            connection.end.expect_within(limits.linger)
+    def _end(self, guest: Any) -> None:
+        self.counts.given_up += 1
+        self._give_up(guest)
 
 
-class _Leaving(asyncio.Protocol):
-    """Owns the link of a refused peer until it is closed."""
+def _somebody_waits(listening: socket.socket) -> bool:
+    """Whether a connection is in this queue: nobody is given up for a peer that is not there."""
+    poll = select.poll()
+    poll.register(listening, select.POLLIN)
+    return bool(poll.poll(0))
 
-    def __init__(self, acceptor: TlsAcceptor, link: TlsLink) -> None:
+
+class PlainGuest:
+    """A connection in the clear and the place that it holds as long as it lives: the `Tally` of its link."""
+
+    __slots__ = ("_acceptor", "end", "link", "source")
+
+    def __init__(self, acceptor: PlainAcceptor, source: str) -> None:
         self._acceptor = acceptor
-        self._link = link
+        self.source = source
+        self.end: ServerEnd
+        self.link: SocketLink
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is closed."""
-        self._acceptor._gone(self._link)
+    def opened(self) -> None:
+        """The link is there."""
+        self._acceptor.counts.opened()
 
-
-def _reason(failure: str) -> str:
-    """The reason for the audit log."""
-    number = failure.removeprefix("openssl_")
-    return _OPENSSL.get(int(number), failure) if number != failure and number.isdigit() else failure
-
-
-def _source(host: str) -> str:
-    """The peer's address: IPv4 that is mapped into IPv6 unmapped, without a zone."""
-    if ":" not in host:
-        return host  # IPv4, as the kernel has it written
-    address = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return str(address)
+    def closed(self) -> None:
+        """The link is gone."""
+        self._acceptor.counts.closed()
+        self._acceptor.places.leave(self)
 
 
-class DispatchAcceptor:
+class PlainAcceptor(Acceptor):
+    """A listener in the clear, whose every connection holds a place: one that waits for us is kept, an idle one not."""
+
+    def _end_for(self, source: str) -> ServerEnd:
+        """The server end of a new connection; what it is asked is for its owner."""
+        raise NotImplementedError
+
+    def _welcome(self, sock: socket.socket, source: str) -> Any:
+        guest = PlainGuest(self, source)
+        guest.end = self._end_for(source)
+        guest.link = self._services.plain_link(sock, guest.end, guest)
+        return guest
+
+    def _stage_of(self, guest: Any) -> int:
+        assert isinstance(guest, PlainGuest)
+        end = guest.end
+        if end.phase >= LINGER:
+            return Stage.LEAVING
+        if end.phase != HEAD or guest.link.has_unread():
+            return Stage.SERVED
+        if not end.is_idle:
+            return Stage.BEGUN
+        return Stage.IDLE if end.status else Stage.SILENT
+
+    def _give_up(self, guest: Any) -> None:
+        assert isinstance(guest, PlainGuest)
+        services = self._services
+        services.record_refusal(
+            "connection.cut",
+            {"source": guest.source, "listener": self.name, "outcome": "cut", "reason": "crowded"}
+            if guest.source
+            else {"listener": self.name, "outcome": "cut", "reason": "crowded"},
+        )
+        guest.end.abort()
+
+
+class DispatchAcceptor(PlainAcceptor):
     """The dispatch listener: plain HTTP for masters on this host.
 
     One process takes all that wait at once. A unix socket of several is one queue for them all, and the first to wake
@@ -274,78 +250,50 @@ class DispatchAcceptor:
     """
 
     def __init__(self, services: Services, sockets: Sockets) -> None:
-        self._services = services
-        self._queues = Queues(services.loop, sockets.dispatch, sockets.index, self._accept)
+        counts = ListenerCounts(services.counters)
+        super().__init__(services, "dispatch", sockets.dispatch, sockets.index, counts)
         for sock in sockets.dispatch:
             sock.setblocking(False)
-        self._alone = sockets.dispatch[0] if sockets.processes == 1 else None
+        self._burst = BURST if sockets.processes == 1 else 1
         self._tally = sockets.tally if len(sockets.dispatch) == 1 else None
         self._gone: set[int] = set()
-        self._closed = False
 
-    def start(self) -> None:
-        """Accept from now on."""
-        self._queues.open()
+    def _bounds(self) -> tuple[int, int]:
+        # Apart from the TLS listener's: a crowd of clients must not shut out the masters on this host.
+        most = self._services.generation.config.limits.dispatch_connections
+        return most, most
 
-    def peer_down(self, index: int) -> None:
-        """Another data process is gone: accept what comes to it, until it is back."""
-        self._gone.add(index)
-        self._queues.adopt(index)
+    def _share(self) -> int:
+        return self._bounds()[1]  # they all come from this host
 
-    def peer_up(self, index: int) -> None:
-        """It is back."""
-        self._gone.discard(index)
-        self._queues.give_back(index)
-
-    def _accept(self, listening: socket.socket) -> None:
-        if self._tally is not None:
-            here = self._services.registry.here(LOCAL_MASTER.identity)
-            if self._tally.is_ahead(here, self._gone):
-                self._rest(_TURN, listening)
-                return
-        self._take(listening)
-
-    def _rest(self, seconds: float, listening: socket.socket) -> None:
-        self._queues.close()
-        self._services.loop.call_later(seconds, self._go_on, listening)
-
-    def _go_on(self, listening: socket.socket) -> None:
-        if not self._closed:
-            self._queues.open()
-            self._take(listening)
-
-    def _take(self, listening: socket.socket) -> None:
-        for _ in range(1 if self._alone is None else _BURST):
-            try:
-                sock, _address = listening.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError:  # out of descriptors
-                self._rest(_RETRY, listening)
-                return
-            self._open(self._services, sock)
-
-    def _open(self, services: Services, sock: socket.socket) -> None:
-        try:
-            sock.setblocking(False)
-            if sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError:  # the peer has gone already
-            sock.close()
-            return
+    def _end_for(self, source: str) -> ServerEnd:
+        services = self._services
         dispatch = services.generation.config.dispatch
         # A TCP dispatch listener is on a loopback literal, so its peers are too.
         peer = LocalPeer(dispatch.host if isinstance(dispatch, TcpAddress) else None)
         connection = Connection(services, peer, "dispatch", None)
-        # Counted apart from the TLS listener's: a flood of clients must not shut out the masters on this host.
-        limits = services.generation.config.limits
-        connection.is_over_limit = services.registry.held(peer.identity) >= limits.connections
         services.registry.add(connection)
-        services.plain_link(sock, connection.end, services.counters)
+        return connection.end
 
-    def close(self) -> None:
-        """Accept no more."""
-        self._closed = True
-        self._queues.close()
-        if self._alone is not None:
-            self._alone.close()
+    def peer_down(self, index: int) -> None:
+        """Another data process is gone: accept what comes to it, until it is back."""
+        self._gone.add(index)
+        super().peer_down(index)
+
+    def peer_up(self, index: int) -> None:
+        """It is back."""
+        self._gone.discard(index)
+        super().peer_up(index)
+
+    def _accept(self, listening: socket.socket) -> None:
+        if self._tally is not None:
+            here = self._services.registry.here(LocalPeer(None).identity)
+            if self._tally.is_ahead(here, self._gone):
+                self._stop()
+                self._resting = self._services.loop.call_later(_TURN, self._after_turn, listening)
+                return
+        super()._accept(listening)
+
+    def _after_turn(self, listening: socket.socket) -> None:
+        self._go_on()
+        super()._accept(listening)

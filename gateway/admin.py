@@ -22,12 +22,15 @@ from typing import Final
 
 import orjson
 
+from gateway.places import Places, Stage
+
 HEAD_MAX: Final = 8 * 1024
 CONTENT_MAX: Final = 64 * 1024
-CONNECTIONS_MAX: Final = 32
 READ_TIMEOUT: Final = 10.0
 WRITE_TIMEOUT: Final = 10.0
 LINGER: Final = 1.0
+RETRY: Final = 0.25
+"""Seconds until the next try when no descriptor was left."""
 
 _REQUEST_LINE: Final = re.compile(rb"([A-Z]{1,16}) (/[!-~]{0,255}) HTTP/1\.[01]")
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}):[ \t]*([\t -~\x80-\xff]*?)[ \t]*")
@@ -127,59 +130,134 @@ def peer_uid(sock: socket.socket) -> int:
     return int(uid)
 
 
+class _Visit:
+    """One connection: it holds a place until it is over."""
+
+    __slots__ = ("has_asked", "sock", "task")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.has_asked = False
+        self.task: asyncio.Task[None]
+
+    def stage(self) -> Stage:
+        if self.has_asked:
+            return Stage.SERVED
+        try:
+            return Stage.SERVED if self.sock.recv(1, socket.MSG_PEEK) else Stage.LEAVING
+        except OSError:
+            return Stage.SILENT
+
+
 class AdminServer:
-    """Serves routes on a listening unix socket until closed."""
+    """Serves routes on a listening unix socket until closed.
+
+    With every place taken the connections that have not asked anything yet go, the oldest first; when all have asked,
+    the others wait in the kernel's queue.
+    """
 
     def __init__(
-        self, routes: Routes, *, log: Callable[[str], None], uid_of: Callable[[socket.socket], int] = peer_uid
+        self,
+        routes: Routes,
+        *,
+        log: Callable[[str], None],
+        uid_of: Callable[[socket.socket], int] = peer_uid,
+        most: Callable[[], int] = lambda: 32,
     ) -> None:
-        """``uid_of`` is there for tests, which cannot become another user."""
+        """``most`` connections at once; ``uid_of`` is there for tests, which cannot become another user."""
         self._routes = routes
         self._log = log
         self._uid_of = uid_of
-        self._connections: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._most = most
+        self._places = Places(lambda visit: visit.stage())
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listening: socket.socket | None = None
+        self._is_watched = False
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on the socket, which is bound and listening."""
-        self._server = await asyncio.start_unix_server(self._accepted, sock=sock, limit=HEAD_MAX)
+        sock.setblocking(False)
+        self._listening = sock
+        self._watch(True)
 
     async def close(self, grace: float = WRITE_TIMEOUT) -> None:
         """Take no more; let answers under way leave for ``grace`` seconds, then cut them."""
-        if self._server is not None:
-            self._server.close()
-        if self._connections:
-            _done, late = await asyncio.wait(self._connections, timeout=grace)
+        self._watch(False)
+        self._listening = None
+        if self._tasks:
+            _done, late = await asyncio.wait(self._tasks, timeout=grace)
             for task in late:
                 task.cancel()
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
+    def _watch(self, wanted: bool) -> None:
+        if self._listening is not None and wanted != self._is_watched:
+            self._is_watched = wanted
+            loop = asyncio.get_running_loop()
+            if wanted:
+                loop.add_reader(self._listening.fileno(), self._accept)
+            else:
+                loop.remove_reader(self._listening.fileno())
+
+    def _accept(self) -> None:
+        listening = self._listening
+        loop = asyncio.get_running_loop()
+        while listening is not None:
+            if not self._has_room(loop.time()):
+                self._watch(False)  # until one is over
+                return
+            try:
+                sock, _ = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:  # out of descriptors
+                self._watch(False)
+                loop.call_later(RETRY, self._watch, True)
+                return
+            sock.setblocking(False)
+            visit = _Visit(sock)
+            self._places.take(visit, "", loop.time())
+            visit.task = loop.create_task(self._visited(visit))
+            self._tasks.add(visit.task)
+            visit.task.add_done_callback(lambda task, visit=visit: self._left(task, visit))  # type: ignore[misc]
+
+    def _has_room(self, now: float) -> bool:
+        most = self._most()
+        if len(self._places) >= most:
+            for visit in self._places.dispensable(1, most, now):
+                self._places.leave(visit)
+                visit.task.cancel()
+        return len(self._places) < most
+
+    async def _visited(self, visit: _Visit) -> None:
+        writer: asyncio.StreamWriter | None = None
         try:
-            await self._serve(reader, writer)
+            reader, writer = await asyncio.open_unix_connection(sock=visit.sock, limit=HEAD_MAX)
+            await self._serve(visit, reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             pass  # the peer went away, or dawdled
         finally:
-            self._connections.discard(task)
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            if writer is not None:
+                writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _left(self, task: asyncio.Task[None], visit: _Visit) -> None:
+        """A visit is over, also one that never began."""
+        visit.sock.close()
+        self._places.leave(visit)
+        self._tasks.discard(task)
+        self._watch(True)
+
+    async def _serve(self, visit: _Visit, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         read = False
         uid = self._uid_of(writer.get_extra_info("socket"))
-        if len(self._connections) > 2 * CONNECTIONS_MAX:
-            return
         if uid not in (os.geteuid(), 0):
             self._log(f"the admin socket was refused to uid {uid}")
             answer: Answer = refusal(HTTPStatus.FORBIDDEN, "only the owner of the home and root may ask")
-        elif len(self._connections) > CONNECTIONS_MAX:
-            answer = refusal(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections; try again")
         else:
             async with asyncio.timeout(READ_TIMEOUT):
                 request = await self._read(reader)
+            visit.has_asked = True
             read = isinstance(request, Request)
             answer = await self._answer(request) if isinstance(request, Request) else request
         writer.write(build_answer(answer))

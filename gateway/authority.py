@@ -5,6 +5,7 @@ Posture: pure, meets bytes of untrusted clients.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable
 from typing import Final
 
@@ -37,6 +38,18 @@ class Authorities:
                     memo.clear()
                 memo[authority] = known
             return known
+
+
+def is_address(authority: bytes) -> bool:
+    """Whether an authority names an IP address, not a name that somebody else may point anywhere."""
+    parts = split_authority(authority)
+    if parts is None:
+        return False
+    try:
+        ipaddress.ip_address(parts[0].decode("ascii"))
+    except ValueError:
+        return False
+    return True
 
 
 def same_origin(origin: bytes, host: bytes | None, scheme: bytes) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from auth.credentials import Credentials
 from auth.policy import Allowed
-from gateway.acceptor import DispatchAcceptor, TlsAcceptor
+from gateway.acceptor import Acceptor, DispatchAcceptor
 from gateway.auditlog import AuditWriter
 from gateway.config import Config
 from gateway.connection import Connection
@@ -23,10 +23,12 @@ from gateway.hosted import HostedPool, ReversedConnection
 from gateway.identity import CertifiedPeer, LocalPeer, Peer
 from gateway.inherited import Inherited, Sockets
 from gateway.material import Material
-from gateway.metrics import MetricsListener, measure, metrics_text
+from gateway.metrics import measure, metrics_text
+from gateway.metricsacceptor import MetricsAcceptor
 from gateway.relayed import Relayed
 from gateway.services import Generation, Services
 from gateway.snapshot import StateSnapshot
+from gateway.tlsacceptor import TlsAcceptor
 from gateway.together import join
 from rhttp.server import ServerEnd
 
@@ -45,8 +47,7 @@ class DataPlane:
         """The state that was read last of all that came, in force from the first commit on."""
         self._stream = ""
         self._tls: TlsAcceptor | None = None
-        self._dispatch: DispatchAcceptor | None = None
-        self._metrics: MetricsListener | None = None
+        self._acceptors: list[Acceptor] = []
         self._ticker: asyncio.TimerHandle | None = None
         self._second = 0
 
@@ -205,22 +206,20 @@ class DataPlane:
             await services.mesh.complete()
         if sockets.tls:
             self._tls = TlsAcceptor(services, sockets)
-            self._tls.start()
+            self._acceptors.append(self._tls)
         if sockets.dispatch:
-            self._dispatch = DispatchAcceptor(services, sockets)
-            self._dispatch.start()
+            self._acceptors.append(DispatchAcceptor(services, sockets))
         if sockets.metrics is not None:
-            self._metrics = MetricsListener(services.loop, sockets.metrics, services.wheel, self._scrape)
-            await self._metrics.start()
+            self._acceptors.append(MetricsAcceptor(services, sockets.metrics, self._scrape))
+        for acceptor in self._acceptors:
+            acceptor.start()
         if services.mesh is not None:
             for index in services.mesh.missing():
                 self._peer(index, False)
 
     def _peer(self, index: int, is_up: bool) -> None:
         """Another process is there or gone: while it is gone, its listening sockets are served here."""
-        for acceptor in (self._tls, self._dispatch):
-            if acceptor is None:
-                continue
+        for acceptor in self._acceptors:
             if is_up:
                 acceptor.peer_up(index)
             else:
@@ -232,8 +231,6 @@ class DataPlane:
         services.look_at_clocks()
         now = services.epoch
         services.wheel.turn(services.loop.time())
-        if self._tls is not None:
-            self._tls.tick()
         if int(now) != self._second:
             self._second = int(now)
             services.date = b"Date: %b\r\n" % formatdate(now, usegmt=True).encode("ascii")
@@ -283,9 +280,8 @@ class DataPlane:
             await asyncio.sleep(pause)
 
     def _close_all(self) -> None:
-        for acceptor in (self._tls, self._dispatch, self._metrics):
-            if acceptor is not None:
-                acceptor.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         # Workers first: requests that they served are answered, or cut, before their requesters' connections end.
         connections: list[Connection] = []
         for live in self.services.registry:
@@ -314,6 +310,7 @@ class DataPlane:
             "generation": generation.number,
             "draining": services.draining,
             "connections": {"total": services.counters.connections, **services.registry.by_role()},
+            "listeners": {purpose: counts.as_dict() for purpose, counts in services.listeners.items()},
             "exchanges": services.exchanges,
             "pools": [pool.describe() for pool in generation.pools.values()],
             "masters": {name: master.status() for name, master in generation.masters.items()},

@@ -74,8 +74,13 @@ class Limits:
     master_connections: Annotated[Int, count(1, 65536, "Connections to one master URL; beyond: 503.")] = 1024
 
     # Connections of clients, masters and workers.
-    connections: Annotated[Int, count(1, 1000000, "Open connections of one process.")] = 16000
-    handshakes: Annotated[Int, count(1, 65536, "TLS handshakes under way in one process.")] = 512
+    connections: Annotated[Int, count(1, 1000000, "Open connections of one process on the TLS listener.")] = 16000
+    handshakes: Annotated[
+        Int, count(1, 65536, "TLS handshakes under way in one process; idle ones of one source: a quarter.")
+    ] = 512
+    dispatch_connections: Annotated[Int, count(1, 65536, "Connections of masters on this host to one process.")] = 2048
+    metrics_connections: Annotated[Int, count(1, 1024, "Connections to the metrics listener in one process.")] = 32
+    admin_connections: Annotated[Int, count(1, 1024, "Connections to the admin socket.")] = 32
     connections_per_client: Annotated[Int, count(1, 65536, "Connections of one client or master identity.")] = 256
     connections_per_worker: Annotated[Int, count(1, 65536, "Connections of one worker identity.")] = 64
 

@@ -1,10 +1,8 @@
-"""Metrics for Prometheus, and the listener that serves them and nothing else."""
+"""Metrics for Prometheus: what one process counts, and what all of them told."""
 
 from __future__ import annotations
 
-import asyncio
-import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -13,10 +11,6 @@ from prometheus_client.registry import Collector
 
 from gateway.hosted import HostedPool
 from gateway.services import Services
-from rhttp.head import RequestHead
-from rhttp.limits import Http1Limits
-from rhttp.server import ServerEnd
-from rhttp.timers import TimerWheel
 
 _COUNTS: Final = {
     "requests": "Requests answered over routes and own paths.",
@@ -32,6 +26,13 @@ _COUNTS: Final = {
     "cut": "Live connections ended because a certificate, user or permission ended.",
     "audit_lost": "Audit lines that could not be written.",
 }
+
+_OF_LISTENERS: Final = (
+    ("connections", False, "Open connections of a listener."),
+    ("handshakes", False, "Of these, those whose handshake is not done."),
+    ("accepted", True, "Connections that a listener took."),
+    ("given_up", True, "Of these, ended before their time because others wanted their places."),
+)
 
 
 Family = tuple[str, bool, str, list[str], list[tuple[list[str], float]]]
@@ -50,6 +51,9 @@ def measure(services: Services) -> list[Family]:
         add(name, text, getattr(counters, name), counts=True)
     add("connections", "Open connections.", counters.connections)
     roles = [([role], float(count)) for role, count in services.registry.by_role().items()]
+    for name, kind, text in _OF_LISTENERS:
+        of_each = [([purpose], float(counts.as_dict()[name])) for purpose, counts in services.listeners.items()]
+        families.append((f"rhttp_listener_{name}", kind, text, ["listener"], of_each))
     families.append(("rhttp_role_connections", False, "Open connections by role.", ["role"], roles))
     add("exchanges", "Requests under way.", services.exchanges)
     slots: list[tuple[list[str], float]] = []
@@ -94,59 +98,3 @@ def metrics_text(by_process: Mapping[str, Sequence[Family]]) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Told(by_process))
     return generate_latest(registry)
-
-
-class MetricsListener:
-    """``GET /metrics``; everything else is 404. No identity is asked: it listens on loopback unless told otherwise."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        sock: socket.socket,
-        wheel: TimerWheel,
-        scrape: Callable[[ServerEnd, Callable[[bytes], None]], None],
-    ) -> None:
-        """``scrape`` calls back with the text, now or when the other processes were asked; not if the end is gone."""
-        self._loop = loop
-        self._socket = sock
-        self._wheel = wheel
-        self._scrape = scrape
-        self._server: asyncio.Server | None = None
-
-    async def start(self) -> None:
-        """Accept from now on."""
-        self._server = await self._loop.create_server(self._make, sock=self._socket)
-
-    def close(self) -> None:
-        """Accept no more."""
-        if self._server is not None:
-            self._server.close()
-
-    def _make(self) -> ServerEnd:
-        return ServerEnd(self, Http1Limits(head_bytes=8192, keep_alive_timeout=120.0), self._wheel)
-
-    def request_received(self, end: ServerEnd, head: RequestHead) -> None:
-        """Answer a scrape."""
-        path = head.target.partition(b"?")[0]
-        if path != b"/metrics":
-            self._answer(end, 404, b"not found\n")
-        elif head.method not in (b"GET", b"HEAD"):
-            self._answer(end, 405, b"method not allowed\n", b"Allow: GET, HEAD\r\n")
-        else:
-            self._scrape(end, lambda text: self._answer(end, 200, text))
-
-    def request_malformed(self, end: ServerEnd, status: int, code: str, detail: str) -> None:
-        """No request."""
-        end.request = RequestHead()
-        end.close_after = True
-        self._answer(end, status, code.encode("ascii") + b"\n")
-
-    def end_closed(self, end: ServerEnd) -> None:
-        """Nothing to do."""
-
-    @staticmethod
-    def _answer(end: ServerEnd, status: int, body: bytes, extra: bytes = b"") -> None:
-        kind = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
-        end.head(status, kind + extra, len(body))
-        end.content(body)
-        end.end([])

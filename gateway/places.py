@@ -66,6 +66,10 @@ class Places:
     def __contains__(self, guest: Any) -> bool:
         return guest in self._places
 
+    def guests(self) -> list[Any]:
+        """All that hold a place, in the order in which they came."""
+        return list(self._places)
+
     def held_by(self, source: str) -> int:
         """How many places a source holds."""
         return len(self._by_source.get(source, ()))
@@ -123,9 +127,7 @@ class Places:
         for place in places:
             stage = self._stage_of(place.guest)
             greedy = len(self._by_source[place.source]) > share
-            if stage >= Stage.SERVED or (
-                stage == Stage.OWING and now - place.since < (HURRY if greedy else PATIENCE)
-            ):
+            if stage >= Stage.SERVED or (stage == Stage.OWING and now - place.since < (HURRY if greedy else PATIENCE)):
                 continue
             rank = (stage != Stage.LEAVING, not greedy, stage, place.source in self._known, place.since)
             found.append((rank, place))

@@ -39,13 +39,14 @@ def raise_descriptor_limit(config: Config) -> str | None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    needed = config.limits.connections + SPARE_DESCRIPTORS
+    limits = config.limits
+    needed = limits.connections + limits.dispatch_connections + limits.metrics_connections + SPARE_DESCRIPTORS
     if config.processes > 1:
         needed += _OF_EACH_OTHER * config.processes
     if hard == resource.RLIM_INFINITY or hard >= needed:
         return None
     return (
-        f"warning: a process may open {hard} files, limits.connections = {config.limits.connections} needs {needed}; "
+        f"warning: a process may open {hard} files, limits.connections = {limits.connections} needs {needed}; "
         "raise the hard limit (ulimit -Hn, LimitNOFILE=) or lower limits.connections"
     )
 

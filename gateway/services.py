@@ -27,7 +27,7 @@ from gateway.checkpoints import Head
 from gateway.clock import elapsed
 from gateway.config import Config
 from gateway.configvalues import AuditConfig
-from gateway.counters import Counters
+from gateway.counters import Counters, ListenerCounts
 from gateway.identity import Peer
 from gateway.registry import Registry
 from gateway.routes import RouteTable
@@ -157,6 +157,7 @@ class Services:
         "generation",
         "idle",
         "ids",
+        "listeners",
         "loop",
         "mesh",
         "outbox",
@@ -178,6 +179,8 @@ class Services:
         self.mesh: Mesh | None = None
         """The other data processes of this gateway; None: there are none."""
         self.counters = Counters()
+        self.listeners: dict[str, ListenerCounts] = {}
+        """What each listener counts, by its purpose."""
         self.ids = RequestIds()
         self.credentials = Credentials()
         self.snapshot = StateSnapshot(version=0, users={}, revoked=frozenset(), labels={})

@@ -131,6 +131,7 @@ class Supervisor:
                 "/refresh": {"POST": self._post_refresh},
             },
             log=log,
+            most=lambda: self._loaded.config.limits.admin_connections,
         )
 
     def _material(self, loaded: Loaded, stream: str) -> Material:

@@ -35,6 +35,9 @@ class Link(Protocol):
     def is_closing(self) -> bool:
         """Whether the link is closed or about to close."""
 
+    def has_unread(self) -> bool:
+        """Whether bytes of the peer are here that nobody has read yet."""
+
     def get_write_buffer_size(self) -> int:
         """Bytes written that are still kept."""
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import socket
+import struct
+import termios
 from collections import deque
 from typing import Any, Final, Protocol
 
@@ -25,6 +28,8 @@ GRACE: Final = 2.0
 """Seconds for a peer to take the last bytes, or to read an alert."""
 AGAIN: Final = 0.25
 """Seconds after which a link that was read from is looked at once more."""
+
+_NOTHING: Final = struct.pack("i", 0)
 
 # What a link is doing; plain numbers, since they are compared for every read and write.
 HANDSHAKE: Final = 0
@@ -123,6 +128,13 @@ class SocketLink:
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """``socket``, and what the kind of link knows besides."""
         return self.socket if name == "socket" else default
+
+    def has_unread(self) -> bool:
+        """Whether bytes of the peer are here that nobody has read yet: it waits for us, not we for it."""
+        try:
+            return fcntl.ioctl(self._fd, termios.FIONREAD, _NOTHING) != _NOTHING
+        except OSError:
+            return False
 
     def is_closing(self) -> bool:
         """Whether the link is closed or about to close."""

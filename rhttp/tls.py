@@ -23,7 +23,7 @@ from rhttp.outbox import Outbox
 from rhttp.timers import TimerWheel
 from rhttp.tlscontext import openssl_reason
 from rhttp.tlshandshake import Handshake
-from rhttp.tlsrecord import RECORD, SHAKEN, WANTS_WRITE, give, say_bye, shake, take, watch_end
+from rhttp.tlsrecord import RECORD, SHAKEN, WANTS_WRITE, give, has_taken_hello, say_bye, shake, take, watch_end
 
 _READS: Final = 8
 """Records taken in one turn, so that one busy peer does not starve the others."""
@@ -73,6 +73,7 @@ class TlsLink(SocketLink):
     # ---- handshake ----
 
     def _shake(self) -> None:
+        self.handshake.has_begun = True
         try:
             step = shake(self._connection)
         except SSL.SysCallError:
@@ -119,7 +120,23 @@ class TlsLink(SocketLink):
             pass
         self._drop()
 
+    def give_up(self, reason: str) -> None:
+        """End a handshake that is under way, or the linger after one, now; `done` is told this reason."""
+        if self._state != OPEN:
+            self._drop()
+            done, self._done = self._done, None
+            if done is not None:
+                done(self, reason)
+
     # ---- facts ----
+
+    def has_unread(self) -> bool:
+        """Whether bytes of the peer are here that nobody has read yet, in OpenSSL or in the socket."""
+        return self._state < CLOSED and (self._connection.pending() > 0 or super().has_unread())
+
+    def was_answered(self) -> bool:
+        """Whether the peer's hello was whole and has our answer: from there on it owes us the next step."""
+        return self._state != HANDSHAKE or has_taken_hello(self._connection)
 
     def version(self) -> str:
         """The TLS version, as OpenSSL writes it (``TLSv1.3``)."""
@@ -203,7 +220,7 @@ class TlsLink(SocketLink):
 
     def deadline_passed(self) -> None:
         """The handshake, a linger or the last bytes took too long; or it is time for another look."""
-        super().deadline_passed()
-        if self._state == CLOSED and (done := self._done) is not None:
-            self._done = None
-            done(self, "timeout")
+        if self._state == HANDSHAKE:
+            self.give_up("timeout")
+        else:
+            super().deadline_passed()

@@ -46,11 +46,13 @@ _REFUSED: Final[int] = lib.SSL_TLSEXT_ERR_ALERT_FATAL
 class Handshake:
     """What a handshake finds out: the verified peer, or the reason of the refusal."""
 
-    __slots__ = ("has_ended", "peer", "refusal")
+    __slots__ = ("has_begun", "has_ended", "peer", "refusal")
 
     def __init__(self) -> None:
         self.peer: object = None
         self.refusal: str | None = None
+        self.has_begun = False
+        """There was something to read, or to say first."""
         self.has_ended = False
         """The peer sent close_notify, later on; `TlsLink` asks."""
 

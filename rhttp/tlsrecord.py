@@ -28,6 +28,9 @@ _shut_down: Final = lib.SSL_get_shutdown
 _WANT_READ: Final = lib.SSL_ERROR_WANT_READ
 _WANT_WRITE: Final = lib.SSL_ERROR_WANT_WRITE
 
+_BEFORE: Final = b"before SSL initialization"
+"""OpenSSL's name for the state in which a server waits for a hello, or for the rest of one."""
+
 # What a step of a handshake ended with.
 SHAKEN: Final = 0
 WANTS_READ: Final = 1
@@ -75,6 +78,11 @@ def shake(connection: SSL.Connection) -> int:
         return WANTS_WRITE
     connection._raise_ssl_error(ssl, result)
     return WANTS_READ
+
+
+def has_taken_hello(connection: SSL.Connection) -> bool:
+    """Whether a handshake of ours as a server is past the client's hello."""
+    return connection.get_state_string() != _BEFORE
 
 
 def say_bye(connection: SSL.Connection) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, closing, suppress
@@ -14,11 +15,12 @@ from pathlib import Path
 import pytest
 from support.bench import POOL, PlaneBench
 
-from gateway.acceptor import DispatchAcceptor, TlsAcceptor
+from gateway.acceptor import DispatchAcceptor
 from gateway.config import TcpAddress
 from gateway.inherited import Sockets, Tally
 from gateway.listeners import bind_tcp, bind_unix
 from gateway.services import Services
+from gateway.tlsacceptor import TlsAcceptor
 
 
 class Ports:
@@ -32,10 +34,11 @@ class Ports:
         for sock in self.sockets:
             sock.setblocking(False)
 
-    def knock(self, index: int) -> socket.socket:
-        """A connection in this process's queue."""
+    def knock(self, index: int, source: str = "127.0.0.1") -> socket.socket:
+        """A connection in this process's queue, from an address of this machine."""
         address = self.sockets[index].getsockname()
-        return self._stack.enter_context(closing(socket.create_connection(address, timeout=20)))
+        made = socket.create_connection(address, timeout=20, source_address=(source, 0))
+        return self._stack.enter_context(closing(made))
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def ports() -> Iterator[Ports]:
 
 @pytest.fixture
 async def services(tmp_path: Path) -> AsyncIterator[Services]:
-    made = await PlaneBench.start(tmp_path, POOL, limits="handshakes = 2\nhandshake_timeout = 60.0\n")
+    made = await PlaneBench.start(tmp_path, POOL, limits="handshakes = 8\nhandshake_timeout = 60.0\n")
     yield made.services
     for live in tuple(made.services.registry):
         live.cut("test")
@@ -59,6 +62,15 @@ async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not is_so():
             await asyncio.sleep(0.005)
+
+
+def client_hello() -> bytes:
+    """What a client says first."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    outgoing = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
+    return outgoing.read()
 
 
 async def never(is_so: Callable[[], bool]) -> None:
@@ -91,28 +103,37 @@ async def test_tls_accepts_for_itself_only_until_a_peer_is_down(services: Servic
     acceptor.close()
 
 
-async def test_tls_at_its_limit_accepts_from_nobodys_queue(services: Services, ports: Ports) -> None:
+async def test_tls_at_its_limit_accepts_from_nobodys_queue(tmp_path: Path, ports: Ports) -> None:
     """A limit is a limit of the process, not of a queue; with room again all queues are served."""
+    plane = await PlaneBench.start(tmp_path, POOL, limits="handshakes = 2\nhandshake_timeout = 60.0\n")
+    services = plane.services
     acceptor = TlsAcceptor(services, Sockets(tls=ports.sockets, index=0, processes=3))
     acceptor.start()
     acceptor.peer_down(1)
-    held = [ports.knock(0), ports.knock(1)]
-    await until(lambda: services.counters.connections == 2)
+    held: list[socket.socket] = []
+
+    def all_answered() -> bool:
+        guests = acceptor.places.guests()
+        return len(guests) == len(held) and all(link.was_answered() for link in guests)
+
+    for index in (0, 1):
+        held.append(ports.knock(index))
+        held[-1].sendall(client_hello())
+        await until(all_answered)
     acceptor.peer_down(2)
     late = [ports.knock(index) for index in (0, 1, 2)]
     await never(lambda: services.counters.connections != 2)
-    acceptor.tick()
-    await never(lambda: services.counters.connections != 2)
     for sock in (*held, *late):
         sock.close()
-    await until(lambda: services.counters.connections == 0)
     for index in (0, 1, 2):
-        acceptor.tick()
-        knocking = ports.knock(index)
-        await until(lambda: services.counters.connections == 1)
-        knocking.close()
-        await until(lambda: services.counters.connections == 0)
+        held = [ports.knock(index)]
+        held[0].sendall(client_hello())
+        await until(all_answered)
+        held[0].close()
+        held = []
+        await until(all_answered)
     acceptor.close()
+    plane.close()
 
 
 async def test_tls_peer_that_goes_down_while_paused_is_adopted_with_the_next_start(
@@ -135,17 +156,83 @@ async def test_tls_peer_that_goes_down_while_paused_is_adopted_with_the_next_sta
     acceptor.close()
 
 
+async def gone(sock: socket.socket) -> bool:
+    """Whether the listener has closed this connection."""
+    sock.setblocking(False)
+    await asyncio.sleep(0.02)
+    try:
+        return sock.recv(1) == b""
+    except BlockingIOError:
+        return False
+
+
+@pytest.mark.parametrize("floods", [3, 9, 40])
+async def test_tls_source_that_floods_loses_its_own_places(services: Services, ports: Ports, floods: int) -> None:
+    """A quarter of eight places is its share; somebody else's silent connection stays, and a newcomer gets in."""
+    acceptor = TlsAcceptor(services, Sockets(tls=ports.sockets[:1]))
+    acceptor.start()
+    other = ports.knock(0, "127.0.0.3")
+    await until(lambda: acceptor.counts.accepted == 1)
+    flood = []
+    for count in range(floods):
+        flood.append(ports.knock(0, "127.0.0.2"))
+        await until(lambda count=count: acceptor.counts.accepted == count + 2)  # type: ignore[misc]
+    assert acceptor.places.held_by("127.0.0.2") == 2
+    assert acceptor.counts.given_up == floods - 2
+    assert [await gone(sock) for sock in flood] == [True] * (floods - 2) + [False] * 2
+    assert not await gone(other)
+    newcomer = ports.knock(0)
+    newcomer.sendall(client_hello())
+    await until(lambda: any(link.was_answered() for link in acceptor.places.guests()))
+    acceptor.close()
+
+
+async def test_tls_gives_up_the_oldest_silent_and_none_whose_hello_waits_unread(
+    services: Services, ports: Ports
+) -> None:
+    """Whoever has spoken waits for us: the most silent go, and not even in one turn is one taken for the other."""
+    acceptor = TlsAcceptor(services, Sockets(tls=ports.sockets[:1]))
+    spoken = [ports.knock(0, f"127.0.1.{n}") for n in range(4)]
+    for sock in spoken:
+        sock.sendall(client_hello())
+    silent = [ports.knock(0, f"127.0.2.{n}") for n in range(4)]
+    late = [ports.knock(0, f"127.0.3.{n}") for n in range(2)]
+    for sock in late:
+        sock.sendall(client_hello())
+    acceptor.start()
+    await until(lambda: acceptor.counts.accepted == 10)
+    assert [await gone(sock) for sock in silent] == [True, True, False, False]
+    assert acceptor.counts.given_up == 2
+    await until(lambda: sum(link.was_answered() for link in acceptor.places.guests()) == 6)
+    acceptor.close()
+
+
 async def test_tls_closed_accepts_from_nobodys_queue(services: Services, ports: Ports) -> None:
     """A process that drains takes over for nobody."""
+    addresses = [sock.getsockname() for sock in ports.sockets]
     acceptor = TlsAcceptor(services, Sockets(tls=ports.sockets, index=0, processes=3))
     acceptor.start()
     acceptor.peer_down(1)
     acceptor.close()
     acceptor.peer_down(2)
-    acceptor.tick()
-    for index in range(3):
-        ports.knock(index)
+    acceptor.start()
+    for address in addresses:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address, timeout=20)
     await never(lambda: services.counters.connections != 0)
+
+
+async def test_tls_that_closes_takes_what_waits_first(services: Services, ports: Ports) -> None:
+    """Who was in the queue when the door was closed had come in time."""
+    acceptor = TlsAcceptor(services, Sockets(tls=ports.sockets, index=0, processes=3))
+    acceptor.start()
+    acceptor.peer_down(1)
+    waiting = [ports.knock(index) for index in (0, 1)]
+    for sock in waiting:
+        sock.sendall(client_hello())
+    acceptor.close()  # in this very turn: the loop has not looked at them yet
+    assert services.counters.connections == 2
+    await until(lambda: all(link.was_answered() for link in acceptor.places.guests()))
 
 
 async def test_tls_of_one_process_has_nobody_to_adopt(services: Services, ports: Ports) -> None:
@@ -248,7 +335,7 @@ async def test_dispatch_leaves_a_connection_to_a_process_that_has_fewer(services
         acceptor._accept(listener.sock)
         assert services.counters.connections == 2
         await until(lambda: services.counters.connections == 3)
-        acceptor.close()
+        acceptor._stop()
         acceptor.peer_down(1)
         knock()
         acceptor._accept(listener.sock)
@@ -259,6 +346,7 @@ async def test_dispatch_leaves_a_connection_to_a_process_that_has_fewer(services
         acceptor._accept(listener.sock)
         assert services.counters.connections == 5
     await until(lambda: services.counters.connections == 0)
+    acceptor.close()
     listener.close()
     for tally in (other, ours):
         tally.close()

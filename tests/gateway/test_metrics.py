@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from support.bench import POOL, Bench, client_peer
+from support.bench import POOL, Bench, PlaneBench, client_peer
 
+from gateway.authority import Authorities
+from gateway.config import MetricsConfig, TcpAddress
 from gateway.counters import Counters
-from gateway.metrics import _COUNTS, MetricsListener, measure, metrics_text
-from rhttp.timers import TimerWheel
+from gateway.metrics import _COUNTS, measure, metrics_text
+from gateway.metricsacceptor import MetricsAcceptor
 
 CONFIG = POOL + '[masters.jobs]\nurls = ["http://127.0.0.1:1"]\n[pools.far]\nmode = "relay"\nmaster = "jobs"\n'
 
@@ -88,15 +93,26 @@ def test_metrics_carry_no_identity(bench: Bench) -> None:
 # ---- the listener ----
 
 
-@pytest.fixture
-async def port() -> AsyncIterator[int]:
-    sock = socket.create_server(("127.0.0.1", 0))
-    loop = asyncio.get_running_loop()
-    listener = MetricsListener(loop, sock, TimerWheel(loop.time()), lambda _, then: then(b"rhttp_up 1\n"))
-    await listener.start()
-    yield sock.getsockname()[1]
-    listener.close()
+@contextlib.asynccontextmanager
+async def listening(home: Path, limits: str = "", sock: socket.socket | None = None) -> AsyncIterator[MetricsAcceptor]:
+    """A metrics listener with one line to tell; its port is that of `sock`."""
+    plane = await PlaneBench.start(home, POOL, limits=limits)
+    sock = sock or socket.create_server(("127.0.0.1", 0))
+    acceptor = MetricsAcceptor(plane.services, sock, lambda _, then: then(b"rhttp_up 1\n"))
+    acceptor.start()
+    yield acceptor
+    acceptor.close()
+    for guest in acceptor.places.guests():
+        guest.end.abort()
     await asyncio.sleep(0)
+    plane.close()
+
+
+@pytest.fixture
+async def port(tmp_path: Path) -> AsyncIterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        async with listening(tmp_path, sock=sock):
+            yield sock.getsockname()[1]
 
 
 async def ask(port: int, data: bytes) -> bytes:
@@ -129,7 +145,7 @@ async def test_metrics_listener_serves_metrics_and_nothing_else(
     port: int, line: bytes, status: int, content: bytes
 ) -> None:
     """One path, two methods; bytes that are no request are answered and closed."""
-    answer = await ask(port, line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = await ask(port, line + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert answer.endswith(b"\r\n\r\n" + content)
     if status == 200:
@@ -142,7 +158,87 @@ async def test_metrics_listener_keeps_a_scrapers_connection(port: int) -> None:
     """Prometheus scrapes for years over one."""
     answer = await ask(
         port,
-        b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 2
-        + b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
+        + b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     )
     assert answer.count(b"HTTP/1.1 200 ") == 3
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        (b"localhost", 200),
+        (b"LOCALHOST.", 200),
+        (b"localhost:9100", 200),
+        (b"127.0.0.1", 200),
+        (b"127.0.0.1:1", 200),
+        (b"[::1]", 200),
+        (b"[0:0:0:0:0:0:0:1]:80", 200),
+        (b"rebound.example", 421),
+        (b"localhost.evil.example", 421),
+        (b"127.0.0.2", 421),
+        (b"[::2]", 421),
+        (b"", 400),
+        (b"a b", 400),
+    ],
+)
+async def test_metrics_listener_answers_to_its_own_names_only(port: int, host: bytes, status: int) -> None:
+    """A page whose name somebody points at loopback reads nothing; every spelling of loopback is the same."""
+    answer = await ask(port, b"GET /metrics HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % host)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert (b"rhttp_up" in answer) == (status == 200)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"Origin: http://localhost", b"Origin: null", b"Sec-Fetch-Site: same-origin", b"SEC-FETCH-SITE: cross-site"],
+)
+@pytest.mark.parametrize("path", [b"/metrics", b"/x"])
+async def test_metrics_listener_answers_no_web_page(port: int, line: bytes, path: bytes) -> None:
+    """Whatever it asks for, and whoever it says it is."""
+    answer = await ask(port, b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\nConnection: close\r\n\r\n" % (path, line))
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert b"rhttp_up" not in answer
+
+
+@pytest.mark.parametrize(
+    ("host", "covered"),
+    [
+        (b"192.0.2.4", True),
+        (b"[2001:db8::1]:9100", True),
+        (b"gw.example.com", True),
+        (b"localhost", True),  # in the server's certificate
+        (b"prometheus.example", False),
+        (b"not/one", None),
+    ],
+)
+async def test_metrics_listener_for_other_machines_knows_addresses_and_its_names(
+    tmp_path: Path, host: bytes, covered: bool | None
+) -> None:
+    """A page has a name; under a bare address there is only who has that address."""
+    async with listening(tmp_path) as acceptor:
+        generation = acceptor._services.generation
+        far = MetricsConfig(listen=TcpAddress(host="0.0.0.0", port=9100))
+        generation.config = replace(generation.config, metrics=far)
+        generation.authorities = Authorities(["localhost", "gw.example.com"])
+        assert acceptor._covers(host) == covered
+
+
+@pytest.mark.parametrize("extra", [0, 1, 5])
+async def test_metrics_listener_is_bounded_and_lets_a_scraper_in(tmp_path: Path, extra: int) -> None:
+    """However many connections stay silent or idle: the longest silent go, with a line, and a scrape is answered."""
+    with socket.create_server(("127.0.0.1", 0)) as sock, contextlib.ExitStack() as stack:
+        async with listening(tmp_path, "metrics_connections = 4\n", sock) as acceptor:
+            address = sock.getsockname()
+            crowd = []
+            for _ in range(3 + extra):
+                crowd.append(stack.enter_context(socket.create_connection(address, timeout=20)))
+                await asyncio.sleep(0.01)
+            line = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            assert (await ask(address[1], line)).startswith(b"HTTP/1.1 200 ")
+            counts = acceptor.counts
+            assert counts.accepted == 4 + extra
+            assert counts.connections <= 4
+            assert counts.given_up >= extra
+            for late in crowd[:extra]:  # the first to come are the first to go
+                assert await asyncio.to_thread(late.recv, 1) == b""

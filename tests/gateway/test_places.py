@@ -114,7 +114,9 @@ def test_places_remember_a_bounded_number_of_sources(extra: int) -> None:
     assert len(table) == 0
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(Stage), st.booleans()), max_size=40), st.integers(0, 4))
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(Stage), st.booleans()), max_size=40), st.integers(0, 4)
+)
 def test_places_agree_with_a_plain_model(steps: list[tuple[str, Stage, bool]], share: int) -> None:
     """Whoever comes and goes: counts by source hold, nobody is named twice, and nobody who is served."""
     table, here = Places(lambda guest: guest.stage), list[tuple[Guest, str]]()

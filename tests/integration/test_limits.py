@@ -127,7 +127,9 @@ def test_handshakes_that_never_end_are_ended_and_do_not_lock_the_door(rig: Rig) 
         for sock in stuck:
             sock.close()
     lines = [line for line in rig.audit()[seen:] if line["event"] == "tls.refused"]
-    assert {line["reason"] for line in lines} == {"timeout"}
+    reasons = {line["reason"] for line in lines}
+    assert "crowded" in reasons
+    assert reasons <= {"crowded", "timeout"}
     wait_for(
         lambda: sum(line.get("count", 1) for line in rig.audit()[seen:] if line["event"] == "tls.refused"),
         lambda count: count == 24,
