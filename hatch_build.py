@@ -21,9 +21,9 @@ HOT = {
     "auth": "cedar credentials ledgerlocks ledgertable nonces policy sharedledger verifier",
     "gateway": (
         "acceptor admission answers audit auditlog auditstream authority borrow call connection counters elsewhere"
-        " everywhere exchange forward hosted identity lend levels lines liveness masters meshframes metricsacceptor own"
-        " places plan pool problem queues refusals registry relayed routes services snapshot statusview"
-        " tlsacceptor waiting"
+        " everywhere exchange forward hosted identity inbound lend levels lines liveness masters meshframes"
+        " metricsacceptor own places plan pool problem queues refusals registry relayed routes services snapshot"
+        " statusview tlsacceptor waiting"
     ),
 }
 GROUP = "rhttp_pki"

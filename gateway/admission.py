@@ -148,6 +148,14 @@ def check_again(services: Services, call: Call, kept: Admitted) -> Admitted | Re
     return _outcome(call, kept.digest, decision, kept.question)
 
 
+def is_still_allowed(services: Services, call: Call) -> bool:
+    """Whether an admitted request may be sent again: asked once more if a reload came since it was."""
+    if call.generation is services.generation:
+        return True
+    assert call.admitted is not None
+    return isinstance(check_again(services, call, call.admitted), Admitted)
+
+
 def _outcome(
     call: Call, digest: Authenticated | None, decision: Allowed | Denied, question: Question
 ) -> Admitted | Refused:

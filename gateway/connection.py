@@ -13,9 +13,10 @@ from gateway.answers import answer_options, fail, refuse
 from gateway.audit import MAX_STRING
 from gateway.authority import same_origin
 from gateway.call import Admitted, Call
-from gateway.exchange import Exchange, Inbound
+from gateway.exchange import Exchange
 from gateway.forward import forwarded, max_forwards, one_hop_less, request_fields, via_names
 from gateway.identity import CertifiedPeer, LocalPeer, Peer
+from gateway.inbound import Inbound
 from gateway.plan import Plan
 from gateway.routes import is_reserved
 from gateway.services import Services
@@ -183,6 +184,22 @@ class Connection:
         """End the connection now; what runs on it is aborted."""
         self._services.record_cut(self.peer, self.listener, reason)
         self.end.abort()
+
+    def ask_again(self) -> None:
+        """A reload came: a request that still waits goes on if it is allowed now, else gets what a new one would."""
+        exchange = self.end.sink
+        if not isinstance(exchange, Exchange) or not exchange.waits:
+            return
+        call = exchange.call
+        assert call.admitted is not None
+        decision = admission.check_again(self._services, call, call.admitted)
+        call.rendered = None  # other policies may allow it now
+        if isinstance(decision, Refused):
+            call.admitted = None
+            exchange.withdraw()
+            self.refused(self.end, call, decision)
+        else:
+            call.admitted = decision
 
     # ---- steps ----
 

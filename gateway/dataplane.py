@@ -102,6 +102,9 @@ class DataPlane:
             return
         if previous.issuers - generation.issuers:
             self._cut_orphans(generation.issuers)
+        for live in services.registry:
+            if isinstance(live, Connection):
+                live.ask_again()
         for name, master in previous.masters.items():
             if generation.masters.get(name) is not master:
                 master.close()

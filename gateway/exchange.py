@@ -8,28 +8,18 @@ Posture: meets untrusted clients, workers and masters through the ends.
 
 from __future__ import annotations
 
-from typing import Protocol
-
+from gateway.admission import is_still_allowed
 from gateway.answers import fail
 from gateway.call import Admitted, Call
 from gateway.failures import failure
 from gateway.forward import inbound_trailers, outbound_trailers, response_fields
+from gateway.inbound import Inbound
 from gateway.services import Services
 from rhttp.client import ClientEnd
 from rhttp.errors import LocalProtocolError, Loss
 from rhttp.fields import Fields
 from rhttp.head import IDEMPOTENT, ResponseHead
 from rhttp.server import ServerEnd
-
-
-class Inbound(Protocol):
-    """Where client ends come from: a pool of workers or of connections to a master."""
-
-    def lease(self, exchange: Exchange, *, not_again: str | None = None) -> None:
-        """Find a client end: `Exchange.granted` or `Exchange.unavailable` follows, now or later."""
-
-    def forget(self, exchange: Exchange) -> None:
-        """The exchange no longer waits."""
 
 
 class Exchange:
@@ -179,6 +169,18 @@ class Exchange:
     def unavailable(self, status: int, slug: str, reason: str) -> None:
         """No client end is to be had."""
         self._fail(status, slug, reason)
+
+    @property
+    def waits(self) -> bool:
+        """Whether nobody has the request yet: it waits for a slot or a connection."""
+        return self._client is None and not self.over
+
+    def withdraw(self) -> None:
+        """It waits no more and is over; whoever calls this answers, and writes the audit line."""
+        self._inbound.forget(self)
+        self._services.wheel.forget(self)
+        self.over = True
+        self._services.exchange_over()
 
     def give_up(self, reason: str) -> None:
         """The gateway ends: answer, or cut what has begun."""
@@ -337,8 +339,10 @@ class Exchange:
         if not self._end.uncommitted or self._end.responded or self._kept is None:
             return False
         if loss is Loss.NOT_SENT:
-            return self._tries < 4
-        return loss is Loss.SENT_NO_ANSWER and self.call.head.method in IDEMPOTENT and self._tries == 1
+            may = self._tries < 4
+        else:
+            may = loss is Loss.SENT_NO_ANSWER and self.call.head.method in IDEMPOTENT and self._tries == 1
+        return may and is_still_allowed(self._services, self.call)
 
     def request_blocked(self) -> None:
         """The master or worker reads too slowly."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from auth.verifier import Authenticated
 from gateway.admission import admit_again
 from gateway.call import Admitted, Call, Question, Rendered
-from gateway.exchange import Inbound
+from gateway.inbound import Inbound
 
 
 class Plan:

@@ -115,6 +115,86 @@ async def test_reload_drains_workers_that_are_no_longer_allowed(plane: PlaneBenc
     assert plane.pool.pool.total == 0
 
 
+NO_DISPATCH = '@id("most") permit (principal, action, resource) unless { action == Action::"dispatch" };'
+NO_ROUTE = '@id("most") permit (principal, action, resource) unless { action == Action::"request" };'
+OPEN = '@id("open") permit (principal, action, resource);'
+
+
+@pytest.mark.parametrize("content", [None, b"x" * 100, b"x" * 200_000])
+async def test_reload_ends_requests_that_wait_and_are_no_longer_allowed(
+    plane: PlaneBench, content: bytes | None
+) -> None:
+    """With what a new request would get, whatever of its content has come; the one that a worker has is served."""
+    worker, served, waits, patient = plane.worker(), plane.requester(), plane.requester(), plane.requester()
+    assert served.ask(ANY) is None
+    assert waits.ask(ANY, "POST", "Prefer: wait=30", content=content) is None
+    assert patient.ask("/-/pools/render/workers/w9/x", "GET", "Prefer: wait=30") is None
+    assert await plane.reload(policy=NO_DISPATCH) == []
+    for one in (waits, patient):
+        answer = one.answer()
+        assert answer is not None
+        assert (answer.status, answer.problem) == (403, "forbidden")
+    assert (plane.pool.pool.waiting, plane.services.exchanges) == (0, 1)
+    lines = [line for line in plane.audit.of("policy.denied") if line["status"] == 403]
+    assert [line["target"] for line in lines] == [ANY, "/-/pools/render/workers/w9/x"]
+    assert [(line["outcome"], "policy" in line) for line in lines] == [("refused", False)] * 2
+    worker.reply()
+    answer = served.answer()
+    assert answer is not None
+    assert answer.status == 200
+    again = waits.ask(ANY) if not waits.link.eof else plane.requester().ask(ANY)
+    assert again is not None
+    assert again.status == 403
+
+
+async def test_reload_leaves_requests_waiting_that_are_still_allowed(plane: PlaneBench) -> None:
+    """They keep their place, and are logged with the policy that allows them now."""
+    master = plane.requester()
+    assert master.ask(ANY, "GET", "Prefer: wait=30") is None
+    assert await plane.reload(policy=OPEN) == []
+    assert master.answer() is None
+    plane.worker().reply()
+    answer = master.answer()
+    assert answer is not None
+    assert answer.status == 200
+    assert [line["policy"] for line in plane.audit.of("dispatch")] == [["open"]]
+
+
+async def test_reload_ends_requests_that_wait_for_a_connection_to_a_master(tmp_path: Path) -> None:
+    """One that is being dialled for, and one that waits for room."""
+    with socket.create_server(("127.0.0.1", 0), backlog=8) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        config = f'[masters.jobs]\nurls = ["{url}"]\n[[routes]]\npath = "/jobs/*"\nmaster = "jobs"\n'
+        limits = "master_connections = 1"
+        plane = await PlaneBench.start(tmp_path, config, policy=OPEN, limits=limits)
+        material = make_material(config, policy=NO_ROUTE, limits=limits, home=plane.material.home)
+        assert await plane.plane.prepare(material) == []
+        dialled, waits = plane.requester(client_peer("alice")), plane.requester(client_peer("bob"))
+        assert dialled.ask("/jobs/1") is None
+        assert waits.ask("/jobs/2") is None
+        plane.plane.commit()
+        for one in (dialled, waits):
+            answer = one.answer()
+            assert answer is not None
+            assert answer.status == 401  # they came without credentials
+        assert plane.services.exchanges == 0
+        plane.close()
+
+
+async def test_request_is_not_sent_again_when_a_reload_forbids_it(plane: PlaneBench) -> None:
+    """The worker that had it is lost: what may have run is said, and it runs nowhere else."""
+    first, master = plane.worker("w1"), plane.requester()
+    assert master.ask(ANY) is None
+    assert first.taken()
+    second = plane.worker("w2")
+    assert await plane.reload(policy=NO_DISPATCH) == []
+    first.reset()
+    answer = master.answer()
+    assert answer is not None
+    assert answer.problem == "worker-lost"
+    assert not second.taken()
+
+
 async def test_reload_without_a_pool_ends_it(plane: PlaneBench) -> None:
     """Its workers drain, and whoever waits there is told instead of waiting for nothing."""
     waiting, master = plane.requester(), plane.requester()
