@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.listeners import UNIX_PATH_MAX
+from gateway.runfiles import UNIX_PATH_MAX
 
 ANSWER_MAX: Final = 64 * 1024 * 1024
 

@@ -42,6 +42,14 @@ class ConfigInvalid(Exception):  # noqa: N818 - says what is the case, like ever
         self.problems = problems
 
 
+class LoadFailed(Exception):  # noqa: N818 - says what is the case, like every error of ours
+    """The home cannot be served; `problems` holds all that is wrong, each with a key path or file."""
+
+    def __init__(self, problems: tuple[ConfigProblem, ...]) -> None:
+        super().__init__("; ".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TcpAddress:
     """A TCP address to listen on; `host` is a name or an IP literal without brackets, `port` 0 means any."""

@@ -11,11 +11,12 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
+from gateway.child import COMMAND, Child
 from gateway.control import Ask, Commit, ControlError, Done, Message, Prepare, Question, Rollback, StateFresh
 from gateway.inherited import Inherited, Tally
 from gateway.listeners import Listener, Purpose
 from gateway.material import Material
-from gateway.member import COMMAND, COMMAND_TIMEOUT, PREPARE_TIMEOUT, STOP_TIMEOUT, DataProcess, Problem
+from gateway.member import COMMAND_TIMEOUT, PREPARE_TIMEOUT, STOP_TIMEOUT, DataProcess, Problem
 from gateway.snapshot import StateSnapshot
 
 BACKOFF_FIRST: Final = 0.1
@@ -55,6 +56,7 @@ class Fleet:
         count: int,
         *,
         command: Sequence[str] = COMMAND,
+        ahead: list[Child] | None = None,
         ledger: int | None = None,
         material: Callable[[str], Material],
         state: Callable[[], tuple[StateSnapshot, float]],
@@ -68,11 +70,13 @@ class Fleet:
         brought up to date in the very turn in which it becomes one.
 
         ``on_due`` is called when a process wants its audit lines signed, ``ledger`` is the descriptor of the table of
-        spent counters that several processes share.
+        spent counters that several processes share. ``ahead`` holds processes that were started already: each that is
+        taken is taken out, what is left is the caller's.
         """
         self._listeners = listeners
         self._streams = tuple(f"p{number}" for number in range(count))
         self._command = command
+        self._ahead = [] if ahead is None else ahead
         self._ledger = ledger
         self._tally: int | None = None
         # What a start and a reload cost is processor time, and a copy of the state for each: no more than can run.
@@ -128,8 +132,9 @@ class Fleet:
 
     async def _spawn(self, stream: str) -> DataProcess:
         index = self._streams.index(stream)
+        child = self._ahead.pop(0) if self._ahead else Child(self._command)
         return await DataProcess.spawn(
-            stream, lambda control: self._inherited(index, control), command=self._command, on_due=self._on_due
+            stream, lambda control: self._inherited(index, control), child=child, on_due=self._on_due
         )
 
     def _inherited(self, index: int, control: int) -> Inherited:

@@ -1,6 +1,7 @@
 """What the supervisor hands to a data process when it starts it: descriptors by number, and the sockets behind them.
 
-The numbers are the process's only arguments, so that nothing secret is ever in a command line.
+They come through its *door*, a socket whose number is the process's only argument: nothing secret is ever in a command
+line, and a process can be started before there is anything to inherit.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import re
 import socket
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +20,13 @@ MAX_PROCESSES: Final = 256
 
 _NUMBERS: Final = re.compile(r"[0-9]{1,9}(?:,[0-9]{1,9})*")
 _SEVERAL: Final = frozenset({"tls", "dispatch"})
-_ONE: Final = frozenset({"control", "metrics", "mesh", "ledger", "tally", "index", "processes"})
+_SINGLE: Final = ("metrics", "mesh", "ledger", "tally")
+_ONE: Final = frozenset({"control", *_SINGLE, "index", "processes"})
 _ENTRY: Final = 4
+_AT_ONCE: Final = 128
+"""Descriptors in one packet; Linux takes 253 (SCM_MAX_FD)."""
+_TOLD: Final = 16 * 1024
+"""Bytes of the last packet: two numbers for each process, and a few more."""
 
 
 def mesh_path(folder: Path, index: int) -> Path:
@@ -48,7 +54,7 @@ class Inherited:
     processes: int = 1
 
     def arguments(self) -> list[str]:
-        """The process's arguments, as `parse_arguments` reads them."""
+        """What is what, as `parse_arguments` reads it."""
         told: dict[str, tuple[int, ...]] = {"control": (self.control,), "tls": self.tls, "dispatch": self.dispatch}
         some = {"metrics": self.metrics, "mesh": self.mesh, "ledger": self.ledger, "tally": self.tally}
         told |= {name: (number,) for name, number in some.items() if number is not None}
@@ -57,7 +63,7 @@ class Inherited:
         return [f"{name}={','.join(map(str, numbers))}" for name, numbers in told.items() if numbers]
 
     def descriptors(self) -> tuple[int, ...]:
-        """Every descriptor, for the one who starts the process."""
+        """Every descriptor, in one order."""
         some = (self.metrics, self.mesh, self.ledger, self.tally)
         return (self.control, *self.tls, *self.dispatch, *(number for number in some if number is not None))
 
@@ -141,6 +147,50 @@ def _socket(number: int) -> socket.socket:
     made = socket.socket(fileno=number)
     made.setblocking(False)
     return made
+
+
+def hand_over(door: socket.socket, inherited: Inherited) -> None:
+    """Send the descriptors through a door (a sequenced-packet socket), by packets, the last of which says what is what.
+
+    Raises:
+        OSError: nobody is behind it any more, or the packets do not go in without waiting.
+    """
+    numbers = inherited.descriptors()
+    for start in range(0, len(numbers), _AT_ONCE):
+        socket.send_fds(door, [b"+"], numbers[start : start + _AT_ONCE])
+    door.send("\n".join(inherited.arguments()).encode())
+
+
+def take_over(door: socket.socket) -> Inherited | None:
+    """What comes through the door, with the numbers that the descriptors have here; None: it was closed.
+
+    Raises:
+        ValueError: something else than `hand_over` sends.
+        OSError: the door is no such socket.
+    """
+    here: list[int] = []
+    while True:
+        told, numbers, flags, _ = socket.recv_fds(door, _TOLD, _AT_ONCE)
+        here += numbers
+        for number in numbers:
+            os.set_inheritable(number, False)  # recv_fds of Python 3.11 passes no MSG_CMSG_CLOEXEC on
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise ValueError("a packet that was cut came through the door")
+        if not told:
+            return None
+        if told != b"+":
+            break
+    there = parse_arguments(told.decode().split("\n"))
+    if len(here) != len(there.descriptors()):
+        raise ValueError(f"{len(here)} descriptors came, {len(there.descriptors())} were told of")
+    as_here = dict(zip(there.descriptors(), here, strict=True))
+    return replace(
+        there,
+        control=as_here[there.control],
+        tls=tuple(as_here[number] for number in there.tls),
+        dispatch=tuple(as_here[number] for number in there.dispatch),
+        **{name: as_here[number] for name in _SINGLE if (number := getattr(there, name)) is not None},
+    )
 
 
 def parse_arguments(arguments: Sequence[str]) -> Inherited:

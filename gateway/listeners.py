@@ -20,12 +20,10 @@ from typing import Final, Literal
 
 from gateway.configvalues import Config, TcpAddress, UnixAddress
 from gateway.inherited import mesh_path
+from gateway.runfiles import UNIX_PATH_MAX
 
 BACKLOG: Final = 4096
 """Connections that wait to be accepted; the kernel lowers it to ``net.core.somaxconn`` (4,096 since Linux 5.4)."""
-
-UNIX_PATH_MAX: Final = 107
-"""Bytes of a unix socket's path (``sun_path`` is 108 with its end)."""
 
 DISPATCH_MODE: Final = 0o660
 ADMIN_MODE: Final = 0o600

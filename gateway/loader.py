@@ -22,6 +22,7 @@ from sqlalchemy import Engine
 from auth.cedar import PolicyEngine
 from auth.errors import PolicyInvalid
 from gateway.config import Config, ConfigInvalid, ConfigProblem, load_config, parse_config
+from gateway.configvalues import LoadFailed
 from gateway.home import Home, HomeInvalid
 from gateway.material import Material, read_overrides
 from gateway.state import StateSnapshot, StateUnavailable, check_schema, load_snapshot, open_state, read_version
@@ -53,14 +54,6 @@ FIXED_OF_SEVERAL: Final[tuple[tuple[str, Callable[[Config], object]], ...]] = (
 """Keys that it keeps when it has several data processes: the table of spent counters that they share has this size."""
 
 T = TypeVar("T")
-
-
-class LoadFailed(Exception):  # noqa: N818 - says what is the case, like every error of ours
-    """The home cannot be served; `problems` holds all that is wrong, each with a key path or file."""
-
-    def __init__(self, problems: tuple[ConfigProblem, ...]) -> None:
-        super().__init__("; ".join(str(problem) for problem in problems))
-        self.problems = problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

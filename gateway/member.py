@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import socket
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Final
 
+from gateway.child import Child
 from gateway.control import (
     ApplyState,
     CheckpointDue,
@@ -28,8 +24,6 @@ from gateway.inherited import Inherited
 from gateway.material import Material
 from gateway.snapshot import StateSnapshot
 
-COMMAND: Final = (sys.executable, "-P", "-m", "gateway.process")  # -P: the working directory is no place for our code
-
 HELLO_TIMEOUT: Final = 60.0
 PREPARE_TIMEOUT: Final = 60.0
 COMMAND_TIMEOUT: Final = 10.0
@@ -41,12 +35,12 @@ Problem = tuple[str, str]
 class DataProcess:
     """One running data process and its control channel."""
 
-    def __init__(self, stream: str, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, stream: str, child: Child) -> None:
         self.stream = stream
         self.started = asyncio.get_running_loop().time()
         self.has = -1
         """`StateSnapshot.read` of the state that it had before it served; -1: none."""
-        self._process = process
+        self._child = child
         self._channel: ControlChannel | None = None
         self._hello = asyncio.Event()
         self._gone = asyncio.Event()
@@ -57,10 +51,10 @@ class DataProcess:
         stream: str,
         hand: Callable[[int], Inherited],
         *,
-        command: Sequence[str],
+        child: Child,
         on_due: Callable[[], None],
     ) -> DataProcess:
-        """Start it and wait until it says hello. The parent-death signal follows this thread: call from the main one.
+        """Make one of a process that was started, and wait until it says hello.
 
         ``hand`` says what it inherits, its control socket's number given.
 
@@ -69,22 +63,19 @@ class DataProcess:
             OSError: it could not be started.
         """
         ours, theirs = socket.socketpair()
+        made = cls(stream, child)
         try:
-            inherited = hand(theirs.fileno())
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                *inherited.arguments(),
-                stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
-                pass_fds=inherited.descriptors(),
-                env=environment(os.environ),
-            )
+            child.hand(hand(theirs.fileno()))
+        except OSError as error:
+            ours.close()
+            child.kill()
+            raise ControlError(f"it ended before it was handed anything ({await child.wait()})") from error
         except BaseException:
             ours.close()
+            child.discard()
             raise
         finally:
             theirs.close()
-        made = cls(stream, process)
 
         def on_message(message: Message) -> None:
             if isinstance(message, Hello):
@@ -111,7 +102,7 @@ class DataProcess:
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._child.pid
 
     def send(self, message: Message) -> None:
         """Tell it something that has no answer."""
@@ -162,7 +153,7 @@ class DataProcess:
         if self._channel is not None:
             self._channel.close()
         # Not asyncio.timeout: before Python 3.11.3 it takes an earlier cancellation of this task for a new one.
-        ended = asyncio.ensure_future(self._process.wait())
+        ended = asyncio.ensure_future(self._child.wait())
         done, _ = await asyncio.wait({ended}, timeout=grace)
         if not done:
             self.kill()
@@ -170,21 +161,4 @@ class DataProcess:
 
     def kill(self) -> None:
         """End it now."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-
-
-def environment(ours: Mapping[str, str]) -> dict[str, str]:
-    """What a data process gets of our environment: all, and OpenSSL's settings file unless somebody named another.
-
-    OpenSSL reads it when it is loaded, so it cannot be set later on.
-    """
-    return {"OPENSSL_CONF": str(Path(__file__).with_name("openssl.cnf")), **ours}
-
-
-def _has_descriptor(stream: object) -> bool:
-    try:
-        os.fstat(stream.fileno())  # type: ignore[attr-defined]
-    except (AttributeError, OSError, ValueError):
-        return False
-    return True
+        self._child.kill()

@@ -1,7 +1,7 @@
 """A data process: ``python -m gateway.process``, started by the supervisor and by nobody else.
 
-It inherits the control socket and the listening sockets by file descriptor, and does what the supervisor says with one
-data plane. It ends
+It inherits the control socket and the listening sockets by file descriptor, once it has loaded its code, and does what
+the supervisor says with one data plane. It ends
 
 * with status 0 when the control socket closes after a drain,
 * at once when the control socket closes otherwise (the supervisor is gone, and with it every revocation to come), or
@@ -15,6 +15,8 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import re
+import resource
 import signal
 import socket
 import sys
@@ -40,7 +42,7 @@ from gateway.control import (
     Start,
     StateFresh,
 )
-from gateway.inherited import Inherited, Sockets, parse_arguments
+from gateway.inherited import Inherited, Sockets, take_over
 from gateway.material import Material, MaterialInvalid
 from gateway.snapshot import StateSnapshot
 
@@ -49,6 +51,7 @@ LINES_DUE: Final = 1000
 LINES_LOOK: Final = 0.1
 """Seconds between two looks at the audit log's length."""
 _QUEUE: Final = 64
+_DOOR: Final = re.compile(r"door=([0-9]{1,9})")
 _PR_SET_PDEATHSIG: Final = 1
 _BROKEN: Final = 70
 
@@ -105,6 +108,17 @@ def die_with_parent() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):  # not Linux: the control socket alone has to do
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def become_a_child() -> None:
+    """What is done before anything else, loading our code included. Twice does no harm."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # a terminal or a service manager tells the whole group; we are drained
+    die_with_parent()
+    os.umask(0o077)
+    # Whoever started us ahead of time has not raised it yet; how many are needed is said by the supervisor.
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Session:
@@ -258,12 +272,11 @@ def _break(text: str) -> NoReturn:
 
 def run(arguments: Sequence[str], make_plane: Callable[[Inherited], DataPlaneLike]) -> int:
     """Be a data process until the control socket closes; returns the exit status. Signals are the supervisor's."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # a terminal or a service manager tells the whole group; we are drained
-    die_with_parent()
-    os.umask(0o077)
+    become_a_child()
     try:
-        inherited = parse_arguments(arguments)
+        inherited = _inherited(arguments)
+        if inherited is None:
+            return 0  # the supervisor had no need of us, or is gone
         control = socket.socket(fileno=inherited.control)
         sockets = inherited.sockets()
     except (ValueError, OSError) as error:
@@ -276,8 +289,17 @@ def run(arguments: Sequence[str], make_plane: Callable[[Inherited], DataPlaneLik
     return uvloop.run(session())
 
 
+def _inherited(arguments: Sequence[str]) -> Inherited | None:
+    door = _DOOR.fullmatch(arguments[0]) if len(arguments) == 1 else None
+    if door is None:
+        raise ValueError("no door; data processes are started by `rhttp-pki gateway`")
+    with socket.socket(fileno=int(door[1])) as sock:
+        return take_over(sock)
+
+
 def main() -> NoReturn:
     """Entry point of ``python -m gateway.process``."""
+    become_a_child()
     from gateway.dataplane import DataPlane  # here, so that the tests' processes need not load the real one
 
     sys.exit(run(sys.argv[1:], DataPlane))

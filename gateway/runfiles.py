@@ -14,6 +14,8 @@ from pathlib import Path
 
 import orjson
 
+UNIX_PATH_MAX = 107
+"""Bytes of a unix socket's path (``sun_path`` of 108 and its end)."""
 PATIENCE = 10.0
 """Seconds that a command waits for its turn; what is done in a turn takes a few syncs to disk."""
 _PAUSE = 0.02

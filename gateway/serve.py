@@ -1,23 +1,29 @@
-"""From a home to a running gateway: the lock, the sockets, then the supervisor; all of it or nothing."""
+"""From a home to a running gateway: the lock, the sockets, then the supervisor; all of it or nothing.
+
+Over a stop and a start a port is refused until it is bound again, and most of a start is loading code. So sockets are
+bound as soon as the configuration is known; who connects waits in the kernel's queue while the rest is loaded and
+looked at. What that needs is imported where it is needed, behind that.
+"""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import os
 import resource
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from gateway.config import Config, ConfigProblem
+from gateway.child import COMMAND, Child
+from gateway.config import Config, ConfigInvalid, ConfigProblem, load_config
+from gateway.configvalues import LoadFailed
 from gateway.home import Home, HomeInvalid
-from gateway.listeners import ADMIN_MODE, ListenFailed, bind_all, bind_unix, close_all
-from gateway.loader import Loaded, LoadFailed, load
-from gateway.member import COMMAND
+from gateway.listeners import ADMIN_MODE, Listener, ListenFailed, Purpose, bind_all, bind_unix, close_all
+from gateway.material import read_overrides
 from gateway.runfiles import AlreadyRunning, GatewayLock, RunFolderUnsafe, require_private
-from gateway.supervisor import Supervisor
-from gateway.trail import HomeTrail
+
+if TYPE_CHECKING:
+    from gateway.loader import Loaded
 
 SPARE_DESCRIPTORS: Final = 512
 """Beside clients' connections: sockets, logs, the database, and a first few connections to masters."""
@@ -28,6 +34,8 @@ _OF_EACH_OTHER: Final = 4
 
 def product_version() -> str:
     """The installed version, ``0`` in a tree that is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("rhttp-pki")
     except PackageNotFoundError:
@@ -77,10 +85,12 @@ def serve(
     say: Callable[[str], None],
     log: Callable[[str], None],
     command: Sequence[str] = COMMAND,
+    ahead: list[Child] | None = None,
 ) -> int:
     """Run the gateway of this home until it ends; returns the exit status.
 
-    ``say`` gets a line for each listener and ``ready``, ``log`` everything else.
+    ``say`` gets a line for each listener and ``ready``, ``log`` everything else. ``ahead`` holds data processes that
+    were started by ``command`` already; none is left in the end.
 
     Raises:
         LoadFailed: it cannot start; every reason that is known, and nothing was started.
@@ -95,7 +105,13 @@ def serve(
         raise _failure(str(error)) from None
     except OSError as error:
         raise _failure(f"cannot take the lock {home.lock}: {error.strerror}") from None
+    bound = _Bound()
     try:
+        early = _early_config(home, overrides)
+        if early is not None:
+            bound.try_to(early)
+        from gateway.loader import load
+
         loaded = load(place, overrides=overrides, passphrase=passphrase)
         warning = raise_descriptor_limit(loaded.config)
         if warning is not None:
@@ -104,28 +120,73 @@ def serve(
         def load_again() -> Loaded:
             return load(place, overrides=overrides, passphrase=passphrase, state=loaded.state)
 
-        return _serve(loaded, load_again, say=say, log=log, command=command)
+        bound.insist(loaded.config, home.admin_socket)
+        return _serve(loaded, load_again, bound, say=say, log=log, command=command, ahead=ahead)
     finally:
+        bound.close()
         lock.release()
+
+
+def _early_config(home: Home, overrides: Mapping[str, str]) -> Config | None:
+    """The configuration before anything else was looked at; None: it cannot be used, `load` will say why."""
+    try:
+        return load_config(home.config, read_overrides(overrides))
+    except ConfigInvalid:
+        return None
+
+
+class _Bound:
+    """The sockets of a gateway on its way up."""
+
+    def __init__(self) -> None:
+        self.listeners: dict[Purpose, Listener] = {}
+        self.admin: Listener | None = None
+        self._config: Config | None = None
+
+    def try_to(self, config: Config) -> None:
+        """Bind ahead of time what a configuration names; what cannot be bound now is told by `insist`."""
+        with contextlib.suppress(ListenFailed):
+            self.listeners = bind_all(config)
+            self._config = config
+
+    def insist(self, config: Config, admin: Path) -> None:
+        """Have everything bound, by this configuration.
+
+        Raises:
+            LoadFailed: it cannot be.
+        """
+        try:
+            if config != self._config:  # the file was changed meanwhile
+                self.close()
+                self.listeners = bind_all(config)
+            self.admin = bind_unix(admin, "admin", mode=ADMIN_MODE)
+        except ListenFailed as error:
+            raise _failure(str(error)) from None
+
+    def close(self) -> None:
+        """Close all that was bound."""
+        close_all(self.listeners)
+        self.listeners = {}
+        if self.admin is not None:
+            self.admin.close()
 
 
 def _serve(
     loaded: Loaded,
     load_again: Callable[[], Loaded],
+    bound: _Bound,
     *,
     say: Callable[[str], None],
     log: Callable[[str], None],
     command: Sequence[str],
+    ahead: list[Child] | None,
 ) -> int:
-    try:
-        listeners = bind_all(loaded.config)
-    except ListenFailed as error:
-        raise _failure(str(error)) from None
-    try:
-        admin = bind_unix(loaded.home.admin_socket, "admin", mode=ADMIN_MODE)
-    except ListenFailed as error:
-        close_all(listeners)
-        raise _failure(str(error)) from None
+    import asyncio
+
+    from gateway.supervisor import Supervisor
+    from gateway.trail import HomeTrail
+
+    assert bound.admin is not None
     ledger = None
     try:
         ledger = make_ledger(loaded.config)
@@ -133,22 +194,22 @@ def _serve(
         supervisor = Supervisor(
             loaded,
             load_again,
-            listeners,
-            admin,
+            bound.listeners,
+            bound.admin,
             trail,
             say=say,
             log=log,
             version=product_version(),
             command=command,
+            ahead=ahead,
             ledger=ledger,
         )
         return asyncio.run(supervisor.run())
     finally:
         if ledger is not None:
             os.close(ledger)
-        close_all(listeners)
-        admin.close()
 
 
 def _failure(message: str) -> LoadFailed:
+
     return LoadFailed((ConfigProblem(path="", message=message),))

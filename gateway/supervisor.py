@@ -18,14 +18,16 @@ from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from gateway.admin import AdminServer, Answer
+from gateway.child import COMMAND, Child
 from gateway.clock import elapsed
 from gateway.config import AuditConfig
+from gateway.configvalues import LoadFailed
 from gateway.control import ApplyState, Ask, Drain, Question, StateFresh
 from gateway.fleet import Fleet
 from gateway.listeners import Listener, Purpose
-from gateway.loader import Loaded, LoadFailed, fixed_changes
+from gateway.loader import Loaded, fixed_changes
 from gateway.material import Material
-from gateway.member import COMMAND, Problem
+from gateway.member import Problem
 from gateway.runfiles import remove_note, write_note
 from gateway.state import StateSnapshot
 from gateway.statewatch import StateUnreadable, StateWatch
@@ -76,12 +78,13 @@ class Supervisor:
         log: Callable[[str], None],
         version: str,
         command: Sequence[str] = COMMAND,
+        ahead: list[Child] | None = None,
         ledger: int | None = None,
     ) -> None:
         """``load_again`` blocks and raises `LoadFailed`; ``say`` gets a line at readiness, ``log`` everything else.
 
-        ``command`` starts a data process; it gets the descriptors as arguments, that of the ``ledger`` which several
-        processes share among them.
+        ``command`` starts a data process, those ``ahead`` were started by it already and are taken first. Each is
+        handed the descriptors, that of the ``ledger`` which several processes share among them.
         """
         self._loaded = loaded
         self._load_again = load_again
@@ -115,6 +118,7 @@ class Supervisor:
             listeners,
             loaded.config.processes,
             command=command,
+            ahead=ahead,
             ledger=ledger,
             material=lambda stream: self._material(self._loaded, stream),
             state=lambda: (self._watch.snapshot, self._watch.fresh_at),

@@ -37,6 +37,7 @@ EDGE = frozenset(
         "gateway/auditverify.py",
         "gateway/call.py",
         "gateway/checkpoints.py",
+        "gateway/child.py",
         "gateway/clock.py",
         "gateway/control.py",
         "gateway/dataplane.py",

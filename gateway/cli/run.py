@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import orjson
 
-from gateway.adminclient import AdminFailed, call
+from gateway.child import Child, start_ahead
 from gateway.cli.common import Settings, common_options, fail
 from gateway.inherited import MAX_PROCESSES
+
+if TYPE_CHECKING:
+    from gateway.adminclient import AdminFailed
 
 _POLL = 0.2
 _DRAIN_SLACK = 15.0
@@ -32,25 +35,40 @@ def gateway_command(
     Tells each listener and then `gateway: ready` on stdout, everything else on stderr. SIGHUP reloads; SIGTERM and
     SIGINT drain and end with status 0, a second one ends at once.
     """
-    # Here, not above: `status` and the like need none of what the gateway needs (half a second of imports).
-    from gateway.loader import LoadFailed, load
-    from gateway.serve import serve
-
     given = {"listen": listen, "dispatch": dispatch, "processes": None if processes is None else str(processes)}
     overrides = {key: value for key, value in given.items() if value is not None}
     passphrase = settings.passphrase()
+    ahead = [] if check else start_ahead(settings.home, processes)
     try:
-        if check:
-            load(settings.home, overrides=overrides, passphrase=passphrase)
-            click.echo("gateway: everything is in order")
-            return
-        status = serve(settings.home, overrides=overrides, passphrase=passphrase, say=_say, log=_log)
+        status = _run(settings, overrides, passphrase, ahead, check=check)
+    finally:
+        for child in ahead:
+            child.discard()
+    raise SystemExit(status)
+
+
+def _run(
+    settings: Settings, overrides: dict[str, str], passphrase: bytes | None, ahead: list[Child], *, check: bool
+) -> int:
+    # Here, not above: `status` and the like need none of what the gateway needs, and while we load our code the data
+    # processes load theirs.
+    from gateway.configvalues import LoadFailed
+
+    try:
+        if not check:
+            from gateway.serve import serve
+
+            return serve(settings.home, overrides=overrides, passphrase=passphrase, say=_say, log=_log, ahead=ahead)
+        from gateway.loader import load
+
+        load(settings.home, overrides=overrides, passphrase=passphrase)
     except LoadFailed as error:
         for problem in error.problems:
             _log(str(problem))
         # What stood on the command line is wrong usage.
-        raise SystemExit(2 if all(problem.path.startswith("--") for problem in error.problems) else 1) from None
-    raise SystemExit(status)
+        return 2 if all(problem.path.startswith("--") for problem in error.problems) else 1
+    click.echo("gateway: everything is in order")
+    return 0
 
 
 def _say(line: str) -> None:
@@ -101,6 +119,8 @@ def drain_command(settings: Settings, no_wait: bool) -> None:
 
 
 def _runs(home: Path) -> bool:
+    from gateway.adminclient import AdminFailed, call
+
     try:
         return call(home, "GET", "/status", timeout=10.0) is not None
     except AdminFailed:
@@ -108,6 +128,8 @@ def _runs(home: Path) -> bool:
 
 
 def _ask(home: Path, method: str, path: str, timeout: float = 30.0) -> dict[str, Any]:
+    from gateway.adminclient import AdminFailed, call
+
     try:
         answer = call(home, method, path, {} if method == "POST" else None, timeout)
     except AdminFailed as error:

@@ -14,7 +14,6 @@ from gateway.config import MetricsConfig, TcpAddress
 from gateway.listeners import (
     DISPATCH_MODE,
     MESH_MODE,
-    UNIX_PATH_MAX,
     Listener,
     ListenFailed,
     bind_all,
@@ -23,6 +22,7 @@ from gateway.listeners import (
     bind_unix,
     close_all,
 )
+from gateway.runfiles import UNIX_PATH_MAX
 
 ANY_PORT = TcpAddress(host="127.0.0.1", port=0)
 

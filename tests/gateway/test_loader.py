@@ -12,10 +12,11 @@ from click.testing import CliRunner
 from support.runhomes import PASSPHRASE, append, copy_home, set_key
 
 from gateway.cli.main import cli
+from gateway.configvalues import LoadFailed
 from gateway.home import Home
 from gateway.homemaker import HomePlan, make_home
 from gateway.inherited import parse_arguments
-from gateway.loader import Loaded, LoadFailed, load
+from gateway.loader import Loaded, load
 from gateway.state import StateUnavailable, bump, open_state
 from pki.keys import generate_key, private_key_pem
 from pki.names import Role

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gateway.member import environment
+from gateway.child import environment
 
 _SHAKE = """
 from support.tlspeers import accept, leaf, listening_context, plain_context

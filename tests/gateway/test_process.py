@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 from support.fakegateway import COMMAND, FakeState, make_loaded, snapshot
+from support.supervised import is_gone
 
+from gateway.child import Child
 from gateway.control import (
     ApplyState,
     Ask,
@@ -29,6 +31,7 @@ from gateway.control import (
     Rollback,
     Start,
 )
+from gateway.inherited import Inherited
 
 
 class Alone:
@@ -38,7 +41,7 @@ class Alone:
         self.seen: list[Message] = []
         self.hello = asyncio.Event()
         self.closed = asyncio.Event()
-        self.process: asyncio.subprocess.Process
+        self.process: Child
         self.channel: ControlChannel
 
     def take(self, message: Message) -> None:
@@ -64,9 +67,8 @@ async def alone() -> AsyncIterator[Alone]:
     """A data process that said hello."""
     made = Alone()
     ours, theirs = socket.socketpair()
-    made.process = await asyncio.create_subprocess_exec(
-        *COMMAND, f"control={theirs.fileno()}", pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
-    )
+    made.process = Child(COMMAND)
+    made.process.hand(Inherited(control=theirs.fileno()))
     theirs.close()
     made.channel = await ControlChannel.open(ours, on_message=made.take, on_close=made.closed.set)
     try:
@@ -75,9 +77,8 @@ async def alone() -> AsyncIterator[Alone]:
         yield made
     finally:
         made.channel.close()
-        if made.process.returncode is None:
-            made.process.kill()
-            await made.process.wait()
+        made.process.kill()
+        await made.process.wait()
         await made.closed.wait()
 
 
@@ -175,7 +176,7 @@ async def test_process_drained_ends_with_0(tmp_path: Path) -> None:
         await one.call(lambda number: Commit(id=number))
         await one.call(lambda number: Start(id=number))
         await one.call(lambda number: Drain(id=number, timeout=1.0))
-        assert one.process.returncode is None
+        assert not is_gone(one.process.pid)
         one.channel.close()
         assert await one.ended() == 0
 

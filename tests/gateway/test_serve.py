@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from support.fakegateway import FakeState, make_loaded
 
 import auth.sharedledger
-from gateway.config import Config
-from gateway.loader import LoadFailed
-from gateway.serve import make_ledger
+from gateway.config import Config, TcpAddress
+from gateway.configvalues import LoadFailed
+from gateway.serve import _Bound, make_ledger
 
 
 def config(place: Path, processes: int) -> Config:
@@ -45,3 +48,74 @@ def test_ledger_without_memory_is_one_clear_refusal(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(auth.sharedledger, "create", create)
     with pytest.raises(LoadFailed, match="table of spent counters: Cannot allocate memory"):
         make_ledger(config(tmp_path, 2))
+
+
+_ORDER = """
+import sys
+from pathlib import Path
+import gateway.listeners
+
+class Bound(Exception):
+    pass
+
+def bind_all(config):
+    heavy = {"sqlalchemy", "cedarpy", "asyncio", "OpenSSL"} & sys.modules.keys()
+    raise Bound(" ".join(sorted(heavy)) or "nothing")
+
+gateway.listeners.bind_all = bind_all
+from gateway.cli.main import cli
+try:
+    cli(["--home", sys.argv[1], "gateway"], standalone_mode=False)
+except Exception as error:
+    print(error)
+"""
+
+
+def test_port_is_bound_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
+    """Over a restart a port is refused until then, and loading code is most of a start."""
+    home = tmp_path / "home"
+    environment = os.environ | {"RHTTP_PKI_HOME": str(home), "RHTTP_PKI_DEBUG": "1"}
+    subprocess.run(
+        [sys.executable, "-m", "gateway.cli.main", "init"],
+        env=environment,
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", _ORDER, str(home)], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert told.stdout == "nothing\n", told.stderr
+
+
+def test_start_with_a_changed_configuration_binds_what_it_says_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is edited between the two looks leaves no socket of its first text."""
+    first, then = config(tmp_path, 1), config(tmp_path, 2)
+    bound = _Bound()
+    (tmp_path / "run").mkdir(mode=0o700)
+    bound.try_to(first)
+    before = bound.listeners["tls"].sock
+    assert "mesh" not in bound.listeners
+    bound.insist(then, tmp_path / "run" / "admin.sock")
+    assert before.fileno() == -1
+    assert "mesh" in bound.listeners
+    assert bound.admin is not None
+    bound.close()
+    assert bound.listeners == {}
+
+
+def test_start_on_a_port_in_use_is_told_when_all_was_looked_at(tmp_path: Path) -> None:
+    """Binding ahead of time fails in silence; in the end it is one clear refusal."""
+    (tmp_path / "run").mkdir(mode=0o700)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        wanted = dataclasses.replace(
+            config(tmp_path, 1), listen=TcpAddress(host="127.0.0.1", port=taken.getsockname()[1])
+        )
+        bound = _Bound()
+        bound.try_to(wanted)
+        assert bound.listeners == {}
+        with pytest.raises(LoadFailed, match="in use"):
+            bound.insist(wanted, tmp_path / "run" / "admin.sock")
+        bound.close()

@@ -19,7 +19,8 @@ from support.supervised import is_gone, running, until
 from gateway import fleet, supervisor
 from gateway.adminclient import AdminFailed, call
 from gateway.config import ConfigProblem, Limits, MetricsConfig, StateConfig, TcpAddress, UnixAddress
-from gateway.loader import LoadFailed, fixed_changes
+from gateway.configvalues import LoadFailed
+from gateway.loader import fixed_changes
 
 
 async def refused_start(place: Path, policy: str) -> tuple[int, FakeGateway]:
@@ -106,7 +107,7 @@ async def test_process_gets_no_secret_in_its_command_line_or_environment(tmp_pat
     async with running(tmp_path) as run:
         entry = await run.process()
         shown = Path(f"/proc/{entry['pid']}/cmdline").read_bytes() + Path(f"/proc/{entry['pid']}/environ").read_bytes()
-        assert b"control=" in shown
+        assert b"door=" in shown
         assert b"the-private-key" not in shown
         assert bytes.fromhex(entry["nonce_key"]) not in shown
         assert entry["nonce_key"].encode() not in shown

@@ -61,7 +61,8 @@ async def test_processes_get_what_is_theirs_and_what_is_everyones(tmp_path: Path
         assert len({entry["nonce_key"] for entry in entries}) == 1
         for entry in entries:
             shown = Path(f"/proc/{entry['pid']}/cmdline").read_bytes().split(b"\0")
-            assert next(argument for argument in shown if argument.startswith(b"tls=")).count(b",") == 2
+            assert shown[-2].startswith(b"door=")
+            assert next(argument for argument in entry["inherited"] if argument.startswith("tls=")).count(",") == 2
             assert entry["nonce_key"].encode() not in b" ".join(shown)
 
 
@@ -70,7 +71,7 @@ async def test_one_process_gets_neither_table_nor_mesh(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         entry = await run.process()
         assert (entry["place"], entry["mesh"], entry["ledger"], entry["tally"]) == ([0, 1], None, None, False)
-        assert [argument.partition("=")[0] for argument in entry["arguments"][1:]] == ["control", "tls", "dispatch"]
+        assert [argument.partition("=")[0] for argument in entry["inherited"]] == ["control", "tls", "dispatch"]
         assert not list((tmp_path / "run").glob("p*.sock"))
 
 

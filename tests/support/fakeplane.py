@@ -134,6 +134,7 @@ class FakeDataPlane:
             "started_with": self.started_with,
             "nonce_key": material.nonce_key.hex(),
             "arguments": sys.argv,
+            "inherited": self.inherited.arguments(),
             "place": [self.inherited.index, self.inherited.processes],
             "mesh": None if self.mesh is None else self.mesh.getsockname(),
             "tally": self.inherited.tally is not None,

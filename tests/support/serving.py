@@ -74,7 +74,7 @@ class Served:
 def _main(home: Path, passphrase: bytes | None) -> int:
     from support.fakegateway import COMMAND
 
-    from gateway.loader import LoadFailed
+    from gateway.configvalues import LoadFailed
     from gateway.serve import serve
 
     try:
