@@ -20,8 +20,8 @@ HOT = {
     ),
     "auth": "cedar credentials ledgerlocks ledgertable nonces policy sharedledger verifier",
     "gateway": (
-        "acceptor admission answers audit auditlog auditstream authority borrow call connection counters elsewhere"
-        " everywhere exchange forward hosted identity inbound lend levels lines liveness masters meshframes"
+        "account acceptor admission answers audit auditlog auditstream authority borrow call connection counters"
+        " elsewhere everywhere exchange forward hosted identity inbound lend levels lines liveness masters meshframes"
         " metricsacceptor own places plan pool problem queues refusals registry relayed routes services snapshot"
         " statusview tlsacceptor waiting"
     ),

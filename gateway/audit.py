@@ -93,6 +93,7 @@ EVENTS: Final = frozenset(
         "tls.refused",
         "auth.refused",
         "policy.denied",
+        "request.sent",
         "request",
         "dispatch.sent",
         "dispatch",

@@ -26,8 +26,10 @@ from gateway.configvalues import AuditConfig
 from gateway.refusals import RefusalFolder
 
 SYNC_INTERVAL: Final = 1.0  # seconds between two fdatasync at most
+RETRY: Final = 0.1  # seconds: a disk that takes no line is not asked for each, since a write that fails can take long
 _CLI: Final = "cli"
 _now_ns: Final = time.time_ns
+_monotonic: Final = time.monotonic
 
 
 class Recorded(Protocol):
@@ -53,7 +55,9 @@ class AuditWriter:
         self._waiting: list[Recorded] = []
         self._written: list[Recorded] = []
         self._failed: list[Recorded] = []
+        self.retry_after = RETRY
         self._faulty = False
+        self._retry_at = 0.0
         self._sync_failed = False
         self._dirty = False
         self._closed = False
@@ -101,7 +105,7 @@ class AuditWriter:
 
         Raises:
             FieldRefused: a bug of the caller; nothing is written and nothing counts as lost.
-            AuditUnavailable: the line is not in the log. The chain is sound, the next call tries again.
+            AuditUnavailable: the line is not in the log. The chain is sound; a call after `retry_after` tries again.
         """
         try:
             if self._faulty:
@@ -182,7 +186,9 @@ class AuditWriter:
 
     def _fail(self, lines: int) -> None:
         """So many lines, and all that waited, are not in the log."""
-        self._faulty = True
+        if not self._faulty:
+            self._faulty = True
+            self._retry_at = _monotonic() + self.retry_after
         self.lost += lines + len(self._waiting)
         self._failed += self._waiting
         self._waiting.clear()
@@ -198,9 +204,15 @@ class AuditWriter:
             self.write(event, entry)
 
     def flush_refusals(self) -> None:
-        """Write every counted refusal, the running second's too: before ``gateway.stop``."""
+        """Write every counted refusal, the running second's too: before ``gateway.stop``. The last lines are tried."""
+        self.retry_after = self._retry_at = 0.0
         for event, entry in self._folder.flush():
             self.write(event, entry)
+
+    @property
+    def writable(self) -> bool:
+        """Whether lines can be written, as far as is known: the last one was, or none was tried yet."""
+        return not self._faulty
 
     @property
     def healthy(self) -> bool:
@@ -246,6 +258,10 @@ class AuditWriter:
             os.close(self._lock)
 
     def _resume(self) -> None:
+        now = _monotonic()
+        if now < self._retry_at:
+            raise AuditUnavailable("the log could not be written a moment ago")
+        self._retry_at = now + self.retry_after
         fields: dict[str, object] = {"count": self.lost, "outcome": "resumed"}
         self._file.append("admin.audit_resumed", fields, _now_ns() // 1000)
         self._faulty = False

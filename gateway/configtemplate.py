@@ -51,6 +51,7 @@ realm = {realm}  # fixed: passwords are stored for this realm and fail under ano
 # max_bytes = 67108864                     # then a new file is begun
 # keep = 0                                 # finished files kept for each stream; 0: all
 # when_full = "refuse"                     # or "continue", when the disk is full
+# ahead = "unsafe"                         # requests over routes with a line before they leave; "all", "none"
 # fold_after = 10                          # like refusals a second before they become one line
 
 # [state]

@@ -139,6 +139,10 @@ class AuditConfig:
         Literal["refuse", "continue"],
         Field(description="When a line cannot be written: refuse requests, or go on without the line."),
     ] = "refuse"
+    ahead: Annotated[
+        Literal["unsafe", "all", "none"],
+        Field(description="Requests over routes that get a line before they leave: those that may change something."),
+    ] = "unsafe"
     fold_after: Annotated[
         Int, count(1, 100000, "Refusals a second of one source and reason that get a line each; then one for all.")
     ] = 10

@@ -361,4 +361,4 @@ class Connection:
         exchange.label = plan.label
         if plan.wait:
             services.wheel.set(exchange, plan.wait)
-        plan.inbound.lease(exchange)
+        exchange.start()

@@ -8,8 +8,8 @@ Posture: meets untrusted clients, workers and masters through the ends.
 
 from __future__ import annotations
 
+from gateway.account import Account
 from gateway.admission import is_still_allowed
-from gateway.answers import fail
 from gateway.call import Admitted, Call
 from gateway.failures import failure
 from gateway.forward import inbound_trailers, outbound_trailers, response_fields
@@ -22,7 +22,7 @@ from rhttp.head import IDEMPOTENT, ResponseHead
 from rhttp.server import ServerEnd
 
 
-class Exchange:
+class Exchange(Account):
     """One admitted request under way. A plain slotted class: one is made for every forwarded request.
 
     Args:
@@ -34,29 +34,22 @@ class Exchange:
 
     __slots__ = (
         "_client",
-        "_dispatch",
-        "_end",
         "_ended",
         "_fields",
         "_finishing",
+        "_holds",
         "_inbound",
         "_kept",
         "_kept_size",
+        "_lines",
         "_named",
-        "_services",
         "_target",
         "_trailers",
         "_tries",
-        "_worker",
-        "bucket",
-        "call",
-        "deadline",
         "is_ours",
         "label",
-        "over",
         "waiting",
         "worker",
-        "worker_name",
     )
 
     def __init__(
@@ -72,13 +65,10 @@ class Exchange:
         dispatch: bool,
     ) -> None:
         assert admitted is call.admitted
-        self._services = services
-        self.call = call
-        self._end = end
+        super().__init__(services, call, end, dispatch=dispatch)
         self._inbound = inbound
         self._target = target
         self._fields = fields
-        self._dispatch = dispatch
         self._client: ClientEnd | None = None
         self._kept: list[bytes] | None = []
         self._kept_size = 0
@@ -89,24 +79,29 @@ class Exchange:
         self._tries = 0
         self._finishing = False
         """The answer is here; its end waits for the audit line."""
-        self.over = False
+        self._holds = False
+        """A client end has the request, and nothing of it leaves before the audit line."""
+        self._lines = 0
+        """Audit lines that will be written at the end of this turn."""
         self.worker: str | None = None
         """For `gateway.pool`: only this worker will do."""
-        self.worker_name: str | None = None
-        """Who serves it."""
-        self._worker = b""
         self.label: tuple[str, str] | None = None
         self.waiting = False
         self.is_ours = True
-        self.deadline = 0.0
-        self.bucket = 0.0
         end.sink = self
         services.exchanges += 1
 
     # ---- the way in: from lease to request ----
 
+    def start(self) -> None:
+        """Find a client end, unless the audit log is known to take no line: then nothing is sent on."""
+        if self._services.may_send():
+            self._inbound.lease(self)
+        else:
+            self._not_recorded()
+
     def granted(self, client: ClientEnd, host: bytes, worker: str | None) -> None:
-        """A client end is leased to this exchange: send what there is of the request."""
+        """A client end is leased to this exchange: send what there is of the request, behind its audit line."""
         head = self.call.head
         self._client = client
         self.deadline = 0.0
@@ -116,27 +111,33 @@ class Exchange:
         length = None if head.chunked else head.content_length
         block = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (head.method, self._target, host, self._fields)
         client.head(self, head.method, block, -1 if length is None and not head.chunked else length)
-        if worker is not None:
-            sent = self.call.audit_of(b"sent", status=0, worker=self._worker)
-            if not head.has_content:
-                self._services.record_soon("dispatch.sent", sent, self)
-                return
-            if not self._services.record("dispatch.sent", sent):
-                self._not_recorded()
-                return
-        elif not head.has_content:
-            client.flush()
-            return
         for data in self._kept or ():
             client.content(data)
-        if self._ended:
+        if self._is_said or head.method not in self.call.generation.unsaid:
+            self._holds = True
+            self._lines += 1
+            self._say_sent()
+        elif self._services.may_send():
+            self._send()
+        else:
+            self._not_recorded()
+
+    def _send(self) -> None:
+        """What the client end has of the request leaves, and more may come."""
+        client = self._client
+        assert client is not None
+        self._holds = False
+        head = self.call.head
+        if not self._ended:
+            client.flush()
+            if head.expect is not None and self._tries == 1:
+                self._end.interim(100)
+            if not client.blocked:
+                self._end.resume()
+        elif head.has_content:
             client.end(inbound_trailers(self._trailers, head.connection))
-            return
-        client.flush()
-        if head.expect is not None and self._tries == 1:
-            self._end.interim(100)
-        if not client.blocked:
-            self._end.resume()
+        else:
+            client.flush()
 
     def recorded(self, done: bool) -> None:
         """The audit line that a step waited for is written, or cannot be: go on, or answer so."""
@@ -154,13 +155,16 @@ class Exchange:
                 if done:
                     end.end(self._trailers)
                 else:
-                    fail(self._services, end, self.call, 503, "audit-unavailable")
+                    self._withhold()
             self._services.exchange_over()
-        elif self._client is not None:  # else it came to another end in the same turn
-            if done:
-                self._client.flush()
-            else:
-                self._not_recorded()
+            return
+        self._lines -= 1
+        if not self._holds or self._client is None:
+            return  # its client end, or its requester, was lost in the same turn
+        if not done:
+            self._not_recorded()
+        elif not self._lines:  # else it came to another end in the same turn, and waits for that line, too
+            self._send()
 
     def _not_recorded(self) -> None:
         self._drop_client()
@@ -222,14 +226,14 @@ class Exchange:
 
     def request_flush(self) -> None:
         """The batch is over."""
-        if self._client is not None and self.call.head.has_content:  # else it waits for its audit line, or has left
+        if self._client is not None and not self._holds:
             self._client.flush()
 
     def request_end(self, trailers: Fields) -> None:
         """The request's content is complete."""
         self._ended = True
         self._trailers = trailers
-        if self._client is not None:
+        if self._client is not None and not self._holds:
             self._client.end(inbound_trailers(trailers, self.call.head.connection))
 
     def request_half_closed(self) -> None:
@@ -321,7 +325,7 @@ class Exchange:
         elif self._close_books("allowed", self._end.status, None):
             self._end.end(trailers)
         else:
-            fail(self._services, self._end, self.call, 503, "audit-unavailable")
+            self._withhold()
 
     def response_abort(self, loss: Loss, detail: str) -> None:
         """No whole answer will come: once more elsewhere when that is safe, else say so."""
@@ -329,9 +333,14 @@ class Exchange:
         if self.over:
             return
         if client is not None and self._may_try_again(loss):
-            self._services.counters.retries += 1
-            self._inbound.lease(self, not_again=self.worker_name if loss is Loss.SENT_NO_ANSWER else None)
-            return
+            if loss is Loss.NOT_SENT:
+                self._services.counters.retries += 1
+                self._inbound.lease(self)
+                return
+            if self._say_lost(detail):
+                self._services.counters.retries += 1
+                self._inbound.lease(self, not_again=self.worker_name)
+                return
         status, slug = failure(loss, dispatch=self._dispatch)
         self._fail(status, slug, f"{loss.value}: {detail}" if detail else loss.value)
 
@@ -361,39 +370,6 @@ class Exchange:
 
     def _fail(self, status: int, slug: str, reason: str) -> None:
         """The gateway's own answer in place of one that will not come."""
-        if self.over:
-            return
-        self._services.wheel.forget(self)
-        committed = not self._end.uncommitted
-        self._close_books("failed", None if committed else status, reason)
-        if committed:
-            self._end.abort()
-        else:
-            extra = b"" if self.worker_name is None else b"Rhttp-Worker: %b\r\n" % self._worker
-            fail(self._services, self._end, self.call, status, slug, extra)
-
-    def _close_books(self, outcome: str, status: int | None, reason: str | None) -> bool:
-        event = self._count(outcome)
-        services = self._services
-        services.exchange_over()
-        if outcome == "allowed" and status is not None:
-            return services.record(event, self.call.audit_of(b"allowed", status=status, worker=self._worker))
-        fields = self.call.audit(outcome, status=status, reason=reason)
-        if self.worker_name is not None:
-            fields["worker"] = self.worker_name
-        return services.record(event, fields)
-
-    def _count(self, outcome: str) -> str:
-        """It is over: count it; answer the name of its audit event."""
-        self.over = True
-        services = self._services
-        if self.deadline or self.bucket:
-            services.wheel.forget(self)
-        counters = services.counters
-        if self._dispatch:
-            counters.dispatches += 1
-            counters.dispatches_failed += outcome != "allowed"
-            return "dispatch"
-        counters.requests += 1
-        counters.requests_failed += outcome != "allowed"
-        return "request"
+        if not self.over:
+            self._services.wheel.forget(self)
+            self._refuse(status, slug, reason)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -30,11 +31,13 @@ from pki.issue import serial_hex
 from pki.names import Role
 from pki.trust import TrustStore
 from pki.verify import PeerVerifier, VerifiedPeer
+from rhttp.head import METHODS, SAFE
 from rhttp.limits import Http1Limits
 from rhttp.tlscontext import server_context
 from rhttp.tlshandshake import PresentedPath, Verify
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_UNSAID: Final[Mapping[str, frozenset[bytes]]] = {"unsafe": SAFE, "all": frozenset(), "none": METHODS}
 
 
 class Refusals(Exception):  # noqa: N818 - says what is the case, like every error of ours
@@ -172,6 +175,7 @@ def build_generation(
         pools=_pools(services, config, previous),
         via=via.encode("ascii"),
         via_received=f"1.1 {via}".encode("ascii"),
+        unsaid=_UNSAID[config.audit.ahead],
     )
 
 

@@ -89,10 +89,10 @@ class Pool:
         name: str,
         link: object,
         *,
+        now: float,
         labels: Iterable[Label] = (),
         protocol: str = "ptth/1.0",
         instance: str | None = None,
-        now: float,
         seen: float = 0.0,
     ) -> Slot:
         """A reversed connection was opened; its slot is free and may be leased before this returns.

@@ -52,6 +52,7 @@ class Problem(StrEnum):
     DRAINING = "draining"
     STATE_STALE = "state-stale"
     AUDIT_UNAVAILABLE = "audit-unavailable"
+    ANSWER_WITHHELD = "answer-withheld"
     INTERNAL = "internal"
     # Pools and workers.
     NO_SLOT = "no-slot"
@@ -118,6 +119,7 @@ PROBLEMS: Final[Mapping[Problem, ProblemType]] = MappingProxyType(
             _open(Problem.DRAINING, 503, "The gateway is shutting down"),
             _closed(Problem.STATE_STALE, 503, "The gateway cannot read its state"),
             _closed(Problem.AUDIT_UNAVAILABLE, 503, "The gateway cannot write its audit log"),
+            _closed(Problem.ANSWER_WITHHELD, 500, "The request was carried out, but its answer cannot be recorded"),
             _closed(Problem.INTERNAL, 500, "The gateway failed"),
             _open(Problem.NO_SLOT, 503, "No worker slot became free"),
             _open(Problem.NOT_SENT, 503, "The request was not sent to any worker"),

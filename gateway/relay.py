@@ -106,7 +106,13 @@ class _Asking:
     def response_head(self, head: ResponseHead, has_content: bool) -> None:
         """The master's final answer passes, and the connection closes behind it."""
         self._end.close_after = True
-        self._pool.not_opened(self._call, "refused", head.status, "master_refused")
+        if not self._pool.not_opened(self._call, "refused", head.status, "master_refused"):
+            self.gone = True
+            client, self._client = self._client, None
+            if client is not None:
+                client.release()
+            self._pool.withhold(self._call, self._end)
+            return
         self._end.head(head.status, response_fields(head, route=True), head.content_length)
 
     def response_content(self, data: bytes) -> None:
@@ -188,6 +194,10 @@ class RelayPool:
     ) -> None:
         services = self._services
         client = ClientEnd(self, services.generation.limits, services.wheel)
+        if not services.may_send():
+            asking.gone = True
+            failed(503, "audit-unavailable", "audit")
+            return
         transport = await master.dial_raw(client)
         if asking.gone:
             if transport is not None:
@@ -196,6 +206,11 @@ class RelayPool:
         if transport is None:
             asking.gone = True
             failed(502, "master-unreachable", "master_unreachable")
+            return
+        if not services.record_sent(call):
+            asking.gone = True
+            transport.abort()
+            failed(503, "audit-unavailable", "audit")
             return
         path = (self.config.path or f"/-/reverse/{self.config.name}").encode("ascii")
         block = b"%b %b HTTP/1.1\r\nHost: %b\r\n%bUpgrade: %b\r\nConnection: Upgrade\r\n" % (
@@ -265,9 +280,13 @@ class RelayPool:
             return False
         return True
 
-    def not_opened(self, call: Call, outcome: str, status: int | None, reason: str) -> None:
-        """Audit a switch that did not come about."""
-        self._services.record("request", call.audit(outcome, status=status, reason=reason))
+    def not_opened(self, call: Call, outcome: str, status: int | None, reason: str) -> bool:
+        """Audit a switch that did not come about; False: it cannot be written."""
+        return self._services.record("request", call.audit(outcome, status=status, reason=reason))
+
+    def withhold(self, call: Call, end: ServerEnd) -> None:
+        """The master's answer has no audit line and so may not leave."""
+        fail(self._services, end, call, 500, "answer-withheld")
 
     def failed(self, call: Call, end: ServerEnd, status: int, slug: str, detail: str) -> None:
         """Answer in the master's place."""

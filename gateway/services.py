@@ -41,6 +41,7 @@ from rhttp.plain import PlainLink
 from rhttp.timers import TimerWheel
 
 if TYPE_CHECKING:
+    from gateway.call import Call
     from gateway.events import EventStream
     from gateway.hosted import HostedPool
     from gateway.masters import MasterPool
@@ -78,6 +79,8 @@ class Generation:
     """Our pseudonym in ``Via``, lower case."""
     via_received: bytes
     """``1.1 pseudonym``."""
+    unsaid: frozenset[bytes]
+    """Methods of requests that leave for a master without a line of their own in the audit log."""
 
 
 _HEX: Final = tuple(format(number, "02x") for number in range(256))
@@ -106,7 +109,11 @@ class AuditSink(Protocol):
 
     @property
     def healthy(self) -> bool:
-        """Whether lines can be written."""
+        """Whether lines can be written and get to disk."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether lines can be written, as far as is known."""
 
     @property
     def previous(self) -> str:
@@ -271,6 +278,19 @@ class Services:
         """Write one audit line before this turn is over, with others, and tell ``who``: before any byte leaves."""
         if self.audit.write_soon(event, fields, who):
             self.outbox.soon()
+
+    def may_send(self) -> bool:
+        """Whether a request may be sent on: the log is known to take lines, or it may go unrecorded.
+
+        The answer to one that may not is what tries the log again.
+        """
+        return self.audit.writable or self.generation.config.audit.when_full == "continue"
+
+    def record_sent(self, call: Call) -> bool:
+        """Say that a request is about to leave for a master, where `[audit] ahead` wants that; whether it may."""
+        if call.head.method in call.generation.unsaid:
+            return self.may_send()
+        return self.record("request.sent", call.audit("sent"))
 
     def may_go_unrecorded(self) -> bool:
         """An audit line could not be written: whether what it tells of may happen all the same."""

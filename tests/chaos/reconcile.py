@@ -101,7 +101,7 @@ def answers_have_lines(books: Books, log: Log) -> Iterator[Discrepancy]:
 def _may_lack_its_line(books: Books, sent: Sent) -> bool:
     """Answers that say themselves that no line could be written; a first challenge whose process was killed."""
     span = (sent.began, sent.ended)
-    if sent.status == 503 and sent.problem == "audit-unavailable":
+    if (sent.status, sent.problem) in {(503, "audit-unavailable"), (500, "answer-withheld")}:
         return near(books.troubles, frozenset({FULL_DISK}), *span)
     return sent.status == 401 and near(books.troubles, KILLS | {FULL_DISK}, *span)
 

@@ -207,6 +207,7 @@ def test_writer_disk_full_partial_line_cut_and_gap_told(
 ) -> None:
     """A line that does not fit raises, leaves nothing behind, and once there is room the gap is told with its size."""
     writer = AuditWriter.open(directory, "p0")
+    writer.retry_after = 0.0
     writer.write("request", FIELDS)
     whole = (directory / "p0-000001.jsonl").read_bytes()
     real = os.write
@@ -242,6 +243,7 @@ def test_writer_torn_line_that_cannot_be_cut_blocks_until_it_can(
 ) -> None:
     """Nothing is ever appended to half a line: first the half is cut off."""
     writer = AuditWriter.open(directory, "p0")
+    writer.retry_after = 0.0
     writer.write("request", FIELDS)
     real = os.write
     calls = iter([40])
@@ -282,6 +284,7 @@ for number in range(100):
     except AuditUnavailable:
         refused += 1
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+writer.flush_refusals()  # the end has come: the last line is tried, however short ago another one failed
 writer.write("gateway.stop", {})
 writer.close()
 print(refused)
@@ -421,6 +424,7 @@ def test_writer_line_written_at_once_takes_those_that_wait_along(directory: Path
 def test_writer_lines_that_cannot_be_written_are_all_told(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No line of a failed write is in the log or the chain; the next ones go one by one until one can be written."""
     writer, told = AuditWriter.open(directory, "p0"), list[tuple[str, bool, int]]()
+    writer.retry_after = 0.0
     writer.write("request", FIELDS)
     real = os.write
 

@@ -95,7 +95,8 @@ def test_exchange_that_cannot_be_audited_does_not_happen(bench: Bench) -> None:
     worker.reply()
     answer = master.answer()
     assert answer is not None
-    assert (answer.status, answer.problem) == (503, "audit-unavailable")
+    assert (answer.status, answer.problem) == (500, "answer-withheld")
+    assert "retry-after" not in answer.fields
     check_at_rest(bench, workers=1)
 
 

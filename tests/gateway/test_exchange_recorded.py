@@ -55,12 +55,15 @@ def test_exchange_with_a_next_request_behind_it_keeps_the_order(bench: Bench) ->
     check_at_rest(bench, workers=1)
 
 
+@pytest.mark.parametrize("content", [None, b"hello"])
 @pytest.mark.parametrize("event", ["dispatch.sent", "dispatch"])
-def test_exchange_that_cannot_be_audited_at_the_end_of_the_turn_is_answered_so(bench: Bench, event: str) -> None:
-    """503 in place of what would have left, and no byte of the request to a worker without its line."""
+def test_exchange_that_cannot_be_audited_at_the_end_of_the_turn_is_answered_so(
+    bench: Bench, event: str, content: bytes | None
+) -> None:
+    """503 in place of a request that would have left without its line; 500 in place of an answer that would."""
     worker, master = bench.worker(), bench.requester()
     bench.audit.fails_on = event
-    master.ask(ANY)
+    master.ask(ANY, "POST", content=content)
     bench.audit.flush()
     if event == "dispatch":
         worker.taken()
@@ -68,9 +71,62 @@ def test_exchange_that_cannot_be_audited_at_the_end_of_the_turn_is_answered_so(b
         bench.audit.flush()
     answer = master.answer()
     assert answer is not None
-    assert (answer.status, answer.problem) == (503, "audit-unavailable")
+    assert (answer.status, answer.problem) == (
+        (500, "answer-withheld") if event == "dispatch" else (503, "audit-unavailable")
+    )
+    assert ("retry-after" in answer.fields) is (event == "dispatch.sent")
     assert worker.taken() == b""
     check_at_rest(bench, workers=1 if event == "dispatch" else 0)
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 10", "Transfer-Encoding: chunked"])
+def test_exchange_with_content_sends_none_of_it_before_the_turn_is_over(bench: Bench, framing: str) -> None:
+    """Head and content that came in one turn leave together behind the line; what comes later follows."""
+    worker, master = bench.worker(), bench.requester()
+    pieces = [b"hello", b"world"] if "Length" in framing else [b"5\r\nhello\r\n", b"5\r\nworld\r\n0\r\n\r\n"]
+    master.send(f"POST {ANY} HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n".encode() + pieces[0])
+    assert bench.events() == []
+    bench.audit.flush()
+    assert bench.events() == ["audit dispatch.sent", "write w1"]
+    assert worker.taken().endswith(pieces[0])
+    master.send(pieces[1])
+    assert worker.taken() == pieces[1]
+    worker.reply()
+    bench.audit.flush()
+    answer = master.answer()
+    assert answer is not None
+    assert answer.status == 200
+    check_at_rest(bench, workers=1)
+
+
+def test_exchange_whose_content_ends_before_the_turn_is_over_sends_it_whole(bench: Bench) -> None:
+    """Several reads in one turn are one request and one write, trailers included."""
+    worker, master = bench.worker(), bench.requester()
+    master.send(f"POST {ANY} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    master.send(b"5\r\nhello\r\n")
+    master.send(b"0\r\nX-T: 1\r\n\r\n")
+    bench.audit.flush()
+    assert bench.events() == ["audit dispatch.sent", "write w1"]
+    assert worker.taken().endswith(b"5\r\nhello\r\n0\r\nx-t: 1\r\n\r\n")
+    worker.reply()
+    bench.audit.flush()
+    check_at_rest(bench, workers=1)
+
+
+def test_exchange_that_came_to_another_end_in_one_turn_waits_for_its_line_too(bench: Bench) -> None:
+    """The line of the first end being written does not let the request leave by the second."""
+    first, second, master = bench.worker("w1"), bench.worker("w2"), bench.requester()
+    master.ask(ANY, "POST", content=b"hello")
+    first.end.connection_lost(None)
+    exchange = second.end.sink
+    exchange.recorded(True)  # as when the lines of one turn need two writes
+    assert second.taken() == b""
+    exchange.recorded(False)
+    assert second.taken() == b""
+    answer = master.answer()
+    assert answer is not None
+    assert (answer.status, answer.problem) == (503, "audit-unavailable")
+    check_at_rest(bench, workers=0)
 
 
 def test_exchange_whose_requester_goes_before_the_turn_is_over_ends_quietly(bench: Bench) -> None:

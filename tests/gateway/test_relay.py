@@ -221,6 +221,57 @@ async def test_relay_that_cannot_be_audited_does_not_happen(rig: Rig, master: Ma
     assert rig.pool.connections() == []
 
 
+async def test_relay_has_a_line_before_the_master_is_asked(rig: Rig, master: Master) -> None:
+    """The master may do something about a worker that comes: `request.sent`, like any unsafe request."""
+    await switched(rig, master)
+    sent_line, opened = rig.bench.audit.lines
+    assert (sent_line["event"], opened["event"]) == ("request.sent", "reverse.opened")
+    assert (sent_line["outcome"], sent_line["target"]) == ("sent", "/-/reverse/far")
+    assert sent_line["request_id"] == opened["request_id"]
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_relay_that_cannot_be_said_is_not_asked_for(rig: Rig, master: Master, known: bool) -> None:
+    """No line, no request to the master: not even a connection once the log is known to take none."""
+    rig.bench.audit.fails_on = "request.sent"
+    if known:
+        rig.bench.services.record("request.sent", {"outcome": "sent"})
+    worker = rig.worker()
+    got = await worker.answered()
+    assert (got.status, got.problem) == (503, "audit-unavailable")
+    assert got.fields["retry-after"]
+    if not known:
+        reader, _ = await master.arrived()
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 20) == b""
+    assert master.is_alone()
+    assert [line["reason"] for line in rig.bench.audit.of("request")] == ["audit"]
+
+
+async def test_relay_withholds_a_masters_refusal_that_cannot_be_recorded(rig: Rig, master: Master) -> None:
+    """Its answer has no line; the master was asked, so nothing invites to ask again."""
+    rig.bench.audit.fails_on = "request"
+    worker = rig.worker()
+    _, _, writer = await master.asked()
+    writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")
+    got = await worker.answered()
+    assert (got.status, got.problem) == (500, "answer-withheld")
+    assert "retry-after" not in got.fields
+    assert not got.content.endswith(b"no")
+
+
+async def test_relay_tells_of_bytes_behind_a_masters_answer(rig: Rig, master: Master) -> None:
+    """The answer passes as it is; the audit log names the master."""
+    worker = rig.worker()
+    _, _, writer = await master.asked()
+    writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno, never")
+    got = await worker.answered()
+    assert (got.status, got.content) == (403, b"no")
+    (line,) = rig.bench.audit.of("connection.cut")
+    assert (line["reason"], line["detail"]) == ("surplus", {"name": "tier"})
+    assert line["request_id"] == rig.bench.audit.of("request")[0]["request_id"]
+
+
 async def test_relay_with_bytes_before_the_switch_is_cut(rig: Rig, master: Master) -> None:
     """What a worker sends before the 101 is smuggled or a fault; the counts stay right."""
     worker = rig.worker()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -192,6 +193,39 @@ def test_whole_gateway_that_is_killed_leaves_a_log_that_verifies(rig: Rig, origi
     rig.forget_challenges()
     assert starts(rig) == ["none", "unclean"]
     assert rig.ask("alice", "/jobs/x").status == 200
+    verified(rig)
+
+
+def test_whole_gateway_that_is_killed_under_load_leaves_a_line_for_every_request_that_left(
+    rig: Rig, origin: Origin
+) -> None:
+    """Whatever a master was sent, the log names it, also when nobody lived to write how it ended."""
+    lines = [rig.authorized("alice", f"/jobs/{number}", "POST") for number in range(60)]
+
+    def ask(mine: list[int]) -> None:
+        with rig.connect("alice") as wire:
+            for number in mine:
+                try:
+                    wire.send(request(f"/jobs/{number}", "POST", lines[number], content=b"job"))
+                    wire.answer()
+                except (Ended, OSError):
+                    return
+
+    threads = [threading.Thread(target=ask, args=([*range(first, 60, 4)],)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: origin.raw.count(b"POST /jobs/"), lambda count: count >= 10)
+    pid = data_pid(rig)
+    rig.served.signal(signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    rig.served.ended()
+    for thread in threads:
+        thread.join(20)
+    ran = re.findall(rb"(?i)\r\nrhttp-request-id: ([0-9a-f]+)\r\n", origin.raw)
+    assert len(ran) >= 10
+    said = [line["request_id"].encode() for line in rig.audit() if line["event"] == "request.sent"]
+    assert set(ran) <= set(said)
+    assert len(said) == len(set(said))
     verified(rig)
 
 

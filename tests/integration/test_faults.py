@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.origins import Origin
+from support.origins import Origin, read_request, response
 from support.rig import JOBS, Rig, data_pid, wait_for
-from support.wire import request
+from support.wire import Wire, request
 
 CONFIG = f"""{JOBS}
 [limits]
@@ -45,16 +45,22 @@ def heal(rig: Rig) -> None:
 
 @pytest.mark.parametrize("spare", [0, 100])
 def test_nothing_succeeds_while_the_log_cannot_be_written(tmp_path: Path, origin: Origin, spare: int) -> None:
-    """Routes, own paths, dispatch and switches are 503, or cut where the answer has begun; afterwards all is well.
+    """Routes, own paths, dispatch and switches are 503 before anything is sent; afterwards all is well.
 
     With room for half a line the torn half must not spoil what comes later.
     """
     with start(tmp_path, origin) as rig, rig.connect("alice") as wire, rig.dispatch() as master:
         assert rig.ask("alice", "/jobs/x", wire=wire).status == 200
         lines = {target: rig.authorized("alice", target) for target in ("/-/pools", "/jobs/y")}
+        unsafe = [rig.authorized("alice", f"/jobs/{number}", "POST") for number in range(3)]
         with rig.worker("w1") as worker:
             switch = rig.authorized("w1", "/-/reverse/render", "POST")
             fill(rig, spare)
+            had = len(origin.raw)
+            for number, line in enumerate(unsafe):
+                answer = wire.ask(f"/jobs/{number}", "POST", line, content=b"job")
+                assert (answer.status, answer.problem) == (503, "audit-unavailable")
+                assert answer["retry-after"]
             answer = wire.ask("/-/pools", "GET", lines["/-/pools"])
             assert (answer.status, answer.problem) == (503, "audit-unavailable")
             wire.send(request("/jobs/y", "GET", lines["/jobs/y"]))
@@ -62,15 +68,41 @@ def test_nothing_succeeds_while_the_log_cannot_be_written(tmp_path: Path, origin
             assert (answer.status, answer.problem) == (503, "audit-unavailable")
             answer = master.ask(f"{ANY}/x", "POST", content=b"job")
             assert (answer.status, answer.problem) == (503, "audit-unavailable")
-            worker.wire.rest()
-            assert worker.wire.ended
+            assert worker.wire.is_quiet(0.1)
+            assert len(origin.raw) == had
             with rig.connect("w1") as other:
                 other.send(request("/-/reverse/render", "POST", "Upgrade: PTTH/1.0", "Connection: Upgrade", switch))
                 assert other.one().status == 503
             heal(rig)
-        assert rig.ask("alice", "/jobs/z").status == 200
+            wait_for(lambda: rig.ask("alice", "/jobs/z").status, lambda status: status == 200)
+            with rig.dispatch() as one:
+                one.send(request(f"{ANY}/x", "POST", content=b"job"))
+                worker.serve()
+                assert one.answer().status == 200
         rig.check_stderr()
         assert [x for x in rig.audit() if x.get("target") == "/jobs/z"]
+        rig.run("audit", "verify")
+
+
+def test_answer_that_comes_when_the_log_cannot_be_written_is_withheld_and_not_asked_for_again(
+    tmp_path: Path, origin: Origin
+) -> None:
+    """The request ran and its line is there; what the client gets says so, without Retry-After."""
+
+    def script(peer: Wire) -> None:
+        read_request(peer)
+        fill(rig)
+        peer.send(response(b"done"))
+        peer.rest()
+
+    with start(tmp_path, origin) as rig, rig.connect("alice") as wire, origin.scripted(script):
+        answer = rig.ask("alice", "/jobs/x", "POST", wire=wire, content=b"job")
+        assert (answer.status, answer.problem) == (500, "answer-withheld")
+        assert "retry-after" not in dict(answer.fields)
+        assert b"done" not in answer.content
+        heal(rig)
+        (line,) = rig.lines_of(answer)
+        assert (line["event"], line["target"]) == ("request.sent", "/jobs/x")
         rig.run("audit", "verify")
 
 

@@ -205,7 +205,8 @@ def test_another_final_answer_passes_and_closes(rig: Rig, master: Master, status
         assert not answer.all("rhttp-x")
         assert "close" in answer.all("connection")
         assert worker.rest() == b""
-        (line,) = rig.lines_of(master.asked[0]["rhttp-request-id"])
+        sent, line = rig.lines_of(master.asked[0]["rhttp-request-id"])
+        assert (sent["event"], sent["outcome"]) == ("request.sent", "sent")
         assert (line["event"], line["status"]) == ("request", REFUSALS[status])
 
 

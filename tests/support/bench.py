@@ -63,6 +63,7 @@ class MemoryAudit:
 
     previous = "none"
     healthy = True
+    writable = True
 
     def __init__(self, log: list[tuple[str, Any]]) -> None:
         self._log = log
@@ -73,7 +74,8 @@ class MemoryAudit:
         self._waiting: list[tuple[str, Mapping[str, object] | bytes, Recorded]] = []
 
     def write(self, event: str, fields: Mapping[str, object] | bytes) -> None:
-        if self.full or event == self.fails_on:
+        self.writable = not self.full and event != self.fails_on
+        if not self.writable:
             raise AuditUnavailable("the disk is full")
         values = json.loads(b"{%b}" % fields) if isinstance(fields, bytes) else dict(fields)
         self.lines.append({"event": event, **values})

@@ -27,8 +27,16 @@ class Master:
 
     async def asked(self) -> tuple[bytes, asyncio.StreamReader, asyncio.StreamWriter]:
         """The next upgrade request's head, and the connection."""
-        reader, writer = await asyncio.wait_for(self._arrived.get(), 20)
+        reader, writer = await self.arrived()
         return await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20), reader, writer
+
+    async def arrived(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """The next connection."""
+        return await asyncio.wait_for(self._arrived.get(), 20)
+
+    def is_alone(self) -> bool:
+        """Whether no other connection came."""
+        return self._arrived.empty()
 
 
 def relay_config(port: int) -> str:

@@ -200,8 +200,9 @@ class Rig:
         return [line for line in self.audit() if line.get("request_id") == wanted]
 
     def line_of(self, answer: Answer | str, event: str | None = None) -> dict[str, Any]:
-        """The one audit line of a request (of one event, when given)."""
-        (line,) = [line for line in self.lines_of(answer) if event in (None, line["event"])]
+        """The one audit line that ends a request (of one event, when given)."""
+        lines = [line for line in self.lines_of(answer) if not str(line["event"]).endswith(".sent")]
+        (line,) = [line for line in lines if event in (None, line["event"])]
         return line
 
     def wait_line(self, **wanted: Any) -> dict[str, Any]:
