@@ -208,10 +208,13 @@ def data_processes(home: BenchHome) -> list[int]:
     return [int(one["pid"]) for one in gateway_status(home)["processes"]]
 
 
-def make_home(command: Path, folder: Path, *, origin: int, workers: int, master: int = 9, pools: int = 0) -> BenchHome:
+def make_home(
+    command: Path, folder: Path, *, origin: int, workers: int, master: int = 9, pools: int = 0, ahead: str | None = None
+) -> BenchHome:
     """`init`, a client and two workers, then limits that let one identity hold all the bench's connections.
 
     `master` is the port of the master that relayed workers are handed to; `pools` more hosted pools have a name each.
+    `ahead` is the key of `[audit]`; the default without it.
     """
     run_command(command, folder, "init", "--trust-domain", TRUST_DOMAIN)
     run_command(command, folder, "issue-client", CLIENT)
@@ -238,6 +241,8 @@ def make_home(command: Path, folder: Path, *, origin: int, workers: int, master:
         "master_connections": room,
     }
     settings["limits"] = {**settings.get("limits", {}), **limits}
+    if ahead is not None:
+        settings["audit"] = {"ahead": ahead}
     file.write_text(toml(settings))
     bundles = folder / "bundles"
     return BenchHome(folder, command, Bundle(CLIENT, bundles / CLIENT), worker, relay_worker)

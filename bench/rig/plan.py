@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rig import churn, dispatch, growth, idle, measure, polling, several, storm
+from rig import ahead, churn, dispatch, growth, idle, measure, polling, several, storm
 from rig.stage import Options
 
 Reports = dict[str, Any] | list[dict[str, Any]]
 Measurement = Callable[[Options], Reports]
 MEASUREMENTS: Mapping[str, Measurement] = {
     "requests": measure.requests,
+    "ahead": ahead.ahead,
     "bulk": measure.bulk,
     "admission": measure.admission,
     "storm": storm.storm,

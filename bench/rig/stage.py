@@ -125,12 +125,19 @@ def another(
     workers: int,
     processes: int = 1,
     pools: int = 0,
+    ahead: str | None = None,
     core: int | None = SERVER_CORE,
 ) -> Iterator[Gateway]:
     """A gateway more, with a fresh home below `folder`; gone afterwards."""
     master, dispatch = free_port(), free_port()
     home = make_home(
-        options.command, folder / f"home-{name}", origin=origin, workers=workers, master=master, pools=pools
+        options.command,
+        folder / f"home-{name}",
+        origin=origin,
+        workers=workers,
+        master=master,
+        pools=pools,
+        ahead=ahead,
     )
     server = start_gateway(home, folder=folder, dispatch=dispatch, processes=processes, name=name, core=core)
     try:
