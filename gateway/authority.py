@@ -9,8 +9,11 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Final
 
-from rhttp.target import split_authority
+from rhttp.fields import SharedFields
+from rhttp.target import is_same_authority, split_authority
 
+_SAME_SITE: Final = frozenset({b"same-origin", b"none"})
+"""What ``Sec-Fetch-Site`` (Fetch Metadata, section 2.3) says of our own pages, and of a user who asks without one."""
 _MEMO: Final = 1024
 _MEMO_AUTHORITY: Final = 300
 """Bytes of an authority that is remembered: a DNS name and a port fit, and strangers choose them."""
@@ -57,8 +60,17 @@ def same_origin(origin: bytes, host: bytes | None, scheme: bytes) -> bool:
     prefix, separator, authority = origin.partition(b"://")
     if not separator or host is None or prefix.lower() != scheme:
         return False
-    ours, theirs = split_authority(host), split_authority(authority)
-    if ours is None or theirs is None:
-        return False
-    default = 443 if scheme == b"https" else 80
-    return (ours[0], ours[1] or default) == (theirs[0], theirs[1] or default)
+    return is_same_authority(host, authority, default_port=443 if scheme == b"https" else 80)
+
+
+def cross_site(fields: SharedFields, host: bytes | None, scheme: bytes) -> str | None:
+    """Why a request counts as another site's, by what browsers say of their own accord; None: it does not.
+
+    Not asked of what changes nothing: a browser shows no page an answer that is another site's.
+    """
+    for name, value in fields:
+        if name == b"origin" and not same_origin(value, host, scheme):
+            return "cross_site_origin"
+        if name == b"sec-fetch-site" and value not in _SAME_SITE:
+            return "cross_site_fetch"
+    return None

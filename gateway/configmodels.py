@@ -82,7 +82,9 @@ class RouteTable(Table):
     master: Text = Field(description="Name of the master.")
     allow_empty_segments: Flag = Field(False, description="Accept `//` in paths of this route.")
     allow_encoded_slash: Flag = Field(False, description="Accept `%2F` in paths of this route.")
-    allow_cross_site: Flag = Field(False, description="Accept a cross-site `Origin` on unsafe methods.")
+    allow_cross_site: Flag = Field(
+        False, description="Accept unsafe methods from pages of other sites (`Origin`, `Sec-Fetch-Site`)."
+    )
 
 
 class PoolTable(Table):

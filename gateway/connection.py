@@ -11,7 +11,7 @@ from gateway import admission, own
 from gateway.admission import Memory, Refused
 from gateway.answers import answer_options, fail, refuse
 from gateway.audit import MAX_STRING
-from gateway.authority import same_origin
+from gateway.authority import cross_site
 from gateway.call import Admitted, Call
 from gateway.exchange import Exchange
 from gateway.forward import forwarded, max_forwards, one_hop_less, request_fields, via_names
@@ -20,6 +20,7 @@ from gateway.inbound import Inbound
 from gateway.plan import Plan
 from gateway.routes import is_reserved
 from gateway.services import Services
+from rhttp.answer import CONTENT, READ
 from rhttp.fields import TOKEN, values
 from rhttp.head import SAFE, RequestHead
 from rhttp.server import ServerEnd
@@ -28,6 +29,7 @@ from rhttp.upgrade import OFFER
 
 _MAX_REQUEST_ID: Final = 128
 _SWITCH: Final = b"/-/reverse/"
+_UNANSWERED: Final = (CONTENT, READ)
 
 
 def _is_for(target: Target, host: bytes | None) -> bool:
@@ -76,11 +78,23 @@ class Connection:
     # ---- ServerOwner ----
 
     def request_received(self, end: ServerEnd, head: RequestHead) -> None:
-        """Steps in their order: certificate, head, Digest, policy, then own path, pool or route."""
+        """Decide about a request. What goes wrong in a decision denies, and leaves a line in the log."""
         services = self._services
         generation = services.generation
         end.limits = generation.limits
         call = self._call = Call(head, self.peer, self.listener, services.ids.next(), generation)
+        try:
+            self._decide(end, call)
+        except Exception as fault:
+            if end.sink is not None or end.phase not in _UNANSWERED or not end.uncommitted:
+                raise  # an exchange has begun, or an answer: the link is cut, and whoever has begun writes its line
+            end.close_after = True
+            refuse(services, end, call, 500, "internal", f"fault: {type(fault).__name__}")
+            services.loop.call_exception_handler({"message": "a decision failed", "exception": fault})
+
+    def _decide(self, end: ServerEnd, call: Call) -> None:
+        """Steps in their order: certificate, head, Digest, policy, then own path, pool or route."""
+        services, head, generation = self._services, call.head, call.generation
         if self.upgrade_refused:
             end.close_after = True  # this is the one more request
         if self.is_over_limit:
@@ -115,6 +129,10 @@ class Connection:
         if target.asterisk:
             answer_options(services, end, call)  # about the gateway as a whole (RFC 9110 section 9.3.7)
             return
+        # A page of another site changes nothing, neither over a route nor on a path of ours.
+        is_free = head.method in SAFE or (route is not None and route.allow_cross_site)
+        if not is_free and not self._check_origin(end, call):
+            return
         # 4. and 5. Policy, then what was asked for.
         if is_reserved(target.path):
             own.serve(services, self, end, call, digest)
@@ -129,8 +147,6 @@ class Connection:
         call.admitted = admitted
         if route is None:
             refuse(services, end, call, 404, "not-found", "no_route")
-            return
-        if head.method not in SAFE and not route.allow_cross_site and not self._check_origin(end, call):
             return
         admitted.require("request", "Route", route.name)
         self.forward(end, call, admitted, generation.masters[route.master], target.normal)
@@ -239,11 +255,13 @@ class Connection:
         return True
 
     def _check_origin(self, end: ServerEnd, call: Call) -> bool:
-        for origin in values(call.head.fields, b"origin"):
-            if not same_origin(origin, call.head.host, b"http" if self.is_local else b"https"):
-                refuse(self._services, end, call, 403, "cross-site", "cross_site_origin")
-                return False
-        return True
+        """Whether no page of another site asks, by what browsers say of their own accord."""
+        if self.is_local and call.generation.dispatch_authorities is None:
+            return True  # no page reaches a unix socket: what is said here is told by a master, of its own requester
+        reason = cross_site(call.head.fields, call.head.host, b"http" if self.is_local else b"https")
+        if reason is not None:
+            refuse(self._services, end, call, 403, "cross-site", reason)
+        return reason is None
 
     def refused(self, end: ServerEnd, call: Call, refused: Refused) -> None:
         """Answer a refusal: with a challenge when it is a 401, and closing when a role switch was asked for.

@@ -174,6 +174,20 @@ def _fault(detail: str, status: int = 400, code: str = "bad-request") -> RemoteP
     return RemoteProtocolError(status, code, detail)
 
 
+_KNOWN: Final = METHODS | {b"CONNECT", b"TRACE", b"PRI"}
+
+
+def begins_request(data: bytes) -> bool:
+    """Whether the first bytes of a connection are a request in the clear: a method, or the beginning of one.
+
+    No TLS record begins so: its first byte is no letter.
+    """
+    word, space, _ = data.partition(b" ")
+    if space:
+        return word in _KNOWN
+    return bool(word) and any(method.startswith(word) for method in _KNOWN)
+
+
 def section_end(data: bytes, at: int = 0) -> int:
     """Where a head, or a trailer section that has fields, ends: behind its empty line; -1 when more bytes are needed.
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from OpenSSL import SSL
 
+from rhttp.head import begins_request
 from rhttp.link import CLOSED, CLOSING, GRACE, HANDSHAKE, HIGH_WATER, OPEN, SocketLink, Tally
 from rhttp.outbox import Outbox
 from rhttp.timers import TimerWheel
@@ -25,6 +26,12 @@ from rhttp.tlscontext import openssl_reason
 from rhttp.tlshandshake import Handshake
 from rhttp.tlsrecord import RECORD, SHAKEN, WANTS_WRITE, give, has_taken_hello, say_bye, shake, take, watch_end
 
+_PEEK: Final = 16
+"""Bytes that are looked at before TLS begins: every method and the space behind it."""
+_IN_THE_CLEAR: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 44\r\nConnection: close\r\n\r\n"
+    b"This port speaks TLS: ask again with https.\n"
+)
 _READS: Final = 8
 """Records taken in one turn, so that one busy peer does not starve the others."""
 
@@ -66,11 +73,28 @@ class TlsLink(SocketLink):
             if server_name is not None:
                 connection.set_tlsext_host_name(server_name)
         wheel.set(self, timeout)
-        loop.add_reader(self._fd, self._readable)
+        loop.add_reader(self._fd, self._first_readable if server else self._readable)
         if not server:
             self._shake()
 
     # ---- handshake ----
+
+    def _first_readable(self) -> None:
+        """The first bytes: TLS, or a request in the clear, whose peer could not read an alert."""
+        try:
+            data = self.socket.recv(_PEEK, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._fail("closed")
+            return
+        if begins_request(data):
+            with contextlib.suppress(OSError):
+                self.socket.send(_IN_THE_CLEAR)
+            self._fail("plain_http")
+            return
+        self._loop.add_reader(self._fd, self._readable)
+        self._readable()
 
     def _shake(self) -> None:
         self.handshake.has_begun = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway import authority
-from gateway.authority import Authorities, same_origin
+from gateway.authority import Authorities, cross_site, same_origin
 
 OURS = ["gw.example.com", "Other.Example.", "127.0.0.1", "::1", "2001:db8::a"]
 
@@ -111,3 +111,27 @@ def test_origin_is_ours_only_in_scheme_host_and_port(
 ) -> None:
     """RFC 6454 section 5; anything else, null too, is another site."""
     assert same_origin(origin, host, scheme) is same
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ((), None),
+        (((b"origin", b"https://gw.example"),), None),
+        (((b"sec-fetch-site", b"same-origin"), (b"origin", b"https://gw.example:443")), None),
+        (((b"sec-fetch-site", b"none"),), None),
+        (((b"origin", b"https://evil.example"),), "cross_site_origin"),
+        (((b"origin", b"null"),), "cross_site_origin"),
+        (((b"origin", b"https://gw.example"), (b"origin", b"https://evil.example")), "cross_site_origin"),
+        (((b"sec-fetch-site", b"cross-site"),), "cross_site_fetch"),
+        (((b"sec-fetch-site", b"same-site"),), "cross_site_fetch"),
+        (((b"sec-fetch-site", b"Same-Origin"),), "cross_site_fetch"),
+        (((b"sec-fetch-site", b""),), "cross_site_fetch"),
+        (((b"origin", b"https://gw.example"), (b"sec-fetch-site", b"cross-site")), "cross_site_fetch"),
+    ],
+)
+def test_request_is_cross_site_when_a_browser_says_so(
+    fields: tuple[tuple[bytes, bytes], ...], reason: str | None
+) -> None:
+    """Either field is enough, and what is not plainly ours is another site's."""
+    assert cross_site(fields, b"gw.example", b"https") == reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -150,6 +151,21 @@ def test_junk_instead_of_tls_is_refused(rig: Rig, junk: bytes) -> None:
         except ConnectionResetError:
             pass
     wait_for(lambda: [line for line in rig.audit()[seen:] if line["event"] == "tls.refused"], bool)
+
+
+def test_plain_http_on_the_tls_port_is_answered_in_the_clear(rig: Rig) -> None:
+    """Who forgot the s in https reads why nothing works; the log has its line, and no request was served."""
+    seen = len(rig.audit())
+    url = f"http://127.0.0.1:{rig.address[1]}/jobs/x"
+    done = subprocess.run(
+        ["curl", "-sS", "--noproxy", "*", "-m", "20", "-w", "%{http_code}", url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "This port speaks TLS: ask again with https.\n400", done.stderr
+    (line,) = wait_for(lambda: list(rig.audit()[seen:]), bool)
+    assert (line["event"], line["reason"], line["source"]) == ("tls.refused", "plain_http", "127.0.0.1")
 
 
 def test_many_refusals_become_one_line_a_second(rig: Rig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rhttp.errors import RemoteProtocolError
-from rhttp.head import IDEMPOTENT, METHODS, SAFE, RequestHead, parse_request_head, section_end
+from rhttp.head import IDEMPOTENT, METHODS, SAFE, RequestHead, begins_request, parse_request_head, section_end
 
 LINE = b"GET /a HTTP/1.1\r\n"
 HOST = b"Host: x\r\n"
@@ -268,3 +268,28 @@ def test_method_sets_are_consistent() -> None:
     assert not METHODS & {b"CONNECT", b"TRACE"}
     assert b"POST" not in IDEMPOTENT
     assert b"PATCH" not in IDEMPOTENT
+
+
+@pytest.mark.parametrize(
+    ("data", "is_one"),
+    [
+        (b"GET / HTTP/1.1\r\n", True),
+        (b"G", True),
+        (b"DELETE /a", True),
+        (b"OPTIONS", True),
+        (b"M-SEARCH * HTTP/1", True),
+        (b"CONNECT a:1 HTTP", True),
+        (b"PRI * HTTP/2.0\r\n", True),
+        (b"", False),
+        (b"get / HTTP/1.1\r\n", False),
+        (b"BREW / HTTP/1.1\r\n", False),
+        (b"GETS", False),
+        (b"SSH-2.0-x\r\n", False),
+        (b"\x16\x03\x01\x02\x00\x01", False),
+        (b"\x80\x2e\x01", False),
+        (b" GET /", False),
+    ],
+)
+def test_request_in_the_clear_is_told_by_its_first_bytes(data: bytes, *, is_one: bool) -> None:
+    """A method that we know, or the beginning of one; a TLS record never begins with a letter."""
+    assert begins_request(data) is is_one

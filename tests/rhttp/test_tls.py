@@ -313,7 +313,7 @@ async def test_peer_that_speaks_no_tls_is_refused_and_lingered_for_two_seconds()
     """It may read the alert; then the socket is closed whatever it does."""
     wheel = TimerWheel(100.0)
     async with accepting(listening_context(), wheel=wheel) as (side, theirs):
-        theirs.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 10)
+        theirs.sendall(b"no tls at all, and long enough for a record header\r\n" * 10)
         assert await side.outcome() is not None
         theirs.sendall(b"more" * 1000)
         assert side.link.is_closing()
@@ -321,6 +321,23 @@ async def test_peer_that_speaks_no_tls_is_refused_and_lingered_for_two_seconds()
         wheel.turn(102.5)
         assert side.link.socket.fileno() == -1
         assert len(wheel) == 0
+
+
+@pytest.mark.parametrize(
+    "first", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"G", b"M-SEARCH * HTTP/1.1\r\n", b"CONNECT x:1 H"]
+)
+async def test_peer_that_speaks_http_in_the_clear_is_told_so_in_the_clear(first: bytes) -> None:
+    """It can read no alert; it gets a whole answer, and then the connection ends."""
+    async with accepting(listening_context()) as (side, theirs):
+        theirs.sendall(first)
+        assert await side.outcome() == "plain_http"
+        told = await asyncio.to_thread(theirs.recv, 4096)
+        head, _, body = told.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert b"Connection: close" in head
+        assert b"Content-Length: %d\r\n" % len(body) in head
+        assert b"https" in body
+        assert await asyncio.to_thread(theirs.recv, 1) == b""
 
 
 async def test_failed_handshake_closes_when_the_peer_does() -> None:

@@ -293,6 +293,12 @@ def client_peer(name: str = "alice", **changes: Any) -> Peer:
     return CertifiedPeer(principal=Principal(kind="Client", name=name), **(values | changes))
 
 
+def master_peer(name: str = "m1", **changes: Any) -> Peer:
+    values: dict[str, Any] = {"serial": "0b", "fingerprint": b"m" * 32, "expires": 1e12, "source": "192.0.2.2"}
+    values["issuer"] = issuer_of("client")
+    return CertifiedPeer(principal=Principal(kind="Master", name=name), **(values | changes))
+
+
 class Bench:
     """`Services` with one generation in force. Make it inside a running event loop or give it one; `close` it."""
 
