@@ -60,7 +60,8 @@ class Agent:
         slots: how many requests at a time: a number, a callable that is asked a few times a second, or a `Slots`.
         variant: how to ask for the role switch.
         drain_timeout: seconds that `stop` gives to requests under way.
-        on_status: called when slots or troubles changed, in the loop; not for every request.
+        on_status: called when slots or troubles changed, in the loop; not for every request. With it, the log does not
+            say that trouble is over.
         chance: uniform in [0, 1).
     """
 
@@ -228,7 +229,8 @@ class Agent:
             count = self._count()
             if self._problem is not None and count >= self._wanted:
                 self._problem, self._logged = None, ("", 0.0)
-                log.info("%d slots connected again to %s", count, self._session.bundle.gateway)
+                if self._on_status is None:  # else whoever hears it tells, and one line is enough
+                    log.info("%d slots connected again to %s", count, self._session.bundle.gateway)
             missing = self._wanted - count - len(self._dials) - self._handler.orphans
             if missing > 0:
                 self._grow(missing)

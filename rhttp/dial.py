@@ -213,10 +213,12 @@ def certificate_refused(bundle: Bundle, alert: str) -> DialFailed:
     """The gateway's TLS alert, in words: it is nearly always about our certificate."""
     if "expired" in alert:
         mend = "it has expired; run: rhttp-pki renew"
+    elif "revoked" in alert:
+        mend = f"it is revoked; whoever runs the gateway can issue another: rhttp-pki issue-worker {bundle.name}"
     elif "unknown ca" in alert:
         mend = "it comes from another home than the gateway's"
     else:
-        mend = "it may be revoked, or not of a worker; ask: rhttp-pki show " + bundle.name
+        mend = "it may be not of a worker, or from before a change of the CA; ask: rhttp-pki show " + bundle.name
     message = f"the gateway refused the certificate in {bundle.place} ({alert}): {mend}"
     return DialFailed("certificate", message, pace=REFUSAL)
 

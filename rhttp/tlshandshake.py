@@ -39,6 +39,8 @@ _free_chain: Final = lib.sk_X509_free
 _free: Final = lib.X509_free
 _SSL_INDEX: Final[int] = lib.SSL_get_ex_data_X509_STORE_CTX_idx()
 _ACCEPTED: Final[int] = lib.X509_V_OK
+_REVOKED: Final = 23
+"""``X509_V_ERR_CERT_REVOKED`` (OpenSSL's x509_vfy.h), which makes the alert ``certificate_revoked``."""
 _CHOSEN: Final[int] = lib.SSL_TLSEXT_ERR_OK
 _REFUSED: Final[int] = lib.SSL_TLSEXT_ERR_ALERT_FATAL
 
@@ -134,6 +136,8 @@ def _judge(handshake: Handshake, store: Any, verify: Verify) -> bool:
         return True
     except Exception as fault:
         handshake.refusal = str(getattr(fault, "reason", None) or getattr(fault, "code", None) or "internal")
+        if handshake.refusal == "revoked":  # its holder may know, and should; for the rest the alert is internal_error
+            _set_error(store, _REVOKED)
         return False
 
 

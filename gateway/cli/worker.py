@@ -114,20 +114,24 @@ def _load(name: str) -> Any:
 
 
 class _Teller:
-    """Tells on stdout when all slots are connected, each time that they came back."""
+    """Tells on stdout when all slots are connected: at first, and again when all were lost or trouble was told.
+
+    One connection that is replaced by another, as when a certificate was renewed, is nobody's news.
+    """
 
     def __init__(self) -> None:
         self.worker: Worker | None = None
-        self._was_whole = False
+        self._is_due = True
 
     def status(self, status: Status) -> None:
         """Called when something changed."""
-        is_whole = status.open >= status.wanted > 0
-        if is_whole and not self._was_whole and self.worker is not None and not status.draining:
+        if not status.open or status.problem is not None:
+            self._is_due = True
+        elif self._is_due and status.open >= status.wanted and self.worker is not None and not status.draining:
+            self._is_due = False
             bundle = self.worker.bundle
             count = f"{status.open} slot{'' if status.open == 1 else 's'}"
             click.echo(f"worker {bundle.name}: {count} connected to {bundle.gateway} pool {bundle.pool}")  # flushes
-        self._was_whole = is_whole
 
 
 class _Lines(logging.Formatter):

@@ -139,6 +139,7 @@ def test_worker_comes_back_after_the_gateway_did(home: Path, bundle: Path, site:
             with Served(home):
                 assert worker.line().startswith("worker w1: 3 slots connected")
                 assert dispatch(home, f"{ANY}/a.txt") == (200, b"from the site")
+                assert "slots connected" not in worker.errors()  # told once, not once on each stream
 
 
 def test_worker_that_was_stopped_for_a_while_goes_on(gateway: Served, home: Path, bundle: Path, site: str) -> None:
@@ -171,6 +172,7 @@ def test_worker_revoked_is_told_and_a_renewed_one_gets_in(gateway: Served, home:
         serial = json.loads(run_cli(home, "show", "w1", "--json").stdout)["certificates"][0]["serial"]
         assert run_cli(home, "revoke", "--serial", serial).exit_code == 0
         eventually(lambda: "the gateway refused the certificate" in worker.errors())
+        assert "it is revoked" in worker.errors()
         assert run_cli(home, "issue-worker", "w1", "--pool", "render", "--out", home / "new").exit_code == 0
         for name in ("cert.pem", "key.pem"):  # the name had its password before
             os.replace(home / "new" / name, bundle / name)

@@ -93,7 +93,8 @@ async def running(
     told = Told()
     options.setdefault("drain_timeout", 5.0)
     options.setdefault("chance", lambda: 0.1)
-    agent = Agent(handler or Echo(), place, gateway=url, on_status=told, **options)
+    options.setdefault("on_status", told)
+    agent = Agent(handler or Echo(), place, gateway=url, **options)
     await agent.start()
     try:
         yield agent, told
@@ -197,6 +198,25 @@ async def test_agent_in_trouble_dials_once_at_a_time(home: Path, place: Path) ->
     async with stand_in(home, lambda _: no) as peer, running(place, peer.url, slots=8, chance=lambda: 1.0) as (_, told):
         await told.until(lambda status: status.problem is not None)
         assert peer.connections == 1
+
+
+@pytest.mark.parametrize("tells", [True, False])
+async def test_agent_back_with_all_slots_says_so_once(
+    home: Path, place: Path, caplog: pytest.LogCaptureFixture, tells: bool
+) -> None:
+    """One line for the trouble and one for its end, not one for each connection; none when its user is told anyway."""
+    options: dict[str, Any] = {} if tells else {"on_status": None}
+    async with stand_in(home, lambda _: refusal(b"503 Service Unavailable")) as peer:
+        with caplog.at_level(logging.INFO, "rhttp"):
+            async with running(place, peer.url, slots=4, **options) as (agent, _):
+                while agent.status().problem is None:
+                    await asyncio.sleep(0.01)
+                peer.answer = digest
+                async with asyncio.timeout(20):
+                    await agent.connected()
+    again = [record.getMessage() for record in caplog.records if "connected again" in record.getMessage()]
+    assert again == ([] if tells else [f"4 slots connected again to {peer.url}"])
+    assert sum("503" in record.getMessage() for record in caplog.records) == 1
 
 
 async def test_agent_honours_retry_after(home: Path, place: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -142,11 +142,11 @@ def test_server_certificate_is_no_client(rig: Rig) -> None:
 
 
 def test_certificate_that_was_revoked_is_refused(rig: Rig) -> None:
-    """Before the handshake is over, and with its reason in the log."""
+    """Before the handshake is over, with its reason in the log and in the alert: who holds it may read *revoked*."""
     rig.run("issue-client", "dave")
     rig.run("revoke", "dave")
     seen = len(rig.audit())
-    assert refusal(rig, tls_context(rig.bundle("dave")))
+    assert refusal(rig, tls_context(rig.bundle("dave"))).endswith("alert certificate revoked")
     refused_line(rig, seen, "revoked")
 
 
