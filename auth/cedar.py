@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final
@@ -156,12 +156,15 @@ class PolicyEngine:
         text: str,
         *,
         groups: Mapping[str, Sequence[str]],
+        resources: Mapping[str, Collection[str]] | None = None,
         file: str = "policy.cedar",
         max_identities: int = MAX_IDENTITIES,
         max_decisions: int = MAX_DECISIONS,
         max_decisions_per_identity: int = MAX_DECISIONS_PER_IDENTITY,
     ) -> PolicyEngine:
         """An engine for `text`; `groups` maps a group to members such as ``client/alice``; `file` is for messages only.
+
+        `resources` are the names that there are, by ``Route`` and ``Pool``; without them these are not looked at.
 
         An empty text is valid and allows nothing.
 
@@ -176,7 +179,7 @@ class PolicyEngine:
         ]
         policies: list[Policy] = []
         try:
-            for item in examine(text, _SCHEMA, groups, file):
+            for item in examine(text, _SCHEMA, {"Group": groups, **(resources or {})}, file):
                 policies.append(item) if isinstance(item, Policy) else problems.append(item)
             parsed = None if problems else cedarpy.PolicySet.from_str(text)
         except BaseException as error:

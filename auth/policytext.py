@@ -9,9 +9,10 @@ Posture: the text is the operator's: trusted to mean well, not to be right.
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import cedarpy
@@ -41,6 +42,9 @@ _CONSEQUENCE = "unable to find an applicable action given the policy scope const
 
 _Faults = tuple[str, list[tuple[int, str]]]
 
+_NAMED = frozenset({"Group", "Route", "Pool", "Client", "Worker", "Master"})
+_PLACES = {"Group": "[groups]", "Route": "[[routes]]", "Pool": "[pools]"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
@@ -58,11 +62,14 @@ class Statement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What one policy may look at: the actions that it can apply to and the keys of ``context`` that it reads."""
+    """What one policy may look at: the actions that it can apply to and the keys of ``context`` that it reads.
+
+    `named` are the groups, routes, pools, clients, workers and masters that it names, as (type, id).
+    """
 
     actions: frozenset[str]
     context: frozenset[str]
-    groups: frozenset[str]
+    named: frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,13 +108,16 @@ def cut(text: str) -> Iterator[Statement]:
         yield Statement(text=text[start : start + ends[-1]], line=line, ends=tuple(ends), nesting=nesting)
 
 
-def examine(text: str, schema: cedarpy.Schema, groups: Mapping[str, object], file: str) -> list[Policy | PolicyProblem]:
+def examine(
+    text: str, schema: cedarpy.Schema, names: Mapping[str, Collection[str]], file: str
+) -> list[Policy | PolicyProblem]:
     """Every policy of `text`, or the problems with it, in the order of the file.
 
     A policy must keep to our limits, parse, be no template (nothing here links templates), carry an ``@id`` that is not
-    empty and that no other policy carries, pass Cedar's strict validation against `schema`, and name no group that
-    `groups` lacks (a `forbid` on a misspelt group would never apply). NOT checked: whether clients, pools and routes
-    that it names exist.
+    empty and that no other policy carries, pass Cedar's strict validation against `schema`, and name nothing that
+    `names` lacks: a `forbid` on a misspelt group, route or pool would never apply. `names` are the ids that there are,
+    by type (``Group``, ``Route``, ``Pool``). NOT checked: names of types that are not in `names`, so never clients,
+    workers and masters, who may come later.
     """
     if len(text) > MAX_TEXT:
         return [PolicyProblem(file=file, line=None, message=f"longer than {MAX_TEXT} characters; split the rules up")]
@@ -115,7 +125,7 @@ def examine(text: str, schema: cedarpy.Schema, groups: Mapping[str, object], fil
     found: list[Policy | PolicyProblem] = []
     problems = 0
     for statement in cut(text):
-        seen = _examine_one(statement, schema, groups)
+        seen = _examine_one(statement, schema, names)
         name, faults = (seen.id, []) if isinstance(seen, Policy) else seen
         if name and (first := first_use.setdefault(name, statement)) is not statement:
             message = f'the @id "{name}" is taken by the policy on line {first.line}; give it its own'
@@ -130,7 +140,9 @@ def examine(text: str, schema: cedarpy.Schema, groups: Mapping[str, object], fil
     return found
 
 
-def _examine_one(statement: Statement, schema: cedarpy.Schema, groups: Mapping[str, object]) -> Policy | _Faults:
+def _examine_one(
+    statement: Statement, schema: cedarpy.Schema, names: Mapping[str, Collection[str]]
+) -> Policy | _Faults:
     """The policy; or its id, as far as known, and (line, message) for each problem with it."""
     line = statement.line
     if len(statement.ends) > MAX_TOKENS:
@@ -153,9 +165,10 @@ def _examine_one(statement: Statement, schema: cedarpy.Schema, groups: Mapping[s
     faults: list[tuple[int, str]] = []
     if not name:
         faults.append((line, 'the policy has no @id; write @id("a-name-of-its-own") before it'))
-    for group in sorted(facts.groups - groups.keys()):
-        where = _line_of(statement, json.dumps(group, ensure_ascii=False))
-        faults.append((where, f'Group::"{group}" is not in [groups] of gateway.toml; add it there or mend the name'))
+    for kind, id in sorted(facts.named):
+        if kind in names and id not in names[kind]:
+            where = _line_of(statement, json.dumps(id, ensure_ascii=False))
+            faults.append((where, _unknown(kind, id, names[kind])))
     checked = cedarpy.validate_policies(statement.text, schema)
     told = list(dict.fromkeys(_REPEATED.sub("", str(error.error)) for error in checked.errors))
     if any(message.startswith("unrecognized") for message in told):
@@ -164,6 +177,13 @@ def _examine_one(statement: Statement, schema: cedarpy.Schema, groups: Mapping[s
     if not faults and not checked.validation_passed:
         faults.append((line, "does not pass the schema"))
     return (name, faults) if faults else Policy(id=name, effect=str(policy["effect"]), line=line, facts=facts)
+
+
+def _unknown(kind: str, id: str, known: Collection[str]) -> str:
+    """What is wrong with a name that gateway.toml does not have, and the mend."""
+    near = difflib.get_close_matches(id, known, n=1)
+    mend = f"did you mean {near[0]!r}?" if near else "add it there or mend the name"
+    return f'{kind}::"{id}" is not in {_PLACES[kind]} of gateway.toml; {mend}'
 
 
 def _with_mend(message: str) -> str:
@@ -226,7 +246,7 @@ def _facts(policy: Mapping[str, object]) -> Facts:
         RecursionError: it is deeper than `MAX_DEPTH`, on whatever stack this runs.
     """
     context: set[str] = set()
-    groups: set[str] = set()
+    named: set[tuple[str, str]] = set()
     stack: list[tuple[int, object]] = [(0, policy)]
     while stack:
         depth, node = stack.pop()
@@ -241,12 +261,12 @@ def _facts(policy: Mapping[str, object]) -> Facts:
             elif node.get("Var") == "context":
                 context.update(CONTEXT_KEYS)  # `context` as a whole
             else:
-                if node.keys() == {"type", "id"} and node["type"] == "Group":
-                    groups.add(str(node["id"]))
+                if node.keys() == {"type", "id"} and node["type"] in _NAMED:
+                    named.add((str(node["type"]), str(node["id"])))
                 stack += [(depth + 1, child) for child in node.values()]
     if not context <= set(CONTEXT_KEYS):
         context.update(CONTEXT_KEYS)
-    return Facts(actions=_actions(policy.get("action")), context=frozenset(context), groups=frozenset(groups))
+    return Facts(actions=_actions(policy.get("action")), context=frozenset(context), named=frozenset(named))
 
 
 def _context_read(node: Mapping[str, object]) -> str | None:

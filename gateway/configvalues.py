@@ -183,3 +183,7 @@ class Config:
     audit: AuditConfig = field(default_factory=AuditConfig)
     state: StateConfig = field(default_factory=StateConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+
+    def resources(self) -> dict[str, frozenset[str]]:
+        """What policies may name, by the entity type: routes and pools."""
+        return {"Route": frozenset(route.name for route in self.routes), "Pool": frozenset(self.pools)}

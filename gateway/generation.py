@@ -108,7 +108,9 @@ def lasting_parts(config: Config, material: Material, shared: int | None = None)
 def load_policy(config: Config, material: Material) -> PolicyEngine | Refusals:
     """The policy of a material, or all that is wrong with it. It touches nothing that is shared: any thread will do."""
     try:
-        return PolicyEngine.load(material.policy_text, groups=config.groups, file=config.policy.name)
+        return PolicyEngine.load(
+            material.policy_text, groups=config.groups, resources=config.resources(), file=config.policy.name
+        )
     except PolicyInvalid as error:
         return Refusals([("policy", str(problem)) for problem in error.problems])
 

@@ -259,8 +259,9 @@ def _config(reader: _Reader, text: str, overrides: Mapping[str, str]) -> Config 
 
 def _check_policy(reader: _Reader, text: str, config: Config | None) -> None:
     path = reader.home.policy if config is None else config.policy
+    groups, resources = ({}, None) if config is None else (config.groups, config.resources())
     try:
-        PolicyEngine.load(text, groups={} if config is None else config.groups, file=path.name)
+        PolicyEngine.load(text, groups=groups, resources=resources, file=path.name)
     except PolicyInvalid as error:
         for problem in error.problems:
             reader.problem("policy", str(problem))

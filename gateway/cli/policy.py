@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import orjson
 
 from gateway.cli.common import Settings, common_options, fail
 from gateway.cli.options import INSTANT, LABEL, NAME, json_option, label_map
+from gateway.cli.policynames import look_up, strangers, worker_in_inventory
 from rhttp.textfile import NotText, decode_text
 
 if TYPE_CHECKING:
     from auth.cedar import Explanation
+    from auth.errors import PolicyProblem
     from auth.policy import PolicyQuery
     from auth.principal import Principal
     from gateway.config import Config
@@ -50,9 +52,10 @@ def policy() -> None:
 @json_option
 @click.pass_context
 def check(context: click.Context, settings: Settings, as_json: bool) -> None:
-    """Hold policy.cedar against the schema and the groups of gateway.toml; tell every problem.
+    """Hold policy.cedar against the schema and the groups, routes and pools of gateway.toml; tell every problem.
 
-    Status 0: there is none, 1: there are some.
+    Clients, workers and masters that have no certificate are a warning: they may come later. Status 0: there is no
+    problem, 1: there are some.
     """
     from auth.cedar import PolicyEngine
     from auth.errors import PolicyInvalid, PolicyProblem
@@ -64,28 +67,38 @@ def check(context: click.Context, settings: Settings, as_json: bool) -> None:
     path = home.policy
     try:
         config = load_config(home.config)
-        groups, path = config.groups, config.policy
+        groups, resources, path = config.groups, config.resources(), config.policy
     except ConfigInvalid as error:
+        config = None
         problems += [PolicyProblem(file=home.config.name, line=None, message=str(each)) for each in error.problems]
-        groups = _groups_as_written(home)
+        groups, resources = _groups_as_written(home), None
     policies: list[dict[str, Any]] = []
+    warnings: list[PolicyProblem] = []
     try:
-        engine = PolicyEngine.load(_text(path), groups=groups, file=path.name)
+        engine = PolicyEngine.load(_text(path), groups=groups, resources=resources, file=path.name)
         policies = [{"id": each.id, "effect": each.effect, "line": each.line} for each in engine.policies]
+        if config is not None:
+            warnings = strangers(home, config, engine.policies)
     except PolicyInvalid as error:
         problems += error.problems
     if as_json:
-        listed = [{"file": each.file, "line": each.line, "message": each.message} for each in problems]
-        _print_json({"valid": not problems, "policies": policies, "problems": listed})
+        told = {"problems": _listed(problems), "warnings": _listed(warnings)}
+        _print_json({"valid": not problems, "policies": policies} | told)
     else:
         for problem in problems:
             click.echo(str(problem))
+        for warning in warnings:
+            click.echo(f"{warning.file}:{warning.line}: warning: {warning.message}", err=True)
         if not problems:
             click.echo(f"{path.name}: {len(policies)} policies, no problem")
     if problems and as_json:
         context.exit(1)
     if problems:
         fail(f"{path.name} cannot be used: {len(problems)} problem{'s' if len(problems) > 1 else ''}, listed above")
+
+
+def _listed(problems: Sequence[PolicyProblem]) -> list[dict[str, Any]]:
+    return [{"file": each.file, "line": each.line, "message": each.message} for each in problems]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -142,7 +155,8 @@ def explain(
 
     The context is what --context gives, and no more, except: listener is tls and digest SHA-256, as for a peer with its
     password (master/local: dispatch, without Digest), protocol http/1.1, now the present. An empty value (digest=)
-    leaves a key out.
+    leaves a key out. A route or pool that gateway.toml does not have, and a name that another role has, are denied
+    unasked; a client or master without a certificate is a warning.
     """
     given = _given(context, who, pairs)
     from auth.cedar import PolicyEngine
@@ -154,10 +168,20 @@ def explain(
     home = Home.open(settings.home)
     try:
         config = load_config(home.config)
-        engine = PolicyEngine.load(_text(config.policy), groups=config.groups, file=config.policy.name)
-    except (ConfigInvalid, PolicyInvalid) as error:
-        more = f" (and {len(error.problems) - 1} more)" if len(error.problems) > 1 else ""
-        fail(f"{error.problems[0]}{more}; `rhttp-pki policy check` tells them all")
+    except ConfigInvalid as error:
+        _fail_with(error.problems)
+    looked = look_up(home, config, who, on)
+    for warning in looked.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if looked.refusal is not None:
+        _deny_unasked(looked.refusal, who, action, on, as_json)
+        context.exit(1)
+    try:
+        engine = PolicyEngine.load(
+            _text(config.policy), groups=config.groups, resources=config.resources(), file=config.policy.name
+        )
+    except PolicyInvalid as error:
+        _fail_with(error.problems)
     asked = PolicyQuery(
         principal=_principal(who, given, home, config),
         action=action,
@@ -177,6 +201,28 @@ def explain(
     else:
         _show(asked, told, config, hint)
     context.exit(0 if isinstance(told.decision, Allowed) else 1)
+
+
+def _fail_with(problems: Sequence[object]) -> NoReturn:
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    fail(f"{problems[0]}{more}; `rhttp-pki policy check` tells them all")
+
+
+def _deny_unasked(why: str, who: tuple[str, str], action: str, on: tuple[str, str], as_json: bool) -> None:
+    """The answer to a question about nobody or nothing: no policy was asked."""
+    if not as_json:
+        click.echo(f"deny\nreason: {why}")
+        return
+    nobody: dict[str, object] = {"kind": who[0], "name": who[1], "pool": None, "labels": {}, "groups": []}
+    told: dict[str, object] = {
+        "decision": "deny",
+        "reason": "unknown_name",
+        "policies": [],
+        "errors": [],
+        "principal": nobody,
+    }
+    resource = {"kind": on[0], "name": on[1]}
+    _print_json(told | {"action": action, "resource": resource, "context": {}, "reads": [], "hint": why})
 
 
 def _given(context: click.Context, who: tuple[str, str], pairs: tuple[str, ...]) -> _Given:
@@ -239,7 +285,7 @@ def _principal(who: tuple[str, str], given: _Given, home: Home, config: Config) 
     kind, name = who
     pool, labels = given.pool, given.labels
     if kind == "worker" and (pool is None or labels is None):
-        found = _worker_in_inventory(home, config, name)
+        found = worker_in_inventory(home, config, name)
         if pool is None and isinstance(found, str):
             fail(f"{found}; or say its pool with --context pool=P")
         if not isinstance(found, str):
@@ -251,31 +297,6 @@ def _principal(who: tuple[str, str], given: _Given, home: Home, config: Config) 
         pool=pool,
         labels=tuple(sorted((labels or {}).items())),
     )
-
-
-def _worker_in_inventory(home: Home, config: Config, name: str) -> tuple[str, dict[str, str]] | str:
-    """Pool and labels of the worker's newest certificate that is not revoked; or why there are none."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from gateway.state import StateUnavailable, bump, check_schema, open_state, unavailable
-    from pki.inventory import Inventory
-    from pki.names import Role
-
-    try:
-        engine = open_state(home, config.state.url)
-        try:
-            check_schema(engine)
-            inventory = Inventory(engine, on_write=bump)
-            owner = inventory.find(name)
-            records = inventory.certificates(name=name, role=Role.WORKER)
-        finally:
-            engine.dispose()
-    except (StateUnavailable, SQLAlchemyError) as error:
-        return str(error if isinstance(error, StateUnavailable) else unavailable(error))
-    if owner is None or owner.role is not Role.WORKER or owner.pool is None:
-        return f"there is no worker {name} in this home: issue one with `rhttp-pki issue-worker`"
-    valid = next((record for record in records if record.revoked_at is None), None)
-    return owner.pool, dict(valid.labels) if valid is not None else {}
 
 
 def _explanation(asked: PolicyQuery, told: Explanation, config: Config, hint: str | None) -> dict[str, Any]:

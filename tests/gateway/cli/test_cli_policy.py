@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import insert
 
-from auth.cedar import PolicyEngine
 from auth.policy import ACTIONS
 from gateway.cli.main import cli
 from gateway.cli.policy import _ACTIONS, _WHY
@@ -23,6 +22,21 @@ from pki.inventory import Inventory
 from pki.tables import certificates, identities
 
 DOCS = Path(__file__).parents[3] / "docs" / "policies.md"
+RESOURCES = """
+[masters.m]
+urls = ["http://127.0.0.1:9"]
+[[routes]]
+path = "/jobs/*"
+master = "m"
+name = "jobs"
+[[routes]]
+path = "/reports/*"
+master = "m"
+name = "reports"
+[pools.render]
+[pools.gpu]
+[pools.other]
+"""
 DIGEST = ("--context", "digest=SHA-256")
 
 
@@ -32,6 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("policy") / "home"
     home = Home(place)
     make_home(home, HomePlan(trust_domain="t.example", realm="rhttp@t.example"), at=datetime.now(UTC))
+    home.config.write_text(home.config.read_text() + RESOURCES)
     engine = open_state(home)
     issuer = next(each for each in Inventory(engine, on_write=bump).authorities() if each.role == "worker")
     rows: list[tuple[int, dict[str, str], int | None]] = [
@@ -115,6 +130,7 @@ def test_check_json_valid_lists_policies(home: Home) -> None:
         "valid": True,
         "policies": [{"id": "only", "effect": "forbid", "line": 2}],
         "problems": [],
+        "warnings": [],
     }
 
 
@@ -127,6 +143,7 @@ def test_check_json_invalid_lists_problems(home: Home) -> None:
         "valid": False,
         "policies": [],
         "problems": [{"file": "policy.cedar", "line": 2, "message": "invalid policy condition: whem"}],
+        "warnings": [],
     }
 
 
@@ -160,6 +177,75 @@ def test_check_missing_home_is_one_line(tmp_path: Path) -> None:
     """Without a home there is one line that says how to get one."""
     result = run(Home(tmp_path / "none"), "check")
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ('resource == Route::"job"', "Route::\"job\" is not in [[routes]] of gateway.toml; did you mean 'jobs'?"),
+        ('resource == Pool::"rendr"', "Pool::\"rendr\" is not in [pools] of gateway.toml; did you mean 'render'?"),
+        ('resource == Pool::"zz"', 'Pool::"zz" is not in [pools] of gateway.toml; add it there'),
+    ],
+)
+def test_check_name_that_the_configuration_lacks_is_a_problem(home: Home, named: str, message: str) -> None:
+    """A forbid on a misspelt route or pool would never apply: it is refused as a misspelt group is."""
+    action = "request" if "Route" in named else "dispatch"
+    home.policy.write_text(f'\n@id("a") forbid (principal, action == Action::"{action}", {named});')
+    result = run(home, "check")
+    assert result.exit_code == 1
+    assert f"policy.cedar:2: {message}" in result.stdout
+
+
+def test_check_names_in_conditions_are_looked_at_too(home: Home) -> None:
+    """Not only in the scope of a policy."""
+    home.policy.write_text('@id("a") forbid (principal is Worker, action, resource) when { resource == Pool::"zz" };')
+    assert 'Pool::"zz" is not in [pools]' in run(home, "check").stdout
+
+
+@pytest.mark.parametrize(
+    ("principal", "warning"),
+    [
+        ('Client::"alcie"', "a: there is no client alcie in this home yet"),
+        ('Client::"w1"', "a: w1 is a worker here, so no client of this name can come"),
+        ('Client::"alice"', None),
+        ('Master::"local"', None),
+    ],
+)
+def test_check_principal_that_nobody_is_is_a_warning(home: Home, principal: str, warning: str | None) -> None:
+    """Whoever a policy names may come later, so it is told and refuses nothing."""
+    home.policy.write_text(f'\n@id("a") forbid (principal == {principal}, action, resource);')
+    result = run(home, "check")
+    assert result.exit_code == 0
+    assert (f"policy.cedar:2: warning: {warning}" in result.stderr) if warning else not result.stderr
+    told = json.loads(run(home, "check", "--json").stdout)
+    assert (told["valid"], len(told["warnings"])) == (True, 1 if warning else 0)
+
+
+@pytest.mark.parametrize(
+    ("who", "on", "said"),
+    [
+        ("client/alice", "route/job", "there is no route job in [[routes]] of gateway.toml; did you mean jobs?"),
+        ("client/alice", "route/zz", "known: jobs, reports"),
+        ("client/w1", "route/jobs", "w1 is a worker here"),
+        ("master/alice", "pool/render", "ask with --as client/alice"),
+    ],
+)
+def test_explain_of_nobody_or_nothing_is_refused(home: Home, who: str, on: str, said: str) -> None:
+    """No decision about what there is not: an allow would be read as one."""
+    action = "request" if on.startswith("route") else "dispatch"
+    result = explain(home, who, action, on)
+    assert (result.exit_code, result.stdout.splitlines()[0]) == (1, "deny")
+    assert said in result.stdout
+    told = json.loads(explain(home, who, action, on, "--json").stdout)
+    assert (told["decision"], told["reason"], told["policies"]) == ("deny", "unknown_name", [])
+    assert said in told["hint"]
+
+
+def test_explain_of_who_may_come_later_warns(home: Home) -> None:
+    """The decision stands, and the warning beside it, not in it."""
+    result = explain(home, "client/later", "request", "route/jobs")
+    assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "allow")
+    assert "warning: there is no client later in this home yet" in result.stderr
 
 
 # explain ----------------------------------------------------------------------------------------------------------
@@ -345,10 +431,29 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_documented_examples_load() -> None:
-    """Every policy that the page shows is valid as it stands."""
-    groups = {"ops": (), "contractors": ()}
-    assert [len(PolicyEngine.load(block, groups=groups).policies) for block in blocks("cedar")] == [4]
+def examples() -> list[tuple[str, list[str]]]:
+    """Each example of the page: the whole policy, and its decisions as lines."""
+    found = re.findall(r"```cedar\n(.*?)```\n\n```decisions\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    return [(policy, decisions.splitlines()) for policy, decisions in found]
+
+
+@pytest.mark.parametrize(("policy", "decisions"), examples(), ids=lambda value: str(value)[:40])
+def test_documented_example_decides_as_it_says(home: Home, policy: str, decisions: list[str]) -> None:
+    """Every policy that the page shows loads as it stands, alone, and decides what stands below it."""
+    (groups,) = blocks("toml")
+    home.config.write_text(f"{home.config.read_text()}\n{groups}")
+    home.policy.write_text(policy)
+    assert run(home, "check").exit_code == 0
+    for line in decisions:
+        decision, who, action, on, *context = line.split()
+        pairs = [word for pair in context for word in ("--context", pair)]
+        told = explain(home, who, action, on, *pairs)
+        assert told.stdout.splitlines()[:1] == [decision], f"{line}: {told.output}"
+
+
+def test_documented_examples_are_all_decided() -> None:
+    """No policy on the page stands without its decisions."""
+    assert len(examples()) == len(blocks("cedar")) == 4
 
 
 def test_documented_json_has_the_real_keys(home: Home) -> None:

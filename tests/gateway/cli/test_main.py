@@ -55,6 +55,13 @@ def test_unknown_command_is_wrong_usage() -> None:
     assert CliRunner().invoke(cli, ["nonsense"]).exit_code == 2
 
 
+def test_unknown_command_is_told_the_nearest() -> None:
+    """A slip of the finger costs no look at the list."""
+    result = CliRunner().invoke(cli, ["isue-client"])
+    assert result.exit_code == 2
+    assert "'issue-client'" in result.stderr
+
+
 def test_version_is_that_of_the_package() -> None:
     """`--version` says what is installed."""
     assert CliRunner().invoke(cli, ["--version"], prog_name="rhttp-pki").output.startswith("rhttp-pki ")
