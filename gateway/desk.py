@@ -5,14 +5,17 @@ Posture: the operator is trusted; what commands read from elsewhere is not, and 
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from gateway.certaudit import audit_certificate
 from gateway.home import Home
+from gateway.notices import authority_notice
 from gateway.state import bump, check_schema, open_state
 from pki.authority import Authority
+from pki.errors import PkiError
 from pki.inventory import CertificateRecord, Identity, Inventory
-from pki.issue import IssuerKey
+from pki.issue import IssuerKey, serial_hex
 from pki.keys import load_private_key, seal
 from pki.names import Role
 from pki.pem import read_certificates
@@ -56,6 +59,19 @@ class Desk:
         """The issuing CA of a role, its key unsealed."""
         key = self.home.read_secret(self.home.ca_key(role), self._passphrase)
         return Authority.from_pem(role, certificate=self.home.ca_cert(role).read_bytes(), key=key)
+
+    def ending_authority(self, role: Role, at: datetime) -> str | None:
+        """What is to be said of a role's CA that will soon end, or has ended."""
+        (certificate,) = read_certificates(self.home.ca_cert(role).read_bytes(), what=f"file of the {role.value} CA")
+        return authority_notice(role.value, certificate, at)
+
+    def served_serial(self) -> str | None:
+        """The serial number of the server certificate in the home; None when it cannot be told."""
+        try:
+            found = read_certificates(self.home.server_cert.read_bytes())
+        except (OSError, PkiError):
+            return None
+        return serial_hex(found[0].serial_number)
 
     def root(self) -> IssuerKey:
         """The root, its key unsealed."""

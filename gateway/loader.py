@@ -25,6 +25,7 @@ from gateway.config import Config, ConfigInvalid, ConfigProblem, load_config, pa
 from gateway.configvalues import LoadFailed
 from gateway.home import Home, HomeInvalid
 from gateway.material import Material, read_overrides
+from gateway.notices import own_notices, server_fault
 from gateway.state import StateSnapshot, StateUnavailable, check_schema, load_snapshot, open_state, read_version
 from gateway.statewatch import StateSource
 from pki.errors import PkiError
@@ -74,6 +75,15 @@ class Loaded:
 
     def __repr__(self) -> str:
         return f"Loaded(home={self.home!r}, state={self.snapshot.version}, <keys withheld>)"
+
+    def notices(self, snapshot: StateSnapshot | None = None) -> list[dict[str, str]]:
+        """What is to be said of the gateway's own certificates now: ``path`` and ``message`` of each.
+
+        `snapshot` is a later one than what was read with the rest.
+        """
+        revoked = (snapshot or self.snapshot).revoked
+        found = own_notices(self.trust, self.server_cert, revoked, datetime.now(UTC))
+        return [{"path": path, "message": message} for path, message in found]
 
     def material(self, stream: str, *, snapshot: StateSnapshot, nonce_key: bytes) -> Material:
         """What the data process with this audit stream gets."""
@@ -217,6 +227,11 @@ def load(
     checkpoint_key = _checkpoint_key(reader)
     opened = state or _open_state(reader, config)
     snapshot = None if opened is None else reader.attempt("state", opened.load, StateUnavailable)
+    if server is not None:
+        leaf = x509.load_pem_x509_certificates(server[0])[0]
+        fault = server_fault(leaf, () if snapshot is None else snapshot.revoked, datetime.now(UTC))
+        if fault is not None:
+            reader.problem(home.server_cert, fault)
     if (
         reader.problems
         or config_text is None
@@ -280,7 +295,7 @@ def _trust(reader: _Reader) -> dict[str, bytes]:
 
 
 def _server(reader: _Reader, trust: Mapping[str, bytes]) -> tuple[bytes, bytes] | None:
-    """The server certificate's path and key, checked against each other, the clock and our own server CA."""
+    """The server certificate's path and key, checked against each other and our own server CA."""
     home = reader.home
     pem, key_pem = reader.bytes_of(home.server_cert), reader.secret_of(home.server_key)
     if pem is None or key_pem is None:
@@ -291,16 +306,9 @@ def _server(reader: _Reader, trust: Mapping[str, bytes]) -> tuple[bytes, bytes] 
     except ValueError:
         reader.problem(home.server_cert, "holds no PEM certificate; make one with `rhttp-pki issue-server`")
         return None
-    leaf, now = path[0], datetime.now(UTC)
-    begins, ends = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    leaf = path[0]
     if key is not None and _spki(key.public_key()) != _spki(leaf.public_key()):
         reader.problem(home.server_cert, "does not belong to keys/server.key; make both with `rhttp-pki issue-server`")
-    if not begins <= now < ends:
-        reader.problem(
-            home.server_cert,
-            f"is valid from {begins:%Y-%m-%dT%H:%M:%SZ} to {ends:%Y-%m-%dT%H:%M:%SZ}, not now; "
-            "make a new one with `rhttp-pki issue-server`",
-        )
     if Role.SERVER.value in trust and not _issued_by(leaf, trust[Role.SERVER.value]):
         reader.problem(home.server_cert, "is not signed by certs/server-ca.pem; make one with `rhttp-pki issue-server`")
     return pem, key_pem

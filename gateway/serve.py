@@ -116,6 +116,8 @@ def serve(
         warning = raise_descriptor_limit(loaded.config)
         if warning is not None:
             log(warning)
+        for notice in loaded.notices():
+            log(f"note: {notice['path']}: {notice['message']}")
 
         def load_again() -> Loaded:
             return load(place, overrides=overrides, passphrase=passphrase, state=loaded.state)

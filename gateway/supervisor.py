@@ -335,7 +335,8 @@ class Supervisor:
     async def _post_reload(self, _body: Mapping[str, object]) -> Answer:
         problems = await self._reload_and_tell()
         if not problems:
-            return Answer(body={"reloaded": True, "generation": self._generation})
+            notices = self._loaded.notices(self._watch.snapshot)
+            return Answer(body={"reloaded": True, "generation": self._generation, "notices": notices})
         return Answer(
             status=409,
             body={
@@ -380,6 +381,7 @@ class Supervisor:
                 "listeners": self._addresses(),
                 "config": {"generation": self._generation, "since": _stamp(self._generation_at)},
                 "state": state,
+                "notices": self._loaded.notices(self._watch.snapshot),
                 "processes": [
                     process_entry(stream, pids.get(stream), self._fleet.restarts[stream], statuses.get(stream))
                     for stream in self._fleet.streams

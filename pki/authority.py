@@ -14,15 +14,18 @@ from datetime import datetime, timedelta
 
 from cryptography import x509
 
-from pki.errors import StoreError
+from pki.errors import AuthorityEnding, StoreError
 from pki.issue import IssuerKey, issue_ca, issue_peer, issue_root, issue_server
 from pki.keys import KeyType, PublicKey, generate_key, load_private_key
 from pki.names import Role, SpiffeId, parse_trust_domain
 from pki.pem import read_certificates
+from pki.profiles import LEAF_PROFILES
 
 __all__ = ["Authority", "Hierarchy", "make_hierarchy"]
 
 _SERIAL_BYTES = 20
+USEFUL = timedelta(hours=1)
+"""What a CA that is about to end must still have, for a certificate that is to live so long or longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,21 @@ class Authority:
             raise StoreError(f"the {role.value} CA's file holds {len(found)} certificates, not one")
         return cls(role=role, issuer=IssuerKey(certificate=found[0], key=load_private_key(key)))
 
+    def _require_life(self, at: datetime, lifetime: timedelta | None) -> None:
+        """Raise `AuthorityEnding` when what is issued now would end before it is of use, or is before the CA's time."""
+        certificate = self.issuer.certificate
+        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        wanted = LEAF_PROFILES[self.role].lifetime if lifetime is None else lifetime
+        if at < begins:
+            raise AuthorityEnding(
+                f"the {self.role.value} CA begins on {_stamp(begins)}; set this machine's clock right"
+            )
+        if ends - at < min(wanted, USEFUL):
+            raise AuthorityEnding(
+                f"the {self.role.value} CA {'ends' if at < ends else 'ended'} on {_stamp(ends)}, and nothing that it "
+                "issues outlives it; make a new home with `rhttp-pki init` and move over to it"
+            )
+
     def issue_peer(
         self,
         identity: SpiffeId,
@@ -90,11 +108,13 @@ class Authority:
         """A certificate for a client, worker or master: its path, leaf first, without the root.
 
         Raises:
+            AuthorityEnding: the CA has too little time left.
             ProfileViolation: it would not be one that our verification accepts.
             ValueError: the identity has another role than this CA.
         """
         if identity.role is not self.role:
             raise ValueError(f"the {self.role.value} CA issues nothing for a {identity.role.value}")
+        self._require_life(at, lifetime)
         leaf = issue_peer(
             identity,
             issuer=self.issuer,
@@ -117,11 +137,13 @@ class Authority:
         """A certificate for the gateway's TLS listener: its path, leaf first, without the root.
 
         Raises:
+            AuthorityEnding: the CA has too little time left.
             ProfileViolation: it would not be one that our verification accepts.
             ValueError: this is not the server CA.
         """
         if self.role is not Role.SERVER:
             raise ValueError(f"the {self.role.value} CA issues nothing for servers")
+        self._require_life(at, lifetime)
         leaf = issue_server(
             names,
             issuer=self.issuer,
@@ -131,3 +153,7 @@ class Authority:
             lifetime=lifetime,
         )
         return leaf, self.issuer.certificate
+
+
+def _stamp(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"

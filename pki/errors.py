@@ -4,6 +4,7 @@
     ├─ NameInvalid           a name, pool, trust domain, SPIFFE ID or SAN that breaks its grammar
     ├─ ProfileViolation      findings: what lint found, all of it
     ├─ CertificateInvalid    reason: PathReason, detail: for the log, never for the peer
+    ├─ AuthorityEnding       a CA that lives too short a while to issue anything of use
     ├─ RequestInvalid        a certificate signing request that is not to be signed
     ├─ InputUnreadable       a file that holds no certificate, revocation list or key where one was asked for
     ├─ StoreError            a trust store or inventory that cannot be used
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 __all__ = [
+    "AuthorityEnding",
     "CertificateInvalid",
     "Finding",
     "InputUnreadable",
@@ -104,6 +106,10 @@ class CertificateInvalid(PkiError):
         self.reason = reason
         self.detail = detail
         self.code = reason.value
+
+
+class AuthorityEnding(PkiError):
+    code = "authority_ending"
 
 
 class RequestInvalid(PkiError):

@@ -139,7 +139,7 @@ def _issue(
             issued = issue_bundle(desk, order)
         except DirectoryTaken:
             fail(f"{order.out} is not an empty directory; name another with --out, or renew the bundle that lies there")
-        _say_issued(issued.record, f"in {issued.place}")
+        _say_issued(desk, issued.record, f"in {issued.place}")
         if issued.user_kept:
             click.echo(
                 f"the user {name} was there before and keeps the password: no password file is written here; "
@@ -173,7 +173,7 @@ def issue_server(settings: Settings, sans: tuple[str, ...], ttl: timedelta | Non
 
     with _desk(settings) as desk:
         record = issue(desk, sans, ttl)
-        _say_issued(record, f"in {desk.home.server_cert}")
+        _say_issued(desk, record, f"in {desk.home.server_cert}")
         _tell(desk, "/reload", must=True)
 
 
@@ -190,7 +190,7 @@ def renew(settings: Settings, bundle: Path, ttl: timedelta | None) -> None:
 
     with _desk(settings) as desk:
         issued = renew_bundle(desk, absolute(bundle), ttl)
-        _say_issued(issued.record, f"in {issued.place}")
+        _say_issued(desk, issued.record, f"in {issued.place}")
         _tell(desk, "/refresh", must=False)
 
 
@@ -227,6 +227,8 @@ def revoke(settings: Settings, name: str | None, serial: str | None, reason: str
         )
         told = "no gateway runs" if cut is None else f"the gateway cut {cut} connection(s)"
         click.echo(f"{name or serial}: {what}; {told}")
+        if any(record.serial == desk.served_serial() for record in records):
+            click.echo("note: that is the certificate which the gateway serves; run: rhttp-pki issue-server", err=True)
 
 
 def _desk(settings: Settings) -> Desk:
@@ -237,10 +239,13 @@ def _desk(settings: Settings) -> Desk:
     return Desk(Home(settings.home), passphrase)
 
 
-def _say_issued(record: CertificateRecord, where: str) -> None:
+def _say_issued(desk: Desk, record: CertificateRecord, where: str) -> None:
     until = datetime.fromtimestamp(record.not_after, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     who = record.role.value if record.name is None else f"{record.role.value} {record.name}"
     click.echo(f"{who}: certificate {record.serial}, valid until {until}, {where}")
+    ending = desk.ending_authority(record.role, datetime.now(UTC))
+    if ending is not None:
+        click.echo(f"note: {ending}", err=True)
 
 
 def _tell(desk: Desk, path: str, *, must: bool) -> int | None:

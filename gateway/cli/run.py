@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -61,7 +62,7 @@ def _run(
             return serve(settings.home, overrides=overrides, passphrase=passphrase, say=_say, log=_log, ahead=ahead)
         from gateway.loader import load
 
-        load(settings.home, overrides=overrides, passphrase=passphrase)
+        _note(load(settings.home, overrides=overrides, passphrase=passphrase).notices())
     except LoadFailed as error:
         for problem in error.problems:
             _log(str(problem))
@@ -98,6 +99,7 @@ def reload_command(settings: Settings) -> None:
     """Have the running gateway take up its configuration, policy and certificates, all of it or nothing."""
     answer = _ask(settings.home, "POST", "/reload", timeout=300.0)
     click.echo(f"reloaded; generation {answer.get('generation')}")
+    _note(answer.get("notices", ()))
 
 
 @click.command("drain")
@@ -145,6 +147,11 @@ def _refused(error: AdminFailed) -> NoReturn:
     fail(str(error))
 
 
+def _note(notices: Iterable[Mapping[str, Any]]) -> None:
+    for notice in notices:
+        click.echo(f"note: {notice.get('path')}: {notice.get('message')}", err=True)
+
+
 def _process(one: dict[str, Any]) -> str:
     pid = one.get("pid")
     return f"{one.get('stream')} {'down' if pid is None else f'pid {pid}'}"
@@ -168,6 +175,8 @@ def _show(status: dict[str, Any]) -> None:
     )
     for name, value in facts:
         click.echo(f"{name:<14} {value}")
+    for notice in status.get("notices", ()):
+        click.echo(f"{'note':<14} {notice.get('path')}: {notice.get('message')}")
     pools = Table("pool", "mode", "free", "total", "waiting", "workers")
     for pool in status.get("pools", ()):
         slots = pool.get("slots", {})

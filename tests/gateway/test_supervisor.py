@@ -220,7 +220,7 @@ async def test_reload_reaches_the_process_with_the_newest_state(tmp_path: Path) 
         before = await run.process()
         run.gateway.change(policy_text="new policy")
         run.gateway.state.now = snapshot(4)
-        assert await run.ask("POST", "/reload") == {"reloaded": True, "generation": 2}
+        assert await run.ask("POST", "/reload") == {"reloaded": True, "generation": 2, "notices": []}
         after = await run.process()
         assert (after["pid"], after["commits"]) == (before["pid"], 2)
         assert (after["policy"], after["snapshot"]) == ("new policy", 4)

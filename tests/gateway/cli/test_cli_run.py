@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from cryptography import x509
 from support.runhomes import PASSPHRASE, append, copy_home, set_key
 from support.serving import FAKE, Served
 
@@ -177,7 +178,7 @@ def test_command_without_a_gateway_is_1_with_one_line(home: Path, command: str) 
 def test_status_json_has_its_documented_shape(served: Served, home: Path) -> None:
     """Programs find the same keys in every version."""
     status = json.loads(run(home, "status", "--json").stdout)
-    keys = "version pid home started draining listeners config state processes connections pools"
+    keys = "version pid home started draining listeners config state notices processes connections pools"
     assert set(status) == set(keys.split())
     assert status["pid"] == served.pid
     assert status["listeners"]["tls"]["url"] == served.listeners["tls"]
@@ -227,6 +228,21 @@ def test_reload_of_a_fixed_key_names_it(served: Served, home: Path, key: str, va
     result = run(home, "reload")
     assert result.exit_code == 1
     assert f"{key}: {why}" in result.stderr
+
+
+def test_server_certificate_that_was_revoked_is_told_by_the_running_gateway(served: Served, home: Path) -> None:
+    """Status says it with the mend, a reload is refused for it, and `issue-server` is the mend."""
+    assert json.loads(run(home, "status", "--json").stdout)["notices"] == []
+    leaf = x509.load_pem_x509_certificate((home / "certs" / "server.pem").read_bytes())
+    revoked = run(home, "revoke", "--serial", f"{leaf.serial_number:x}")
+    assert (revoked.exit_code, "rhttp-pki issue-server" in revoked.stderr) == (0, True)
+    said = "certs/server.pem: was revoked; make a new one with `rhttp-pki issue-server`"
+    assert said in run(home, "status").stdout
+    refused = run(home, "reload")
+    assert (refused.exit_code, said in refused.stderr) == (1, True)
+    assert run(home, "issue-server").exit_code == 0
+    assert json.loads(run(home, "status", "--json").stdout)["notices"] == []
+    assert run(home, "reload").stderr == ""
 
 
 def test_drain_returns_when_the_gateway_has_ended_with_0(served: Served, home: Path) -> None:
