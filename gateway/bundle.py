@@ -43,15 +43,15 @@ _ANY_HOST = frozenset({"", "*", "0.0.0.0", "::", "[::]"})  # noqa: S104 - recogn
 def build_curl_conf(place: Path, *, user: str | None, password: str | None, has_key: bool) -> bytes:
     """A file for ``curl -K``: trust only our root, present the certificate, answer the Digest challenge.
 
-    `place` is the bundle's absolute path. Without a password curl asks for it; without a key (the request was made
-    elsewhere) its line is left to fill in.
+    `place` is the bundle's absolute path, whatever letters are in it. Without a password curl asks for it; without a
+    key (the request was made elsewhere) its line is left to fill in.
     """
     lines = [
         "# Use: curl -K THIS-FILE https://...   The paths are absolute: change them when you move the bundle.",
         f"cacert = {_quote(str(place / TRUST))}",
         # Some builds of curl trust the system's folder of CAs beside cacert, unless they are given another folder.
-        f"capath = {_quote(str(place))}",
-        f"cert = {_quote(str(place / CERT))}",
+        f"capath = {_quote(_folder_without_authorities(place))}",
+        f"cert = {_quote(_certificate_name(str(place / CERT)))}",
     ]
     if has_key:
         lines.append(f"key = {_quote(str(place / KEY))}")
@@ -59,10 +59,22 @@ def build_curl_conf(place: Path, *, user: str | None, password: str | None, has_
         lines.append('# key = "/path/to/the/key/of/your/request.pem"')
     if user is not None:
         lines += [f"user = {_quote(user if password is None else f'{user}:{password}')}", "digest"]
-    return ("\n".join(lines) + "\n").encode()
+    # Paths are bytes: what is not UTF-8 goes through as it came.
+    return ("\n".join(lines) + "\n").encode(errors="surrogateescape")
+
+
+def _folder_without_authorities(place: Path) -> str:
+    """The bundle's own folder. OpenSSL takes a colon for the end of a folder's name, and what follows is anybody's."""
+    return "/" if ":" in str(place) else str(place)
+
+
+def _certificate_name(path: str) -> str:
+    """``cert`` alone is parted at a colon (before the key's passphrase), with backslashes as escapes of its own."""
+    return path.replace("\\", "\\\\").replace(":", "\\:")
 
 
 def _quote(text: str) -> str:
+    """A quoted parameter of curl's configuration."""
     return '"' + "".join(_CURL_ESCAPES.get(letter, letter) for letter in text) + '"'
 
 

@@ -139,7 +139,7 @@ def _issue(
             issued = issue_bundle(desk, order)
         except DirectoryTaken:
             fail(f"{order.out} is not an empty directory; name another with --out, or renew the bundle that lies there")
-        _say_issued(desk, issued.record, f"in {issued.place}")
+        _say_issued(desk, issued.record, f"in {click.format_filename(issued.place)}")
         if issued.user_kept:
             click.echo(
                 f"the user {name} was there before and keeps the password: no password file is written here; "
@@ -190,7 +190,7 @@ def renew(settings: Settings, bundle: Path, ttl: timedelta | None) -> None:
 
     with _desk(settings) as desk:
         issued = renew_bundle(desk, absolute(bundle), ttl)
-        _say_issued(desk, issued.record, f"in {issued.place}")
+        _say_issued(desk, issued.record, f"in {click.format_filename(issued.place)}")
         _tell(desk, "/refresh", must=False)
 
 

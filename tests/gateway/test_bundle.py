@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import os
 import re
 import shutil
 import ssl
@@ -141,6 +142,38 @@ def curl(conf: Path, url: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_curl_conf_lets_curl_in_from_any_directory(home: Home, server: int, tmp_path: Path, host: str) -> None:
     """`curl -K curl.conf` trusts the server, shows the certificate and answers the challenge with the password."""
     done = curl(home.bundles / "alice" / "curl.conf", f"https://{host}:{server}/x", tmp_path)
+    assert (done.returncode, done.stdout) == (0, "True alice spiffe://example.internal/client/alice"), done.stderr
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs the curl command")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "two words",
+        " # no comment ",
+        "with \"quotes\" and 'others'",
+        "back\\slash\\",
+        "back\\\\twice\\:x",
+        "co:lon",
+        "a = b",
+        "tab\tand\nnew line\r",
+        "\v{{x}}$HOME%41",
+        "büro \U0001f511",
+        os.fsdecode(b"no \xff utf-8"),
+    ],
+)
+def test_curl_conf_holds_for_any_path(home: Home, server: int, tmp_path: Path, name: str) -> None:
+    """Spaces, quotes, backslashes, `#`, colons, control letters, whatever a path may hold: curl finds the files."""
+    place = tmp_path / name / "bundle"
+    assert run_cli(home, "issue-client", "alice", "--out", place).exit_code == 0
+    shutil.copy(home.bundles / "alice" / "password", place / "password")
+    lines = (place / "curl.conf").read_bytes().splitlines(keepends=True)
+    user = next(line for line in lines if line.startswith(b"user = "))
+    assert user == b'user = "alice"\n'  # the user was there before: its password is in the other bundle
+    first = (home.bundles / "alice" / "curl.conf").read_bytes().splitlines(keepends=True)
+    known = next(line for line in first if line.startswith(b"user = "))
+    (place / "curl.conf").write_bytes(b"".join(known if line == user else line for line in lines))
+    done = curl(place / "curl.conf", f"https://localhost:{server}/x", tmp_path)
     assert (done.returncode, done.stdout) == (0, "True alice spiffe://example.internal/client/alice"), done.stderr
 
 
