@@ -8,15 +8,19 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
-from gateway.runfiles import UNIX_PATH_MAX
+from gateway.runfiles import UNIX_PATH_MAX, holder_of
 
 ANSWER_MAX: Final = 64 * 1024 * 1024
+PATIENCE: Final = 5.0
+"""Seconds that a gateway which runs, but has no admin socket, is given to have one or to be gone."""
+_PAUSE: Final = 0.05
 
 
 class AdminFailed(Exception):  # noqa: N818 - says what is the case, like every error of ours
@@ -47,21 +51,21 @@ def call(
 ) -> dict[str, Any] | None:
     """Ask the gateway of this home; None when none runs.
 
-    ``timeout`` is in seconds, for connecting and for each wait of the answer.
+    ``timeout`` is in seconds, for connecting and for each wait of the answer. Whether one runs is told by the lock that
+    it holds, not by its socket: that may have been deleted, or not be there yet.
 
     Raises:
-        AdminFailed: it refused, failed, or gave no usable answer in time.
+        AdminFailed: it refused, failed, cannot be reached, or gave no usable answer in time.
     """
-    place = Path(os.path.abspath(home)) / "run" / "admin.sock"
+    home = Path(os.path.abspath(home))
+    place = home / "run" / "admin.sock"
     if len(os.fsencode(place)) > UNIX_PATH_MAX:
         raise AdminFailed(
             f"the admin socket's path {place} is over {UNIX_PATH_MAX} bytes; use a home with a shorter path"
         )
     connection = _UnixConnection(place, timeout)
     try:
-        try:
-            connection.connect()
-        except (FileNotFoundError, ConnectionRefusedError):
+        if not _connected(connection, home):
             return None
         content = b"" if body is None else orjson.dumps(body)
         connection.request(method, path, body=content, headers={"Content-Type": "application/json"} if content else {})
@@ -76,6 +80,27 @@ def call(
     finally:
         connection.close()
     return _checked(response.status, answer)
+
+
+def _connected(connection: _UnixConnection, home: Path) -> bool:
+    """Connect; False: no gateway runs. One that is coming up or going down is waited for."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            connection.connect()
+        except (FileNotFoundError, ConnectionRefusedError):
+            connection.close()
+            holder = holder_of(home)
+        else:
+            return True
+        if holder is None:
+            return False
+        if time.monotonic() >= until:
+            raise AdminFailed(
+                f"a gateway runs for {home} (pid {holder}) but its admin socket {home / 'run' / 'admin.sock'} is gone "
+                "or deaf; restart the gateway, which makes it again"
+            )
+        time.sleep(_PAUSE)
 
 
 def _checked(status: int, answer: bytes) -> dict[str, Any]:

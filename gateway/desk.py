@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from gateway.certaudit import audit_certificate
-from gateway.home import Home
+from gateway.home import Home, HomeInvalid
 from gateway.notices import authority_notice
 from gateway.state import bump, check_schema, open_state
 from pki.authority import Authority
@@ -35,11 +35,25 @@ class GatewayUnreached(Exception):  # noqa: N818 - says what is the case, like e
 class Desk:
     """One home, open for one command; a context manager that lets the state go at the end."""
 
-    def __init__(self, home: Home, passphrase: bytes | None) -> None:
-        """Raises `HomeInvalid` or `StateUnavailable` when the home cannot be worked with. No key is opened yet."""
-        home.require()
+    def __init__(self, home: Home, passphrase: bytes | None, *, locks_out: bool = False) -> None:
+        """Raises `HomeInvalid` or `StateUnavailable` when the home cannot be worked with. No key is opened yet.
+
+        A command that ``locks_out`` somebody does not hang on a ``gateway.toml`` that is being edited: it goes on by
+        what the home was last used with, and `notice` says so.
+        """
         self.home = home
-        self.basics = home.basics()
+        self.notice: str | None = None
+        try:
+            home.require()
+            self.basics = home.basics()
+        except HomeInvalid as error:
+            if not locks_out:
+                raise
+            home.require(with_config=False)
+            self.basics = home.last_basics()
+            self.notice = f"{error} (going on by what this home was last used with)"
+        else:
+            home.remember(self.basics.state_url)
         self._passphrase = passphrase
         self.engine = open_state(home, self.basics.state_url)
         try:

@@ -5,6 +5,7 @@ Posture: trusts the owner of the directory and nobody else; a home that others m
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.runfiles import write_note
 from pki.errors import InputUnreadable, KeyUnavailable
 from pki.keys import is_sealed, unseal
 from pki.names import Role
@@ -70,7 +72,7 @@ class Home:
         home.require()
         return home
 
-    def require(self) -> None:
+    def require(self, *, with_config: bool = True) -> None:
         """Raise `HomeInvalid` unless this is a home that only we may enter.
 
         Looked at: it exists, is a directory of ours without permissions for anyone else, as is ``keys``, and holds
@@ -78,7 +80,7 @@ class Home:
         """
         try:
             self._require_private(self.path)
-            if not self.config.is_file():
+            if with_config and not self.config.is_file():
                 raise HomeInvalid(f"{self.path} is not a home (no gateway.toml in it); make one with `rhttp-pki init`")
             self._require_private(self.keys)
         except OSError as error:
@@ -185,6 +187,11 @@ class Home:
         return self.keys / "state.key"
 
     @property
+    def state_note(self) -> Path:
+        """Where the state is, as it was last used; under ``keys``, since a database's URL may hold a password."""
+        return self.keys / "state.json"
+
+    @property
     def checkpoint_key(self) -> Path:
         return self.keys / "checkpoint.key"
 
@@ -287,3 +294,27 @@ class Home:
             listen=str(values["listen"]),
             state_url=str(values["state.url"]),
         )
+
+    def remember(self, state_url: str) -> None:
+        """Note where the state is, for `last_basics`. A home that cannot be written keeps its old note."""
+        with contextlib.suppress(OSError):
+            if self._noted() != state_url:
+                write_note(self.state_note, {"url": state_url})
+
+    def last_basics(self) -> Basics:
+        """The settings as the home was last used with, whatever ``gateway.toml`` says now; `HomeInvalid`: none known.
+
+        For those who lock somebody out, which must not hang on a file that is being edited. Listener and algorithms are
+        the default ones: such a command needs neither.
+        """
+        fixed, url = self.made_for(), self._noted()
+        if not fixed or url is None:
+            raise HomeInvalid(f"nothing is known of where the state of {self.path} is; mend gateway.toml and try again")
+        return Basics(trust_domain=fixed["trust_domain"], realm=fixed["digest.realm"], state_url=url)
+
+    def _noted(self) -> str | None:
+        try:
+            found = json.loads(self.state_note.read_bytes()[:_MAX_CONFIG])
+            return str(found["url"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return None

@@ -15,7 +15,7 @@ import orjson
 
 from gateway.certaudit import audit_certificate
 from gateway.configtemplate import build_config
-from gateway.home import DEFAULT_LISTEN, Home
+from gateway.home import DEFAULT_LISTEN, DEFAULT_STATE_URL, Home
 from gateway.issuing import server_names
 from gateway.state import bump, create_schema, open_state
 from pki.authority import Authority, Hierarchy, make_hierarchy
@@ -79,6 +79,7 @@ def _write_texts(staging: Staging, plan: HomePlan) -> None:
     config = build_config(trust_domain=plan.trust_domain, realm=plan.realm, listen=plan.listen)
     staging.write("gateway.toml", config)
     staging.write("certs/home.json", orjson.dumps({"trust_domain": plan.trust_domain, "realm": plan.realm}))
+    staging.write("keys/state.json", orjson.dumps({"url": DEFAULT_STATE_URL}))
     staging.write("policy.cedar", DEFAULT_POLICY.encode())
     staging.write("policy.cedarschema", SCHEMA_TEXT.encode())
 

@@ -4,6 +4,7 @@ the lock by which commands that issue for one name take turns."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -19,6 +20,8 @@ UNIX_PATH_MAX = 107
 PATIENCE = 10.0
 """Seconds that a command waits for its turn; what is done in a turn takes a few syncs to disk."""
 _PAUSE = 0.02
+_GLANCE = 0.5
+"""Seconds within which whoever only looks lets go again."""
 
 
 class AlreadyRunning(Exception):  # noqa: N818 - says what is the case, like every error of ours
@@ -53,25 +56,30 @@ def require_private(folder: Path) -> None:
 
 
 class GatewayLock:
-    """``run/gateway.lock`` held by ``flock``: the kernel lets go of it however the holder ends."""
+    """``run/gateway.lock`` and the home's folder itself, held by ``flock``: the kernel lets go however the holder ends.
 
-    def __init__(self, path: Path) -> None:
-        """Take the lock at once.
+    The file alone is gone when somebody clears ``run``; the folder is there as long as there is a home.
+    """
+
+    def __init__(self, path: Path, home: Path) -> None:
+        """Take both at once.
 
         Raises:
-            AlreadyRunning: somebody holds it; the text names the pid.
-            OSError: the file cannot be opened.
+            AlreadyRunning: somebody holds one of them; the text names the pid.
+            OSError: the file or the folder cannot be opened.
         """
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(self._fd, 32).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._fd)
-            raise AlreadyRunning(
-                f"a gateway with pid {holder} already runs for this home (it holds {path}); "
-                "end it first or use another home"
-            ) from None
+        with contextlib.ExitStack() as undo:
+            self._home = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            undo.callback(os.close, self._home)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            undo.callback(os.close, self._fd)
+            for fd, place in ((self._home, home), (self._fd, path)):
+                if not _taken(fd):
+                    raise AlreadyRunning(
+                        f"a gateway with pid {holder_of(home) or 'unknown'} already runs for this home (it holds "
+                        f"{place}); end it first or use another home"
+                    )
+            undo.pop_all()
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode("ascii"), 0)
 
@@ -80,6 +88,56 @@ class GatewayLock:
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, 0)
         os.close(self._fd)
+        os.close(self._home)
+
+
+def _taken(fd: int) -> bool:
+    """Take a lock alone. A command that looks who holds it has it for a moment, so once is not enough."""
+    until = time.monotonic() + _GLANCE
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_PAUSE)
+        except OSError as error:
+            # A folder on NFS, where flock wants a file that is open for writing: the lock file has to do.
+            return error.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.ENOLCK)
+        else:
+            return True
+
+
+def holder_of(home: Path) -> str | None:
+    """The pid of the gateway that runs for this home, ``unknown`` if that cannot be told; None: none runs."""
+    for place in (home, home / "run" / "gateway.lock"):
+        try:
+            fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _pid_of(home, fd)
+        except OSError:
+            continue  # cannot be locked here, so nobody holds it
+        finally:
+            os.close(fd)
+    return None
+
+
+def _pid_of(home: Path, fd: int) -> str:
+    """Who holds a lock: by the kernel's list (proc(5)), or by what the lock file says."""
+    seen = os.fstat(fd)
+    wanted = f"{os.major(seen.st_dev):02x}:{os.minor(seen.st_dev):02x}:{seen.st_ino}"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            if len(words) > 5 and words[1] == "FLOCK" and words[3] == "WRITE" and words[5] == wanted:
+                return words[4]
+    with contextlib.suppress(OSError):
+        return (home / "run" / "gateway.lock").read_text("ascii", "replace")[:32].strip() or "unknown"
+    return "unknown"
 
 
 @contextlib.contextmanager

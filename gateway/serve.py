@@ -100,7 +100,7 @@ def serve(
     try:
         home.require()
         require_private(home.run)
-        lock = GatewayLock(home.lock)
+        lock = GatewayLock(home.lock, home.path)
     except (HomeInvalid, RunFolderUnsafe, AlreadyRunning) as error:
         raise _failure(str(error)) from None
     except OSError as error:
@@ -113,6 +113,7 @@ def serve(
         from gateway.loader import load
 
         loaded = load(place, overrides=overrides, passphrase=passphrase)
+        home.remember(loaded.config.state.url)
         warning = raise_descriptor_limit(loaded.config)
         if warning is not None:
             log(warning)

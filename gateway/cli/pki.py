@@ -206,7 +206,7 @@ def revoke(settings: Settings, name: str | None, serial: str | None, reason: str
     """
     if (name is None) == (serial is None):
         raise click.UsageError("give NAME or --serial HEX, one of them")
-    with _desk(settings) as desk:
+    with _desk(settings, locks_out=True) as desk:
         at = int(datetime.now(UTC).timestamp())
         records = desk.inventory.revoke(name=name, serial=serial, reason=reason, at=at)
         unlogged: Exception | None = None
@@ -231,12 +231,15 @@ def revoke(settings: Settings, name: str | None, serial: str | None, reason: str
             click.echo("note: that is the certificate which the gateway serves; run: rhttp-pki issue-server", err=True)
 
 
-def _desk(settings: Settings) -> Desk:
+def _desk(settings: Settings, *, locks_out: bool = False) -> Desk:
     passphrase = settings.passphrase()
     from gateway.desk import Desk
     from gateway.home import Home
 
-    return Desk(Home(settings.home), passphrase)
+    desk = Desk(Home(settings.home), passphrase, locks_out=locks_out)
+    if desk.notice is not None:
+        click.echo(f"warning: {desk.notice}", err=True)
+    return desk
 
 
 def _say_issued(desk: Desk, record: CertificateRecord, where: str) -> None:

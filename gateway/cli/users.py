@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -97,7 +96,7 @@ def enable(settings: Settings, name: str) -> None:
 @common_options
 def disable(settings: Settings, name: str) -> None:
     """Lock the user NAME out and cut its connections; `user enable` undoes it."""
-    with _open(settings) as (desk, store):
+    with _open(settings, locks_out=True) as (desk, store):
         event = "user.disabled" if store.disable(name) else None
         _lock_out(desk, event, name, "is disabled")
 
@@ -107,7 +106,7 @@ def disable(settings: Settings, name: str) -> None:
 @common_options
 def remove(settings: Settings, name: str) -> None:
     """Forget the user NAME and its password, and cut its connections. Certificates stay; see `revoke`."""
-    with _open(settings) as (desk, store):
+    with _open(settings, locks_out=True) as (desk, store):
         store.remove(name)
         _lock_out(desk, "user.removed", name, "is removed")
 
@@ -165,7 +164,7 @@ def export_htdigest(settings: Settings, out: Path, algorithm: str) -> None:
 
 
 @contextmanager
-def _open(settings: Settings, *, with_key: bool = False) -> Iterator[tuple[Desk, UserStore]]:
+def _open(settings: Settings, *, with_key: bool = False, locks_out: bool = False) -> Iterator[tuple[Desk, UserStore]]:
     # Imported late: a command that is refused by its options must not wait for the libraries.
     passphrase = settings.passphrase()
     from auth.store import UserStore
@@ -173,20 +172,12 @@ def _open(settings: Settings, *, with_key: bool = False) -> Iterator[tuple[Desk,
     from gateway.home import Home
     from gateway.state import bump
 
-    with Desk(Home(settings.home), passphrase) as desk:
+    with Desk(Home(settings.home), passphrase, locks_out=locks_out) as desk:
+        if desk.notice is not None:
+            click.echo(f"warning: {desk.notice}", err=True)
         # Locking somebody out needs no passphrase.
         key = desk.home.read_secret(desk.home.state_key, passphrase) if with_key else None
-        algorithms = _configured_algorithms(desk.home.config)
-        yield desk, UserStore(desk.engine, key, desk.basics.realm, bump, algorithms=algorithms)
-
-
-def _configured_algorithms(config: Path) -> tuple[str, ...]:
-    """``[digest] algorithms`` of the home. The rest of the file is not looked at: it may need a mend of its own."""
-    digest = tomllib.loads(decode_text(config.read_bytes())).get("digest", {})
-    found = digest.get("algorithms", ["SHA-256"])
-    if not isinstance(found, list) or not found or not all(one in _ALGORITHMS for one in found):
-        fail(f"{config}: digest.algorithms must list some of {', '.join(_ALGORITHMS)}; mend it, or leave it out")
-    return tuple(found)
+        yield desk, UserStore(desk.engine, key, desk.basics.realm, bump, algorithms=desk.basics.algorithms)
 
 
 def _audit(desk: Desk, event: str, name: str | None, **detail: object) -> None:

@@ -17,6 +17,7 @@ from gateway.runfiles import (
     GatewayLock,
     NameBusy,
     RunFolderUnsafe,
+    holder_of,
     remove_note,
     require_private,
     turn_of,
@@ -27,11 +28,11 @@ from gateway.runfiles import (
 def test_lock_held_is_refused_with_the_pid_of_its_holder(tmp_path: Path) -> None:
     """One gateway a home, and the message says which one it is."""
     path = tmp_path / "gateway.lock"
-    first = GatewayLock(path)
+    first = GatewayLock(path, path.parent)
     with pytest.raises(AlreadyRunning, match=f"pid {os.getpid()} "):
-        GatewayLock(path)
+        GatewayLock(path, path.parent)
     first.release()
-    GatewayLock(path).release()
+    GatewayLock(path, path.parent).release()
 
 
 def test_lock_of_a_killed_holder_is_free(tmp_path: Path) -> None:
@@ -39,16 +40,16 @@ def test_lock_of_a_killed_holder_is_free(tmp_path: Path) -> None:
     path = tmp_path / "gateway.lock"
     code = (
         "import sys, time; from pathlib import Path; from gateway.runfiles import GatewayLock\n"
-        "lock = GatewayLock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+        "lock = GatewayLock(Path(sys.argv[1]), Path(sys.argv[1]).parent); print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(AlreadyRunning, match=f"pid {holder.pid} "):
-            GatewayLock(path)
+            GatewayLock(path, path.parent)
         holder.kill()
         holder.wait(60)
-    GatewayLock(path).release()
+    GatewayLock(path, path.parent).release()
 
 
 @pytest.fixture
@@ -144,3 +145,23 @@ def test_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").symlink_to(tmp_path / "real")
     with pytest.raises(RunFolderUnsafe, match="not a folder"):
         require_private(tmp_path / "run")
+
+
+def test_lock_whose_file_was_deleted_is_held_by_the_home_itself(tmp_path: Path) -> None:
+    """Who clears ``run`` takes away no gateway: no second one starts, and who asks hears of the first."""
+    path = tmp_path / "gateway.lock"
+    first = GatewayLock(path, tmp_path)
+    path.unlink()
+    assert holder_of(tmp_path) == str(os.getpid())
+    with pytest.raises(AlreadyRunning, match=f"pid {os.getpid()} "):
+        GatewayLock(path, tmp_path)
+    first.release()
+    assert holder_of(tmp_path) is None
+    GatewayLock(path, tmp_path).release()
+
+
+def test_holder_of_a_home_where_none_runs_is_nobody(tmp_path: Path) -> None:
+    """Also of a home that is not there; and who looks keeps nobody from starting."""
+    assert holder_of(tmp_path / "none") is None
+    assert holder_of(tmp_path) is None
+    GatewayLock(tmp_path / "gateway.lock", tmp_path).release()
