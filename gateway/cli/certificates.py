@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import click
 
 from gateway.cli.common import Settings, common_options, fail
+from gateway.cli.listing import certificate_lines, certificate_status, stamp
 from gateway.cli.options import INSTANT, LIST_LIFETIME, NAME, absolute, json_option
 
 if TYPE_CHECKING:
@@ -173,26 +176,14 @@ def _entry(record: CertificateRecord, now: int) -> dict[str, Any]:
         "role": record.role.value,
         "pool": record.pool,
         "labels": dict(record.labels),
-        "status": _status(record, now),
-        "not_before": _stamp(record.not_before),
-        "not_after": _stamp(record.not_after),
-        "issued_at": _stamp(record.issued_at),
-        "revoked_at": None if record.revoked_at is None else _stamp(record.revoked_at),
+        "status": certificate_status(record, now),
+        "not_before": stamp(record.not_before),
+        "not_after": stamp(record.not_after),
+        "issued_at": stamp(record.issued_at),
+        "revoked_at": None if record.revoked_at is None else stamp(record.revoked_at),
         "reason": record.reason,
         "fingerprint": record.fingerprint,
     }
-
-
-def _status(record: CertificateRecord, now: int) -> str:
-    if record.revoked_at is not None:
-        return "revoked"
-    if now > record.not_after:
-        return "expired"
-    return "valid"
-
-
-def _stamp(at: int) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _print_json(value: object) -> None:
@@ -202,20 +193,5 @@ def _print_json(value: object) -> None:
 
 
 def _print_table(records: Sequence[CertificateRecord], now: int) -> None:
-    import sys
-
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("NAME", "ROLE", "POOL", "STATUS", "EXPIRES", "SERIAL", "LABELS"):
-        table.add_column(title, no_wrap=title != "LABELS")
-    for record in records:
-        labels = " ".join(f"{key}={value}" for key, value in sorted(record.labels.items()))
-        status = _status(record, now) + (f" ({record.reason})" if record.reason else "")
-        cells = (record.name or "-", record.role.value, record.pool or "-", status, _stamp(record.not_after))
-        table.add_row(*cells, record.serial, labels)
-    # What is piped is for programs: no width cuts it.
-    width = None if sys.stdout.isatty() else 400
-    console = Console(width=width, highlight=False, markup=False, soft_wrap=False)
-    console.print(table if records else "no certificates")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    click.echo("\n".join(certificate_lines(records, now, width)))

@@ -1,0 +1,56 @@
+"""Certificates as text for people: a line each where the screen is wide enough, else some lines each.
+
+Names and serial numbers are never cut or broken: they are what the next command needs.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pki.inventory import CertificateRecord
+
+__all__ = ["certificate_lines", "certificate_status", "stamp"]
+
+_TITLES = ("NAME", "ROLE", "POOL", "STATUS", "EXPIRES", "SERIAL", "LABELS")
+
+
+def certificate_lines(records: Sequence[CertificateRecord], now: int, width: int | None) -> list[str]:
+    """The lines; `width` is the screen's columns, None where nothing is cut (what is piped is for programs)."""
+    if not records:
+        return ["no certificates"]
+    rows = [_TITLES, *(_cells(record, now) for record in records)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = ["  ".join(cell.ljust(wide) for cell, wide in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if width is None or max(map(len, table)) <= width:
+        return table
+    return [line for record in records for line in _block(record, now, width)]
+
+
+def certificate_status(record: CertificateRecord, now: int) -> str:
+    """``revoked``, ``expired`` or ``valid``."""
+    if record.revoked_at is not None:
+        return "revoked"
+    return "expired" if now > record.not_after else "valid"
+
+
+def stamp(at: int) -> str:
+    """RFC 3339 in UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _cells(record: CertificateRecord, now: int) -> tuple[str, ...]:
+    status = certificate_status(record, now) + (f" ({record.reason})" if record.reason else "")
+    labels = " ".join(f"{key}={value}" for key, value in sorted(record.labels.items()))
+    role, pool = record.role.value, record.pool or "-"
+    return record.name or "-", role, pool, status, stamp(record.not_after), record.serial, labels
+
+
+def _block(record: CertificateRecord, now: int, width: int) -> list[str]:
+    name, role, pool, status, expires, serial, labels = _cells(record, now)
+    whose = role if record.pool is None else f"{role} of pool {pool}"
+    wrapped = textwrap.wrap(labels, max(width - 2, 20), break_long_words=False, break_on_hyphens=False)
+    return [name, *(f"  {line}" for line in (whose, f"{status}, until {expires}", f"serial {serial}", *wrapped))]
