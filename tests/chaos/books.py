@@ -58,7 +58,9 @@ class Shut:
 
 @dataclass(slots=True)
 class Books:
-    """All of one run."""
+    """All of one run, which began at `began`."""
+
+    began: float = 0.0
 
     sent: list[Sent] = field(default_factory=list)
     ran: list[Ran] = field(default_factory=list)

@@ -71,9 +71,8 @@ class Play:
         self._place = place
         self._seed = seed
         self._say = say
-        self.books = Books()
+        self.books = Books(began=time.monotonic())
         self._stop = threading.Event()
-        self._began = time.monotonic()
         self.master = Master(self.books, seed)
         self.stand = Stand(place, binaries, master=self.master.port)
         clients = [f"c{number}" for number in range(1, CLIENTS + 1)]
@@ -179,7 +178,7 @@ class Play:
                         one.result()
                     except Exception as error:
                         faults.append(f"{name}: {type(error).__name__}: {error}")
-            self._say(f"{began - self._began:7.1f} s  {name}{'' if second is None else f' and {second}'}")
+            self._say(f"{began - self.books.began:7.1f} s  {name}{'' if second is None else f' and {second}'}")
             if not self.stand.is_running():
                 faults.append(f"after {name} the gateway does not run")
                 self.stand.start()

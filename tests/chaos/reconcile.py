@@ -77,7 +77,21 @@ def reconcile(books: Books, lines: Iterable[Line]) -> list[Discrepancy]:
     ]
     if len(by_key) != len(books.sent):
         found.append(Discrepancy("books", "-", "two requests have one key: a fault of the books"))
-    return found
+    return [_with_time(one, by_key.get(one.key), books) for one in found]
+
+
+def _with_time(found: Discrepancy, sent: Sent | None, books: Books) -> Discrepancy:
+    """The same with when it was, and which troubles there were then."""
+    if sent is None:
+        return found
+    since, until = sent.began - books.began, sent.ended - books.began
+    beside = [
+        f"{trouble.name} {trouble.began - books.began:.1f}-{trouble.ended - books.began:.1f}"
+        for trouble in books.troubles
+        if trouble.began - SLACK <= sent.ended and sent.began <= trouble.ended + SLACK
+    ]
+    where = f" ({since:.1f}-{until:.1f} s; {', '.join(beside) or 'in calm'})"
+    return Discrepancy(found.rule, found.key, found.text + where)
 
 
 def answers_have_lines(books: Books, log: Log) -> Iterator[Discrepancy]:

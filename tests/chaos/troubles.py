@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from chaos.play import Play
 
 FLOOD = 400
+# [limits] is the last table of the file.
 GOOD_RELOADS = ("keep_alive_timeout = 60.0", "keep_alive_timeout = 75.0", "head_timeout = 9.0")
 BAD_RELOADS = ('\n[nonsense]\nkey = "value"\n', "\nthis is no TOML\n", '\n[[routes]]\npath = "/-/x"\nmaster = "jobs"\n')
 
@@ -116,7 +117,7 @@ class Troubles:
 
     def _reload(self, trouble: Trouble) -> None:
         stand = self._play.stand
-        stand.configure(stand.good.replace("[limits]", f"[limits]\n{self._random.choice(GOOD_RELOADS)}"))
+        stand.configure(f"{stand.good}{self._random.choice(GOOD_RELOADS)}\n")
         stand.cli("reload")
 
     def _bad_reload(self, trouble: Trouble) -> None:
