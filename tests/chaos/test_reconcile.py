@@ -44,6 +44,7 @@ def day() -> tuple[Books, Lines]:
         },
         {"event": "auth.refused", "request_id": "r4", "target": "/jobs/c2-1", "outcome": "refused", "status": 401},
         {"event": "request.sent", "request_id": "r9", "target": "/jobs/c1-3"},
+        {"event": "admin.audit_resumed", "count": 1},
     ]
     return books, lines
 
@@ -101,7 +102,7 @@ def _claims_an_answer(_books: Books, lines: Lines) -> None:
 
 def _lost_in_calm(books: Books, lines: Lines) -> None:
     books.troubles[0].began = books.troubles[0].ended = 100.0
-    lines.pop()
+    lines.pop(7)
     books.ran.pop()
 
 
@@ -127,6 +128,7 @@ def _twice_in_the_books(books: Books, _lines: Lines) -> None:
         (without(5), "answer", "master1-1"),
         (without(6), "answer", "c2-1"),
         (without(7), "ran", "c1-3"),
+        (without(8), "missing", "-"),
         (_another_status, "answer", "c1-1"),
         (_second_line, "line", "c1-1"),
         (_answer_of_another, "answer", "c1-1"),
