@@ -133,6 +133,18 @@ class AuditUnavailable(Exception):  # noqa: N818 - says what is the case, like e
     code = "audit-unavailable"
 
 
+class LogBroken(AuditUnavailable):
+    """The log on disk is not the one that was written. Nothing is added to it, so that nothing is passed over."""
+
+    code = "audit-broken"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}; run `rhttp-pki audit verify`. When it is lost for good, move the whole audit directory away and"
+            " keep it as it is: the next line begins a new log, which says so"
+        )
+
+
 class FieldRefused(ValueError):  # noqa: N818 - see above
     """A field, event or type that the log does not take was given: a bug of the caller, and nothing was written."""
 

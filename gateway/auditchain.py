@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
@@ -24,6 +24,8 @@ _FRAME: Final = frozenset(("stream", "seq", "ts", "event", "prev"))
 _NAMES: Final = FIELDS | _FRAME
 _STAMP: Final = re.compile(rb'[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]\.[0-9]{6}Z"')
 _STAMP_LENGTH: Final = 28  # with the closing quote
+_ABOUT_THE_LOG: Final = b',"event":"admin.audit_'
+_MAX_STATEMENTS: Final = 1000  # of a stream; a log with more of them has other troubles than the ones left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,15 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.what}" if self.line else f"{self.file}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """A line in which the log speaks of itself (``admin.audit_*``), as JSON."""
+
+    file: str
+    line: int
+    record: Mapping[str, object]
 
 
 class HeadTable:
@@ -54,7 +65,10 @@ class HeadTable:
         return len(self._seqs)
 
     def add(self, *, seq: int, digest: str, file: str, checkpoint: int) -> str | None:
-        """Take the next checkpoint's head; says what is wrong when it goes back or contradicts the one before."""
+        """Take the next checkpoint's head (0: the one that is kept outside of the log, last of all).
+
+        Says what is wrong when it goes back or contradicts the one before.
+        """
         if self._seqs:
             last = len(self._seqs) - 1
             if seq < self._seqs[last]:
@@ -82,12 +96,21 @@ class HeadTable:
         return self._names[self._files[index]]
 
     def checkpoint(self, index: int) -> int:
-        """The number of the first checkpoint that names the line."""
+        """The number of the first checkpoint that names the line; 0: none does."""
         return self._signers[index]
 
+    def signer(self, index: int) -> str:
+        """Who names the line, in words."""
+        number = self._signers[index]
+        return f"checkpoint {number}" if number else "what is kept in keys/"
+
     def last(self) -> int:
-        """The number of the last line that a checkpoint proves; 0 without one."""
+        """The number of the last line that must be there; 0: none."""
         return self._seqs[-1] if self._seqs else 0
+
+    def signed(self) -> int:
+        """The number of the last line that a checkpoint proves; 0 without one."""
+        return next((self._seqs[at] for at in range(len(self._seqs) - 1, -1, -1) if self._signers[at]), 0)
 
 
 class ChainChecker:
@@ -106,6 +129,7 @@ class ChainChecker:
         self._next = 0
         self._before = ("", 0)  # file and line of the last good line
         self._events: set[str] = set()
+        self.statements: list[Statement] = []
         while self._next < len(heads) and heads.seq(self._next) < seq:
             self._next += 1
 
@@ -115,13 +139,13 @@ class ChainChecker:
         if self.seq and heads.seq(index) == self.seq:
             self._next += 1
             if heads.digest(index) != self._digest:
-                return f"checkpoint {heads.checkpoint(index)} names another hash for line {self.seq} before it"
+                return f"{heads.signer(index)} names another hash for line {self.seq} before it"
         return None
 
     def feed(self, file: str, number: int, lines: Sequence[bytes]) -> Finding | None:
         """Take whole lines (without newline), the first of them being line ``number`` of ``file``."""
         seq, digest, stamp, opening = self.seq, self._digest, self._stamp, self._opening
-        due, covered = self._heads.seq(self._next), self._heads.last()
+        due, covered = self._heads.seq(self._next), self._heads.signed()
         for index, line in enumerate(lines):
             seq += 1
             start = b'%b%d,"ts":"' % (opening, seq)
@@ -140,6 +164,8 @@ class ChainChecker:
             wrong = self._shape(line) if seq > covered else None
             if wrong is not None:
                 return Finding(file=file, line=number + index, what=wrong)
+            if line.startswith(_ABOUT_THE_LOG, at + _STAMP_LENGTH):
+                self._state(file, number + index, line)
             stamp = now
             digest = sha256(line).hexdigest().encode()
             if seq == due:
@@ -160,14 +186,33 @@ class ChainChecker:
             return None
         index = len(self._heads) - 1
         missing = f"line {last}" if last == self.seq + 1 else f"lines {self.seq + 1} to {last}"
-        what = f"the log ends at line {self.seq}, but checkpoint {self._heads.checkpoint(index)} names line {last}"
+        what = f"the log ends at line {self.seq}, but {self._heads.signer(index)} names line {last}"
         return Finding(
             file=file, line=self._before[1] + 1 if self._before[0] == file else 0, what=f"{what}: {missing} cut"
         )
 
     def uncovered(self) -> int:
         """Lines behind the last checkpoint: only the chain, which anyone can compute, speaks for them."""
-        return max(0, min(self.lines, self.seq - self._heads.last()))
+        return max(0, min(self.lines, self.seq - self._heads.signed()))
+
+    @property
+    def signed(self) -> int:
+        """The number of the last line that a checkpoint proves."""
+        return self._heads.signed()
+
+    @property
+    def head(self) -> tuple[int, str]:
+        """Number and hash of the last good line."""
+        return self.seq, self._digest.decode()
+
+    def _state(self, file: str, number: int, line: bytes) -> None:
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            return
+        if isinstance(record, dict):
+            self.statements.append(Statement(file=file, line=number, record=record))
+            del self.statements[_MAX_STATEMENTS:]
 
     def _shape(self, line: bytes) -> str | None:
         try:
@@ -187,14 +232,12 @@ class ChainChecker:
         index = self._next
         self._next += 1
         heads = self._heads
-        name = heads.checkpoint(index)
+        name = heads.signer(index)
         if heads.digest(index) != digest:
             since = heads.seq(index - 1) if index else 0
-            return (
-                f"line {seq} has another hash than checkpoint {name} says: a line from {since + 1} to {seq} was changed"
-            )
+            return f"line {seq} has another hash than {name} says: a line from {since + 1} to {seq} was changed"
         if heads.file(index) != file:
-            return f"checkpoint {name} saw line {seq} in {heads.file(index)}"
+            return f"{name} saw line {seq} in {heads.file(index)}"
         return None
 
     def _diagnose(self, file: str, number: int, lines: Sequence[bytes], index: int, seq: int, digest: bytes) -> Finding:

@@ -18,6 +18,7 @@ from gateway.audit import AuditUnavailable
 
 _SEGMENT: Final = re.compile(r"(cli|p(?:0|[1-9][0-9]{0,3})|checkpoints)-([0-9]{6,9})\.jsonl")
 _FIRST_WINDOW: Final = 128 * 1024
+_CHUNK: Final = 1024 * 1024
 _LAST_WINDOW: Final = 4 * 1024 * 1024  # bytes at a file's end that are searched for a whole line
 
 
@@ -169,3 +170,23 @@ def open_lock(path: Path, *, wait: bool) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def read_lines(path: Path, limit: int) -> Iterator[tuple[int, list[bytes], bytes]]:
+    """Whole lines of a file in large steps, with the number of the first; the last step also gives what has no newline.
+
+    What grows past ``limit`` bytes without a newline is handed out as if it were a line, for the check to refuse.
+    """
+    number, rest = 1, b""
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK):
+            lines = (rest + chunk).split(b"\n")
+            rest = lines.pop()
+            if len(rest) > limit:
+                lines.append(rest)
+                rest = b""
+            if lines:
+                yield number, lines, b""
+                number += len(lines)
+    if rest:
+        yield number, [], rest

@@ -16,18 +16,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol, Self
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from gateway.audit import AuditUnavailable, Fields
-from gateway.auditfiles import locked, make_directory, open_lock, sync_directory
+from gateway.auditfiles import make_directory, open_lock, sync_directory
 from gateway.auditstream import StreamFile
-from gateway.checkpoints import CheckpointLog, CheckpointRefused, Head, read_signing_key
+from gateway.checkpoints import Head
 from gateway.configvalues import AuditConfig
 from gateway.refusals import RefusalFolder
 
 SYNC_INTERVAL: Final = 1.0  # seconds between two fdatasync at most
 RETRY: Final = 0.1  # seconds: a disk that takes no line is not asked for each, since a write that fails can take long
-_CLI: Final = "cli"
 _now_ns: Final = time.time_ns
 _monotonic: Final = time.monotonic
 
@@ -43,12 +40,14 @@ class AuditWriter:
     """The writer of one data process's stream. Used by one thread; a thread of its own syncs to disk.
 
     `previous` tells how the stream's last run ended (for the `gateway.start` line), `torn` the file a half line was
-    moved to. `lost` counts lines that could not be written; the first line after a gap is preceded by one
+    moved to, `opened` the number of the last line that was found. `touched` says whether somebody else changed the file
+    since. `lost` counts lines that could not be written; the first line after a gap is preceded by one
     ``admin.audit_resumed`` whose ``count`` says so.
     """
 
     def __init__(self, directory: Path, stream: str, config: AuditConfig, lock: int) -> None:
         self._directory = directory
+        self._stream = stream
         self._lock = lock
         self._file = StreamFile(directory, stream, config)
         self._folder = RefusalFolder(config.fold_after)
@@ -68,6 +67,8 @@ class AuditWriter:
         self._syncing = threading.Lock()
         self.previous = self._file.previous
         self.torn = self._file.torn
+        self.opened = self._file.head[0]
+        self.touched = False
         self.lost = 0
         self._syncer = threading.Thread(target=self._sync_loop, name=f"audit-{stream}", daemon=True)
         self._syncer.start()
@@ -199,7 +200,16 @@ class AuditWriter:
             self.write(due, entry)
 
     def tick(self, now: float) -> None:
-        """Write the refusals that were counted in seconds that are over; the owner calls it once a second."""
+        """Write the refusals that were counted in seconds that are over, and look whether the file is as we left it.
+
+        The owner calls it once a second. Raises like `write`.
+        """
+        more = self._file.difference()
+        if more:
+            self.touched = True
+            name = self._file.head[2]
+            detail = {"name": self._stream, "file": name, "count": more}
+            self.write("admin.audit_foreign", {"outcome": "found", "reason": "bytes", "detail": detail})
         for event, entry in self._folder.due(now):
             self.write(event, entry)
 
@@ -303,53 +313,3 @@ class AuditWriter:
         os.fdatasync(self._file.fd)
         if rotated or self._durable is None:
             sync_directory(self._directory)
-
-
-def append_cli(
-    home: Path,
-    event: str,
-    *,
-    config: AuditConfig | None = None,
-    key: Ed25519PrivateKey | None = None,
-    sign: bool = True,
-    **fields: object,
-) -> Head:
-    """Append one line to the ``cli`` stream of a home, on disk when this returns; safe from many processes at once.
-
-    The supervisor uses it too, with ``sign=False``: its own checkpoints name the head that comes back. A command signs
-    a checkpoint itself with ``key``, or with the home's key when that opens without a passphrase; when it cannot, the
-    next gateway start does.
-
-    Raises:
-        FieldRefused: a bug of the caller; nothing is written.
-        AuditUnavailable: the line is not in the log.
-    """
-    directory = home / "audit"
-    config = config or AuditConfig()
-    try:
-        make_directory(directory)
-        with locked(directory / "cli.lock"):
-            head = _append_locked(directory, event, fields, config)
-    except OSError as error:
-        raise AuditUnavailable(f"{directory}: {error.strerror}") from error
-    signing = key or (read_signing_key(home / "keys" / "checkpoint.key") if sign else None)
-    if signing is not None and sign:
-        # When this fails the line is in the log and chained; `audit verify` tells what is wrong with the checkpoints.
-        with suppress(CheckpointRefused, AuditUnavailable):
-            CheckpointLog(directory, config).append({_CLI: head}, signing)
-    return head
-
-
-def _append_locked(directory: Path, event: str, fields: Mapping[str, object], config: AuditConfig) -> Head:
-    file = StreamFile(directory, _CLI, config)
-    try:
-        file.append(event, fields, _now_ns() // 1000)
-        os.fdatasync(file.fd)
-        seq, digest, name = file.head
-        if seq == 1 or file.replaced:
-            sync_directory(directory)
-        return Head(seq=seq, hash=digest.decode(), file=name)
-    finally:
-        os.close(file.fd)
-        for fd in file.replaced:
-            os.close(fd)

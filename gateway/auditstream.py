@@ -21,7 +21,6 @@ from gateway.audit import (
     parse_line,
 )
 from gateway.auditfiles import list_segments, read_tail, segment_name, set_aside, write_all
-from gateway.checkpoints import Head
 from gateway.configvalues import AuditConfig
 
 _EXTEND: Final = 16  # when a new file cannot be made, the old one may grow by a 16th before the next try
@@ -153,6 +152,25 @@ class StreamFile:
         self.size += len(data)
         self.head = self.builder.head
 
+    def difference(self) -> int:
+        """Bytes that the file has more (less: negative) than were written to it here; from now on they count as ours.
+
+        A file whose name was removed is followed by the next one. Raises AuditUnavailable when it cannot be looked at.
+        """
+        if self._broken:
+            return 0
+        try:
+            seen = os.fstat(self.fd)
+        except OSError as error:
+            raise AuditUnavailable(f"{self._name()}: {error.strerror}") from error
+        if seen.st_nlink == 0:
+            gone = self.size
+            self._rotate()
+            return -gone
+        more = seen.st_size - self.size
+        self.size = seen.st_size
+        return more
+
     def _fail(self, error: OSError) -> NoReturn:
         with suppress(AuditUnavailable):  # the next append tries again before it writes anything
             self._mend()
@@ -198,23 +216,3 @@ class StreamFile:
 def _parsed(line: bytes | None) -> tuple[ParsedLine, bytes] | None:
     parsed = parse_line(line) if line is not None else None
     return (parsed, line) if parsed is not None and line is not None else None
-
-
-def head_on_disk(directory: Path, stream: str) -> Head | None:
-    """The last whole line of a stream that nobody writes (the supervisor's last checkpoint at its end, or its first).
-
-    What a killed process left to the kernel is brought to disk first, so the head may be signed.
-
-    Raises:
-        AuditUnavailable, OSError: the stream's end cannot be read.
-    """
-    for segment in reversed(list_segments(directory).get(stream, [])):
-        fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fdatasync(fd)
-            last = _parsed(read_tail(fd, lambda line: parse_line(line) is not None).line)
-        finally:
-            os.close(fd)
-        if last is not None:
-            return Head(seq=last[0].seq, hash=line_hash(last[1]).decode(), file=segment.path.name)
-    return None

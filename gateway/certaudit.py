@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from gateway.home import Home
 from pki.inventory import CertificateRecord, Identity
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 __all__ = ["audit_certificate"]
 
@@ -15,6 +19,7 @@ def audit_certificate(
     event: str,
     record: CertificateRecord,
     *,
+    key: Ed25519PrivateKey | None = None,
     reason: str | None = None,
     old: str | None = None,
     formerly: Identity | None = None,
@@ -23,10 +28,12 @@ def audit_certificate(
 
     `old` is the serial of the certificate that a renewal replaces, `formerly` whose the name was before.
 
+    It is signed with `key`, or with the home's when that is not sealed.
+
     Raises:
         AuditUnavailable: the line is not in the log; what it tells of must not go on.
     """
-    from gateway.auditlog import append_cli
+    from gateway.clistream import append_cli
 
     detail = {
         "role": record.role.value,
@@ -39,6 +46,7 @@ def audit_certificate(
     append_cli(
         home.path,
         event,
+        key=key,
         identity=f"{record.role.value}/{record.name or 'gateway'}",
         serial=record.serial,
         outcome="done",

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,18 +26,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
-from gateway.audit import GENESIS, STREAM, AuditUnavailable, format_stamp, line_hash
-from gateway.auditfiles import (
-    list_segments,
-    locked,
-    make_directory,
-    read_tail,
-    segment_name,
-    set_aside,
-    sync_directory,
-    write_all,
-)
-from gateway.configvalues import AuditConfig
+from gateway.audit import STREAM
 
 CONTEXT: Final = b"rhttp-pki audit checkpoint 1\n"
 FILE: Final = "checkpoints.jsonl"
@@ -75,6 +62,11 @@ class Checkpoint:
     bases: Mapping[str, Head] = field(default_factory=dict)
     prev: str
     line: bytes = b""
+
+
+def are_heads(heads: Mapping[str, Head]) -> bool:
+    """Whether a checkpoint with these heads could be read back."""
+    return _heads(_plain(heads)) == heads and LOG not in heads
 
 
 def build_checkpoint(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> Checkpoint:
@@ -144,8 +136,16 @@ def verify_signature(line: bytes, key: Ed25519PublicKey) -> bool:
 def read_signing_key(path: Path) -> Ed25519PrivateKey | None:
     """The key when the file opens without a passphrase; None when it is missing, sealed or of another kind."""
     try:
-        key = load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError, TypeError):
+        return parse_signing_key(path.read_bytes())
+    except OSError:
+        return None
+
+
+def parse_signing_key(pem: bytes) -> Ed25519PrivateKey | None:
+    """The key in PEM; None when it is sealed, none at all, or of another kind."""
+    try:
+        key = load_pem_private_key(pem, None)
+    except (ValueError, TypeError):
         return None
     return key if isinstance(key, Ed25519PrivateKey) else None
 
@@ -156,134 +156,3 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
     if not isinstance(key, Ed25519PublicKey):
         raise ValueError("not an Ed25519 public key")
     return key
-
-
-class CheckpointLog:
-    """I/O: the file of checkpoints. Every append takes a lock and reads the end again, so commands and the supervisor
-    may both write; the supervisor's memory of its last checkpoint also shows when the file was put back.
-    """
-
-    def __init__(self, directory: Path, config: AuditConfig | None = None) -> None:
-        self._directory = directory
-        self._config = config or AuditConfig()
-        self._last: Checkpoint | None = None
-        self.regressed: frozenset[str] = frozenset()
-
-    @property
-    def last(self) -> Checkpoint | None:
-        """The last checkpoint that this object wrote or verified."""
-        return self._last
-
-    def append(
-        self,
-        heads: Mapping[str, Head],
-        key: Ed25519PrivateKey,
-        *,
-        bases: Mapping[str, Head] | None = None,
-        now_us: int | None = None,
-    ) -> Checkpoint | None:
-        """Sign and store one checkpoint, on disk when this returns; None when it would say nothing new.
-
-        Streams that ``heads`` does not name keep the head they had; a head with number 0 (no line yet) is passed over.
-        A head behind the stored one is not taken (lines were lost or cut; ``regressed`` names the streams, `audit
-        verify` will say where).
-
-        Raises:
-            ValueError: a head that no checkpoint may have; nothing is signed.
-            CheckpointRefused: the file's last checkpoint has not this key's signature, or is older than the one known.
-            AuditUnavailable: the file cannot be read or written; nothing of the new line stays in it.
-        """
-        heads = {name: head for name, head in heads.items() if head.seq != 0}
-        if _heads(_plain(heads)) != heads or LOG in heads:
-            raise ValueError(f"not heads: {heads!r}")  # signed, it would be a checkpoint that nobody can read
-        try:
-            make_directory(self._directory)
-            with locked(self._directory / "checkpoints.lock"):
-                return self._append(heads, bases or {}, key, now_us)
-        except OSError as error:
-            raise AuditUnavailable(f"{self._directory / FILE}: {error.strerror}") from error
-
-    def _append(
-        self, heads: Mapping[str, Head], bases: Mapping[str, Head], key: Ed25519PrivateKey, now_us: int | None
-    ) -> Checkpoint | None:
-        path = self._directory / FILE
-        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            tail = read_tail(fd, lambda line: parse_checkpoint(line) is not None)
-            set_aside(self._directory, fd, FILE, tail)
-            last = self._trusted(tail.line or self._rotated_line(), key)
-            merged = dict(last.heads) if last else {}
-            self.regressed = frozenset(name for name, head in heads.items() if _is_behind(head, merged.get(name)))
-            merged.update({name: head for name, head in heads.items() if name not in self.regressed})
-            kept = {**(last.bases if last else {}), **bases}
-            if (merged, kept) == ((last.heads, last.bases) if last else ({}, {})):
-                self._last = last
-                return None
-            stamp = format_stamp(time.time_ns() // 1000 if now_us is None else now_us)
-            checkpoint = build_checkpoint(
-                Checkpoint(
-                    seq=last.seq + 1 if last else 1,
-                    ts=max(stamp, last.ts) if last else stamp,
-                    heads=merged,
-                    bases=kept,
-                    prev=line_hash(last.line).decode() if last else GENESIS.decode(),
-                ),
-                key,
-            )
-            fd = self._rotate(fd, tail.end, len(checkpoint.line))
-            self._store(fd, checkpoint.line)
-            self._last = checkpoint
-            return checkpoint
-        finally:
-            os.close(fd)
-
-    def _trusted(self, line: bytes | None, key: Ed25519PrivateKey) -> Checkpoint | None:
-        known = self._last
-        if line is None:
-            if known is not None:
-                raise CheckpointRefused(f"{FILE} lost its checkpoints; run `audit verify`")
-            return None
-        if known is not None and known.line == line:
-            return known
-        last = parse_checkpoint(line)
-        if last is None or not verify_signature(line, key.public_key()):
-            raise CheckpointRefused(f"the last checkpoint in {FILE} is not signed by this key; run `audit verify`")
-        if known is not None and last.seq <= known.seq:
-            raise CheckpointRefused(f"{FILE} went back from {known.seq} to {last.seq}; run `audit verify`")
-        return last
-
-    def _rotated_line(self) -> bytes | None:
-        rotated = list_segments(self._directory).get(LOG)
-        if not rotated:
-            return None
-        fd = os.open(rotated[-1].path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return read_tail(fd, lambda line: parse_checkpoint(line) is not None).line
-        finally:
-            os.close(fd)
-
-    def _rotate(self, fd: int, size: int, more: int) -> int:
-        if size == 0 or size + more < self._config.max_bytes:
-            return fd
-        rotated = list_segments(self._directory).get(LOG)
-        index = rotated[-1].index + 1 if rotated else 1
-        path = self._directory / FILE
-        os.rename(path, self._directory / segment_name(LOG, index))
-        fresh = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.close(fd)
-        return fresh
-
-    def _store(self, fd: int, line: bytes) -> None:
-        size = os.fstat(fd).st_size
-        try:
-            write_all(fd, line + b"\n")
-            os.fdatasync(fd)
-            if size == 0:
-                sync_directory(self._directory)
-        except OSError:
-            os.ftruncate(fd, size)
-            raise
-
-
-def _is_behind(head: Head, known: Head | None) -> bool:
-    return known is not None and (head.seq < known.seq or (head.seq == known.seq and head.hash != known.hash))

@@ -336,8 +336,16 @@ class DataPlane:
         ask_all(services, end, "metrics", answered, lambda _: None)
 
     def audit_head(self) -> dict[str, object]:
-        """The audit stream's name, number and hash of its last line that is known to be on disk."""
-        head = self.services.audit.durable()
+        """The audit stream's name, number and hash of its last line that is known to be on disk, and how it fares."""
+        audit = self.services.audit
+        head = audit.durable()
+        told: dict[str, object] = {
+            "stream": self._stream,
+            "opened": audit.opened,
+            "healthy": audit.healthy,
+            "lost": audit.lost,
+            "touched": audit.touched,
+        }
         if head is None:
-            return {"stream": self._stream, "seq": 0, "hash": "", "file": ""}
-        return {"stream": self._stream, "seq": head.seq, "hash": head.hash, "file": head.file}
+            return told | {"seq": 0, "hash": "", "file": ""}
+        return told | {"seq": head.seq, "hash": head.hash, "file": head.file}

@@ -5,6 +5,7 @@ Posture: the operator is trusted; what commands read from elsewhere is not, and 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ from pki.names import Role
 from pki.pem import read_certificates
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from auth.store import UserStore
 
 __all__ = ["Desk", "GatewayUnreached"]
@@ -62,6 +65,7 @@ class Desk:
             self.engine.dispose()
             raise
         self.inventory = Inventory(self.engine, on_write=bump)
+        self._signing: Ed25519PrivateKey | None = None
 
     def __enter__(self) -> Desk:
         return self
@@ -114,7 +118,23 @@ class Desk:
         formerly: Identity | None = None,
     ) -> None:
         """One line in the audit log: see `audit_certificate`."""
-        audit_certificate(self.home, event, record, reason=reason, old=old, formerly=formerly)
+        key = self.checkpoint_key()
+        audit_certificate(self.home, event, record, key=key, reason=reason, old=old, formerly=formerly)
+
+    def checkpoint_key(self) -> Ed25519PrivateKey | None:
+        """The key that signs checkpoints when the passphrase for it was given; None: it is not sealed, or stays so.
+
+        A passphrase that does not open it refuses nothing here: what locks somebody out never hangs on it.
+        """
+        if self._passphrase is None:
+            return None
+        if self._signing is None:
+            from gateway.checkpoints import parse_signing_key
+            from gateway.home import HomeInvalid
+
+            with suppress(HomeInvalid):
+                self._signing = parse_signing_key(self.home.read_secret(self.home.checkpoint_key, self._passphrase))
+        return self._signing
 
     def tell_gateway(self, path: str) -> int | None:
         """Have the running gateway do what `path` of its admin socket says; wait until it has.

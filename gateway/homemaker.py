@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import orjson
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.certaudit import audit_certificate
 from gateway.configtemplate import build_config
@@ -22,7 +23,7 @@ from pki.authority import Authority, Hierarchy, make_hierarchy
 from pki.files import Staging, staged_directory
 from pki.inventory import CertificateRecord, Inventory
 from pki.issue import certificate_pem
-from pki.keys import KeyType, generate_key, private_key_pem, public_key_pem, seal
+from pki.keys import generate_key, private_key_pem, public_key_pem, seal
 from pki.names import Role
 
 __all__ = ["HomePlan", "make_home"]
@@ -58,7 +59,7 @@ def make_home(home: Home, plan: HomePlan, *, at: datetime) -> CertificateRecord:
         for place in (draft.keys, draft.certs, draft.bundles, draft.run, draft.audit):
             staging.directory(place.name)
         _write_texts(staging, plan)
-        _write_authorities(staging, draft, hierarchy, plan.passphrase)
+        signing = _write_authorities(staging, draft, hierarchy, plan.passphrase)
         server = Authority(role=Role.SERVER, issuer=hierarchy.issuing[Role.SERVER])
         key = generate_key()
         path = server.issue_server(names, public_key=key.public_key(), at=at, entropy=os.urandom)
@@ -68,7 +69,7 @@ def make_home(home: Home, plan: HomePlan, *, at: datetime) -> CertificateRecord:
             path[0], issuer=path[1], role=Role.SERVER, owner=None, labels={}, at=int(at.timestamp())
         )
         _make_state(draft, hierarchy, record)
-        audit_certificate(draft, "pki.issued", record)
+        audit_certificate(draft, "pki.issued", record, key=signing)
         staging.commit()
     return record
 
@@ -84,16 +85,20 @@ def _write_texts(staging: Staging, plan: HomePlan) -> None:
     staging.write("policy.cedarschema", SCHEMA_TEXT.encode())
 
 
-def _write_authorities(staging: Staging, draft: Home, hierarchy: Hierarchy, passphrase: bytes | None) -> None:
+def _write_authorities(
+    staging: Staging, draft: Home, hierarchy: Hierarchy, passphrase: bytes | None
+) -> Ed25519PrivateKey:
+    """Put the keys and certificates that sign there; the key of checkpoints."""
     _put_key(staging, draft, draft.root_key.name, private_key_pem(hierarchy.root.key), passphrase)
     _put_certificate(staging, draft.root_cert.name, certificate_pem(hierarchy.root.certificate))
     for role, issuer in hierarchy.issuing.items():
         _put_key(staging, draft, draft.ca_key(role).name, private_key_pem(issuer.key), passphrase)
         _put_certificate(staging, draft.ca_cert(role).name, certificate_pem(issuer.certificate))
-    checkpoint = generate_key(KeyType.ED25519)
+    checkpoint = Ed25519PrivateKey.generate()
     _put_key(staging, draft, draft.checkpoint_key.name, private_key_pem(checkpoint), passphrase)
     _put_certificate(staging, draft.checkpoint_pub.name, public_key_pem(checkpoint.public_key()))
     _put_key(staging, draft, draft.state_key.name, secrets.token_bytes(_STATE_KEY_BYTES), passphrase)
+    return checkpoint
 
 
 def _put_key(staging: Staging, draft: Home, name: str, secret: bytes, passphrase: bytes | None) -> None:

@@ -96,7 +96,7 @@ class DataPlaneLike(Protocol):
         ...
 
     def audit_head(self) -> dict[str, object]:
-        """The audit stream's name, the number and the hash of its last line."""
+        """The audit stream's name, the number and the hash of its last line, and whether the log is well."""
         ...
 
 
@@ -239,7 +239,7 @@ class _Session:
         except Exception as error:
             _break(f"drain failed: {type(error).__name__}: {error}")
         self._drained = True
-        self._answer(Done(id=message.id, value={}))
+        self._answer(Done(id=message.id, value=self._plane.audit_head()))  # the last one: the stream is closed
 
     async def _watch_lines(self) -> None:
         while True:

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.audit import AuditUnavailable, line_hash, parse_line
 from gateway.auditfiles import Segment, list_segments, read_tail, sync_directory
-from gateway.checkpoints import LOG, MAX_CHECKPOINT, CheckpointLog, Head, parse_checkpoint
+from gateway.checkpointlog import CheckpointLog
+from gateway.checkpoints import LOG, MAX_CHECKPOINT, Head, parse_checkpoint
 from gateway.configvalues import AuditConfig
 
 

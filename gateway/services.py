@@ -119,6 +119,18 @@ class AuditSink(Protocol):
     def previous(self) -> str:
         """How the stream ended the last time: none, clean or unclean."""
 
+    @property
+    def opened(self) -> int:
+        """The number of the last line that was found at the start."""
+
+    @property
+    def lost(self) -> int:
+        """Lines that could not be written since the last one that was."""
+
+    @property
+    def touched(self) -> bool:
+        """Whether somebody else changed the stream's file."""
+
     def configure(self, config: AuditConfig, /) -> None:
         """Take up new bounds."""
 

@@ -15,12 +15,11 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Final
 
 from gateway.admin import AdminServer, Answer
 from gateway.child import COMMAND, Child
 from gateway.clock import elapsed
-from gateway.config import AuditConfig
 from gateway.configvalues import LoadFailed
 from gateway.control import ApplyState, Ask, Drain, Question, StateFresh
 from gateway.fleet import Fleet
@@ -29,11 +28,11 @@ from gateway.loader import Loaded, fixed_changes
 from gateway.material import Material
 from gateway.member import Problem
 from gateway.runfiles import remove_note, write_note
+from gateway.signer import Signer, Trail
 from gateway.state import StateSnapshot
 from gateway.statewatch import StateUnreadable, StateWatch
 from gateway.statusview import merge, merge_pools, process_entry
 
-CHECKPOINT_INTERVAL: Final = 1.0
 STATUS_TIMEOUT: Final = 5.0
 HEAD_PATIENCE: Final = 0.5
 """Seconds that the lines of all processes wait for one that is slow to tell its audit head."""
@@ -41,26 +40,6 @@ HEAD_TIMEOUT: Final = 30.0
 """A process that cannot tell its audit head for so long is wedged: it cuts nobody either, so it is killed."""
 DRAIN_SLACK: Final = 5.0
 """Seconds that a process may take beyond the drain's own timeout before it is killed."""
-
-
-class Trail(Protocol):
-    """Where the supervisor's own acts are recorded; all calls block on the disk."""
-
-    def record(self, event: str, outcome: str, detail: Mapping[str, object]) -> None:
-        """Add an act of the operator's to the ``cli`` stream."""
-        ...
-
-    def checkpoint(self, heads: Sequence[Mapping[str, object]]) -> None:
-        """Sign and store the heads of the processes' streams, and of ``cli``."""
-        ...
-
-    def configure(self, config: AuditConfig) -> None:
-        """Keep the log by these settings from now on; does not block."""
-        ...
-
-    def settle(self) -> None:
-        """Sign and store what is on disk of every stream, while no process writes."""
-        ...
 
 
 class Supervisor:
@@ -90,7 +69,7 @@ class Supervisor:
         self._load_again = load_again
         self._listeners = listeners
         self._admin_listener = admin
-        self._trail = trail
+        self._signer = Signer(trail, log)
         self._say = say
         self._log = log
         self._version = version
@@ -104,8 +83,6 @@ class Supervisor:
         self._drain_asked = asyncio.Event()
         self._now_asked = asyncio.Event()
         self._failed = False
-        self._due = asyncio.Event()
-        self._sign_fault = ""
         self._background: set[asyncio.Task[None]] = set()
         self._watch = StateWatch(
             loaded.state,
@@ -124,7 +101,7 @@ class Supervisor:
             state=lambda: (self._watch.snapshot, self._watch.fresh_at),
             lock=self._lock,
             log=log,
-            on_due=self._due.set,
+            on_due=self._signer.due.set,
         )
         self._admin = AdminServer(
             {
@@ -160,12 +137,12 @@ class Supervisor:
             for task in self._background:
                 task.cancel()
             await self._fleet.stop()
-            await self._signed(self._trail.settle)
+            await self._signer.finish(self._fleet.streams)
             await self._admin.close(grace=1.0)
             remove_note(note)
 
     async def _start(self) -> bool:
-        if not await self._signed(self._trail.settle):
+        if not await self._signer.settle():
             return False
         self._spawn(self._watch.run(), vital=True)  # before they serve: what is revoked meanwhile is told them first
         start = asyncio.create_task(self._fleet.start())
@@ -184,7 +161,7 @@ class Supervisor:
         if problems:
             return False
         await self._admin.start(self._admin_listener.sock)
-        self._spawn(self._sign_for_ever(), vital=True)
+        self._spawn(self._signer.run(self._heads), vital=True)
         return True
 
     def _spawn(self, work: Awaitable[None], *, vital: bool = False) -> None:
@@ -240,10 +217,11 @@ class Supervisor:
             self._draining = True
             self._fleet.release()
         # Not under the lock: a revocation during the drain still cuts at once.
-        await asyncio.gather(
+        ended, _ = await asyncio.gather(
             self._fleet.command(lambda number: Drain(id=number, timeout=seconds), within=seconds + DRAIN_SLACK),
-            self._record("admin.drain"),
+            self._signer.record("admin.drain"),
         )
+        self._signer.ended({stream: done.value for stream, done in ended.items()})
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -252,42 +230,11 @@ class Supervisor:
         answers = await self._fleet.command(lambda number: ApplyState(id=number, snapshot=text))
         return sum(done.cut for done in answers.values())
 
-    # -- audit -------------------------------------------------------------------------------------------------------
-
-    async def _record(self, event: str, outcome: str = "done", **detail: object) -> None:
-        try:
-            await asyncio.to_thread(self._trail.record, event, outcome, detail)
-        except Exception as error:  # the act is done or must be done: say that its line is missing
-            self._log(f"{event} could not be recorded in the audit log: {type(error).__name__}: {error}")
-
-    async def _sign_for_ever(self) -> None:
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CHECKPOINT_INTERVAL):
-                    await self._due.wait()
-            self._due.clear()
-            await self._sign()
-
-    async def _sign(self) -> None:
+    async def _heads(self) -> list[Mapping[str, object]]:
         answers = await self._fleet.hear(
             lambda number: Ask(id=number, question=Question.AUDIT_HEAD), patience=HEAD_PATIENCE, within=HEAD_TIMEOUT
         )
-        heads = [done.value for done in answers.values() if done.value.get("seq")]  # 0: no line yet
-        await self._signed(lambda: self._trail.checkpoint(heads))
-
-    async def _signed(self, sign: Callable[[], None]) -> bool:
-        try:
-            await asyncio.to_thread(sign)
-        except Exception as error:
-            fault = f"{type(error).__name__}: {error}"
-            if fault != self._sign_fault:  # once, not every second
-                self._log(f"no checkpoint can be written: {fault}")
-            self._sign_fault = fault
-            return False
-        if self._sign_fault:
-            self._log("checkpoints can be written again")
-        self._sign_fault = ""
-        return True
+        return [done.value for done in answers.values()]
 
     # -- reload ------------------------------------------------------------------------------------------------------
 
@@ -309,7 +256,7 @@ class Supervisor:
             if problems:
                 return problems
             self._loaded = loaded
-            self._trail.configure(loaded.config.audit)
+            self._signer.configure(loaded.config.audit)
             self._generation += 1
             self._generation_at = time.time()
         return ()
@@ -322,9 +269,9 @@ class Supervisor:
         else:
             self._log(f"reloaded; generation {self._generation}")
         if problems:
-            await self._record("admin.reload", "refused", count=len(problems))
+            await self._signer.record("admin.reload", "refused", count=len(problems))
         else:
-            await self._record("admin.reload")
+            await self._signer.record("admin.reload")
         return problems
 
     async def _reload_by_signal(self) -> None:
@@ -359,7 +306,7 @@ class Supervisor:
     async def _post_revoke(self, body: Mapping[str, object]) -> Answer:
         answer = await self._post_refresh(body)
         done = answer.status == 200
-        await self._record("admin.revoke", "done" if done else "failed", connections=answer.body.get("cut", 0))
+        await self._signer.record("admin.revoke", "done" if done else "failed", connections=answer.body.get("cut", 0))
         return answer
 
     async def _get_status(self, _body: Mapping[str, object]) -> Answer:
@@ -382,6 +329,7 @@ class Supervisor:
                 "config": {"generation": self._generation, "since": _stamp(self._generation_at)},
                 "state": state,
                 "notices": self._loaded.notices(self._watch.snapshot),
+                "audit": self._signer.status(),
                 "processes": [
                     process_entry(stream, pids.get(stream), self._fleet.restarts[stream], statuses.get(stream))
                     for stream in self._fleet.streams

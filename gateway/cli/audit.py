@@ -7,24 +7,33 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import click
 import orjson
 
+from gateway.anchor import Anchor
 from gateway.audit import MAX_LINE
-from gateway.auditfiles import Segment, list_segments, segment_name
-from gateway.auditverify import AuditUnreadable, Report, read_lines, verify_directory
+from gateway.auditfiles import Segment, list_segments, read_lines, segment_name
+from gateway.auditverify import AuditUnreadable, Report, verify_directory
 from gateway.checkpoints import LOG, Checkpoint, parse_checkpoint, read_public_key
 from gateway.cli.common import Settings, common_options, fail
 from gateway.cli.output import is_unread
 
+_STATUS_TIMEOUT = 10.0
 _POLL = 0.25  # seconds between two looks with -f
 _MAX_LINES = 100_000
 _MAX_KEPT = 1024 * 1024  # bytes of a file of kept checkpoints
 _TAIL_BYTES = 256 * 1024
 _FIRST = ("event", "outcome", "reason", "identity", "target", "status", "ms")  # what people look for, in front
+
+
+_ALONE = (
+    "compared with nothing that is kept elsewhere: that the newest checkpoints were taken away with their lines would"
+    " not show; see --checkpoint"
+)
 
 
 @click.group("audit")
@@ -147,23 +156,57 @@ def _is_plain(line: bytes) -> bool:
 @click.option("--json", "as_json", is_flag=True, help="The report as one JSON object.")
 @common_options
 def verify(settings: Settings, path: Path | None, key_file: Path | None, kept_file: Path | None, as_json: bool) -> None:
-    """Prove the log in PATH (default HOME/audit): 0 sound, 1 tampered with, 2 unreadable."""
-    directory = path or settings.home / "audit"
+    """Prove the log in PATH (default HOME/audit): 0 sound, 1 not, 2 nothing to read.
+
+    1: it was tampered with, or the gateway that runs says that it cannot write it now.
+    """
+    ours = settings.home / "audit"
+    directory = path or ours
+    # What the home keeps tells of its own log alone; a copy elsewhere is compared with --checkpoint.
+    at_home = directory.resolve() == ours.resolve()
     key_file = key_file or settings.home / "certs" / "checkpoint.pub"
     try:
         key = read_public_key(key_file)
     except (OSError, ValueError) as error:
         _unreadable(f"cannot read the public key {key_file} ({_reason(error)}); name it with --key")
     try:
-        report = verify_directory(directory, key, _read_kept(kept_file) if kept_file else ())
+        anchor = Anchor(settings.home / "keys") if at_home else None
+        report = verify_directory(directory, key, _read_kept(kept_file) if kept_file else (), anchor)
+        if kept_file is None and (anchor is None or anchor.checkpoint() is None):
+            report = replace(report, notes=(*report.notes, _ALONE))
     except AuditUnreadable as error:
         _unreadable(f"cannot check {directory}: {error}")
     if as_json:
         click.echo(orjson.dumps(_as_json(report)).decode())
     else:
         _print(report)
+    faults = _running_faults(settings.home) if at_home else []
     if report.findings:
+        _say(f"Error: {directory}: {len(report.findings)} finding(s), the first: {report.findings[0]}")
+    if report.missing:
+        _say(f"warning: {report.missing} lines could not be written and are missing (admin.audit_resumed)")
+    for fault in faults:
+        _say(f"Error: the running gateway says: {fault}")
+    if report.findings or faults:
         sys.exit(1)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _running_faults(home: Path) -> list[str]:
+    """What the gateway of this home cannot write or sign now; nothing when none runs."""
+    from gateway.adminclient import AdminFailed, call
+
+    try:
+        status = call(home, "GET", "/status", timeout=_STATUS_TIMEOUT)
+    except AdminFailed as error:
+        _say(f"warning: the running gateway does not say how its log fares: {error}")
+        return []
+    told = (status or {}).get("audit")
+    faults = told.get("faults") if isinstance(told, dict) else None
+    return [str(fault) for fault in faults] if isinstance(faults, list) else []
 
 
 def _read_kept(path: Path) -> tuple[Checkpoint, ...]:
@@ -206,6 +249,7 @@ def _as_json(report: Report) -> dict[str, object]:
             for one in report.streams
         ],
         "checkpoints": report.checkpoints,
+        "missing": report.missing,
         "last_checkpoint": {"seq": last.seq, "ts": last.ts} if last else None,
     }
 

@@ -157,6 +157,10 @@ def _process(one: dict[str, Any]) -> str:
     return f"{one.get('stream')} {'down' if pid is None else f'pid {pid}'}"
 
 
+def _audit(told: dict[str, Any]) -> str:
+    return "healthy" if told.get("healthy") else f"NOT HEALTHY: {'; '.join(map(str, told.get('faults', ())))}"
+
+
 def _show(status: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -170,6 +174,7 @@ def _show(status: dict[str, Any]) -> None:
         *((name, one.get("url")) for name, one in status.get("listeners", {}).items()),
         ("configuration", f"generation {status.get('config', {}).get('generation')}"),
         ("state", f"version {state.get('version')}{'' if state.get('readable') else ', unreadable now'}"),
+        ("audit log", _audit(status.get("audit", {}))),
         ("connections", ", ".join(f"{name} {count}" for name, count in status.get("connections", {}).items())),
         ("processes", ", ".join(map(_process, status.get("processes", ())))),
     )

@@ -181,9 +181,10 @@ def _open(settings: Settings, *, with_key: bool = False, locks_out: bool = False
 
 
 def _audit(desk: Desk, event: str, name: str | None, **detail: object) -> None:
-    from gateway.auditlog import append_cli
+    from gateway.clistream import append_cli
 
-    append_cli(desk.home.path, event, outcome="done", detail=detail if name is None else {"user": name, **detail})
+    detail = detail if name is None else {"user": name, **detail}
+    append_cli(desk.home.path, event, key=desk.checkpoint_key(), outcome="done", detail=detail)
 
 
 def _lock_out(desk: Desk, event: str | None, name: str, what: str) -> None:

@@ -9,10 +9,10 @@ import pytest
 from support.auditlogs import KEY, make_home, records, run_python, verified
 
 from gateway.audit import AuditUnavailable
-from gateway.auditlog import append_cli
-from gateway.auditstream import head_on_disk
-from gateway.checkpoints import CheckpointLog
+from gateway.checkpointlog import CheckpointLog
+from gateway.clistream import append_cli
 from gateway.configvalues import AuditConfig
+from gateway.streamend import head_on_disk
 
 KILLED = """
 import sys
@@ -51,7 +51,7 @@ def test_writer_killed_again_and_again_log_stays_sound(tmp_path: Path) -> None:
 CLI = """
 import sys
 from pathlib import Path
-from gateway.auditlog import append_cli
+from gateway.clistream import append_cli
 for number in range(int(sys.argv[2])):
     append_cli(Path(sys.argv[1]), "admin.tested", process=sys.argv[3], count=number)
 """

@@ -12,9 +12,9 @@ from support.auditlogs import FIELDS, KEY, head_of, records, run_python, verifie
 
 from gateway.audit import AuditUnavailable, FieldRefused, line_hash
 from gateway.auditlog import AuditWriter
-from gateway.auditstream import head_on_disk
-from gateway.checkpoints import CheckpointLog
+from gateway.checkpointlog import CheckpointLog
 from gateway.configvalues import AuditConfig
+from gateway.streamend import head_on_disk
 
 
 def sign(directory: Path, writer: AuditWriter) -> None:

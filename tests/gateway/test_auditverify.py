@@ -14,7 +14,8 @@ from support.auditlogs import FIELDS, KEY, OTHER_KEY, chain_again, edit_lines, h
 from gateway.audit import GENESIS, line_hash
 from gateway.auditlog import AuditWriter
 from gateway.auditverify import AuditUnreadable, Report, verify_directory
-from gateway.checkpoints import Checkpoint, CheckpointLog, build_checkpoint, parse_checkpoint
+from gateway.checkpointlog import CheckpointLog
+from gateway.checkpoints import Checkpoint, build_checkpoint, parse_checkpoint
 from gateway.configvalues import AuditConfig
 
 P0 = "p0-000001.jsonl"

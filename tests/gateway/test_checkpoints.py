@@ -11,10 +11,10 @@ import pytest
 from support.auditlogs import KEY, OTHER_KEY, edit_lines
 
 from gateway.audit import GENESIS, line_hash
+from gateway.checkpointlog import CheckpointLog
 from gateway.checkpoints import (
     CONTEXT,
     Checkpoint,
-    CheckpointLog,
     CheckpointRefused,
     Head,
     build_checkpoint,

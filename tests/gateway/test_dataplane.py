@@ -497,6 +497,7 @@ async def test_drain_of_an_idle_plane_is_quick(plane: PlaneBench) -> None:
 
 async def test_status_adds_up(plane: PlaneBench) -> None:
     """What `rhttp-pki status` shows, as JSON."""
+    well = {"healthy": True, "lost": 0, "touched": False}
     plane.worker()
     plane.requester(client_peer())
     told = json.loads(json.dumps(plane.plane.status()))
@@ -505,7 +506,8 @@ async def test_status_adds_up(plane: PlaneBench) -> None:
     assert told["connections"] == {"total": 2, "worker": 1, "client": 1}
     assert told["pools"][0]["slots"] == {"total": 1, "free": 1}
     assert told["counters"]["reversed_opened"] == 1
-    assert plane.plane.audit_head() == {"stream": "p0", "seq": 0, "hash": "", "file": ""}
+    head = plane.plane.audit_head()
+    assert head == {"stream": "p0", "seq": 0, "hash": "", "file": "", "opened": 0, **well}
 
 
 async def test_plane_serves_its_sockets_and_ticks(plane: PlaneBench, tmp_path: Path) -> None:

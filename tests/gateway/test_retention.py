@@ -12,7 +12,8 @@ from support.auditlogs import FIELDS, KEY, edit_lines, head_of, make_log
 from gateway.audit import AuditUnavailable
 from gateway.auditlog import AuditWriter
 from gateway.auditverify import Report, verify_directory
-from gateway.checkpoints import CheckpointLog, parse_checkpoint
+from gateway.checkpointlog import CheckpointLog
+from gateway.checkpoints import parse_checkpoint
 from gateway.configvalues import AuditConfig
 from gateway.retention import retire_files
 

@@ -16,7 +16,7 @@ from support import fakegateway
 from support.fakegateway import FakeGateway, FakeState, make_loaded, snapshot
 from support.supervised import is_gone, running, until
 
-from gateway import fleet, supervisor
+from gateway import fleet, signer
 from gateway.adminclient import AdminFailed, call
 from gateway.config import ConfigProblem, Limits, MetricsConfig, StateConfig, TcpAddress, UnixAddress
 from gateway.configvalues import LoadFailed
@@ -325,7 +325,7 @@ async def test_status_merges_what_the_processes_say(tmp_path: Path) -> None:
 
 async def test_checkpoint_due_is_not_kept_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand lines are signed at once, long before their second is over."""
-    monkeypatch.setattr(supervisor, "CHECKPOINT_INTERVAL", 3600.0)
+    monkeypatch.setattr(signer, "CHECKPOINT_INTERVAL", 3600.0)
     async with running(tmp_path, "many-lines") as run:
         await until(lambda: bool(run.gateway.trail.heads))
         assert run.gateway.trail.heads[0][0]["seq"] == 5000
@@ -337,12 +337,30 @@ async def test_checkpoints_are_written_every_second_and_at_the_end(tmp_path: Pat
         assert run.gateway.trail.settled == 1
         await until(lambda: len(run.gateway.trail.heads) >= 2)
         assert await run.terminate() == 0
-        assert run.gateway.trail.settled == 2
+    heads, complete = run.gateway.trail.finished or ([], False)
+    assert complete
+    assert [head["stream"] for head in heads] == ["p0"]
+
+
+async def test_audit_log_that_is_not_well_is_said_and_shown(tmp_path: Path) -> None:
+    """On stderr once, in ``status`` for as long as it is so; what was found in the log stays until the end."""
+    async with running(tmp_path) as run:
+        assert (await run.ask("GET", "/status"))["audit"] == {"healthy": True, "faults": []}
+        run.gateway.trail.notices = ("1 lines in the audit log's cli stream are not ours",)
+        run.gateway.trail.fault = OSError(28, "No space left on device")
+        await run.gateway.until(lambda: any("no checkpoint" in line for line in run.gateway.logged))
+        found = run.gateway.trail.notices[0]
+        fault = "no checkpoint can be written: OSError: [Errno 28] No space left on device"
+        assert (await run.ask("GET", "/status"))["audit"] == {"healthy": False, "faults": [fault, found]}
+        run.gateway.trail.fault = None
+        await run.gateway.until(lambda: "checkpoints can be written again" in run.gateway.logged)
+        assert (await run.ask("GET", "/status"))["audit"] == {"healthy": False, "faults": [found]}
+        assert run.gateway.logged.count(found) == 1
 
 
 async def test_checkpoint_that_fails_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk does not fill the log with itself, and its end is told."""
-    monkeypatch.setattr(supervisor, "CHECKPOINT_INTERVAL", 0.01)
+    monkeypatch.setattr(signer, "CHECKPOINT_INTERVAL", 0.01)
     async with running(tmp_path) as run:
         run.gateway.trail.fault = OSError(28, "No space left on device")
         await run.gateway.until(lambda: any("no checkpoint" in line for line in run.gateway.logged))

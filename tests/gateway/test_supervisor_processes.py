@@ -16,7 +16,7 @@ import pytest
 from support.fakegateway import FakeGateway, FakeState, make_loaded, snapshot
 from support.supervised import Running, is_gone, running, until
 
-from gateway import fleet, supervisor
+from gateway import fleet, signer, supervisor
 from gateway.adminclient import AdminFailed
 from gateway.config import Limits, MetricsConfig, TcpAddress
 from gateway.loader import fixed_changes
@@ -307,7 +307,7 @@ async def test_process_that_hangs_keeps_nobody_elses_lines_unsigned(
     """The heads of the others are signed meanwhile; it is killed when it stays silent, told once."""
     monkeypatch.setattr(supervisor, "HEAD_TIMEOUT", 2.0)
     monkeypatch.setattr(supervisor, "HEAD_PATIENCE", 0.1)
-    monkeypatch.setattr(supervisor, "CHECKPOINT_INTERVAL", 0.05)
+    monkeypatch.setattr(signer, "CHECKPOINT_INTERVAL", 0.05)
     async with running(tmp_path, processes=2) as run:
         first, second = await run.processes()
         os.kill(second["pid"], signal.SIGSTOP)

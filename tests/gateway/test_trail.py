@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.auditlogs import KEY, OTHER_KEY, make_home
+from support.auditlogs import KEY, OTHER_KEY, make_home, records
 
-from gateway.auditlog import AuditWriter, append_cli
+from gateway.auditlog import AuditWriter
 from gateway.auditverify import Report, verify_directory
 from gateway.checkpoints import CheckpointRefused
+from gateway.clistream import append_cli
 from gateway.configvalues import AuditConfig
 from gateway.trail import RETIRE_EVERY, HeadMalformed, HomeTrail
 
@@ -86,15 +87,15 @@ def test_settle_covers_what_a_crash_left_unsigned(home: Path) -> None:
     assert uncovered(home) == {"p0": 0, "cli": 0}
 
 
-def test_settle_on_nothing_writes_nothing(home: Path) -> None:
-    """A new home has nothing to sign."""
+def test_settle_on_nothing_writes_and_signs_the_first_line(home: Path) -> None:
+    """Before a data process writes there is a checkpoint, so that its absence always shows."""
     HomeTrail(home, CONFIG, KEY).settle()
-    assert list((home / "audit").iterdir()) == []
+    assert uncovered(home) == {"cli": 0}
+    assert [line["event"] for line in records(home / "audit", "cli")] == ["admin.audit_begun"]
 
 
 def test_settle_on_checkpoints_of_another_key_is_refused(home: Path) -> None:
     """Nothing is signed on top of what is not ours."""
-    write_lines(home, 1)
     HomeTrail(home, CONFIG, OTHER_KEY).settle()
     write_lines(home, 1)
     with pytest.raises(CheckpointRefused):

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from gateway.audit import GENESIS, LineBuilder, line_hash
 from gateway.auditlog import AuditWriter
 from gateway.auditverify import Report, verify_directory
-from gateway.checkpoints import CheckpointLog, Head
+from gateway.checkpointlog import CheckpointLog
+from gateway.checkpoints import Head
 from gateway.configvalues import AuditConfig
 
 ROOT = Path(__file__).parents[2]

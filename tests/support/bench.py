@@ -64,6 +64,8 @@ class MemoryAudit:
     previous = "none"
     healthy = True
     writable = True
+    opened = lost = 0
+    touched = False
 
     def __init__(self, log: list[tuple[str, Any]]) -> None:
         self._log = log

@@ -49,12 +49,14 @@ class FakeState:
 
 
 class FakeTrail:
-    """`gateway.supervisor.Trail` that remembers."""
+    """`gateway.signer.Trail` that remembers."""
 
     def __init__(self) -> None:
         self.records: list[tuple[str, str, Mapping[str, object]]] = []
         self.heads: list[Sequence[Mapping[str, object]]] = []
         self.settled = 0
+        self.finished: tuple[list[Mapping[str, object]], bool] | None = None
+        self.notices: tuple[str, ...] = ()
         self.fault: Exception | None = None
         self.signed: Callable[[], None] = lambda: None
 
@@ -74,6 +76,12 @@ class FakeTrail:
         if self.fault is not None:
             raise self.fault
         self.settled += 1
+
+    def finish(self, heads: Sequence[Mapping[str, object]], *, complete: bool) -> None:
+        self.finished = (list(heads), complete)
+
+    def found(self) -> tuple[str, ...]:
+        return self.notices
 
 
 def make_loaded(place: Path, state: FakeState, policy: str = "", **config: Any) -> Loaded:

@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 from support.auditlogs import FIELDS, OTHER_KEY, edit_lines, make_home, make_log
 
-from gateway.auditlog import AuditWriter, append_cli
+from gateway.auditlog import AuditWriter
 from gateway.cli.audit import audit
+from gateway.clistream import append_cli
 from gateway.configvalues import AuditConfig
 
 ROOT = Path(__file__).parents[3]

@@ -372,4 +372,4 @@ def _break_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise AuditUnavailable("disk full")
 
-    monkeypatch.setattr("gateway.auditlog.append_cli", broken)
+    monkeypatch.setattr("gateway.clistream.append_cli", broken)

@@ -68,7 +68,9 @@ def test_command_that_nobody_reads_is_done(home: Path, arguments: tuple[str, ...
 def test_proof_that_nobody_reads_to_its_end_keeps_its_exit_status(home: Path) -> None:
     """A log that was tampered with is not sound because `head` had seen enough."""
     edit_lines(home / "audit" / "p0-000001.jsonl", lambda lines: lines.pop(2))
-    assert unread("--home", home, "audit", "verify") == (1, b"")
+    status, said = unread("--home", home, "audit", "verify")
+    assert status == 1
+    assert said.startswith(b"Error: ")
 
 
 def test_failure_that_nobody_reads_keeps_its_exit_status(tmp_path: Path) -> None:
