@@ -11,7 +11,10 @@ from queue import SimpleQueue
 import pytest
 from support.origins import Origin, Request, read_request, response
 from support.rig import Rig, upgrade, wait_for
+from support.runhomes import new_ca
 from support.wire import PATIENCE, Wire, request
+
+from pki.names import Role
 
 CONFIG = """
 [masters.tier]
@@ -333,3 +336,16 @@ def test_status_shows_relay_pools(rig: Rig, master: Master) -> None:
     with switch(rig, "w1", FAR) as worker:
         assert worker.one().status == 101
         assert '"far"' in json.dumps(rig.status())
+
+
+def test_relayed_connection_ends_when_its_ca_leaves_the_store(tmp_path: Path, origin: Origin, master: Master) -> None:
+    """On both sides, though nothing is read of what passes."""
+    with Rig(tmp_path, CONFIG.format(port=origin.port), peers=PEERS) as own, switch(own, "w1", FAR) as worker:
+        assert worker.one().raw == SWITCH
+        joined = master.joined.get(timeout=PATIENCE)
+        (own.home / "certs" / "worker-ca.pem").write_bytes(new_ca(own.home, Role.WORKER))
+        own.run("reload")
+        worker.rest(5.0)
+        joined.rest(5.0)
+        assert own.wait_line(event="connection.cut", identity="worker/w1")["reason"] == "issuer_gone"
+        assert own.wait_line(event="reverse.closed")["reason"] == "issuer_gone"
