@@ -26,7 +26,15 @@ from gateway.configvalues import LoadFailed
 from gateway.home import Home, HomeInvalid
 from gateway.material import Material, read_overrides
 from gateway.notices import own_notices, server_fault
-from gateway.state import StateSnapshot, StateUnavailable, check_schema, load_snapshot, open_state, read_version
+from gateway.state import (
+    GATEWAY_PATIENCE,
+    StateSnapshot,
+    StateUnavailable,
+    check_schema,
+    load_snapshot,
+    open_state,
+    read_version,
+)
 from gateway.statewatch import StateSource
 from pki.errors import PkiError
 from pki.keys import load_private_key
@@ -342,7 +350,9 @@ def _open_state(reader: _Reader, config: Config | None) -> EngineSource | None:
     if config is None:
         return None
     key = reader.secret_of(reader.home.state_key)
-    engine = reader.attempt("state.url", lambda: open_state(reader.home, config.state.url), StateUnavailable)
+    engine = reader.attempt(
+        "state.url", lambda: open_state(reader.home, config.state.url, patience=GATEWAY_PATIENCE), StateUnavailable
+    )
     if key is None or engine is None:
         return None
     try:

@@ -64,6 +64,10 @@ SCHEMA_REVISION = "0001"
 """The newest revision in `gateway.migrations`; a test holds the two together."""
 
 _BUSY_SECONDS = 5.0
+COMMAND_PATIENCE = 20.0
+"""Seconds that a command waits for one answer of the database."""
+GATEWAY_PATIENCE = 3.0
+"""The same of a running gateway: another connection must have been tried before `limits.state_stale` is over."""
 _EXPIRED_SECONDS = 86_400
 _READ_ONLY = "rhttp_read_only"
 # The lock that upgrades of one PostgreSQL database take, so that two of them do not race: any fixed number.
@@ -92,11 +96,13 @@ class SchemaOutdated(StateUnavailable):
     code = "schema_outdated"
 
 
-def open_state(home: Home | Path, config_url: str | None = None) -> Engine:
+def open_state(home: Home | Path, config_url: str | None = None, *, patience: float = COMMAND_PATIENCE) -> Engine:
     """An engine for the home's state; nothing is opened, made or checked before its first use.
 
     `config_url` is ``[state] url`` (default SQLite ``state.db``); a relative SQLite path is relative to the home. A
     SQLite file that is missing is an error at first use, never silently made: only `create_schema` makes one.
+
+    ``patience`` is how many seconds any one answer of PostgreSQL may take; beyond, the connection is given up.
 
     Transactions of SQLite start with BEGIN IMMEDIATE, so what was read in one still holds when it writes; readers use
     `reading`, which takes no write lock.
@@ -117,7 +123,9 @@ def open_state(home: Home | Path, config_url: str | None = None) -> Engine:
             return _open_sqlite(base, url)
         case "postgresql+psycopg":
             try:
-                return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+                from gateway.postgres import open_engine  # here: only who has PostgreSQL has its driver
+
+                return open_engine(url, patience)
             except ImportError:
                 raise StateUnavailable(
                     "PostgreSQL needs the psycopg package; pip install 'rhttp-pki[postgresql]'"
@@ -327,6 +335,9 @@ def unavailable(error: BaseException) -> StateUnavailable:
 
 
 _SIGNS = (
+    ("no answer within", "does not answer; check the server and the way to it, then try again"),
+    ("timeout expired", "cannot be reached in time; check the server and the way to it, then try again"),
+    ("statement timeout", "takes too long to answer; try again when it is less busy"),
     ("database is locked", f"is in use by another command (waited {_BUSY_SECONDS:.0f} s); try again"),
     (
         "unable to open database file",

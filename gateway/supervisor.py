@@ -315,7 +315,9 @@ class Supervisor:
         statuses = {stream: done.value for stream, done in answers.items()}
         state = {
             "version": self._watch.snapshot.version,
-            "readable": self._watch.readable,
+            # Not while a look at it is under way that takes too long, either: by then requests are refused.
+            "readable": self._watch.readable
+            and elapsed() - self._watch.fresh_at <= self._loaded.config.limits.state_stale,
             "fresh_at": _stamp(time.time() - (elapsed() - self._watch.fresh_at)),
         }
         return Answer(

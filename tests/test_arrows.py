@@ -58,6 +58,7 @@ EDGE = frozenset(
         "gateway/member.py",
         "gateway/mesh.py",
         "gateway/metricsacceptor.py",
+        "gateway/postgres.py",
         "gateway/process.py",
         "gateway/relay.py",
         "gateway/renewal.py",
