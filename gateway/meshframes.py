@@ -42,7 +42,7 @@ GONE: Final = 14
 """Why, or nothing: the worker's connection is closed."""
 
 MAX_FRAME: Final = 64 * 1024 * 1024
-"""Bytes of a frame's content. The largest is the first news of a process: about 60 bytes a worker."""
+"""Bytes of a frame's content. The largest is the first news of a process: about 120 bytes a worker."""
 
 _HEAD: Final = struct.Struct(">BI")
 _HEAD_SIZE: Final = 5
