@@ -36,6 +36,7 @@ CURL = "curl.conf"
 SETTINGS = "rhttp.toml"
 
 _CURL_ESCAPES = {"\\": "\\\\", '"': '\\"', "\t": "\\t", "\n": "\\n", "\r": "\\r", "\v": "\\v"}
+_CERT_ESCAPED = re.compile(r"\\{2,}|\\(?=:)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ANY_HOST = frozenset({"", "*", "0.0.0.0", "::", "[::]"})  # noqa: S104 - recognised, not bound
 
@@ -69,8 +70,9 @@ def _folder_without_authorities(place: Path) -> str:
 
 
 def _certificate_name(path: str) -> str:
-    """``cert`` alone is parted at a colon (before the key's passphrase), with backslashes as escapes of its own."""
-    return path.replace("\\", "\\\\").replace(":", "\\:")
+    """``cert`` alone is parted at a colon (before the key's passphrase); there a backslash escapes a colon and itself,
+    and is one everywhere else."""
+    return _CERT_ESCAPED.sub(lambda match: match.group() * 2, path).replace(":", "\\:")
 
 
 def _quote(text: str) -> str:

@@ -37,7 +37,7 @@ from gateway.bundle import (
 from gateway.desk import Desk
 from gateway.runfiles import turn_of
 from gateway.state import reading
-from pki.errors import NameInvalid
+from pki.errors import CertificateInvalid, InputUnreadable, NameInvalid
 from pki.files import Staging, replace_files, staged_directory
 from pki.inventory import (
     CertificateRecord,
@@ -253,7 +253,7 @@ def _fill(
     name = order.owner.name if user.exists else None
     curl = build_curl_conf(order.out, user=name, password=user.password, has_key=key_pem is not None)
     staging.write(CURL, curl)
-    url = gateway_url(desk.basics.listen, _dns_names(read_path(desk.home.server_cert)[0]))
+    url = gateway_url(desk.basics.listen, _dns_names(desk))
     staging.write(SETTINGS, build_settings(order.owner, gateway=url, has_user=user.exists), mode=PUBLIC)
 
 
@@ -266,10 +266,11 @@ def take_back(desk: Desk, record: CertificateRecord) -> None:
 def issue_server(desk: Desk, sans: Sequence[str], lifetime: timedelta | None = None) -> CertificateRecord:
     """A new key and certificate for the TLS listener, in the home. Without `sans` the names of the present one stay.
 
-    A running gateway goes on with the old one until it is told to reload.
+    When the present one is missing or cannot be read, the newest that was issued counts for them. A running gateway
+    goes on with the old one until it is told to reload.
     """
     home = desk.home
-    names = server_names(sans) if sans else list(_names(read_path(home.server_cert)[0]))
+    names = server_names(sans) if sans else _present_names(desk)
     key = generate_key()
     now = datetime.now(UTC)
     path = desk.authority(Role.SERVER).issue_server(
@@ -308,5 +309,14 @@ def _names(certificate: x509.Certificate) -> list[x509.DNSName | x509.IPAddress]
     return [name for name in sans if isinstance(name, x509.DNSName | x509.IPAddress)]
 
 
-def _dns_names(certificate: x509.Certificate) -> list[str]:
-    return [name.value for name in _names(certificate) if isinstance(name, x509.DNSName)]
+def _present_names(desk: Desk) -> list[x509.DNSName | x509.IPAddress]:
+    """The names of the server certificate in the home, else of the newest one that was issued, else the usual ones."""
+    with suppress(OSError, InputUnreadable, CertificateInvalid):
+        return _names(read_path(desk.home.server_cert)[0])
+    for record in desk.inventory.certificates(role=Role.SERVER):
+        return _names(x509.load_pem_x509_certificate(record.pem.encode()))
+    return server_names(())
+
+
+def _dns_names(desk: Desk) -> list[str]:
+    return [name.value for name in _present_names(desk) if isinstance(name, x509.DNSName)]

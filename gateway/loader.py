@@ -305,6 +305,11 @@ def _trust(reader: _Reader) -> dict[str, bytes]:
 def _server(reader: _Reader, trust: Mapping[str, bytes]) -> tuple[bytes, bytes] | None:
     """The server certificate's path and key, checked against each other and our own server CA."""
     home = reader.home
+    missing = [place for place in (home.server_cert, home.server_key) if not os.path.lexists(place)]
+    for place in missing:
+        reader.problem(place, "is missing; make a new one with `rhttp-pki issue-server`")
+    if missing:
+        return None
     pem, key_pem = reader.bytes_of(home.server_cert), reader.secret_of(home.server_key)
     if pem is None or key_pem is None:
         return None

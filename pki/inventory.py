@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import Connection, Engine, Row, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, func, insert, select, update
 
 from pki.errors import StoreError
 from pki.issue import serial_hex
@@ -195,6 +195,7 @@ class Inventory:
 
         Raises:
             NameTaken: a certificate of the name, for another role or pool, is valid.
+            UnknownCertificate: the CA is not in the inventory.
         """
         with self._engine.begin() as connection:
             self._on_write(connection)
@@ -202,6 +203,8 @@ class Inventory:
                 also(connection)
             if record.name is not None:
                 _enter(connection, Identity(name=record.name, role=record.role, pool=record.pool), record.issued_at)
+            if connection.execute(select(authorities.c.role).where(_is_authority(record.issuer))).first() is None:
+                raise _unknown_authority(record.issuer)
             connection.execute(insert(certificates).values(**_values(record)))
 
     def revoke(
@@ -223,7 +226,9 @@ class Inventory:
             found = _records(connection, select(certificates).where(is_meant).order_by(certificates.c.not_after))
             if not found:
                 what = f"name {name}" if serial is None else f"serial {serial}"
-                raise UnknownCertificate(f"no certificate with the {what} was issued in this home")
+                raise UnknownCertificate(
+                    f"no certificate with the {what} was issued in this home; `rhttp-pki list --all` shows what was"
+                )
             alive = [record for record in found if serial is not None or record.not_after >= at] or found[-1:]
             now_revoked = [record for record in alive if record.revoked_at is None]
             for record in now_revoked:
@@ -272,16 +277,22 @@ class Inventory:
         Raises:
             UnknownCertificate: the CA is not in the inventory.
         """
-        is_meant = authorities.c.fingerprint == issuer
+        is_meant = _is_authority(issuer)
         with self._engine.begin() as connection:
             self._on_write(connection)
             connection.execute(update(authorities).where(is_meant).values(crl_number=authorities.c.crl_number + 1))
             number = connection.execute(select(authorities.c.crl_number).where(is_meant)).scalar()
         if number is None:
-            raise UnknownCertificate(
-                f"the CA {issuer} is not in the inventory of this home; restore state.db from a backup"
-            )
+            raise _unknown_authority(issuer)
         return int(number)
+
+
+def _is_authority(fingerprint: str) -> ColumnElement[bool]:
+    return authorities.c.fingerprint == fingerprint
+
+
+def _unknown_authority(fingerprint: str) -> UnknownCertificate:
+    return UnknownCertificate(f"the CA {fingerprint} is not in the inventory; enter it with: rhttp-pki db upgrade")
 
 
 def find_identity(connection: Connection, name: str) -> Identity | None:

@@ -155,6 +155,7 @@ def test_curl_conf_lets_curl_in_from_any_directory(home: Home, server: int, tmp_
         "back\\slash\\",
         "back\\\\twice\\:x",
         "co:lon",
+        "one\\:colon",
         "a = b",
         "tab\tand\nnew line\r",
         "\v{{x}}$HOME%41",

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, event, select
-from sqlalchemy.exc import IntegrityError
 
 from pki.authority import Authority, Hierarchy, make_hierarchy
 from pki.inventory import (
@@ -184,8 +183,8 @@ def test_record_with_more_is_one_transaction(inventory: Inventory) -> None:
 
 
 def test_record_of_an_unknown_issuer_is_refused(engine: Engine, writes: Writes) -> None:
-    """A certificate whose CA is not in the inventory cannot be entered."""
-    with pytest.raises(IntegrityError):
+    """A certificate whose CA is not in the inventory cannot be entered; the mend enters the home's CAs."""
+    with pytest.raises(UnknownCertificate, match="rhttp-pki db upgrade"):
         Inventory(engine, on_write=writes).record(record_for(ALICE))
 
 

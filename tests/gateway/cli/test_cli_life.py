@@ -106,6 +106,23 @@ def test_issue_server_keeps_the_names_unless_told(home: Home) -> None:
     assert names() == ["localhost", "other.example.com"]
 
 
+@pytest.mark.parametrize("spoilt", [None, b"", b"junk"])
+def test_issue_server_mends_a_home_whose_server_certificate_is_lost(home: Home, spoilt: bytes | None) -> None:
+    """What the check advises helps: the names are those of the newest certificate that was issued."""
+    for path in (home.server_cert, home.server_key):
+        path.unlink()
+        if spoilt is not None and path == home.server_cert:
+            path.write_bytes(spoilt)
+    check = run_cli(home, "gateway --check")
+    assert (check.exit_code, "rhttp-pki issue-server" in check.stderr) == (1, True)
+    assert run_cli(home, "issue-server").exit_code == 0
+    sans = read_certificates(home.server_cert.read_bytes())[0].extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    assert "gw.example.com" in sans.value.get_values_for_type(x509.DNSName)
+    assert run_cli(home, "gateway --check").exit_code == 0
+
+
 # -- revoke and the running gateway ------------------------------------------------------------------------------------
 
 
