@@ -238,6 +238,36 @@ def test_writer_disk_full_partial_line_cut_and_gap_told(
     verified(directory)
 
 
+def test_writer_asks_a_disk_that_takes_no_line_only_so_often(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that fails can take long, so not every line tries; none is forgotten, and the last ones are tried."""
+    writer = AuditWriter.open(directory, "p0")
+    writer.retry_after = 3600.0
+    real, calls = os.write, 0
+
+    def full(fd: int, data: bytes) -> int:
+        nonlocal calls
+        calls += 1
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr("gateway.auditstream.os.write", full)
+    assert writer.writable
+    for lost in range(1, 6):
+        with pytest.raises(AuditUnavailable):
+            writer.write("request", FIELDS)
+        assert (writer.writable, writer.lost, calls) == (False, lost, 1)
+    monkeypatch.setattr("gateway.auditstream.os.write", real)
+    with pytest.raises(AuditUnavailable, match="a moment ago"):
+        writer.write("request", FIELDS)
+    writer.flush_refusals()
+    writer.write("gateway.stop", {})
+    assert (writer.writable, writer.lost) == (True, 0)
+    writer.close()
+    assert [(one["event"], one.get("count")) for one in records(directory)] == [
+        ("admin.audit_resumed", 6),
+        ("gateway.stop", None),
+    ]
+
+
 def test_writer_torn_line_that_cannot_be_cut_blocks_until_it_can(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
