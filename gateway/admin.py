@@ -275,16 +275,31 @@ class AdminServer:
                     return
 
     async def _read(self, reader: asyncio.StreamReader) -> Request | Answer:
-        try:
-            head = parse_head((await reader.readuntil(b"\r\n\r\n"))[:-4])
-        except asyncio.LimitOverrunError:
-            return refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head is over {HEAD_MAX} bytes")
+        block = await self._read_head(reader)
+        if isinstance(block, Answer):
+            return block
+        head = parse_head(block)
         if isinstance(head, Answer):
             return head
         body = parse_content(await reader.readexactly(head.length))
         if isinstance(body, Answer):
             return body
         return Request(method=head.method, target=head.target, body=body)
+
+    async def _read_head(self, reader: asyncio.StreamReader) -> bytes | Answer:
+        """A head without its empty line. Line by line: behind one that ends in LF alone CRLF might never come."""
+        block = b""
+        while len(block) <= HEAD_MAX:
+            try:
+                line = await reader.readuntil(b"\n")
+            except asyncio.LimitOverrunError:
+                break
+            if line[-2:] != b"\r\n":
+                return refusal(HTTPStatus.BAD_REQUEST, "a line ends in LF alone")
+            if line == b"\r\n":
+                return block[:-2]
+            block += line
+        return refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head is over {HEAD_MAX} bytes")
 
     async def _answer(self, request: Request) -> Answer:
         methods = self._routes.get(request.target)

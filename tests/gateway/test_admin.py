@@ -135,6 +135,11 @@ async def test_peer_credentials_are_the_kernels(tmp_path: Path) -> None:
         pytest.param(b"POST /echo HTTP/1.1\r\nContent-Length: 1\r\n\r\n{", 400, id="no JSON"),
         pytest.param(b"POST /echo HTTP/1.1\r\nContent-Length: 2\r\n\r\n[]", 400, id="no object"),
         pytest.param(b"POST /echo HTTP/1.1\r\nContent-Length: 65537\r\n\r\n", 413, id="content too long"),
+        pytest.param(b"GET /echo HTTP/1.1\n", 400, id="LF"),
+        pytest.param(b"GET /echo HTTP/1.1\r\nA: b\n", 400, id="LF behind a field"),
+        pytest.param(b"GET /echo HTTP/1.1\r\nA: b\r\n\n", 400, id="LF at the end"),
+        pytest.param(b"\r\nGET /echo HTTP/1.1\r\n\r\n", 400, id="empty line"),
+        pytest.param((b"GET /echo HTTP/1.1\r\n" + b"A: b\r\n" * HEAD_MAX)[: 2 * HEAD_MAX], 431, id="too many lines"),
         pytest.param(b"GET /echo HTTP/1.1\r\nA: " + b"b" * HEAD_MAX + b"\r\n\r\n", 431, id="head too long"),
     ],
 )
