@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from support.auditlogs import FIELDS, KEY, head_of, records, run_python, verified
 
-from gateway.audit import AuditUnavailable, FieldRefused, line_hash
+from gateway.audit import AuditUnavailable, FieldRefused, LineBuilder, line_hash
 from gateway.auditlog import AuditWriter
+from gateway.auditverify import verify_directory
 from gateway.checkpointlog import CheckpointLog
 from gateway.configvalues import AuditConfig
 from gateway.streamend import head_on_disk
@@ -305,6 +306,7 @@ import resource, sys
 from pathlib import Path
 from gateway.audit import AuditUnavailable
 from gateway.auditlog import AuditWriter
+from gateway.auditverify import verify_directory
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
 writer = AuditWriter.open(Path(sys.argv[1]), "p0")
 refused = 0
@@ -501,3 +503,41 @@ def test_writer_lines_that_wait_keep_to_the_size_of_files(directory: Path) -> No
     sign(directory, writer)
     writer.close()
     verified(directory)
+
+
+def test_writer_finds_what_somebody_else_added_and_signs_none_of_it(tmp_path: Path) -> None:
+    """Once a second: a line says so, the head stays the writer's own, and verification names the place."""
+    writer = AuditWriter.open(tmp_path, "p0")
+    writer.write("request", FIELDS)
+    writer.tick(1.0)
+    assert not writer.touched
+    path = tmp_path / "p0-000001.jsonl"
+    head = writer.head()
+    forged = LineBuilder("p0", seq=head[0], digest=head[1].encode()).build("request", FIELDS, 2_000_000_000_000_000)
+    with path.open("ab") as file:
+        file.write(forged)
+    writer.tick(2.0)
+    assert writer.touched
+    writer.tick(3.0)
+    found = [record for record in records(tmp_path) if record["event"] == "admin.audit_foreign"]
+    assert [record["detail"] for record in found] == [{"name": "p0", "file": path.name, "count": len(forged)}]
+    assert writer.head()[0] == 2
+    writer.sync()
+    durable = writer.durable()
+    assert durable is not None
+    CheckpointLog(tmp_path).append({"p0": durable}, KEY)
+    writer.close()
+    assert verify_directory(tmp_path, KEY.public_key()).findings
+
+
+def test_writer_whose_file_was_removed_goes_on_in_the_next_one(tmp_path: Path) -> None:
+    """What is written now can be read; what is gone is found missing."""
+    writer = AuditWriter.open(tmp_path, "p0")
+    writer.write("request", FIELDS)
+    (tmp_path / "p0-000001.jsonl").unlink()
+    writer.tick(1.0)
+    writer.write("request", FIELDS)
+    writer.close()
+    assert writer.touched
+    assert [record["seq"] for record in records(tmp_path)] == [2, 3]
+    assert "p0-000001.jsonl: the file is missing" in str(verify_directory(tmp_path, KEY.public_key()).findings[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tomllib
@@ -42,7 +43,8 @@ def test_init_makes_a_complete_private_home(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     home.require()
     keys = {"root", "server-ca", "client-ca", "worker-ca", "master-ca", "server", "state", "checkpoint"}
-    assert {path.name for path in home.keys.iterdir()} == {f"{name}.key" for name in keys}
+    kept = {"audit-cli.json", "audit-checkpoint.jsonl", "state.json"}
+    assert {path.name for path in home.keys.iterdir()} == {f"{name}.key" for name in keys} | kept
     assert {mode_of(path) for path in home.keys.iterdir()} == {0o600}
     assert {mode_of(path) for path in (home.path, home.keys, home.run, home.bundles)} == {0o700}
     for path in (home.policy, home.schema, home.state_db, home.checkpoint_pub, home.ca_cert(Role.MASTER)):
@@ -200,7 +202,27 @@ def test_init_san_that_is_none_is_wrong_usage(tmp_path: Path, san: str) -> None:
 
 def test_passphrase_seals_every_key(sealed: tuple[Home, Path]) -> None:
     """No key of a home with a passphrase is in the clear."""
-    assert all(is_sealed(path.read_bytes()) for path in sealed[0].keys.iterdir())
+    assert all(is_sealed(path.read_bytes()) for path in sealed[0].keys.glob("*.key"))
+
+
+def uncovered_of(home: Home) -> int:
+    """Lines of the audit log that no checkpoint covers."""
+    result = run_cli(home, "audit verify", "--json")
+    assert result.exit_code == 0, result.output
+    return int(json.loads(result.stdout)["streams"][0]["uncovered"])
+
+
+def test_passphrase_given_signs_the_audit_line_at_once(sealed: tuple[Home, Path]) -> None:
+    """`init` and every command that was given it; without it the line waits for whoever holds the key."""
+    home, file = sealed
+    assert uncovered_of(home) == 0
+    for command in (["issue-client", "alice"], ["user disable", "alice"], ["revoke", "alice"], ["issue-server"]):
+        assert run_cli(home, command[0], "--passphrase-file", file, *command[1:]).exit_code == 0
+        assert uncovered_of(home) == 0
+    assert run_cli(home, "user enable", "alice").exit_code == 0
+    assert uncovered_of(home) == 1
+    assert run_cli(home, "user disable", "alice", "--passphrase-file", file).exit_code == 0
+    assert uncovered_of(home) == 0
 
 
 def test_passphrase_missing_or_wrong_is_one_line(sealed: tuple[Home, Path], tmp_path: Path) -> None:
