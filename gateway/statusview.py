@@ -56,9 +56,14 @@ def _worker(same: list[Mapping[str, object]]) -> object:
 def process_entry(
     stream: str, pid: int | None, restarts: int, status: Mapping[str, object] | None
 ) -> dict[str, object]:
-    """One line of ``processes``: what only this process knows. No ``pid``: it is being restarted; no status: silent."""
+    """One line of ``processes``: what only this process knows.
+
+    Its ``state`` is ``restarting`` without a ``pid``, ``silent`` without a status (it is stopped, hangs, or died just
+    now), else ``serving`` or ``draining``.
+    """
     entry: dict[str, object] = {"stream": stream, "pid": pid, "restarts": restarts}
     if status is None:
-        return entry | {"answers": False}
+        return entry | {"state": "restarting" if pid is None else "silent", "answers": False}
     # Pools are shown once, for the whole gateway.
+    entry |= {"state": "draining" if status.get("draining") is True else "serving"}
     return entry | {"answers": True} | {key: value for key, value in status.items() if key not in entry | {"pools": 0}}

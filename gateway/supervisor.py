@@ -33,7 +33,8 @@ from gateway.state import StateSnapshot
 from gateway.statewatch import StateUnreadable, StateWatch
 from gateway.statusview import merge, merge_pools, process_entry
 
-STATUS_TIMEOUT: Final = 5.0
+STATUS_TIMEOUT: Final = 1.0
+"""Seconds that each process has to tell its status; all are asked at once, and who does not is shown as silent."""
 HEAD_PATIENCE: Final = 0.5
 """Seconds that the lines of all processes wait for one that is slow to tell its audit head."""
 HEAD_TIMEOUT: Final = 30.0

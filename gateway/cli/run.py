@@ -152,9 +152,28 @@ def _note(notices: Iterable[Mapping[str, Any]]) -> None:
         click.echo(f"note: {notice.get('path')}: {notice.get('message')}", err=True)
 
 
+_STATES = {"restarting": "DOWN, being started again", "silent": "DOES NOT ANSWER"}
+
+
 def _process(one: dict[str, Any]) -> str:
-    pid = one.get("pid")
-    return f"{one.get('stream')} {'down' if pid is None else f'pid {pid}'}"
+    state, restarts = str(one.get("state")), one.get("restarts", 0)
+    words = [str(one.get("stream"))]
+    if one.get("pid") is not None:
+        words.append(f"pid {one['pid']}")
+    words.append(_STATES.get(state, state))
+    if restarts:
+        words.append(f"({restarts} restart{'' if restarts == 1 else 's'})")
+    return " ".join(words)
+
+
+def _gateway(status: dict[str, Any]) -> str:
+    """What it does as a whole: who has no process that answers serves nobody."""
+    processes = status.get("processes", ())
+    answering = sum(bool(one.get("answers")) for one in processes)
+    if not answering:
+        return "NOT SERVING: no data process answers"
+    does = "draining" if status.get("draining") else "serving"
+    return does if answering == len(processes) else f"{does}, by {answering} of {len(processes)} processes"
 
 
 def _audit(told: dict[str, Any]) -> str:
@@ -168,7 +187,7 @@ def _show(status: dict[str, Any]) -> None:
 
     state = status.get("state", {})
     facts = (
-        ("gateway", f"{'draining' if status.get('draining') else 'serving'}, version {status.get('version')}"),
+        ("gateway", f"{_gateway(status)}, version {status.get('version')}"),
         ("pid", status.get("pid")),
         ("started", status.get("started")),
         *((name, one.get("url")) for name, one in status.get("listeners", {}).items()),
@@ -176,7 +195,7 @@ def _show(status: dict[str, Any]) -> None:
         ("state", f"version {state.get('version')}{'' if state.get('readable') else ', unreadable now'}"),
         ("audit log", _audit(status.get("audit", {}))),
         ("connections", ", ".join(f"{name} {count}" for name, count in status.get("connections", {}).items())),
-        ("processes", ", ".join(map(_process, status.get("processes", ())))),
+        *(("process", _process(one)) for one in status.get("processes", ())),
     )
     for name, value in facts:
         click.echo(f"{name:<14} {value}")

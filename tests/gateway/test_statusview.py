@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.statusview import merge, merge_pools
+from gateway.statusview import merge, merge_pools, process_entry
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,21 @@ def test_worker_of_a_relay_pool_stays_without_what_only_its_master_knows() -> No
     one = worker("w1", busy=None, since=since, instance=None)
     pools = [[{"pool": "a", "slots": {"total": 1, "free": None}, "workers": [one]}]] * 2
     assert merge_pools(pools) == [{"pool": "a", "slots": {"total": 2, "free": None}, "workers": [one | {"slots": 2}]}]
+
+
+@pytest.mark.parametrize(
+    ("pid", "status", "state", "answers"),
+    [
+        (None, None, "restarting", False),
+        (7, None, "silent", False),
+        (7, {"draining": False, "audit_healthy": False}, "serving", True),
+        (7, {"draining": True, "audit_healthy": True}, "draining", True),
+    ],
+)
+def test_process_entry_says_what_the_process_does(
+    pid: int | None, status: dict[str, object] | None, state: str, answers: bool
+) -> None:
+    """One that is down, and one that says nothing, look like none that serves."""
+    entry = process_entry("p0", pid, 3, status)
+    assert (entry["pid"], entry["restarts"], entry["state"], entry["answers"]) == (pid, 3, state, answers)
+    assert ("audit_healthy" in entry) is answers
