@@ -136,6 +136,8 @@ class Exchange(Account):
                 self._end.resume()
         elif head.has_content:
             client.end(inbound_trailers(self._trailers, head.connection))
+            if self._client is client and not client.blocked:
+                self._end.resume()  # it waited for long and was stopped; now its end is to be heard
         else:
             client.flush()
 

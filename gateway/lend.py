@@ -41,7 +41,6 @@ class Lender(asyncio.Protocol):
     __slots__ = (
         "_connection",
         "_hosted",
-        "_is_blocked",
         "_reader",
         "_services",
         "_side",
@@ -59,8 +58,6 @@ class Lender(asyncio.Protocol):
         self._connection: ReversedConnection | None = None
         self._hosted: HostedPool | None = None
         self._side = _WorkerSide(self)
-        self._is_blocked = False
-        """The other process reads too slowly."""
         self.worker: str | None = None
         self.label: Label | None = None
         self.waiting = False
@@ -137,10 +134,7 @@ class Lender(asyncio.Protocol):
         connection.lender = self
         self._services.exchanges += 1
         self._say(OFFER, slot.worker.name.encode("ascii"))
-        link = connection.end.link
-        link.set_protocol(self._side)
-        if self._is_blocked:
-            link.pause_reading()
+        connection.end.link.set_protocol(self._side)
         return True
 
     def _take_back(self, connection: ReversedConnection) -> None:
@@ -184,13 +178,11 @@ class Lender(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The other process reads too slowly."""
-        self._is_blocked = True
         if self._connection is not None:
             self._connection.end.link.pause_reading()
 
     def resume_writing(self) -> None:
         """It caught up."""
-        self._is_blocked = False
         if self._connection is not None:
             self._connection.end.link.resume_reading()
 

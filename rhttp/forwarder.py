@@ -107,7 +107,6 @@ class Forwarder:
         while self._idle and not fresh:
             client = self._idle.pop()
             if not client.closed:
-                self._wheel.clear(client)
                 forwarding.granted(client)
                 return
         task = self._loop.create_task(self._dial(forwarding))
@@ -162,8 +161,7 @@ class Forwarder:
             end.close()
             return
         self._idle.append(end)
-        # An end whose deadline passes without a request closes.
-        self._wheel.set(end, _IDLE_TIMEOUT)
+        end.rest(_IDLE_TIMEOUT)
 
     def client_closed(self, end: ClientEnd, detail: str) -> None:
         """A connection is gone."""

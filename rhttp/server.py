@@ -191,7 +191,8 @@ class ServerEnd(ClosingSide):
         if ended and self.phase == CONTENT:
             self._reader = None
             self.phase = READ
-            self.deadline = 0.0
+            if not self._blocked:  # else the deadline is that of a peer that reads too slowly
+                self.deadline = 0.0
             if sink is not None:
                 sink.request_end(reader.trailers)
         elif ended and self.phase == DISCARD:  # the sink answered while it took the last content

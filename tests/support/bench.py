@@ -317,12 +317,16 @@ class Bench:
         self.audit = MemoryAudit(self.log)
         self.material = make_material(config, policy=policy, limits=limits)
         self.services = Services(loop or asyncio.get_running_loop(), self.audit)  # type: ignore[arg-type]
+        self._prepare()
         parsed = read_config(self.material)
         self.lasting = lasting_parts(parsed, self.material)
         self.services.generation = build_generation(self.services, parsed, self.material, self.lasting, None)
         self.services.look_at_clocks()
         self.services.state_at = self.services.elapsed
         self.services.date = b"Date: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
+
+    def _prepare(self) -> None:
+        """For what is to be in place before the first generation is."""
 
     def requester(self, peer: Peer | None = None) -> Requester:
         """A connection of this peer; without one, of the master on the dispatch listener."""
