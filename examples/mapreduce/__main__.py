@@ -75,7 +75,9 @@ async def _run(options: argparse.Namespace) -> int:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family)
     async with Door(options.dispatch, options.pool) as door:
-        api = Api(MasterEngine(door, units_per_slot=options.units_per_slot))
+        engine = MasterEngine(door, units_per_slot=options.units_per_slot)
+        follower = SlotFollower(door, on_change=engine.slots_changed)
+        api = Api(engine)
         config = uvicorn.Config(
             api,
             log_level="warning",
@@ -86,10 +88,9 @@ async def _run(options: argparse.Namespace) -> int:
             timeout_graceful_shutdown=_SHUTDOWN,
         )
         server = _Server(config)
-        parts = [asyncio.create_task(server.serve(sockets=[listener]))]
+        parts = [asyncio.create_task(server.serve(sockets=[listener])), asyncio.create_task(follower.run())]
         if options.join is not None:
-            follower = SlotFollower(door)
-            parts += [asyncio.create_task(part) for part in (follower.run(), _join(api, follower, options.join))]
+            parts.append(asyncio.create_task(_join(api, follower, options.join)))
         shown = f"[{host}]" if ":" in host else host
         print(f"master: listening on http://{shown}:{listener.getsockname()[1]}", flush=True)
         stopped = asyncio.create_task(stop.wait())

@@ -2,6 +2,7 @@
 
     POST /jobs       an order; 202 and Location, or 200 when it ended within Prefer: wait=N (RFC 7240)
     GET /jobs/{id}   the job; Prefer: wait=N waits for its end
+    GET /jobs/{id}/events   the job as it goes on: server-sent events, until it ends
     GET /slots       how many jobs it can take now
 
 ``?top=N`` on the first two shortens the lists in a result. A job belongs to whom the gateway says asked for it
@@ -35,6 +36,8 @@ MAX_WAIT = 300.0
 _WAIT = re.compile(r'wait\s*=\s*"?([0-9]{1,9})"?', re.IGNORECASE)
 _MAX_TOP = 1_000_000
 _MAX_TARGET = 4096
+_HEARTBEAT = 15.0
+"""Seconds between two signs of life on a stream of events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,21 +115,45 @@ class Api:
         self._engine = engine
         self._store = store if store is not None else JobStore()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the life of the server (ASGI 3)."""
         match scope["type"]:
             case "http":
-                await _send(send, await self._answer(_request(scope, receive)))
+                request = _request(scope, self._unless_closing(receive))
+                job = self._followed(request)
+                if job is not None:
+                    await _follow(job, receive, send)
+                else:
+                    await _send(send, await self._answer(request))
             case "lifespan":
                 await self._live(receive, send)
 
     async def close(self) -> None:
-        """End what still runs."""
+        """End what still runs, and whoever still sends an order."""
+        self._closing.set()
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _unless_closing(self, receive: Receive) -> Receive:
+        """`receive` that is refused once this application closes: a server would wait for the content, then cut."""
+
+        async def receive_or_refuse() -> Message:
+            message = asyncio.ensure_future(receive())
+            closing = asyncio.create_task(self._closing.wait())
+            try:
+                await asyncio.wait({message, closing}, return_when="FIRST_COMPLETED")
+                if not message.done():
+                    raise refuse("busy", 503, "This is about to end")
+                return message.result()
+            finally:
+                message.cancel()
+                closing.cancel()
+
+        return receive_or_refuse
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:
@@ -137,6 +164,13 @@ class Api:
                 await self.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+    def _followed(self, request: Request) -> Job | None:
+        """The job whose events are asked for, if it is there and the method is right."""
+        match request.method, request.path.split("/")[1:]:
+            case "GET", ["jobs", id, "events"]:
+                return self._store.find((request.headers.get("rhttp-identity", ""), id))
+        return None
 
     async def _answer(self, request: Request) -> Answer:
         try:
@@ -161,6 +195,8 @@ class Api:
                 return Answer(200, {"slots": {"total": slots.total, "free": slots.free}})
             case _, ["jobs"]:
                 return _only(b"POST")
+            case method, ["jobs", _, "events"] if method != "GET":
+                return _only(b"GET")
             case _, ["slots"] | ["jobs", _]:
                 return _only(b"GET")
         raise refuse("not-found", 404, "There is nothing here, or not for you")
@@ -201,6 +237,44 @@ async def _show(job: Job, wait: float, top: int | None) -> Answer:
             pass
     headers = ((b"location", f"/jobs/{job.id}".encode()),)
     return Answer(202 if job.outcome is None else 200, job.show(top), headers)
+
+
+async def _follow(job: Job, receive: Receive, send: Send) -> None:
+    """The job as an event whenever it changed, and at its end; a comment now and then: silence means trouble."""
+    headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    gone = asyncio.create_task(_disconnected(receive))
+    try:
+        while not gone.done():
+            change, ended = job.change, job.outcome is not None
+            # Without the result, which may be large: it is at the job itself.
+            told = json.dumps(job.show_state(), ensure_ascii=False, separators=(",", ":"))
+            name = "ended" if ended else "progress"
+            event = f"event: {name}\ndata: {told}\n\n".encode()
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+            if ended:
+                break
+            while not await _happened(change, gone):
+                await send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    except OSError:
+        pass  # whoever asked has gone
+    finally:
+        gone.cancel()
+
+
+async def _happened(change: asyncio.Event, gone: asyncio.Task[None]) -> bool:
+    """Whether the job changed, or the requester left, before a sign of life is due."""
+    changed = asyncio.create_task(change.wait())
+    try:
+        return bool((await asyncio.wait({changed, gone}, timeout=_HEARTBEAT, return_when="FIRST_COMPLETED"))[0])
+    finally:
+        changed.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _only(method: bytes) -> Answer:

@@ -11,8 +11,8 @@ import json
 import random
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
 
 from mapreduce.api import Slots
 from mapreduce.door import Door, Failure, Pool, Reply
@@ -20,7 +20,7 @@ from mapreduce.kinds import Kind
 from mapreduce.orders import Order, encode_order
 from mapreduce.problems import Problem, Refused, read_problem
 from mapreduce.retry import Again, Tries, gateway_problem, judge
-from mapreduce.split import MAX_UNITS, Unit, find_lanes, split
+from mapreduce.split import MAX_UNITS, Rest, Unit, find_lanes, size_of
 from mapreduce.store import Done, Job
 
 JOB_TIMEOUT = 900.0
@@ -28,6 +28,8 @@ _MAX_WORKERS = 1000
 """Names of workers behind another master that are taken over from one answer."""
 _MAX_NAME = 200
 _PAUSE = 1.0
+_LOOK = 5.0
+"""Seconds after which a job with something left looks at the pool even if nothing told it to."""
 
 
 class MasterEngine:
@@ -47,6 +49,7 @@ class MasterEngine:
         self._timeout = timeout
         self._chance = chance
         self._sleep = sleep
+        self._change = asyncio.Event()
         self._under_way = 0
         """Units of all jobs that have no result yet; those that are planned but not yet sent take slots, too."""
 
@@ -61,10 +64,7 @@ class MasterEngine:
         """Split, have done, join; raises `Refused` with the problem of the first unit that cannot be done."""
         try:
             async with asyncio.timeout(self._timeout):
-                pool = await self._look()
-                with self._planned(order, pool) as units:
-                    job.units = len(units)
-                    results = await self._do_all(order, job, units)
+                results = await self._do_all(order, job)
                 return await asyncio.to_thread(_merge, order, results)
         except TimeoutError:
             problem = gateway_problem("deadline", 504, "The job took too long", f"more than {self._timeout:g} s")
@@ -78,27 +78,47 @@ class MasterEngine:
                 return pool
             tries = await self._pause(pool, tries)
 
-    @contextmanager
-    def _planned(self, order: Order, pool: Pool) -> Iterator[tuple[Unit, ...]]:
+    def _plan(self, order: Order, rest: Rest, pool: Pool, under_way: int) -> tuple[Unit, ...]:
+        """Units for the slots that are free; one at least while none of the job is under way: it queues for a slot."""
         # What the gateway calls free may be meant for units that were planned a moment ago and are on their way to it.
-        slots = max(1, min(pool.slots.free, pool.slots.total - self._under_way))
-        lanes = find_lanes(pool.workers, order.spread, slots)
-        units = split(order.texts, lanes, slots=min(slots * self._units_per_slot, MAX_UNITS))
-        self._under_way += len(units)
-        try:
-            yield units
-        finally:
-            self._under_way -= len(units)
+        free = max(min(pool.slots.free, pool.slots.total - self._under_way), 0 if under_way else 1)
+        if not free:
+            return ()
+        lanes = find_lanes(pool.workers, order.spread, free)
+        return rest.take(
+            lanes, slots=free * self._units_per_slot, total=max(1, pool.slots.total) * self._units_per_slot
+        )
 
-    async def _do_all(self, order: Order, job: Job, units: tuple[Unit, ...]) -> list[object]:
+    async def _do_all(self, order: Order, job: Job) -> list[object]:
         prefix = secrets.token_hex(8)  # not the job's id: two masters, or two clients, may use the same
+        rest = Rest(order.texts)
+        tasks: list[asyncio.Task[object]] = []
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._do(order, job, unit, f"{prefix}.{unit.index}")) for unit in units]
+                while not rest.is_empty:
+                    change = self._change  # taken before the look, so that no change in between is missed
+                    units = self._plan(order, rest, await self._look(), sum(not task.done() for task in tasks))
+                    job.units += len(units)
+                    self._under_way += len(units)
+                    for unit in units:
+                        task = group.create_task(self._do(order, job, unit, f"{prefix}.{unit.index}"))
+                        task.add_done_callback(self._unit_over)
+                        tasks.append(task)
+                    if not rest.is_empty:
+                        await _wait(change)
         except BaseExceptionGroup as errors:
             refused = next((error for error in errors.exceptions if isinstance(error, Refused)), None)
             raise refused or errors.exceptions[0] from None
         return [task.result() for task in tasks]
+
+    def _unit_over(self, task: asyncio.Task[object]) -> None:
+        self._under_way -= 1
+        self.slots_changed()
+
+    def slots_changed(self) -> None:
+        """A slot may have come free: what is left of every job is planned again."""
+        change, self._change = self._change, asyncio.Event()
+        change.set()
 
     async def _do(self, order: Order, job: Job, unit: Unit, id: str) -> object:
         """The result of one unit."""
@@ -109,12 +129,13 @@ class MasterEngine:
             if isinstance(answer, Reply):
                 found = await asyncio.to_thread(_read_result, order.kind, id, answer)
                 if not isinstance(found, Problem):
-                    job.done += 1
                     _credit(job.workers, answer)
+                    job.unit_done(size_of(unit.texts))
                     return found
                 answer = Failure(problem=found)
             tries = await self._pause(answer, tries)
             job.retries += 1
+            job.tell()
 
     async def _send(self, content: bytes, label: str | None, id: str) -> Reply | Failure:
         answer = await self._door.submit(content, label)
@@ -135,6 +156,12 @@ class MasterEngine:
             raise Refused(verdict.problem)
         await self._sleep(verdict.delay)
         return verdict.tries
+
+
+async def _wait(change: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LOOK):
+            await change.wait()
 
 
 def _merge(order: Order, results: list[object]) -> Done:
@@ -169,10 +196,20 @@ def _credit(workers: Counter[str], reply: Reply) -> None:
 
 
 class SlotFollower:
-    """The slots of the pool, followed over its stream of events, for the gateway above that this master joins."""
+    """The slots of the pool, followed over its stream of events.
 
-    def __init__(self, door: Door, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+    For the engine, which plans again when slots come free, and for the gateway above that this master joins.
+    """
+
+    def __init__(
+        self,
+        door: Door,
+        *,
+        on_change: Callable[[], None] = lambda: None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._door = door
+        self._on_change = on_change
         self._sleep = sleep
         self.slots = Slots(0, 0)
         """None, while the gateway cannot be reached."""
@@ -184,5 +221,6 @@ class SlotFollower:
                 async with aclosing(self._door.events()) as events:
                     async for slots in events:
                         self.slots = slots
+                        self._on_change()
             self.slots = Slots(0, 0)
             await self._sleep(_PAUSE)

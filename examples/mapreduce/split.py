@@ -1,14 +1,15 @@
 """From texts and slots to units: how many, cut where, and with which wish for a place.
 
 Units are neighbours: their texts, put together in order, are the texts of the job. So results can be joined in order,
-whatever each worker takes. Pure.
+whatever each worker takes. A job is not cut at once: `Rest` gives units for the slots that are free, each the share of
+one slot of all, and what is left is cut when more slots come free. Pure.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from mapreduce.texts import Text
@@ -44,6 +45,55 @@ class Unit:
     label: str | None = None
 
 
+class Rest:
+    """What of a job is not yet cut into units."""
+
+    def __init__(self, texts: Sequence[Text]) -> None:
+        self._texts = tuple(texts)
+        self._whole = self._size = size_of(texts)
+        self._made = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all of it was taken. A job without a character has one unit all the same."""
+        return self._made > 0 and self._size == 0
+
+    def take(self, lanes: Sequence[Lane], *, slots: int, total: int) -> tuple[Unit, ...]:
+        """Units for so many free slots of `total`; the last ones are smaller, but none is smaller than a quarter share.
+
+        Small units at the end let all slots end at about the same time, whatever slots come and go meanwhile; the
+        bound keeps their number below some five for each slot, and below `MAX_UNITS` in any case.
+        """
+        room = MAX_UNITS - self._made
+        share = max(-(-self._size // max(total, slots)), -(-self._whole // (4 * max(total, slots))), MIN_UNIT)
+        if slots >= room:  # the last units there may be: they are all that is left
+            slots, wanted = max(1, room), self._size
+        else:
+            wanted = min(self._size, share * slots)
+        part, self._texts = _cut_at(self._texts, wanted)
+        self._size = size_of(self._texts)
+        units = split(part, lanes, slots=slots)
+        first, self._made = self._made, self._made + len(units)
+        return tuple(replace(unit, index=first + unit.index) for unit in units)
+
+
+def size_of(texts: Sequence[Text]) -> int:
+    """Characters."""
+    return sum(len(text.text) for text in texts)
+
+
+def _cut_at(texts: tuple[Text, ...], size: int) -> tuple[tuple[Text, ...], tuple[Text, ...]]:
+    """The first so many characters, up to the end of their last line, and what follows."""
+    for index, text in enumerate(texts):
+        if len(text.text) < size:
+            size -= len(text.text)
+            continue
+        head, tail = text.cut(_line_end(text.text, size)) if size else (text, Text(name=text.name, text=""))
+        rest = texts[index + 1 :]
+        return (*texts[:index], head), ((tail, *rest) if tail.text else rest)
+    return texts, ()
+
+
 def find_lanes(workers: Sequence[WorkerSlots], spread: Sequence[str], slots: int) -> tuple[Lane, ...]:
     """The places that a job is spread over: by the first label of `spread` that any worker here has.
 
@@ -68,7 +118,7 @@ def split(texts: Sequence[Text], lanes: Sequence[Lane], *, slots: int, max_units
     Text is cut behind the end of a line only, so a long line may make a unit larger and leave fewer of them. There is
     always one unit at least, and never one without text, unless no text has a character.
     """
-    size = sum(len(text.text) for text in texts)
+    size = size_of(texts)
     wanted = max(1, min(slots, max_units, -(-size // MIN_UNIT)))
     parts = [part for part in _cut(texts, size, wanted) if part] or [tuple(texts)]
     bounds = list(accumulate(lane.slots for lane in lanes))

@@ -34,7 +34,21 @@ class Done:
 class Job:
     """One job on its way. `outcome` is None while it runs."""
 
-    __slots__ = ("digest", "done", "ended", "key", "kind", "outcome", "retries", "size", "units", "workers")
+    __slots__ = (
+        "change",
+        "characters",
+        "characters_done",
+        "digest",
+        "done",
+        "ended",
+        "key",
+        "kind",
+        "outcome",
+        "retries",
+        "size",
+        "units",
+        "workers",
+    )
 
     def __init__(self, key: Key, order: Order, digest: bytes, size: int) -> None:
         self.key = key
@@ -43,33 +57,62 @@ class Job:
         """Of the order, to know it again."""
         self.size = size
         """Bytes that it takes here: of the order, later of the result."""
+        self.characters = sum(len(text.text) for text in order.texts)
+        self.characters_done = 0
         self.units = 0
+        """Made so far; more follow while something of the job is left."""
         self.done = 0
         self.retries = 0
         self.workers: Counter[str] = Counter()
         """Units that each worker did; a worker behind another master has that one's name in front."""
         self.outcome: Done | Problem | None = None
         self.ended = asyncio.Event()
+        self.change = asyncio.Event()
+        """Set at the next change, and another one then."""
+
+    def unit_done(self, characters: int) -> None:
+        """One more unit has a result."""
+        self.done += 1
+        self.characters_done += characters
+        self.tell()
+
+    def tell(self) -> None:
+        """Something changed: whoever follows the job is told."""
+        change, self.change = self.change, asyncio.Event()
+        change.set()
+
+    @property
+    def progress(self) -> float:
+        """How much of it is done, from 0 to 1."""
+        if isinstance(self.outcome, Done):
+            return 1.0
+        return round(self.characters_done / self.characters, 3) if self.characters else 0.0
 
     @property
     def id(self) -> str:
         """What the one who ordered it calls it."""
         return self.key[1]
 
-    def show(self, top: int | None) -> dict[str, object]:
-        """The JSON object of a job."""
-        body: dict[str, object] = {
+    def show_state(self) -> dict[str, object]:
+        """The JSON object of a job without its result."""
+        status = {type(None): "running", Done: "done"}.get(type(self.outcome), "failed")
+        return {
             "id": self.id,
             "kind": self.kind.name,
-            "status": "running",
+            "status": status,
+            "progress": self.progress,
             "units": {"total": self.units, "done": self.done, "retries": self.retries},
             "workers": dict(sorted(self.workers.items())),
         }
+
+    def show(self, top: int | None) -> dict[str, object]:
+        """The JSON object of a job."""
+        body = self.show_state()
         match self.outcome:
             case Done(result):
-                body |= {"status": "done", "result": self.kind.show(result, top)}
+                body["result"] = self.kind.show(result, top)
             case Problem() as problem:
-                body |= {"status": "failed", "problem": problem.to_json()}
+                body["problem"] = problem.to_json()
         return body
 
 
@@ -114,6 +157,7 @@ class JobStore:
         job.outcome = outcome
         job.size = outcome.size if isinstance(outcome, Done) else 0
         job.ended.set()
+        job.tell()
         finished = self._finished
         finished[job.key] = job
         while len(finished) > self._max_finished or (

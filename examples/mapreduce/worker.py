@@ -41,7 +41,7 @@ class LocalEngine:
                 done = await asyncio.to_thread(_work, order)
         finally:
             self._busy -= 1
-        job.done = 1
+        job.unit_done(job.characters)
         return done
 
     async def slots(self) -> Slots:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from mapreduce import store as store_module
 from mapreduce.api import Api, Slots
 from mapreduce.orders import MAX_CONTENT, Order
 from mapreduce.problems import refuse
+from mapreduce.sse import EventParser
 from mapreduce.store import Done, Job, JobStore
 from support.mapreduces import ask
 
@@ -229,3 +231,74 @@ async def test_finished_jobs_are_forgotten_oldest_first(engine: HeldEngine, monk
     monkeypatch.setattr(store_module, "MAX_FINISHED_SIZE", 15)
     await submit("d")
     assert await known("a", "c", "d") == [False, False, True]
+
+
+ALICE = {"rhttp-identity": "client/alice"}
+
+
+async def follow(api: Api, receive: Callable[[], Awaitable[Any]]) -> list[Any]:
+    """Everything that is sent to who follows the job j."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(name.encode(), value.encode()) for name, value in ALICE.items()]
+    scope = {"type": "http", "method": "GET", "path": "/jobs/j/events", "query_string": b"", "headers": headers}
+    await asyncio.wait_for(api(scope, receive, send), 20)
+    return sent
+
+
+async def nothing_more() -> Any:
+    """The requester waits."""
+    await asyncio.Event().wait()
+
+
+async def test_events_of_a_job_tell_its_progress_and_its_end(api: Api, engine: HeldEngine) -> None:
+    """Server-sent events: the state now, at each change, and the end; without the result, which stays at the job."""
+    await ask(api, "POST", "/jobs", {**ORDER, "id": "j"}, headers=ALICE)
+    following = asyncio.create_task(follow(api, nothing_more))
+    await asyncio.sleep(0)
+    engine.may.set()
+    sent = await following
+    assert sent[0]["status"] == 200
+    assert (b"content-type", b"text/event-stream") in sent[0]["headers"]
+    parser = EventParser()
+    events = [event for message in sent[1:] for event in parser.feed(message["body"])]
+    told = [json.loads(event.data) for event in events]
+    assert [event.name for event in events] == ["progress", "ended"]
+    assert [(each["status"], each["progress"]) for each in told] == [("running", 0), ("done", 1)]
+    assert all("result" not in each for each in told)
+
+
+async def test_events_end_when_the_requester_leaves(api: Api) -> None:
+    """Nobody is told what nobody reads."""
+    await ask(api, "POST", "/jobs", {**ORDER, "id": "j"}, headers=ALICE)
+
+    async def gone() -> Any:
+        return {"type": "http.disconnect"}
+
+    assert (await follow(api, gone))[-1] == {"type": "http.response.body", "body": b""}
+
+
+async def test_events_of_another_ones_job_are_not_there(api: Api) -> None:
+    """As the job itself is not."""
+    await ask(api, "POST", "/jobs", {**ORDER, "id": "j"}, headers=ALICE)
+    assert (await ask(api, "GET", "/jobs/j/events", headers={"rhttp-identity": "client/bob"})).status == 404
+    assert (await ask(api, "POST", "/jobs/j/events", headers=ALICE)).status == 405
+
+
+async def test_close_answers_who_still_sends_an_order(api: Api) -> None:
+    """503 at once, so that no server has to wait for the rest and cut."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"100")]
+    scope = {"type": "http", "method": "POST", "path": "/jobs", "query_string": b"kind=wordcount", "headers": headers}
+    task = asyncio.create_task(api(scope, nothing_more, send))
+    await asyncio.sleep(0)
+    await api.close()
+    await asyncio.wait_for(task, 20)
+    assert sent[0]["status"] == 503

@@ -15,7 +15,8 @@ from mapreduce.api import Api, Slots
 from mapreduce.door import Door, Failure, Pool, Reply
 from mapreduce.master import MasterEngine, SlotFollower
 from mapreduce.problems import GATEWAY, OURS, Problem, read_problem
-from mapreduce.split import WorkerSlots
+from mapreduce.split import Lane, Rest, Unit, WorkerSlots
+from mapreduce.texts import Text
 from mapreduce.worker import LocalEngine
 from support.mapreduces import ask
 
@@ -63,6 +64,41 @@ class FakeDoor(Door):
         return Reply(status=answer.status, worker=f"w{which}", value=answer.body)
 
 
+class QueueingDoor(FakeDoor):
+    """A pool as a gateway has it: so many slots, units that find none wait for one, and what is free is counted."""
+
+    def __init__(self, *workers: Api, total: int) -> None:
+        super().__init__(*workers)
+        self.total = total
+        self.busy = 0
+        self.most = 0
+        self.hold = asyncio.Event()
+        """Units are done from here on."""
+        self._free = asyncio.Condition()
+
+    async def look(self) -> Pool | Failure:
+        return Pool(slots=Slots(self.total, max(0, self.total - self.busy)), workers=())
+
+    async def grow(self, total: int) -> None:
+        """More workers came."""
+        async with self._free:
+            self.total = total
+            self._free.notify_all()
+
+    async def submit(self, order: bytes, label: str | None) -> Reply | Failure:
+        async with self._free:
+            await self._free.wait_for(lambda: self.busy < self.total)
+            self.busy += 1
+            self.most = max(self.most, self.busy)
+        try:
+            await self.hold.wait()
+            return await super().submit(order, label)
+        finally:
+            async with self._free:
+                self.busy -= 1
+                self._free.notify_all()
+
+
 @pytest.fixture(autouse=True)
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(split_module, "MIN_UNIT", 1)
@@ -85,19 +121,89 @@ async def submit(door: FakeDoor, order: dict[str, Any] | None = None, **options:
     return answer.body
 
 
-async def test_job_is_split_by_free_slots_done_and_joined() -> None:
-    """As many units as slots are free, each under an id of its own, and one result."""
+async def test_job_is_split_by_slots_done_and_joined() -> None:
+    """Units under ids of their own, done by both workers, and one result."""
     door = FakeDoor(worker(), worker(), slots=Slots(8, 5))
     done = await submit(door)
     assert done["result"] == {"total": 800, "distinct": 2, "words": {"the": 400, "word": 400}}
-    assert done["units"] == {"total": 5, "done": 5, "retries": 0}
-    assert done["workers"] == {"w0": 3, "w1": 2}
-    assert len({order["id"] for order, _ in door.sent}) == 5
+    assert done["units"]["done"] == done["units"]["total"] == len(door.sent) > 5
+    assert done["progress"] == 1
+    assert set(done["workers"]) == {"w0", "w1"}
+    assert sum(done["workers"].values()) == len({order["id"] for order, _ in door.sent}) == len(door.sent)
+
+
+async def test_job_with_all_slots_to_itself_has_one_unit_for_each() -> None:
+    """Nobody else is there: nothing is left to plan later."""
+    door = QueueingDoor(worker(), total=8)
+    door.hold.set()
+    assert (await submit(door))["units"] == {"total": 8, "done": 8, "retries": 0}
+
+
+async def test_job_that_was_queued_behind_another_takes_slots_as_they_come_free() -> None:
+    """It is planned again: what was submitted with no slot free runs on all of them in the end, and is done right."""
+    door = QueueingDoor(worker(), total=8)
+    api = master(door)
+    first = asyncio.create_task(ask(api, "POST", "/jobs", ORDER, headers=WAIT))
+    while door.busy < 8:
+        await asyncio.sleep(0)
+    second = asyncio.create_task(ask(api, "POST", "/jobs", ORDER, headers=WAIT))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    door.hold.set()
+    answers = [(await task).body for task in (first, second)]
+    assert [answer["result"]["total"] for answer in answers] == [800, 800]
+    assert answers[0]["units"]["total"] == 8
+    assert 8 <= answers[1]["units"]["total"] <= 40
+    assert door.most == 8
+
+
+async def test_workers_that_come_while_a_job_runs_get_a_part_of_it() -> None:
+    """A job that began on one slot is spread when there are more, told by the pool's events."""
+    door = QueueingDoor(worker(), total=1)
+    engine = MasterEngine(door)
+    api = Api(engine)
+    blocker = asyncio.create_task(ask(api, "POST", "/jobs", {**ORDER, "id": "a"}, headers=WAIT))
+    while door.busy < 1:
+        await asyncio.sleep(0)
+    job = asyncio.create_task(ask(api, "POST", "/jobs", {**ORDER, "id": "b"}, headers=WAIT))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    await door.grow(6)
+    engine.slots_changed()
+    door.hold.set()
+    assert (await blocker).body["result"] == (await job).body["result"]
+    assert door.most > 1
+
+
+@given(
+    st.lists(st.text("ab\n", max_size=60), min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=30),
+)
+def test_rest_gives_every_character_once_and_in_order(texts: list[str], steps: list[tuple[int, int]]) -> None:
+    """Whatever slots come and go: the units put together are the texts, their numbers count on, and they end."""
+    whole = [Text(name=f"t{number}", text=text) for number, text in enumerate(texts)]
+    rest = Rest(whole)
+    units: list[Unit] = []
+    for number in range(2000):
+        if rest.is_empty:
+            break
+        slots, total = steps[number % len(steps)]
+        units += rest.take((Lane(label=None, slots=slots),), slots=slots, total=total)
+    assert rest.is_empty
+    assert [unit.index for unit in units] == list(range(len(units)))
+    assert len(units) <= split_module.MAX_UNITS
+    together: dict[str, str] = {}
+    for unit in units:
+        for text in unit.texts:
+            together[text.name] = together.get(text.name, "") + text.text
+    assert {name: text for name, text in together.items() if text} == {one.name: one.text for one in whole if one.text}
 
 
 async def test_units_per_slot_make_more_units() -> None:
     """For pools whose workers are of different speed."""
-    assert (await submit(FakeDoor(worker(), slots=Slots(2, 2)), units_per_slot=3))["units"]["total"] == 6
+    door = QueueingDoor(worker(), total=2)
+    door.hold.set()
+    assert (await submit(door, units_per_slot=3))["units"]["total"] == 6
 
 
 @pytest.mark.parametrize("slug", ["no-slot", "not-sent", "worker-lost", "worker-invalid", "deadline"])
@@ -204,10 +310,18 @@ async def test_units_of_a_spread_job_ask_for_their_place() -> None:
 
 async def test_jobs_that_come_together_share_the_slots() -> None:
     """Free slots that are meant for units on their way are not planned with twice."""
-    door = FakeDoor(worker(), slots=Slots(4, 4))
+    door = QueueingDoor(worker(), total=4)
     api = master(door)
-    answers = await asyncio.gather(*(ask(api, "POST", "/jobs", ORDER, headers=WAIT) for _ in range(3)))
-    assert sorted(answer.body["units"]["total"] for answer in answers) == [1, 1, 4]
+    jobs = [asyncio.create_task(ask(api, "POST", "/jobs", ORDER, headers=WAIT)) for _ in range(3)]
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert door.busy == 4
+    assert len(door.sent) == 0
+    waiting = sum(not job.done() for job in jobs)
+    door.hold.set()
+    answers = [await job for job in jobs]
+    assert waiting == 3
+    assert min(answer.body["units"]["total"] for answer in answers) == 4
     again = await ask(api, "POST", "/jobs", ORDER, headers=WAIT)
     assert again.body["units"]["total"] == 4
 
