@@ -87,14 +87,19 @@ class Acceptor:
         self._queues.give_back(index)
 
     def close(self) -> None:
-        """Accept what waits, as far as there is room, then nothing any more: our sockets are closed."""
+        """Accept what waits, as far as there is room, then nothing any more."""
         if self._closed:
             return
         self._stop()
         for sock in self._queues.served():
             while self._take(sock):
                 pass
+        self._stop()
         self._closed = True
+
+    def end(self) -> None:
+        """Close our sockets: from now on the port is refused, when nobody else has it."""
+        self.close()
         self._queues.end()
 
     def _stop(self) -> None:

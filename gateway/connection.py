@@ -126,6 +126,8 @@ class Connection:
         if isinstance(digest, Refused):
             self.refused(end, call, digest)
             return
+        if services.draining and (digest is not None or self.is_local):
+            end.close_after = True  # but whoever is challenged may come back with credentials where it is
         if target.asterisk:
             answer_options(services, end, call)  # about the gateway as a whole (RFC 9110 section 9.3.7)
             return
@@ -353,7 +355,7 @@ class Connection:
             return
         if hops is not None:
             fields = one_hop_less(fields)
-        if services.draining and not end.close_after:
+        if services.draining:
             end.close_after = True
         plan = Plan(
             call,

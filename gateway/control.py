@@ -15,7 +15,7 @@ import itertools
 import socket
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, cast
 
@@ -96,8 +96,17 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LameDuck:
+    """Answer 503 to health, lease nothing, and serve on; answered after ``at_least`` seconds when what ran is over."""
+
+    id: int
+    at_least: float
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drain:
-    """Answer 503 to health, take nothing new, let what runs end within ``timeout`` seconds."""
+    """Take what waits in the queues and nothing more; let what runs end within ``timeout`` seconds, cut the rest."""
 
     id: int
     timeout: float
@@ -128,9 +137,28 @@ class CheckpointDue:
     lines: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drained:
+    """How a process ended: what it had to cut, by kind, and what went wrong, as (where, message)."""
+
+    cut: Mapping[str, int] = field(default_factory=dict)
+    problems: tuple[tuple[str, str], ...] = ()
+
+
 Message = (
-    Hello | Prepare | Commit | Rollback | ApplyState | StateFresh | Start | Drain | Ask | Done | CheckpointDue
-)  # fmt: skip
+    Hello
+    | Prepare
+    | Commit
+    | Rollback
+    | ApplyState
+    | StateFresh
+    | Start
+    | LameDuck
+    | Drain
+    | Ask
+    | Done
+    | CheckpointDue
+)
 
 
 def encode(message: Message) -> bytes:
@@ -248,6 +276,7 @@ _SHAPES: Final[dict[str, tuple[Callable[..., Message], _Readers]]] = {
     "ApplyState": (ApplyState, {"id": _count, "snapshot": _text}),
     "StateFresh": (StateFresh, {"at": _seconds}),
     "Start": (Start, {"id": _count}),
+    "LameDuck": (LameDuck, {"id": _count, "at_least": _seconds, "timeout": _seconds}),
     "Drain": (Drain, {"id": _count, "timeout": _seconds}),
     "Ask": (Ask, {"id": _count, "question": _question}),
     "Done": (Done, {"id": _count, "problems": _pairs, "cut": _count, "value": _object}),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from pathlib import Path
@@ -13,11 +12,13 @@ from typing import Any, Final
 from auth.credentials import Credentials
 from auth.policy import Allowed
 from gateway.acceptor import Acceptor, DispatchAcceptor
+from gateway.audit import AuditUnavailable
 from gateway.auditlog import AuditWriter
 from gateway.config import Config
 from gateway.connection import Connection
+from gateway.control import Drained
+from gateway.draining import Draining
 from gateway.everywhere import ask_all
-from gateway.exchange import Exchange
 from gateway.generation import Lasting, Refusals, build_generation, lasting_parts, load_policy, read_config
 from gateway.hosted import HostedPool, ReversedConnection
 from gateway.identity import CertifiedPeer, LocalPeer, Peer
@@ -240,66 +241,29 @@ class DataPlane:
             services.registry.cut_expired(now)
             services.tick_audit()
 
-    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 - not a cancellation: what is left is closed
-        """Health 503 at once, nothing new; returns when nothing runs any more or the time is up."""
+    async def lame_duck(self, at_least: float, timeout: float) -> None:  # noqa: ASYNC109 - what is late goes on
+        """Health 503 at once; accept and serve for so long, and until what ran before is over."""
+        await Draining(self.services, self._acceptors).lame_duck(at_least, timeout)
+
+    async def drain(self, timeout: float) -> Drained:  # noqa: ASYNC109 - not a cancellation: what is left is cut
+        """Take nothing more; returns when nothing runs any more, at the latest when the time is up."""
         services = self.services
-        until = services.loop.time() + timeout
-        services.draining = True
-        for pool in services.generation.pools.values():
-            if isinstance(pool, HostedPool):
-                pool.stop()
-        for stream in tuple(services.streams):
-            stream.close()
-        await self._close_workers(min(2.0, timeout / 4))
-        services.idle = asyncio.Event()
-        if services.exchanges:
-            try:
-                async with asyncio.timeout_at(until):
-                    await services.idle.wait()
-            except TimeoutError:
-                pass
-        self._close_all()
-        await asyncio.sleep(0)  # lets the closed links tell their owners
+        cut = await Draining(services, self._acceptors).close(timeout)
         if services.mesh is not None:
             services.mesh.close()
         if self._ticker is not None:
             self._ticker.cancel()
-        services.audit.flush_refusals()
-        services.audit.write("gateway.stop", {"outcome": "stopped", "process": self._stream})
-        await asyncio.get_running_loop().run_in_executor(None, services.audit.close)
-
-    async def _close_workers(self, within: float) -> None:
-        """Close idle workers, spread over a moment, so that they do not all come back in the same one."""
-        services = self.services
-        lives = [live for live in services.registry if isinstance(live, ReversedConnection | Relayed)]
-        random.shuffle(lives)
-        if not lives:
-            return
-        steps = min(len(lives), 50)
-        pause = min(within, 0.02 * len(lives)) / steps
-        for step in range(steps):
-            for live in lives[step::steps]:
-                live.drain("drain")
-            await asyncio.sleep(pause)
-
-    def _close_all(self) -> None:
-        for acceptor in self._acceptors:
-            acceptor.close()
-        # Workers first: requests that they served are answered, or cut, before their requesters' connections end.
-        connections: list[Connection] = []
-        for live in self.services.registry:
-            if isinstance(live, Connection):
-                connections.append(live)
-            else:
-                live.cut("drain")
-        for connection in connections:
-            end = connection.end
-            if isinstance(end.sink, Exchange):
-                end.sink.give_up("drain")
-            if end.sink is None:
-                end.shutdown()
-            else:
-                end.abort()
+        problems: list[tuple[str, str]] = []
+        try:
+            services.audit.flush_refusals()
+            services.audit.write("gateway.stop", {"outcome": "stopped", "process": self._stream})
+        except AuditUnavailable:
+            problems.append(("audit", f"{self._stream} ends without its gateway.stop: no line can be written"))
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, services.audit.close)
+        except (AuditUnavailable, OSError) as error:
+            problems.append(("audit", f"the log of {self._stream} could not be closed: {type(error).__name__}"))
+        return Drained(cut=cut, problems=tuple(problems))
 
     # ---- telling ----
 

@@ -120,6 +120,9 @@ class Limits:
     liveness_timeout: Annotated[Float, seconds(3600, "Bytes sent may stay unacknowledged so long.", low=1)] = 75.0
 
     # The whole gateway.
+    lame_duck: Annotated[
+        Float, seconds(3600, "At shutdown: still accept and serve so long, with health at 503.", low=0)
+    ] = 1.0
     drain_timeout: Annotated[Float, seconds(86400, "Exchanges may take so long at shutdown.", low=0)] = 30.0
     state_stale: Annotated[
         Float, seconds(3600, "With state unread for so long, new admissions are refused.", low=2)

@@ -34,7 +34,9 @@ from gateway.control import (
     ControlError,
     Done,
     Drain,
+    Drained,
     Hello,
+    LameDuck,
     Message,
     Prepare,
     Question,
@@ -87,8 +89,12 @@ class DataPlaneLike(Protocol):
         """Serve on the listening sockets."""
         ...
 
-    async def drain(self, timeout: float, /) -> None:  # noqa: ASYNC109 - the plane ends what is late, not us
-        """Health 503 at once, nothing new; returns when nothing runs any more or the time is up."""
+    async def lame_duck(self, at_least: float, timeout: float, /) -> None:  # noqa: ASYNC109 - what is late goes on
+        """Health 503 at once, and serve on for so long, and until what ran before is over."""
+        ...
+
+    async def drain(self, timeout: float, /) -> Drained:  # noqa: ASYNC109 - the plane ends what is late, not us
+        """Take nothing more; returns when nothing runs any more or the time is up, the audit stream closed."""
         ...
 
     def status(self) -> dict[str, object]:
@@ -168,6 +174,8 @@ class _Session:
                 self._plane.state_fresh(at)
             case Ask(id=number, question=question):
                 self._answer(self._ask(number, question))
+            case LameDuck():
+                self._spawn(self._lame_duck(message))
             case Drain():
                 self._spawn(self._drain(message))
             case ApplyState():
@@ -233,13 +241,21 @@ class _Session:
             _log(f"prepare failed: {type(error).__name__}: {error}")
             return (("", f"preparing failed in {material.stream} ({type(error).__name__}); see the gateway's log"),)
 
+    async def _lame_duck(self, message: LameDuck) -> None:
+        try:
+            await self._plane.lame_duck(message.at_least, message.timeout)
+        except Exception as error:
+            _break(f"lame duck failed: {type(error).__name__}: {error}")
+        self._answer(Done(id=message.id, value={}))
+
     async def _drain(self, message: Drain) -> None:
         try:
-            await self._plane.drain(message.timeout)
+            drained = await self._plane.drain(message.timeout)
         except Exception as error:
             _break(f"drain failed: {type(error).__name__}: {error}")
         self._drained = True
-        self._answer(Done(id=message.id, value=self._plane.audit_head()))  # the last one: the stream is closed
+        value = {"cut": drained.cut, "head": self._plane.audit_head()}  # the last one: the stream is closed
+        self._answer(Done(id=message.id, problems=drained.problems, value=value))
 
     async def _watch_lines(self) -> None:
         while True:

@@ -174,7 +174,6 @@ class Services:
         "epoch",
         "exchanges",
         "generation",
-        "idle",
         "ids",
         "listeners",
         "loop",
@@ -216,8 +215,6 @@ class Services:
         """Open event streams."""
         self.exchanges = 0
         """Requests that are being forwarded or wait for a slot."""
-        self.idle: asyncio.Event | None = None
-        """Set when no exchange is left, while draining."""
         self._entropy = b""
         self._entropy_at = 0
 
@@ -271,8 +268,6 @@ class Services:
     def exchange_over(self) -> None:
         """One exchange less."""
         self.exchanges -= 1
-        if self.idle is not None and not self.exchanges:
-            self.idle.set()
 
     def state_is_stale(self) -> bool:
         """Whether state was unreadable for so long that nobody new may be admitted."""

@@ -64,12 +64,14 @@ class Signer:
         """What ``status`` shows of the log."""
         return self._health.status()
 
-    async def record(self, event: str, outcome: str = "done", **detail: object) -> None:
-        """Add an act to the log; one that cannot be recorded is told."""
+    async def record(self, event: str, outcome: str = "done", **detail: object) -> bool:
+        """Add an act to the log; whether it is there. One that cannot be recorded is told."""
         try:
             await asyncio.to_thread(self._trail.record, event, outcome, detail)
         except Exception as error:  # the act is done or must be done: say that its line is missing
             self._log(f"{event} could not be recorded in the audit log: {type(error).__name__}: {error}")
+            return False
+        return True
 
     async def settle(self) -> bool:
         """Whether the log is the one that was written, and is signed up to its end: without it no process may start."""

@@ -53,6 +53,14 @@ def _worker(same: list[Mapping[str, object]]) -> object:
     return merged | {"instance": by_age[-1].get("instance")} if isinstance(merged, dict) else merged
 
 
+def cut_in_words(cut: object) -> list[str]:
+    """What a drain cut, as `gateway.control.Drained` counts it: one sentence, or none when there was nothing."""
+    counts = [(kind, count) for kind, count in cut.items() if count] if isinstance(cut, Mapping) else []
+    if not counts:
+        return []
+    return ["cut when its time was up: " + ", ".join(f"{count} {kind}" for kind, count in counts)]
+
+
 def process_entry(
     stream: str, pid: int | None, restarts: int, status: Mapping[str, object] | None
 ) -> dict[str, object]:

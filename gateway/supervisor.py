@@ -21,8 +21,9 @@ from gateway.admin import AdminServer, Answer
 from gateway.child import COMMAND, Child
 from gateway.clock import elapsed
 from gateway.configvalues import LoadFailed
-from gateway.control import ApplyState, Ask, Drain, Question, StateFresh
+from gateway.control import ApplyState, Ask, Question, StateFresh
 from gateway.fleet import Fleet
+from gateway.fleetdrain import drain_fleet
 from gateway.listeners import Listener, Purpose
 from gateway.loader import Loaded, fixed_changes
 from gateway.material import Material
@@ -31,7 +32,7 @@ from gateway.runfiles import remove_note, write_note
 from gateway.signer import Signer, Trail
 from gateway.state import StateSnapshot
 from gateway.statewatch import StateUnreadable, StateWatch
-from gateway.statusview import merge, merge_pools, process_entry
+from gateway.statusview import cut_in_words, merge, merge_pools, process_entry
 
 STATUS_TIMEOUT: Final = 1.0
 """Seconds that each process has to tell its status; all are asked at once, and who does not is shown as silent."""
@@ -39,8 +40,6 @@ HEAD_PATIENCE: Final = 0.5
 """Seconds that the lines of all processes wait for one that is slow to tell its audit head."""
 HEAD_TIMEOUT: Final = 30.0
 """A process that cannot tell its audit head for so long is wedged: it cuts nobody either, so it is killed."""
-DRAIN_SLACK: Final = 5.0
-"""Seconds that a process may take beyond the drain's own timeout before it is killed."""
 
 
 class Supervisor:
@@ -82,6 +81,9 @@ class Supervisor:
         self._draining = False
         self._signalled = False
         self._drain_asked = asyncio.Event()
+        self._drain_over = asyncio.Event()
+        self._drained: dict[str, object] = {}
+        self._places: dict[str, object] = {}
         self._now_asked = asyncio.Event()
         self._failed = False
         self._background: set[asyncio.Task[None]] = set()
@@ -108,7 +110,7 @@ class Supervisor:
             {
                 "/status": {"GET": self._get_status},
                 "/reload": {"POST": self._post_reload},
-                "/drain": {"POST": self._post_drain},
+                "/drain": {"GET": self._get_drain, "POST": self._post_drain},
                 "/revoke": {"POST": self._post_revoke},
                 "/refresh": {"POST": self._post_refresh},
             },
@@ -129,7 +131,8 @@ class Supervisor:
         try:
             if not await self._start():
                 return 1
-            write_note(note, {"pid": os.getpid(), "version": self._version, "listeners": self._addresses()})
+            self._places = self._addresses()
+            write_note(note, {"pid": os.getpid(), "version": self._version, "listeners": self._places})
             for purpose, listener in self._public():
                 self._say(f"{'TLS' if purpose == 'tls' else purpose} listener on {listener.url}")
             self._say("ready")
@@ -209,6 +212,8 @@ class Supervisor:
             with contextlib.suppress(asyncio.CancelledError):
                 await drained
             self._log("ended before it was drained")
+            self._drained = {"cut": {}, "problems": ["it was told to end before that"]}
+            self._drain_over.set()
             return 1
         await drained
         return 1 if self._failed else 0
@@ -218,11 +223,21 @@ class Supervisor:
             self._draining = True
             self._fleet.release()
         # Not under the lock: a revocation during the drain still cuts at once.
-        ended, _ = await asyncio.gather(
-            self._fleet.command(lambda number: Drain(id=number, timeout=seconds), within=seconds + DRAIN_SLACK),
-            self._signer.record("admin.drain"),
+        drained = await drain_fleet(
+            self._fleet,
+            [listener for _, listener in self._public()],
+            lambda: self._signer.record("admin.drain"),
+            seconds=seconds,
+            lame_duck=self._loaded.config.limits.lame_duck,
         )
-        self._signer.ended({stream: done.value for stream, done in ended.items()})
+        self._signer.ended(drained.heads)
+        self._failed = self._failed or bool(drained.problems)
+        for _, text in drained.problems:
+            self._log(f"drain: {text}")
+        for text in cut_in_words(drained.cut):
+            self._log(f"drain: {text}")
+        self._drained = {"cut": drained.cut, "problems": [text for _, text in drained.problems]}
+        self._drain_over.set()
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -297,6 +312,13 @@ class Supervisor:
         self._drain_asked.set()
         return Answer(status=202, body={"draining": True, "timeout": self._loaded.config.limits.drain_timeout})
 
+    async def _get_drain(self, _body: Mapping[str, object]) -> Answer:
+        """Answered when the drain is over: what it cut, and what went wrong."""
+        if not self._drain_asked.is_set():
+            return Answer(status=409, body={"error": "the gateway does not drain"})
+        await self._drain_over.wait()
+        return Answer(body=self._drained)
+
     async def _post_refresh(self, _body: Mapping[str, object]) -> Answer:
         try:
             pushed = await self._watch.refresh()
@@ -328,7 +350,7 @@ class Supervisor:
                 "home": str(self._loaded.home.path),
                 "started": _stamp(self._started),
                 "draining": self._draining,
-                "listeners": self._addresses(),
+                "listeners": self._places,
                 "config": {"generation": self._generation, "since": _stamp(self._generation_at)},
                 "state": state,
                 "notices": self._loaded.notices(self._watch.snapshot),

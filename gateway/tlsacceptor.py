@@ -98,6 +98,13 @@ class TlsAcceptor(Acceptor):
         self.places.leave(guest)
         guest.give_up("crowded")
 
+    def is_shaking(self, may_ask: bool, may_speak: bool) -> bool:
+        """Whether a handshake is under way, of one that has spoken if it ``may_ask``, or of a silent one if not yet."""
+        for link in self.places.guests():
+            if not link.is_closing() and (may_speak or (may_ask and (link.handshake.has_begun or link.has_unread()))):
+                return True
+        return False
+
     def end_handshakes(self) -> int:
         """Give up every handshake that is under way; answer how many had begun."""
         begun = 0

@@ -14,6 +14,7 @@ import orjson
 from gateway.child import Child, start_ahead
 from gateway.cli.common import Settings, common_options, fail
 from gateway.inherited import MAX_PROCESSES
+from gateway.statusview import cut_in_words
 
 if TYPE_CHECKING:
     from gateway.adminclient import AdminFailed
@@ -106,17 +107,25 @@ def reload_command(settings: Settings) -> None:
 @common_options
 @click.option("--no-wait", is_flag=True, help="Return when draining has begun.")
 def drain_command(settings: Settings, no_wait: bool) -> None:
-    """Have the running gateway take nothing new, finish what runs and end; returns when it has ended."""
+    """Have the running gateway finish what runs and end; returns when it has ended.
+
+    As a lame duck it serves on for `[limits] lame_duck`, with health at 503; then it takes nothing new. Exit status 1
+    when something had to be cut, or was not recorded.
+    """
     answer = _ask(settings.home, "POST", "/drain")
     timeout = float(answer.get("timeout", 0.0))
     click.echo(f"draining for at most {timeout:g} s")
     if no_wait:
         return
     ends = time.monotonic() + timeout + _DRAIN_SLACK
+    told = _ask(settings.home, "GET", "/drain", timeout=timeout + _DRAIN_SLACK)
     while _runs(settings.home):
         if time.monotonic() > ends:
             fail("the gateway still runs after its drain; look at its log, or end it with a second SIGTERM")
         time.sleep(_POLL)
+    faults = [*cut_in_words(told.get("cut")), *map(str, told.get("problems", ()))]
+    if faults:
+        fail("drained, but not in order: " + "; ".join(faults))
     click.echo("drained")
 
 

@@ -213,7 +213,7 @@ async def test_tls_closed_accepts_from_nobodys_queue(services: Services, ports: 
     acceptor = TlsAcceptor(services, Sockets(tls=ports.sockets, index=0, processes=3))
     acceptor.start()
     acceptor.peer_down(1)
-    acceptor.close()
+    acceptor.end()
     acceptor.peer_down(2)
     acceptor.start()
     for address in addresses:
@@ -291,7 +291,7 @@ async def test_dispatch_on_a_file_is_one_queue_for_all(services: Services, tmp_p
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(str(tmp_path / "d.sock"))
         assert await health(sock) == b"HTTP/1.1 200 OK\r\n"
-    acceptor.close()
+    acceptor.end()
     with closing(socket.socket(socket.AF_UNIX)) as late:
         with suppress(ConnectionRefusedError):  # one process closed it: the supervisor has it still, this test has not
             late.connect(str(tmp_path / "d.sock"))

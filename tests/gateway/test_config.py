@@ -591,6 +591,7 @@ def test_config_limits_keep_their_published_defaults() -> None:
         "liveness_interval": 10,
         "liveness_count": 3,
         "liveness_timeout": 75,
+        "lame_duck": 1,
         "drain_timeout": 30,
         "state_stale": 10,
     }

@@ -15,6 +15,7 @@ from support.bench import POOL, PlaneBench, client_peer, make_material, other_ca
 
 from gateway import dataplane
 from gateway.config import Config
+from gateway.control import Drained
 from gateway.dataplane import DataPlane
 from gateway.generation import load_policy
 from gateway.inherited import Inherited, Sockets
@@ -404,14 +405,20 @@ async def test_state_that_is_fresh_again_admits_again(plane: PlaneBench) -> None
 # ---- the end ----
 
 
+async def end(plane: PlaneBench, timeout: float) -> Drained:
+    """Both steps, without a time in between."""
+    await plane.plane.lame_duck(0.0, timeout)
+    return await plane.plane.drain(timeout)
+
+
 async def test_drain_answers_what_runs_and_ends_the_rest(plane: PlaneBench) -> None:
     """Health 503 at once; idle workers close, waiting requests are told, running ones finish, then all is closed."""
     busy, idle = plane.worker("w1"), plane.worker("w2")
-    master, waiting, reader, health = (plane.requester() for _ in range(4))
+    master, waiting, reader, health, late = (plane.requester() for _ in range(5))
     assert master.ask(ANY) is None
     assert waiting.ask("/-/pools/render/workers/w1/x", "GET", "Prefer: wait=30") is None
     assert reader.ask("/-/pools/render/events") is not None
-    draining = asyncio.create_task(plane.plane.drain(20.0))
+    draining = asyncio.create_task(end(plane, 20.0))
     await idle.link.until(lambda: idle.link.closed)
     answer = health.ask("/-/health")
     assert answer is not None
@@ -420,7 +427,8 @@ async def test_drain_answers_what_runs_and_ends_the_rest(plane: PlaneBench) -> N
     assert answer is not None
     assert answer.problem == "draining"
     assert reader.link.sent.endswith(b"0\r\n\r\n")
-    answer = health.ask(ANY)
+    assert health.link.eof
+    answer = late.ask(ANY)
     assert answer is not None
     assert answer.problem == "draining"
     assert not draining.done()
@@ -430,7 +438,7 @@ async def test_drain_answers_what_runs_and_ends_the_rest(plane: PlaneBench) -> N
     assert answer.status == 200
     await asyncio.wait_for(draining, 20)
     assert busy.link.closed
-    assert all(live.link.eof for live in (master, waiting, reader, health))
+    assert all(live.link.eof for live in (master, waiting, reader, health, late))
     assert plane.audit.lines[-1]["event"] == "gateway.stop"
     assert plane.services.exchanges == 0
     reasons = [line["reason"] for line in plane.audit.of("reverse.closed")]
@@ -447,7 +455,7 @@ async def test_drain_does_not_wait_longer_than_it_was_told(plane: PlaneBench, fi
     assert master.ask(ANY) is None
     worker.reply(answered)
     master.link.take()
-    await asyncio.wait_for(plane.plane.drain(0.05), 20)
+    await asyncio.wait_for(end(plane, 0.05), 20)
     assert worker.link.aborted
     if answered:
         assert master.link.aborted
@@ -476,7 +484,7 @@ async def test_drain_ends_requests_to_masters_that_do_not_answer(tmp_path: Path)
         with taken:
             assert await asyncio.wait_for(loop.sock_recv(taken, 100), 20)
             assert dialled.ask("/jobs/2") is None
-            await asyncio.wait_for(plane.plane.drain(0.0), 20)
+            await asyncio.wait_for(end(plane, 0.0), 20)
         for requester, problems in ((served, {"master-lost"}), (dialled, {"draining", "master-lost"})):
             answer = requester.answer()
             assert answer is not None

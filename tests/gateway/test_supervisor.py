@@ -410,8 +410,8 @@ async def test_second_signal_ends_it_now(tmp_path: Path) -> None:
         assert is_gone(entry["pid"])
 
 
-async def test_process_that_dies_while_draining_is_not_replaced(tmp_path: Path) -> None:
-    """The end comes when there is nothing left to wait for."""
+async def test_process_that_dies_while_draining_is_not_replaced_and_told(tmp_path: Path) -> None:
+    """The end comes when there is nothing left to wait for; that it was no orderly one shows in the status."""
     async with running(tmp_path, "hang-drain", limits=Limits(drain_timeout=600.0)) as run:
         entry = await run.process()
         os.kill(os.getpid(), signal.SIGTERM)
@@ -419,5 +419,35 @@ async def test_process_that_dies_while_draining_is_not_replaced(tmp_path: Path) 
             while (await run.knock())[2] != "draining":
                 await asyncio.sleep(0.01)
         os.kill(entry["pid"], signal.SIGKILL)
-        assert await run.ended() == 0
+        assert await run.ended() == 1
         assert not any("another starts" in line for line in run.gateway.logged)
+        assert any("p0 did not end in order" in line for line in run.gateway.logged)
+
+
+@pytest.mark.parametrize(
+    ("word", "status", "cut", "problem"),
+    [
+        ("cut-in-drain", 0, {"requests": 2, "connections": 1}, ""),
+        ("no-line", 1, {}, "p0 ends without its gateway.stop"),
+    ],
+)
+async def test_drain_tells_what_it_cut_and_what_went_wrong(
+    tmp_path: Path, word: str, status: int, cut: dict[str, int], problem: str
+) -> None:
+    """On stderr, to whoever asked for it, and by the exit status when the log does not know of the end."""
+    async with running(tmp_path, word) as run:
+        await run.ask("POST", "/drain")
+        told = await run.ask("GET", "/drain")
+        assert told == {"cut": cut, "problems": [problem] if problem else []}
+        assert await run.ended() == status
+        said = [line for line in run.gateway.logged if line.startswith("drain: ")]
+        assert said == [
+            f"drain: {problem}" if problem else "drain: cut when its time was up: 2 requests, 1 connections"
+        ]
+
+
+async def test_drain_that_nobody_asked_for_is_not_waited_for(tmp_path: Path) -> None:
+    """Who asks how it went before it began is told so."""
+    async with running(tmp_path) as run:
+        with pytest.raises(AdminFailed, match="does not drain"):
+            await run.ask("GET", "/drain")

@@ -15,6 +15,7 @@ import socket
 import sys
 from pathlib import Path
 
+from gateway.control import Drained
 from gateway.inherited import Inherited, Sockets, own_of
 from gateway.material import Material
 from gateway.process import run
@@ -111,11 +112,22 @@ class FakeDataPlane:
 
         return serve
 
-    async def drain(self, timeout: float) -> None:
+    async def lame_duck(self, at_least: float, timeout: float) -> None:
         assert self.live is not None
         self.draining = True
         if _is_told(self.live, "hang-drain"):
             await asyncio.sleep(timeout)
+
+    async def drain(self, _timeout: float) -> Drained:
+        assert self.live is not None
+        self.draining = True
+        for server in self.servers:
+            server.close()
+        if _is_told(self.live, "cut-in-drain"):
+            return Drained(cut={"requests": 2, "connections": 1}, problems=())
+        if _is_told(self.live, "no-line"):
+            return Drained(problems=(("audit", f"{self.live.stream} ends without its gateway.stop"),))
+        return Drained()
 
     def status(self) -> dict[str, object]:
         material = self.live

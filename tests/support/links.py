@@ -119,6 +119,8 @@ class FakeLink:
         self.sent = self.socket.sent
         self.truncated = False
         self.waiting: int | None = None
+        self.unread = False
+        """Bytes came that nobody has read: what a test may say."""
         """Bytes that the peer has not taken, where the test wants to say so itself."""
         self.closed = False
         """It was ended in order."""
@@ -207,6 +209,9 @@ class FakeLink:
 
     def resume_reading(self) -> None:
         self.real.resume_reading()
+
+    def has_unread(self) -> bool:
+        return self.unread
 
     def get_write_buffer_size(self) -> int:
         return self.real.get_write_buffer_size() if self.waiting is None else self.waiting

@@ -18,6 +18,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from click.testing import CliRunner
+from OpenSSL import SSL
 from support.origins import Request, read_request, response
 from support.runhomes import append, copy_home, set_key
 from support.serving import Served
@@ -124,6 +125,15 @@ class Rig:
     def tcp(self) -> socket.socket:
         """A bare connection to the TLS listener."""
         return socket.create_connection(self.address, timeout=PATIENCE)
+
+    @staticmethod
+    def tcp_to(address: tuple[str, int]) -> socket.socket:
+        """The same at an address that was asked before: also while no gateway runs."""
+        return socket.create_connection(address, timeout=PATIENCE)
+
+    def tls(self, name: str) -> SSL.Context:
+        """A client's context with the certificate of a bundle."""
+        return tls_context(self.bundle(name))
 
     def connect(self, name: str | None, **settings: Any) -> Wire:
         """A TLS connection with the certificate of a bundle."""

@@ -154,7 +154,7 @@ def test_gateway_raises_its_soft_limit_on_files(served: Served) -> None:
     assert line.split()[3] == line.split()[4]
 
 
-@pytest.mark.parametrize(("processes", "needed"), [(1, 1000512), (2, 1000520)])
+@pytest.mark.parametrize(("processes", "needed"), [(1, 1002592), (2, 1002600)])
 def test_gateway_short_of_files_says_so_and_starts(home: Path, processes: int, needed: int) -> None:
     """A limit that does not suffice is told with both numbers."""
     append(home, "[limits]\nconnections = 1000000")
