@@ -118,12 +118,13 @@ class Call:
         """
         rendered = self.rendered
         if rendered is None:
-            if self.admitted is None or len(self.target) > MAX_STRING:
+            if self.admitted is not None and len(self.target) <= MAX_STRING:
+                rendered = self.rendered = self.render()
+            if rendered is None:
                 fields = self.audit(outcome.decode("ascii"), status=status or None)
                 if worker:
                     fields["worker"] = worker.decode("ascii")
                 return fields
-            rendered = self.rendered = self.render()
         spent = int((_monotonic() - self.started) * 1e6)
         who = b',"worker":"%b"' % worker if worker else b""
         if status:
@@ -141,18 +142,20 @@ class Call:
             )
         )
 
-    def render(self) -> Rendered:
-        """What the audit lines of this request, and of those like it, have in common. It must be admitted."""
+    def render(self) -> Rendered | None:
+        """What the audit lines of this request, and of those like it, have in common. It must be admitted.
+
+        None: it needs care, since the operator's ids of policies may hold anything.
+        """
         assert self.admitted is not None
         ids = self.admitted.allowed.policy_ids
         policy = _policies.get(ids)
         if policy is None:
             policy = _render_policies(ids)
         parent = b"" if self.parent_id is None else b'"parent_id":"%b",' % self.parent_id.encode("ascii")
-        return Rendered(
-            b'",%b%b,"listener":"%b","outcome":"' % (parent, self.peer.rendered, self.listener.encode("ascii")),
-            b'",%b,"target":"%b"' % (policy, self.target),
-        )
+        head = b'",%b%b,"listener":"%b","outcome":"' % (parent, self.peer.rendered, self.listener.encode("ascii"))
+        tail = b'",%b,"target":"%b"' % (policy, self.target)
+        return Rendered(head, tail) if is_plain(head) and is_plain(tail) else None
 
     def audit(self, outcome: str, *, status: int | None = None, reason: str | None = None) -> dict[str, object]:
         """The fields of this request's audit line. The target is the normal path, never the query."""
