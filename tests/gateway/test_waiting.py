@@ -1,0 +1,109 @@
+"""Who waits for a slot, and who is served next: in any order of coming, leaving and being taken."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.levels import Label, Slot
+from gateway.waiting import WaitingLine
+
+
+class Waiter:
+    """A request that waits."""
+
+    def __init__(self, number: int, worker: str | None, is_ours: bool = True) -> None:
+        self.number = number
+        self.worker = worker
+        self.is_ours = is_ours
+        self.label: Label | None = None
+        self.waiting = False
+
+    def offered(self, slot: Slot) -> None:
+        raise AssertionError("a line offers nothing")
+
+
+def line_of(*waiters: Waiter) -> WaitingLine:
+    line = WaitingLine()
+    for waiter in waiters:
+        line.add(waiter)
+    return line
+
+
+@pytest.mark.parametrize(
+    ("wanted", "worker", "served"),
+    [
+        ([None, None], "w1", 0),
+        (["w2", None], "w1", 1),
+        (["w1", None], "w1", 0),
+        ([None, "w1"], "w1", 0),
+        (["w2", "w2"], "w1", None),
+        ([], "w1", None),
+    ],
+)
+def test_line_serves_whoever_waits_longest_and_may_use_the_worker(
+    wanted: list[str | None], worker: str, served: int | None
+) -> None:
+    """A wish for one worker neither gains nor loses a place by it."""
+    waiter = line_of(*(Waiter(n, w) for n, w in enumerate(wanted))).take(worker)
+    assert (waiter.number if isinstance(waiter, Waiter) else None) == served
+
+
+def test_line_gives_a_borrowed_slot_to_a_request_of_its_own_only() -> None:
+    """Requests of other processes wait in their own lines as well."""
+    line = line_of(Waiter(0, None, is_ours=False), Waiter(1, "w1", is_ours=False), Waiter(2, None))
+    taken = line.take_own("w1")
+    assert isinstance(taken, Waiter)
+    assert taken.number == 2
+    assert line.take_own("w1") is None
+    assert len(line) == 2
+
+
+def test_line_forgets_whoever_left() -> None:
+    """A request that gave up is not served, and leaving twice is no fault."""
+    first, second = Waiter(0, None), Waiter(1, None)
+    line = line_of(first, second)
+    assert line.remove(first)
+    assert not line.remove(first)
+    assert line.take("w1") is second
+    assert len(line) == 0
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["add", "take", "own", "leave"]),
+            st.sampled_from([None, "w1", "w2"]),
+            st.booleans(),
+            st.integers(0, 9),
+        ),
+        max_size=80,
+    )
+)
+def test_line_agrees_with_a_plain_list(steps: list[tuple[str, str | None, bool, int]]) -> None:
+    """Whatever comes and goes: the order, the counts, and a memory that stays within twice its bound."""
+    line, model = WaitingLine(), list[Waiter]()
+    for number, (what, worker, is_ours, which) in enumerate(steps):
+        if what == "add":
+            model.append(waiter := Waiter(number, worker, is_ours))
+            line.add(waiter)
+        elif what == "leave" and model:
+            assert line.remove(model.pop(which % len(model)))
+        elif what in ("take", "own"):
+            name = worker or "w1"
+            may = [w for w in model if w.worker in (None, name) and (what == "take" or w.is_ours)]
+            got = line.take(name) if what == "take" else line.take_own(name)
+            assert got is (may[0] if may else None)
+            if may:
+                model.remove(may[0])
+                assert not may[0].waiting
+        assert len(line) == len(model)
+        assert line.own == sum(w.is_ours for w in model)
+        assert line.own_any == sum(w.is_ours and w.worker is None for w in model)
+        assert sorted(w.number for w in line.own_named() if isinstance(w, Waiter)) == [
+            w.number for w in model if w.is_ours and w.worker is not None
+        ]
+        assert len(line._any) <= 2 * len(model) + 17
+    assert line.remove_all() == model
+    assert not any(w.waiting for w in model)
