@@ -140,18 +140,16 @@ class Draining:
             if isinstance(acceptor, TlsAcceptor):
                 cut["handshakes"] += acceptor.end_handshakes()
         # Workers first: requests that they served are answered, or cut, before their requesters' connections end.
-        connections: list[Connection] = []
-        for live in self._services.registry:
-            if isinstance(live, Connection):
-                connections.append(live)
-            else:
-                cut["connections"] += 1
+        lives = list(self._services.registry)
+        connections = [live for live in lives if isinstance(live, Connection) and live.end.phase < LINGER]
+        cut["requests"] = sum(isinstance(connection.end.sink, Exchange) for connection in connections)
+        cut["connections"] = len(connections) - cut["requests"]
+        for live in lives:
+            if not isinstance(live, Connection):
+                cut["connections"] += isinstance(live, Relayed)  # what a worker of ours served is a request above
                 live.cut("drain")
         for connection in connections:
             end = connection.end
-            if end.phase >= LINGER:
-                continue
-            cut["requests" if isinstance(end.sink, Exchange) else "connections"] += 1
             if isinstance(end.sink, Exchange):
                 end.sink.give_up("drain")
             if end.sink is None:

@@ -14,6 +14,7 @@ import pytest
 from support.bench import POOL, PlaneBench, client_peer, make_material, other_ca
 
 from gateway import dataplane
+from gateway.audit import AuditUnavailable
 from gateway.config import Config
 from gateway.control import Drained
 from gateway.dataplane import DataPlane
@@ -543,3 +544,64 @@ async def test_plane_serves_its_sockets_and_ticks(plane: PlaneBench, tmp_path: P
     assert await asyncio.wait_for(reader.read(), 20) == b'{"status":"serving"}'
     writer.close()
     await writer.wait_closed()
+
+
+async def test_drain_whose_last_line_cannot_be_written_says_so(
+    plane: PlaneBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk at the end is no orderly end: whoever asked for it hears of it."""
+
+    def refuse(*_: object) -> None:
+        raise AuditUnavailable("no space left")
+
+    monkeypatch.setattr(plane.audit, "write", refuse)
+    drained = await end(plane, 1.0)
+    assert [where for where, _ in drained.problems] == ["audit"]
+    assert "gateway.stop" in drained.problems[0][1]
+
+
+@pytest.mark.parametrize(("busy", "cut"), [(0, {}), (1, {"requests": 1}), (2, {"requests": 2})])
+async def test_drain_counts_what_it_cut(plane: PlaneBench, busy: int, cut: dict[str, int]) -> None:
+    """Requests that still ran when the time was up, and nothing that ended by itself."""
+    workers = [plane.worker(f"w{number}") for number in range(busy)]
+    masters = [plane.requester() for _ in range(busy)]
+    for master in masters:
+        assert master.ask(ANY) is None
+    idle = plane.requester()
+    assert idle.ask("/-/pools") is not None
+    drained = await end(plane, 0.05)
+    assert drained.cut == cut
+    assert all(worker.link.aborted for worker in workers)
+    assert idle.link.eof
+
+
+async def test_drain_does_not_close_what_has_something_unread(plane: PlaneBench) -> None:
+    """A request that is in the socket's buffer is read and answered, not thrown away."""
+    late = plane.requester()
+    assert late.ask("/-/pools") is not None
+    late.link.unread = True
+    await plane.plane.lame_duck(0.0, 5.0)
+    assert not late.link.eof
+    draining = asyncio.create_task(plane.plane.drain(5.0))
+    await asyncio.sleep(0)
+    late.link.unread = False
+    answer = late.ask("/-/health")
+    assert answer is not None
+    assert answer.status == 503
+    assert late.link.eof
+    await asyncio.wait_for(draining, 20)
+
+
+async def test_lame_duck_lets_a_challenged_client_come_back_where_it_is(plane: PlaneBench) -> None:
+    """The request that answers a challenge belongs to what was begun; every other answer closes."""
+    client, master = plane.requester(client_peer()), plane.requester()
+    await plane.plane.lame_duck(0.0, 5.0)
+    answer = client.ask("/-/pools")
+    assert answer is not None
+    assert answer.status == 401
+    assert not client.link.eof
+    answer = master.ask("/-/pools")
+    assert answer is not None
+    assert master.link.eof
+    await asyncio.wait_for(plane.plane.drain(0.1), 20)
+    assert client.link.eof
