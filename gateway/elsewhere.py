@@ -208,7 +208,8 @@ class Elsewhere:
             for pool, starts in told["starts"].items():
                 for name, instances in starts.items():
                     for instance, since in instances.items():
-                        learned.started.append(_start(peer, pool, name, instance, since))
+                        at = None if since is None else float(since)
+                        learned.started.append(_start(peer, pool, name, instance, at))
             for pool, name, current, seen in told["orders"]:
                 times = {str(instance): float(since) for instance, since in seen.items()}
                 learned.ordered.append(Ordered(str(pool), str(name), current and str(current), times))
@@ -234,7 +235,7 @@ def _start(peer: Peer, pool: str, worker: str, instance: str, since: float | Non
     """Take in that an instance came, or left."""
     workers = peer.starts.setdefault(pool, {})
     if since is not None:
-        workers.setdefault(worker, {})[instance] = float(since)
+        workers.setdefault(worker, {})[instance] = since
     elif worker in workers:
         workers[worker].pop(instance, None)
         if not workers[worker]:
