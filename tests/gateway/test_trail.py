@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from support.auditlogs import KEY, OTHER_KEY, make_home, records
 
+from gateway.anchor import Anchor
+from gateway.audit import LogBroken
 from gateway.auditlog import AuditWriter
 from gateway.auditverify import Report, verify_directory
+from gateway.checkpointlog import last_checkpoint
 from gateway.checkpoints import CheckpointRefused
 from gateway.clistream import append_cli
 from gateway.configvalues import AuditConfig
@@ -119,3 +122,83 @@ def test_files_beyond_those_kept_go_after_a_checkpoint_says_so(home: Path) -> No
     files = sorted(path.name for path in (home / "audit").glob("p0-*.jsonl"))
     assert len(files) == 2
     assert uncovered(home)["p0"] == 0
+
+
+def test_lines_of_a_process_that_was_replaced_are_told_apart(home: Path) -> None:
+    """Its successor found them, nobody had signed them: said once, and signed with its own."""
+    trail = HomeTrail(home, CONFIG, KEY)
+    trail.settle()
+    trail.checkpoint([write_lines(home, 2)])
+    write_lines(home, 3)  # killed before it told of them
+    head = write_lines(home, 1) | {"opened": 5}
+    trail.checkpoint([head])
+    trail.checkpoint([head])
+    adopted = [line for line in records(home / "audit", "cli") if line["event"] == "admin.audit_adopted"]
+    assert [line["detail"] for line in adopted] == [{"name": "p0", "count": 3, "version": 5}]
+    assert uncovered(home) == {"p0": 0, "cli": 0}
+
+
+def test_settle_moves_what_a_power_failure_left_in_the_middle(home: Path) -> None:
+    """Zeros where a page was not written, and whole lines behind them: kept aside, said, and the chain goes on."""
+    trail = HomeTrail(home, CONFIG, KEY)
+    trail.settle()
+    trail.checkpoint([write_lines(home, 2)])
+    path = home / "audit" / "p0-000001.jsonl"
+    before = path.stat().st_size
+    write_lines(home, 3)
+    data = bytearray(path.read_bytes())
+    middle = data.index(b"\n", before) + 1
+    data[middle : middle + 40] = bytes(40)
+    path.write_bytes(data)
+    HomeTrail(home, CONFIG, KEY).settle()
+    events = [(line["event"], line["detail"]) for line in records(home / "audit", "cli")][1:]
+    torn = f"p0-000001-{middle}.torn"
+    assert events == [
+        ("admin.audit_torn", {"name": "p0", "file": torn, "count": 2}),
+        ("admin.audit_adopted", {"name": "p0", "count": 1, "version": 3}),
+    ]
+    assert (home / "audit" / torn).read_bytes() == data[middle:]
+    assert uncovered(home) == {"p0": 0, "cli": 0}
+
+
+def test_checkpoint_of_the_processes_does_not_wait_for_a_broken_stream_of_commands(home: Path) -> None:
+    """Whoever cuts ``cli`` keeps no other line unsigned; that it was cut is told."""
+    append_cli(home, "user.added", sign=False, outcome="done")
+    trail = HomeTrail(home, CONFIG, KEY)
+    trail.settle()
+    (home / "audit" / "cli-000001.jsonl").write_bytes(b"")
+    with pytest.raises(LogBroken, match="cli stream does not hold its last line"):
+        trail.checkpoint([write_lines(home, 2)])
+    last = last_checkpoint(home / "audit", KEY.public_key())
+    assert last is not None
+    assert last.heads["p0"].seq == 2
+
+
+@pytest.mark.parametrize("killed_after", ["keep_cli", "write_added", "fdatasync"])
+def test_command_killed_at_any_step_leaves_an_end_that_is_known(
+    home: Path, monkeypatch: pytest.MonkeyPatch, killed_after: str
+) -> None:
+    """The next line is kept before it is written: one of both is the stream's last, nothing is taken for foreign."""
+    append_cli(home, "user.added", outcome="done")
+
+    class Killed(BaseException):
+        """Nothing runs any more."""
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    steps = {
+        "keep_cli": "gateway.auditstream.StreamFile.write_added",
+        "write_added": "gateway.clistream.os.fdatasync",
+        "fdatasync": "gateway.clistream.CheckpointLog.append",
+    }
+    monkeypatch.setattr(steps[killed_after], kill)
+    with pytest.raises(Killed):
+        append_cli(home, "user.disabled", outcome="done")
+    monkeypatch.undo()
+    append_cli(home, "user.enabled", outcome="done")
+    events = [line["event"] for line in records(home / "audit", "cli")]
+    written = [] if killed_after == "keep_cli" else ["user.disabled"]
+    assert events == ["user.added", *written, "user.enabled"]
+    assert uncovered(home) == {"cli": 0}
+    assert verify_directory(home / "audit", KEY.public_key(), anchor=Anchor(home / "keys")).findings == ()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from support.auditlogs import FIELDS, OTHER_KEY, edit_lines, make_home, make_log
 
-from gateway.auditlog import AuditWriter
+from gateway.audit import AuditUnavailable
+from gateway.auditlog import RETRY, AuditWriter
 from gateway.cli.audit import audit
 from gateway.clistream import append_cli
 from gateway.configvalues import AuditConfig
@@ -164,3 +168,49 @@ def test_tail_follow_new_lines_and_files_until_interrupted(home: Path) -> None:
             process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
         assert process.stderr.read() == b""
+
+
+def test_verify_gap_is_told_and_is_no_tampering(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines that could not be written: counted, on standard error too, with status 0."""
+    writer = AuditWriter.open(home / "audit", "p0")
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gateway.auditstream.os.write", full)
+    for _ in range(2):
+        with pytest.raises(AuditUnavailable):
+            writer.write("request", FIELDS)
+    monkeypatch.undo()
+    time.sleep(RETRY)  # the writer leaves a full disk alone for so long
+    writer.write("request", FIELDS)
+    writer.close()
+    result = run(home, "verify")
+    assert result.exit_code == 0
+    assert result.stderr == "warning: 2 lines could not be written and are missing (admin.audit_resumed)\n"
+    assert json.loads(run(home, "verify", "--json").stdout)["missing"] == 2
+
+
+def test_verify_while_the_gateway_cannot_write_exits_1(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in the log may be sound; that nothing more gets in is told by the exit status."""
+    faults = ["p0: lines cannot be written, 12 are lost"]
+    monkeypatch.setattr("gateway.adminclient.call", lambda *_, **__: {"audit": {"healthy": False, "faults": faults}})
+    result = run(home, "verify")
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: the running gateway says: {faults[0]}\n"
+    assert result.stdout.splitlines()[-1].startswith("sound: ")
+
+
+def test_verify_tampered_says_so_on_standard_error(home: Path) -> None:
+    """For whoever throws the report away."""
+    edit_lines(home / "audit" / "p1-000001.jsonl", lambda lines: lines.pop(2))
+    said = run(home, "verify").stderr
+    assert said.startswith(f"Error: {home / 'audit'}: 1 finding(s), the first: p1-000001.jsonl:3: ")
+
+
+def test_verify_copy_says_that_it_was_compared_with_nothing(home: Path, tmp_path: Path) -> None:
+    """What the home keeps tells of its own log alone."""
+    shutil.copytree(home / "audit", tmp_path / "copy")
+    result = run(home, "verify", tmp_path / "copy")
+    assert result.exit_code == 0
+    assert "note: compared with nothing that is kept elsewhere" in result.stdout
