@@ -82,7 +82,7 @@ class RequestHead:
         """Room for whoever forwards heads to keep the fields in serialized form; shared between equal heads."""
 
     def authorized(self, value: bytes) -> RequestHead:
-        """The same head with one more ``Authorization`` value, which its fields do not show."""
+        """The same head, which has no ``Authorization``, with this one."""
         head = RequestHead.__new__(RequestHead)
         head.method = self.method
         head.target = self.target
@@ -95,7 +95,7 @@ class RequestHead:
         head.connection = self.connection
         head.expect = self.expect
         head.upgrade = self.upgrade
-        head.authorization = (value,) if self.authorization is None else (*self.authorization, value)
+        head.authorization = (value,)
         head.forwarded = self.forwarded
         return head
 

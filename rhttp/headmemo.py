@@ -59,7 +59,10 @@ def read_request_head(block: bytes, *, max_fields: int, max_line: int) -> Reques
         return parse_request_head(block, max_fields=max_fields, max_line=max_line)
     if not value or value[0] == 0x20 or value[-1] == 0x20:
         return parse_request_head(block, max_fields=max_fields, max_line=max_line)
-    return _request(block[:at] + block[end:], max_fields - 1, max_line).authorized(value)
+    head = _request(block[:at] + block[end:], max_fields - 1, max_line)
+    if head.authorization is not None:  # more than one: refused later on, and shown as they came
+        return parse_request_head(block, max_fields=max_fields, max_line=max_line)
+    return head.authorized(value)
 
 
 def read_response_head(block: bytes, *, max_fields: int) -> ResponseHead:
