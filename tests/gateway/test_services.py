@@ -66,18 +66,6 @@ def test_time_of_day_follows_the_clock_as_it_is_set_now(bench: Bench) -> None:
     assert services.time_of_day(440.0) == 1_999_999_940.0
 
 
-async def test_last_exchange_ends_the_wait_of_a_drain(bench: Bench) -> None:
-    """Not the one before it; and nobody waits outside a drain."""
-    services = bench.services
-    services.exchanges = 3
-    services.exchange_over()
-    services.idle = asyncio.Event()
-    services.exchange_over()
-    assert not services.idle.is_set()
-    services.exchange_over()
-    assert services.idle.is_set()
-
-
 @pytest.mark.parametrize(("when_full", "may"), [("refuse", False), ("continue", True)])
 def test_line_that_cannot_be_written_counts_and_decides(when_full: str, may: bool) -> None:
     """By configuration what it tells of must not happen, or may."""
