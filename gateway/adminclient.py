@@ -98,7 +98,7 @@ def _connected(connection: _UnixConnection, home: Path) -> bool:
         if time.monotonic() >= until:
             raise AdminFailed(
                 f"a gateway runs for {home} (pid {holder}) but its admin socket {home / 'run' / 'admin.sock'} is gone "
-                "or deaf; restart the gateway, which makes it again"
+                f"or deaf; end that gateway with `kill {holder}` (it finishes its work first), and start it again"
             )
         time.sleep(_PAUSE)
 

@@ -70,6 +70,8 @@ def verify_directory(
     Raises:
         AuditUnreadable: no such directory, no log in it, or a file that cannot be read.
     """
+    if not directory.exists() and anchor is None:
+        raise AuditUnreadable("there is no such directory")
     for attempt in range(1, _TRIES + 1):
         before = _fingerprint(directory)
         try:

@@ -130,7 +130,7 @@ def _parse(text: str, home: Path, overrides: Overrides) -> tuple[Config | None, 
         notes.problems.append(_syntax_problem(str(error), text))
         return None, notes
     except RecursionError:
-        notes.say("is nested too deeply to be a configuration; flatten it")
+        notes.say("the file is nested too deeply to be a configuration; flatten it")
         return None, notes
     notes.order = tuple(data)
     return build_config(read_tables({**data, **given}, notes), home, notes), notes
@@ -139,7 +139,7 @@ def _parse(text: str, home: Path, overrides: Overrides) -> tuple[Config | None, 
 def _syntax_problem(message: str, text: str) -> ConfigProblem:
     match = _POSITION.search(message)
     if match is None:
-        return ConfigProblem(path="", message=f"is not TOML: {message}; mend the syntax")
+        return ConfigProblem(path="", message=f"the file is not TOML: {message}; mend the syntax")
     line, column = match.groups()
     if line is None:
         lines = text.split("\n")

@@ -226,8 +226,9 @@ class Fleet:
         try:
             return await process.call(make, within=within)
         except ControlError as error:
-            self._log(f"data process {process.stream} (pid {process.pid}) is killed: {error}")
-            process.kill()
+            if not process.is_killed:  # else whoever killed it said why
+                self._log(f"data process {process.stream} (pid {process.pid}) is killed: {error}")
+                process.kill()
             await process.ended()
             return None
 

@@ -266,13 +266,20 @@ def load(
     )
 
 
+def _in_file(name: str, problem: ConfigProblem) -> ConfigProblem:
+    """A line's number does not say of which file it is, as a key does."""
+    if problem.path.startswith("line "):
+        return ConfigProblem(path=f"{name}, {problem.path}", message=problem.message)
+    return problem
+
+
 def _config(reader: _Reader, text: str, overrides: Mapping[str, str]) -> Config | None:
     options = read_overrides(overrides)
     try:
         load_config(reader.home.config, options)  # first: it also looks for the files that the text names
         config = parse_config(text, home=reader.home.path, overrides=options)
     except ConfigInvalid as error:
-        reader.problems += error.problems
+        reader.problems += (_in_file(reader.home.config.name, problem) for problem in error.problems)
         return None
     fixed = {"trust_domain": config.trust_domain, "digest.realm": config.digest.realm}
     for key, message in reader.attempt("certs", lambda: reader.home.changed_for_good(fixed), HomeInvalid) or ():

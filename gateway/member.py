@@ -40,6 +40,8 @@ class DataProcess:
         self.started = asyncio.get_running_loop().time()
         self.has = -1
         """`StateSnapshot.read` of the state that it had before it served; -1: none."""
+        self.is_killed = False
+        """We killed it: who waits for its answer need not do so once more."""
         self._child = child
         self._channel: ControlChannel | None = None
         self._hello = asyncio.Event()
@@ -161,4 +163,5 @@ class DataProcess:
 
     def kill(self) -> None:
         """End it now."""
+        self.is_killed = True
         self._child.kill()

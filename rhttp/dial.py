@@ -214,7 +214,8 @@ def certificate_refused(bundle: Bundle, alert: str) -> DialFailed:
     if "expired" in alert:
         mend = "it has expired; run: rhttp-pki renew"
     elif "revoked" in alert:
-        mend = f"it is revoked; whoever runs the gateway can issue another: rhttp-pki issue-worker {bundle.name}"
+        again = f"rhttp-pki issue-worker {bundle.name} --pool {bundle.pool} --out NEW"
+        mend = f"it is revoked; whoever runs the gateway can issue another: {again}; its cert.pem and key.pem go here"
     elif "unknown ca" in alert:
         mend = "it comes from another home than the gateway's"
     else:

@@ -69,7 +69,11 @@ class Root(click.Group):
             return super().resolve_command(ctx, args)
         except click.exceptions.NoSuchCommand as error:
             # click looks for similar names among the commands that it holds itself, and we load ours by need.
-            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=_COMMANDS, ctx=ctx) from None
+            said, begun = error.command_name, [name for name in _COMMANDS if name.startswith(error.command_name)]
+            message = None
+            if said and begun:  # "issue" is too short to be near to any of them
+                message = f"No such command {said!r}. What begins like that: {', '.join(begun)}"
+            raise click.exceptions.NoSuchCommand(said, message, _COMMANDS if message is None else None, ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

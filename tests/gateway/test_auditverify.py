@@ -342,6 +342,12 @@ def test_verify_no_log_unreadable(tmp_path: Path, make: Callable[[Path], object]
         verify(tmp_path / "audit")
 
 
+def test_verify_of_a_directory_that_is_not_there_says_so(tmp_path: Path) -> None:
+    """A misspelt path is no log that went away."""
+    with pytest.raises(AuditUnreadable, match="there is no such directory"):
+        verify(tmp_path / "adit")
+
+
 def test_verify_endless_line_bounded(tmp_path: Path) -> None:
     """A file without any newline is refused after 64 KiB and never read whole."""
     make_log(tmp_path)

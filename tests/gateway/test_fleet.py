@@ -128,6 +128,17 @@ async def test_command_is_obeyed_by_all_and_who_does_not_answer_is_replaced(tmp_
         assert made.pids["p1"] != stopped
 
 
+async def test_process_that_owes_two_answers_is_killed_once_with_the_reason(tmp_path: Path) -> None:
+    """Whoever waits for another answer of it says nothing: that its socket closed is no reason."""
+    async with bench(tmp_path) as made:
+        assert await made.fleet.start() == ()
+        os.kill(made.pids["p1"], signal.SIGSTOP)
+        await asyncio.gather(
+            made.fleet.command(apply(snapshot(2)), within=0.3), made.fleet.command(apply(snapshot(3)), within=20)
+        )
+        assert ["no answer" in line for line in made.log if "is killed" in line] == [True]
+
+
 async def test_question_kills_nobody_for_silence(tmp_path: Path) -> None:
     """Who asks is told by those that answer in time."""
     async with bench(tmp_path) as made:

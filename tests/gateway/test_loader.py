@@ -94,7 +94,7 @@ def write(name: str, text: str) -> Callable[[Path], object]:
 @pytest.mark.parametrize(
     ("spoil", "path", "message"),
     [
-        pytest.param(write("gateway.toml", "= 1"), "line 1, column 1", "not TOML", id="config syntax"),
+        pytest.param(write("gateway.toml", "= 1"), "gateway.toml, line 1, column 1", "not TOML", id="config syntax"),
         pytest.param(remove("policy.cedar"), "policy", "", id="policy missing"),
         pytest.param(write("policy.cedar", "permit (principal);"), "policy", "policy.cedar:1", id="policy syntax"),
         pytest.param(remove("certs/root.pem"), "certs/root.pem", "is missing", id="root missing"),

@@ -318,7 +318,7 @@ async def test_process_that_hangs_keeps_nobody_elses_lines_unsigned(
         after = await restarted(run, "p1")
         assert is_gone(second["pid"])
         assert after["pid"] != second["pid"]
-        assert sum("is killed: no answer" in line for line in run.gateway.logged) == 1
+        assert sum("is killed: " in line for line in run.gateway.logged) == 1
         await until(lambda: signed(run) == ["p0", "p1"])
         assert (await run.processes())[0]["pid"] == first["pid"]
 

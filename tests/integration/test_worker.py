@@ -173,6 +173,7 @@ def test_worker_revoked_is_told_and_a_renewed_one_gets_in(gateway: Served, home:
         assert run_cli(home, "revoke", "--serial", serial).exit_code == 0
         eventually(lambda: "the gateway refused the certificate" in worker.errors())
         assert "it is revoked" in worker.errors()
+        assert "--pool render --out NEW" in worker.errors()
         assert run_cli(home, "issue-worker", "w1", "--pool", "render", "--out", home / "new").exit_code == 0
         for name in ("cert.pem", "key.pem"):  # the name had its password before
             os.replace(home / "new" / name, bundle / name)

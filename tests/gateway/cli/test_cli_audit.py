@@ -95,7 +95,7 @@ def test_verify_other_key_exits_1(home: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("verify", "--key", "/nonexistent"), "cannot read the public key"),
-        (("verify", "/nonexistent"), "cannot check /nonexistent"),
+        (("verify", "/nonexistent"), "cannot check /nonexistent: there is no such directory"),
         (("verify", "--checkpoint", "/nonexistent"), "cannot read the kept checkpoint"),
         (("verify", "--checkpoint", __file__), "holds no checkpoint"),
         (("verify", "--key", __file__), "no Ed25519 public key"),

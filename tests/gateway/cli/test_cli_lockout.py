@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,7 @@ def test_command_to_a_gateway_without_its_socket_says_that_it_runs(
         done = run_cli(home, command)
         assert done.exit_code == 1
         assert "a gateway runs for" in done.stderr
+        assert f"`kill {os.getpid()}`" in done.stderr  # the mend cannot be a command that asks the socket
     finally:
         lock.release()
     assert "no gateway runs" in run_cli(home, command).stderr

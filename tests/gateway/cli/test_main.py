@@ -62,6 +62,13 @@ def test_unknown_command_is_told_the_nearest() -> None:
     assert "'issue-client'" in result.stderr
 
 
+def test_command_that_is_cut_short_is_told_what_begins_like_that() -> None:
+    """The common part of several names is near to none of them."""
+    result = CliRunner().invoke(cli, ["issue", "alice"])
+    assert result.exit_code == 2
+    assert "'issue'. What begins like that: issue-client, issue-worker, issue-master, issue-server\n" in result.stderr
+
+
 def test_version_is_that_of_the_package() -> None:
     """`--version` says what is installed."""
     assert CliRunner().invoke(cli, ["--version"], prog_name="rhttp-pki").output.startswith("rhttp-pki ")
