@@ -101,7 +101,7 @@ async def listening(home: Path, limits: str = "", sock: socket.socket | None = N
     acceptor = MetricsAcceptor(plane.services, sock, lambda _, then: then(b"rhttp_up 1\n"))
     acceptor.start()
     yield acceptor
-    acceptor.close()
+    acceptor.end()
     for guest in acceptor.places.guests():
         guest.end.abort()
     await asyncio.sleep(0)
