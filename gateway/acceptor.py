@@ -14,6 +14,7 @@ import select
 import socket
 from typing import Any, Final
 
+from auth.principal import LOCAL_MASTER
 from gateway.config import TcpAddress
 from gateway.connection import Connection
 from gateway.counters import ListenerCounts
@@ -292,7 +293,7 @@ class DispatchAcceptor(PlainAcceptor):
 
     def _accept(self, listening: socket.socket) -> None:
         if self._tally is not None:
-            here = self._services.registry.here(LocalPeer(None).identity)
+            here = self._services.registry.here(LOCAL_MASTER.identity)
             if self._tally.is_ahead(here, self._gone):
                 self._stop()
                 self._resting = self._services.loop.call_later(_TURN, self._after_turn, listening)

@@ -97,8 +97,16 @@ class ServerEnd(ClosingSide):
             self._consuming = False
         if self.sink is not None:
             self.sink.request_flush()
-        if self._eof and self.phase == HEAD:
+        if self._eof:
+            self._after_eof()
+
+    def _after_eof(self) -> None:
+        """Nothing more will come: what is not whole now never will be."""
+        if self.phase == HEAD and not self._blocked:
             self.shutdown()
+        elif self.phase == CONTENT:
+            self._lost("the peer ended the connection in mid-content")
+            self.abort()
 
     def _keep(self, data: bytes) -> None:
         self._buffer = data
@@ -143,6 +151,8 @@ class ServerEnd(ClosingSide):
         if end > limits.head_bytes:
             raise RemoteProtocolError(431, "fields-too-large", "head too large")
         size = len(data)
+        if self._eof and end == size:
+            self.close_after = True  # it is the last one, and its answer says so
         block = data if end == size else data[:end]
         head = read_request_head(block, max_fields=limits.fields, max_line=limits.request_line_bytes)
         self.request = head
@@ -173,6 +183,8 @@ class ServerEnd(ClosingSide):
         reader = self._reader
         assert reader is not None
         content, ended, surplus = reader.feed(data)
+        if self._eof and ended and not surplus:
+            self.close_after = True
         if self.phase == DISCARD:
             if ended:
                 self._reader = None
@@ -228,15 +240,14 @@ class ServerEnd(ClosingSide):
         self.owner.request_malformed(self, error.status, error.code, error.detail)
 
     def eof_received(self) -> bool:
-        """The peer sent its last byte; it may still read (half-close)."""
+        """The peer sent its last byte; it may still read (half-close). Requests that are here have their turn."""
         self._eof = True
-        self.close_after = True
         phase = self.phase
-        if phase == HEAD and not self._consuming:
-            self.shutdown()
-        elif phase == CONTENT:
-            self._lost("the peer ended the connection in mid-content")
-            self.abort()
+        if not self._buffer and not self._consuming:
+            self.close_after = True
+        if phase in (HEAD, CONTENT):
+            if not self._consuming:
+                self._after_eof()
         elif phase == READ:
             if self.sink is not None:
                 self.sink.request_half_closed()
@@ -334,7 +345,7 @@ class ServerEnd(ClosingSide):
         self.responded = False
         self._has_begun = False
         self._until = 0.0
-        if self.close_after:
+        if self.close_after or (self._eof and not self._buffer and not self._consuming):
             self.shutdown()
             return
         self.phase = HEAD

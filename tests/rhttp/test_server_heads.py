@@ -203,3 +203,40 @@ def test_server_end_says_to_the_sink_what_a_broken_request_is_answered_with() ->
     end.data_received(CHUNKS)
     end.connection_lost(None)
     assert other.aborts == ["0"]
+
+
+@pytest.mark.parametrize("first", [GET, POST])
+@pytest.mark.parametrize("cut", [None, "glued"])
+def test_server_end_serves_what_came_before_the_peers_end(first: bytes, cut: str | None) -> None:
+    """Requests that were sent ahead have their turn after a FIN (RFC 9112 section 9.3.2); the last answer closes."""
+    owner = Owner()
+    end, link, _ = make(owner)
+    if cut is None:
+        end.data_received(first)
+        end.data_received(GET + POST)
+    else:
+        end.data_received(first + GET + POST)
+    end.eof_received()
+    for _ in range(3):
+        assert not link.eof
+        end.head(200, b"", 2)
+        end.content(b"ok")
+        end.end([])
+    answers = bytes(link.sent).split(b"HTTP/1.1 200 ")[1:]
+    assert [b"Connection: close\r\n" in answer for answer in answers] == [False, False, True]
+    assert link.eof
+    assert not link.aborted
+
+
+@pytest.mark.parametrize("rest", [GET[:20], POST[:-2]], ids=["head", "content"])
+def test_server_end_does_not_wait_for_what_cannot_come_after_the_peers_end(rest: bytes) -> None:
+    """A request that was sent ahead and is not whole never will be: the connection ends after the answer before it."""
+    owner = Owner()
+    end, link, _ = make(owner)
+    end.data_received(GET + rest)
+    end.eof_received()
+    end.head(200, b"", 2)
+    end.content(b"ok")
+    end.end([])
+    assert bytes(link.sent).count(b"HTTP/1.1 200 ") == 1
+    assert link.eof or link.aborted
