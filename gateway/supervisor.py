@@ -36,6 +36,8 @@ from gateway.statusview import cut_in_words, merge, merge_pools, process_entry
 
 STATUS_TIMEOUT: Final = 1.0
 """Seconds that each process has to tell its status; all are asked at once, and who does not is shown as silent."""
+TELL_TIMEOUT: Final = 2.0
+"""Seconds at the end for whoever said that he would ask how the drain went."""
 HEAD_PATIENCE: Final = 0.5
 """Seconds that the lines of all processes wait for one that is slow to tell its audit head."""
 HEAD_TIMEOUT: Final = 30.0
@@ -83,6 +85,8 @@ class Supervisor:
         self._drain_asked = asyncio.Event()
         self._drain_over = asyncio.Event()
         self._drained: dict[str, object] = {}
+        self._told: asyncio.Event | None = None
+        """Somebody waits to be told how the drain went; set when it was told."""
         self._places: dict[str, object] = {}
         self._now_asked = asyncio.Event()
         self._failed = False
@@ -216,6 +220,10 @@ class Supervisor:
             self._drain_over.set()
             return 1
         await drained
+        if self._told is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TELL_TIMEOUT):
+                    await self._told.wait()
         return 1 if self._failed else 0
 
     async def _drain(self, seconds: float) -> None:
@@ -308,7 +316,9 @@ class Supervisor:
             },
         )
 
-    async def _post_drain(self, _body: Mapping[str, object]) -> Answer:
+    async def _post_drain(self, body: Mapping[str, object]) -> Answer:
+        if body.get("wait") is True:
+            self._told = self._told or asyncio.Event()
         self._drain_asked.set()
         return Answer(status=202, body={"draining": True, "timeout": self._loaded.config.limits.drain_timeout})
 
@@ -317,6 +327,8 @@ class Supervisor:
         if not self._drain_asked.is_set():
             return Answer(status=409, body={"error": "the gateway does not drain"})
         await self._drain_over.wait()
+        if self._told is not None:
+            self._told.set()
         return Answer(body=self._drained)
 
     async def _post_refresh(self, _body: Mapping[str, object]) -> Answer:

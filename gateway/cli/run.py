@@ -112,7 +112,7 @@ def drain_command(settings: Settings, no_wait: bool) -> None:
     As a lame duck it serves on for `[limits] lame_duck`, with health at 503; then it takes nothing new. Exit status 1
     when something had to be cut, or was not recorded.
     """
-    answer = _ask(settings.home, "POST", "/drain")
+    answer = _ask(settings.home, "POST", "/drain", body={"wait": not no_wait})
     timeout = float(answer.get("timeout", 0.0))
     click.echo(f"draining for at most {timeout:g} s")
     if no_wait:
@@ -138,11 +138,13 @@ def _runs(home: Path) -> bool:
         return True  # it ended while answering, or is slow: the next look tells
 
 
-def _ask(home: Path, method: str, path: str, timeout: float = 30.0) -> dict[str, Any]:
+def _ask(
+    home: Path, method: str, path: str, timeout: float = 30.0, body: Mapping[str, object] | None = None
+) -> dict[str, Any]:
     from gateway.adminclient import AdminFailed, call
 
     try:
-        answer = call(home, method, path, {} if method == "POST" else None, timeout)
+        answer = call(home, method, path, body or {} if method == "POST" else None, timeout)
     except AdminFailed as error:
         _refused(error)
     if answer is None:

@@ -254,6 +254,24 @@ def test_drain_returns_when_the_gateway_has_ended_with_0(served: Served, home: P
     assert [path.name for path in (home / "run").iterdir()] == ["gateway.lock"]
 
 
+@pytest.mark.parametrize(
+    ("word", "said", "status"),
+    [
+        ("cut-in-drain", "cut when its time was up: 2 requests, 1 connections", 0),
+        ("no-line", "p0 ends without its gateway.stop", 1),
+    ],
+)
+def test_drain_that_was_no_orderly_one_is_1_and_says_why(home: Path, word: str, said: str, status: int) -> None:
+    """What was cut, by kind, or what the log does not know; the gateway's own status tells of the second."""
+    with (home / "policy.cedar").open("a") as policy:
+        policy.write(f"\n// {word}\n")
+    with Served(home, command=FAKE) as gateway:
+        result = run(home, "drain")
+        assert (result.exit_code, said in result.stderr) == (1, True)
+        assert gateway.ended() == status
+        assert f"drain: {said}" in gateway.errors()
+
+
 def test_acts_of_the_operator_are_in_the_audit_log_and_signed(served: Served, home: Path) -> None:
     """Reloads and drains are lines of the `cli` stream, under the gateway's signature."""
     assert run(home, "reload").exit_code == 0
