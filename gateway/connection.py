@@ -154,7 +154,7 @@ class Connection:
         self.forward(end, call, admitted, generation.masters[route.master], target.normal)
 
     def _once_more(self, end: ServerEnd, call: Call, plan: Plan) -> None:
-        """The same request as the last one: only what depends on the moment is left, Digest and policy among it."""
+        """Fast path for a repeated request: of the checks behind the certificate's, only the time-dependent ones."""
         services = self._services
         call.target = plan.path
         call.query = plan.query

@@ -23,7 +23,7 @@ class _Patience:
 
     def __init__(self) -> None:
         self.detail = ""
-        """Why nobody waits any more; empty: somebody does."""
+        """Reason of the disconnect; empty while the requester is connected."""
 
     def request_content(self, data: bytes) -> None:
         """Content of a request that has no use for it."""
@@ -55,7 +55,7 @@ def ask_all(
     then: Callable[[Mapping[int, Any]], None],
     gone: Callable[[str], None],
 ) -> None:
-    """Ask all other processes, then call ``then`` with their answers by index, or ``gone`` when nobody waits any more.
+    """Ask all other processes, then call ``then`` with their answers by index, or ``gone`` when the requester left.
 
     Without other processes ``then`` is called at once.
     """

@@ -208,7 +208,7 @@ class Exchange(Account):
     # ---- RequestSink ----
 
     def request_content(self, data: bytes) -> None:
-        """Content from the requester: on it goes, or into what is kept."""
+        """Forward request content, or buffer it until a client end is granted."""
         client = self._client
         kept = self._kept
         if kept is not None:

@@ -109,7 +109,9 @@ class Limits:
     ] = 5.0
 
     # Pools.
-    slots_per_connection: Annotated[Int, count(1, 10000, "Slots that one HTTP/2 connection may bring.")] = 100
+    slots_per_connection: Annotated[
+        Int, count(1, 10000, "Slots that one HTTP/2 connection may bring; not used yet.")
+    ] = 100
     wait_max: Annotated[Float, seconds(3600, "The most that Prefer: wait=N is honoured for.", low=0)] = 60.0
     event_streams: Annotated[Int, count(0, 65536, "Open event streams of one process.")] = 256
     event_queue: Annotated[Int, count(1, 100000, "Events waiting for one reader; beyond, it is cut.")] = 1000
@@ -125,5 +127,5 @@ class Limits:
     ] = 1.0
     drain_timeout: Annotated[Float, seconds(86400, "Exchanges may take so long at shutdown.", low=0)] = 30.0
     state_stale: Annotated[
-        Float, seconds(3600, "With state unread for so long, new admissions are refused.", low=2)
+        Float, seconds(3600, "With state unread for so long, requests on the TLS listener are refused.", low=2)
     ] = 10.0

@@ -166,23 +166,23 @@ class _Watch(asyncio.Protocol):
         self.ended = ""
 
     def data_received(self, data: bytes) -> None:
-        """On it goes."""
+        """Passed on to the end."""
         self._end.data_received(data)
 
     def eof_received(self) -> bool | None:
-        """On it goes."""
+        """Passed on to the end."""
         return self._end.eof_received()
 
     def pause_writing(self) -> None:
-        """On it goes."""
+        """Passed on to the end."""
         self._end.pause_writing()
 
     def resume_writing(self) -> None:
-        """On it goes."""
+        """Passed on to the end."""
         self._end.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Keep the alert's name, then on it goes."""
+        """Keep the alert's name, then tell the end of the loss."""
         self.ended = "the connection was lost"
         if isinstance(exc, SSL.Error) and "alert" in (words := openssl_reason(exc)):
             self.alert = words

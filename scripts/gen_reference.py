@@ -37,8 +37,9 @@ CONFIG_TEXT = """\
 Checked as a whole before anything starts or is reloaded: unknown keys, types, bounds, references, files. All that is
 wrong is told at once. `rhttp-pki gateway --check` checks and exits."""
 PROBLEM_TEXT = """\
-Answers of the gateway itself are `application/problem+json` (RFC 9457) with `type`, `title`, `status`, `request_id`
-and, where more can be said, `detail`. Why credentials or a policy refused is in the audit log only."""
+Answers of the gateway itself on the TLS and dispatch listeners are `application/problem+json` (RFC 9457) with `type`,
+`title`, `status`, `request_id` and, where more can be said, `detail`. Why
+credentials or a policy refused is in the audit log only."""
 
 
 def cell(text: str) -> str:

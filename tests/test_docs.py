@@ -73,6 +73,17 @@ def test_standards_name_path_shapes_that_are_there() -> None:
     assert named - known == set()
 
 
+def test_architecture_names_every_module() -> None:
+    """The page that says what stands where leaves nothing out."""
+    table = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = "\n".join(line for line in table.splitlines() if line.startswith("| `"))
+    named = set(re.findall(r"`([a-z_*]+)`", rows))
+    stars = tuple(name[:-1] for name in named if name.endswith("*"))
+    for package in ("gateway", "auth", "pki", "rhttp"):
+        modules = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
+        assert {name for name in modules - named if not name.startswith(stars)} == set(), package
+
+
 @pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
 def test_page_names_no_place_of_the_machine_it_was_written_on(page: Path) -> None:
     """Home directories and work folders are nobody else's."""
