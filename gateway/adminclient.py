@@ -72,7 +72,10 @@ def call(
         response = connection.getresponse()
         answer = response.read(ANSWER_MAX + 1)
     except TimeoutError:
-        raise AdminFailed(f"the gateway did not answer {method} {path} within {timeout:g} seconds") from None
+        raise AdminFailed(
+            f"the gateway (pid {holder_of(home) or 'unknown'}) did not answer {method} {path} "
+            f"within {timeout:g} seconds; look whether that process is stopped or hangs"
+        ) from None
     except PermissionError:
         raise AdminFailed(f"not permitted to use {place}; run this as the owner of the home") from None
     except (OSError, http.client.HTTPException) as error:

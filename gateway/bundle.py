@@ -1,7 +1,7 @@
 """Bundles: what a client, worker or master gets to be let in.
 
 The texts are pure. `curl.conf` names its files by absolute paths, because curl reads relative ones from where it is
-started, which is not where the bundle lies; a bundle that is moved needs its three paths there changed. `rhttp.toml`
+started, which is not where the bundle lies; a bundle that is moved needs the paths there changed. `rhttp.toml`
 holds no paths: those who read it look beside it.
 
 Posture: the password goes into ``password`` and ``curl.conf``, both 0600, and nowhere else.

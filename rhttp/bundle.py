@@ -187,8 +187,14 @@ def _read(path: Path, *, is_secret: bool = False) -> bytes:
             exposed = exposure(path, file.fileno()) if is_secret else None
             data = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
-        more = " (with --csr the key stays with you: put it there)" if path.name == KEY else ""
-        _bad(f"{path} is missing{more}; issue the bundle again, or complete it")
+        match path.name:
+            case "key.pem":
+                _bad(f"{path} is missing; with --csr the key stays with you: put it there, or issue the bundle again")
+            case "password":
+                again = f"rhttp-pki user passwd NAME --generate --out {path}"
+                _bad(f"{path} is missing; copy it from an earlier bundle of this name, or make a new one: {again}")
+            case _:
+                _bad(f"{path} is missing; issue the bundle again, or complete it")
     except OSError as error:
         _bad(f"cannot read {path}: {error.strerror}; mend its owner or permissions")
     if exposed is not None:

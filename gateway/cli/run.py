@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _POLL = 0.2
 _DRAIN_SLACK = 15.0
+_STATUS_TIMEOUT = 5.0
+"""Seconds for `status`, which the supervisor answers within one."""
 
 
 @click.command("gateway")
@@ -87,7 +89,7 @@ def _log(line: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status_command(settings: Settings, as_json: bool) -> None:
     """Show what is connected to the running gateway now."""
-    status = _ask(settings.home, "GET", "/status")
+    status = _ask(settings.home, "GET", "/status", timeout=_STATUS_TIMEOUT)
     if as_json:
         click.echo(orjson.dumps(status, option=orjson.OPT_INDENT_2).decode())
     else:

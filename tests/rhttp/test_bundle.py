@@ -65,6 +65,12 @@ def test_missing_file_is_named(place: Path, name: str) -> None:
     assert f"{place / name} is missing" in fault(place)
 
 
+def test_password_that_is_missing_is_told_where_to_get_one(place: Path) -> None:
+    """A bundle that was issued to a name with a user has none: its mend is another one than for other files."""
+    (place / "password").unlink()
+    assert f"rhttp-pki user passwd NAME --generate --out {place / 'password'}" in fault(place)
+
+
 @pytest.mark.parametrize("name", ["cert.pem", "key.pem", "trust.pem", "rhttp.toml"])
 def test_malformed_file_is_named_and_not_quoted(place: Path, name: str) -> None:
     """Rubbish in a file is told by the file's name; its bytes stay out of the message."""

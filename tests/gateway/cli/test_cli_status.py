@@ -14,6 +14,7 @@ from support.homes import run_cli
 from support.runhomes import copy_home
 from support.serving import FAKE, Served
 
+from gateway.cli import run
 from gateway.cli.run import _show
 
 
@@ -39,6 +40,22 @@ def test_status_of_a_stopped_process_says_that_it_does_not_answer(served: tuple[
         assert f"p0 pid {process['pid']} DOES NOT ANSWER" in shown
     finally:
         os.kill(process["pid"], signal.SIGCONT)
+
+
+def test_status_of_a_stopped_gateway_names_the_process(
+    served: tuple[Path, Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody answers for it, and it does run: its pid is what the operator needs, soon."""
+    home, _ = served
+    pid = json.loads(run_cli(home, "status", "--json").stdout)["pid"]
+    monkeypatch.setattr(run, "_STATUS_TIMEOUT", 0.2)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        done = run_cli(home, "status")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert done.exit_code == 1
+    assert f"the gateway (pid {pid}) did not answer GET /status within 0.2 seconds" in done.stderr
 
 
 def shown(capsys: pytest.CaptureFixture[str], *processes: dict[str, Any], **more: Any) -> str:
