@@ -58,7 +58,8 @@ def cut_in_words(cut: object) -> list[str]:
     counts = [(kind, count) for kind, count in cut.items() if count] if isinstance(cut, Mapping) else []
     if not counts:
         return []
-    return ["cut when its time was up: " + ", ".join(f"{count} {kind}" for kind, count in counts)]
+    words = (f"{count} {kind.removesuffix('s') if count == 1 else kind}" for kind, count in counts)
+    return ["cut when its time was up: " + ", ".join(words)]
 
 
 def process_entry(

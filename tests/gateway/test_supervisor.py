@@ -441,9 +441,7 @@ async def test_drain_tells_what_it_cut_and_what_went_wrong(
         assert told == {"cut": cut, "problems": [problem] if problem else []}
         assert await run.ended() == status
         said = [line for line in run.gateway.logged if line.startswith("drain: ")]
-        assert said == [
-            f"drain: {problem}" if problem else "drain: cut when its time was up: 2 requests, 1 connections"
-        ]
+        assert said == [f"drain: {problem}" if problem else "drain: cut when its time was up: 2 requests, 1 connection"]
 
 
 async def test_drain_that_nobody_asked_for_is_not_waited_for(tmp_path: Path) -> None:

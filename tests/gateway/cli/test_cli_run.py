@@ -257,7 +257,7 @@ def test_drain_returns_when_the_gateway_has_ended_with_0(served: Served, home: P
 @pytest.mark.parametrize(
     ("word", "said", "status"),
     [
-        ("cut-in-drain", "cut when its time was up: 2 requests, 1 connections", 0),
+        ("cut-in-drain", "cut when its time was up: 2 requests, 1 connection", 0),
         ("no-line", "p0 ends without its gateway.stop", 1),
     ],
 )
