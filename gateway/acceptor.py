@@ -1,4 +1,4 @@
-"""What every listener of a data process has in common: it takes connections within its bounds, and makes room when they are reached.
+"""What every listener of a data process has in common: it takes connections within bounds, and makes room at them.
 
 A listener has places for those that have not shown yet what they came for, and a bound on its connections. When either
 is reached, the least deserving go (`gateway.places`); when all of them deserve their places we stop accepting, so that
@@ -251,8 +251,8 @@ class DispatchAcceptor(PlainAcceptor):
     """The dispatch listener: plain HTTP for masters on this host.
 
     One process takes all that wait at once. A unix socket of several is one queue for them all, and the first to wake
-    up would have a whole burst for itself: they take one connection at a time, and a process that holds more connections
-    than another backs off for 1 ms.
+    up would have a whole burst for itself: they take one connection at a time, and a process that holds more than
+    another backs off for 1 ms.
     """
 
     def __init__(self, services: Services, sockets: Sockets) -> None:

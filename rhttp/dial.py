@@ -280,7 +280,8 @@ def _refused(bundle: Bundle, asked: Asked) -> DialFailed:
             mend = "the password may have changed (`rhttp-pki user passwd`), or the user is disabled"
             code, message = "credentials", f"it does not take the password of {bundle.user}: {said}; {mend}"
         case 403:
-            mend = "see `rhttp-pki policy explain`, and the gateway's audit log under that request"
+            question = f"--as worker/{bundle.name} --action reverse --on pool/{bundle.pool}"
+            mend = f"the audit log says why, and at the gateway `rhttp-pki policy explain {question}`"
             code, message = "forbidden", f"{bundle.name} may not serve the pool {bundle.pool}: {said}; {mend}"
         case 404:
             code, message = "not-found", f"there is no pool {bundle.pool}: {said}; add [pools.{bundle.pool}]"

@@ -133,7 +133,7 @@ async def test_dial_keeps_what_comes_glued_to_the_switch(home: Path, place: Path
 @pytest.mark.parametrize(
     ("status", "code", "words"),
     [
-        (b"403 Forbidden", "forbidden", "w1 may not serve the pool render"),
+        (b"403 Forbidden", "forbidden", "policy explain --as worker/w1 --action reverse --on pool/render`"),
         (b"404 Not Found", "not-found", "add [pools.render]"),
         (b"426 Upgrade Required", "refused", "does not speak this protocol"),
         (b"500 Internal Server Error", "refused", "500"),
