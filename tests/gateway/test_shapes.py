@@ -61,14 +61,14 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         yield rig
 
 
-def admin(rig: Rig, method: str, path: str) -> tuple[int, Any]:
+def admin(rig: Rig, method: str, path: str, content: str | None = None) -> tuple[int, Any]:
     """A request over the admin socket."""
     connection = http.client.HTTPConnection("localhost", timeout=15)
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.settimeout(15)
     connection.sock.connect(str(rig.home / "run" / "admin.sock"))
     try:
-        connection.request(method, path)
+        connection.request(method, path, content, {} if content is None else {"Content-Type": "application/json"})
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
     finally:
@@ -221,11 +221,15 @@ def test_admin_error_has_its_documented_shape(rig: Rig, documented: Documented) 
 
 
 def test_admin_drain_has_its_documented_shape(documented: Documented, tmp_path: Path) -> None:
-    """A drain that was begun says how long it may take."""
+    """A drain that was begun says how long it may take, and how it went when it is over."""
     with Rig(tmp_path) as rig:
-        status, real = admin(rig, "POST", "/drain")
+        assert admin(rig, "GET", "/drain")[0] == 409
+        status, real = admin(rig, "POST", "/drain", '{"wait": true}')
         assert status == 202
         assert differences(documented("POST /drain"), real) == []
+        status, real = admin(rig, "GET", "/drain")
+        assert status == 200
+        assert differences(documented("GET /drain"), real) == []
         assert rig.served.ended() == 0
 
 

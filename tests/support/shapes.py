@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-MAPS: Final = frozenset({"labels", "masters", "connections", "detail"})
+MAPS: Final = frozenset({"labels", "masters", "connections", "detail", "cut"})
 """Keys whose value is a map; those within a map are not looked at."""
 _BLOCK: Final = re.compile(r"^```json\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
