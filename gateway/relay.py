@@ -72,7 +72,7 @@ class _Asking:
     def request_half_closed(self) -> None:
         """A worker that will never answer a request is none."""
         self._stop("half closed")
-        self._end.abort()
+        self._end.shutdown()  # what an earlier request was answered still leaves
 
     def _stop(self, detail: str) -> None:
         if not self.gone:

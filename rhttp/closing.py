@@ -10,7 +10,7 @@ Posture: meets bytes of untrusted clients, and drops them. I/O happens in the li
 
 from __future__ import annotations
 
-from rhttp.answer import CLOSED, CONTENT, DISCARD, LINGER, AnswerSide
+from rhttp.answer import CLOSED, CONTENT, DISCARD, HEAD, LINGER, AnswerSide
 from rhttp.content import ContentReader
 from rhttp.ends import RequestSink
 from rhttp.limits import Http1Limits
@@ -62,6 +62,19 @@ class ClosingSide(AnswerSide):
         sink, self.sink = self.sink, None
         if sink is not None:
             sink.request_abort(detail)
+
+    def _after_eof(self) -> None:
+        """Nothing more will come: what is not whole now never will be. Answers to what came before it still leave."""
+        if self.phase == HEAD and not self._blocked:
+            self.shutdown()
+        elif self.phase == CONTENT:
+            is_cut = not self.uncommitted
+            self._lost("the peer ended the connection in mid-content")
+            self._out.clear()
+            if is_cut:
+                self.abort()
+            else:
+                self.shutdown()
 
     def discard(self) -> None:
         """The answer is complete and the request's content is not: drop the rest, and keep the connection if it ends.

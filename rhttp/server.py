@@ -100,14 +100,6 @@ class ServerEnd(ClosingSide):
         if self._eof:
             self._after_eof()
 
-    def _after_eof(self) -> None:
-        """Nothing more will come: what is not whole now never will be."""
-        if self.phase == HEAD and not self._blocked:
-            self.shutdown()
-        elif self.phase == CONTENT:
-            self._lost("the peer ended the connection in mid-content")
-            self.abort()
-
     def _keep(self, data: bytes) -> None:
         self._buffer = data
         if len(data) > self.limits.pipelined_bytes:

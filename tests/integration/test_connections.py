@@ -52,6 +52,18 @@ def test_pipelined_requests_with_content_are_told_apart(origin: Origin, wire: Wi
         assert lengths == [len(inner), 2 * len(inner), None, 0]
 
 
+@pytest.mark.parametrize("end", ["fin", "half_close"])
+def test_pipelined_answers_leave_although_the_last_request_breaks_off(rig: Rig, end: str) -> None:
+    """What was answered is not taken back for a request behind it that ends in mid-content."""
+    for _ in range(20):  # whether the end is here before the master's answer, the kernel says
+        with rig.connect("alice") as wire:
+            wire.send(request("/jobs/x") + request("/-/health") + request("/nowhere"))
+            wire.send(request("/jobs/y", "POST", "Content-Length: 9") + b"abc")
+            getattr(wire, end)()
+            assert [wire.answer().status for _ in range(3)] == [200, 200, 404]
+            assert wire.rest() == b""
+
+
 def test_more_pipelined_requests_than_are_kept_are_read_later(wire: Wire) -> None:
     """We stop reading; nothing is lost."""
     count = 3000

@@ -271,8 +271,19 @@ def test_server_end_counts_a_cut_upload_as_aborted() -> None:
     end.eof_received()
     assert owner.aborts
     assert owner.trailers == []
-    assert link.aborted
+    assert link.closed
+    end.connection_lost(None)
     assert owner.closed == 1
+
+
+def test_server_end_cuts_an_answer_that_a_cut_upload_had_begun() -> None:
+    """Whoever was told a part of an answer sees by the end of the connection that it is not whole."""
+    end, link, _ = make(Owner())
+    end.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n123")
+    end.head(200, b"", None)
+    end.flush()
+    end.eof_received()
+    assert link.aborted
 
 
 def test_server_end_answers_a_slow_head_with_408() -> None:
