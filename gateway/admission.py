@@ -1,4 +1,4 @@
-"""Admission: the checks that every request passes, in their order, before anything is done for it.
+"""Admission: certificate, Digest, policy, in this order, before anything is done for a request.
 
 The certificate was verified in the handshake; here it is looked at again for each request, since it may have been
 revoked or have run out. Then Digest, then policy. Everything denies by default.
