@@ -151,12 +151,13 @@ async def test_process_that_is_down_is_shown_as_such(tmp_path: Path, monkeypatch
         await run.gateway.until(lambda: any("another starts in 3600 s" in line for line in run.gateway.logged))
         status = await run.ask("GET", "/status")
         assert status["processes"][0]["pid"] == first["pid"]
-        assert status["processes"][1] == {"stream": "p1", "pid": None, "restarts": 0, "answers": False}
+        down = {"stream": "p1", "pid": None, "restarts": 0, "answers": False, "state": "restarting"}
+        assert status["processes"][1] == down
         assert status["connections"] == {"open": 2, "workers": 1}
         run.gateway.state.now = snapshot(2, revoked=3)
         assert await run.ask("POST", "/revoke") == {"version": 2, "cut": 3, "processes": 1}
         run.gateway.change(policy_text="new policy")
-        assert await run.ask("POST", "/reload") == {"reloaded": True, "generation": 2}
+        assert await run.ask("POST", "/reload") == {"reloaded": True, "generation": 2, "notices": []}
         assert await run.terminate() == 0
 
 
@@ -207,7 +208,7 @@ async def test_revocation_passes_a_reload_that_is_being_prepared(tmp_path: Path)
             while [entry["states"] for entry in await run.processes()] != [[2, 3]] * 2:
                 await asyncio.sleep(0.01)
             assert not reload.done()
-        assert await reload == {"reloaded": True, "generation": 2}
+        assert await reload == {"reloaded": True, "generation": 2, "notices": []}
         entries = await run.processes()
         assert [(entry["commits"], entry["snapshot"], entry["states"]) for entry in entries] == [(2, 3, [2, 3])] * 2
 
@@ -267,7 +268,7 @@ async def test_reload_reaches_every_process(tmp_path: Path) -> None:
     """All take it up, each for its own stream."""
     async with running(tmp_path, processes=3) as run:
         run.gateway.change(policy_text="new policy")
-        assert await run.ask("POST", "/reload") == {"reloaded": True, "generation": 2}
+        assert await run.ask("POST", "/reload") == {"reloaded": True, "generation": 2, "notices": []}
         assert [(entry["policy"], entry["commits"]) for entry in await run.processes()] == [("new policy", 2)] * 3
 
 
