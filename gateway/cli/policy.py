@@ -94,7 +94,8 @@ def check(context: click.Context, settings: Settings, as_json: bool) -> None:
     if problems and as_json:
         context.exit(1)
     if problems:
-        fail(f"{path.name} cannot be used: {len(problems)} problem{'s' if len(problems) > 1 else ''}, listed above")
+        files = " and ".join(dict.fromkeys(problem.file for problem in problems))
+        fail(f"{files} cannot be used: {len(problems)} problem{'s' if len(problems) > 1 else ''}, listed above")
 
 
 def _listed(problems: Sequence[PolicyProblem]) -> list[dict[str, Any]]:

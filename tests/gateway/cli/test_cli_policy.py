@@ -121,6 +121,14 @@ def test_check_tells_every_problem_with_its_line(home: Home) -> None:
     assert result.stderr == "Error: policy.cedar cannot be used: 2 problems, listed above\n"
 
 
+def test_check_blames_the_file_that_is_wrong(home: Home) -> None:
+    """A slip in gateway.toml is not the policy's."""
+    with home.config.open("a") as file:
+        file.write("[oops\n")
+    result = run(home, "check")
+    assert (result.exit_code, "gateway.toml cannot be used: 1 problem" in result.stderr) == (1, True)
+
+
 def test_check_json_valid_lists_policies(home: Home) -> None:
     """The shape when all is well: every policy with id, effect and line, no problems."""
     home.policy.write_text('\n@id("only") forbid (principal, action, resource);\n')
