@@ -164,11 +164,12 @@ def verify(settings: Settings, path: Path | None, key_file: Path | None, kept_fi
     directory = path or ours
     # What the home keeps tells of its own log alone; a copy elsewhere is compared with --checkpoint.
     at_home = directory.resolve() == ours.resolve()
+    mend = "name it with --key" if key_file else "name the home with --home, or a copy of its key with --key"
     key_file = key_file or settings.home / "certs" / "checkpoint.pub"
     try:
         key = read_public_key(key_file)
     except (OSError, ValueError) as error:
-        _unreadable(f"cannot read the public key {key_file} ({_reason(error)}); name it with --key")
+        _unreadable(f"cannot read the public key {key_file} ({_reason(error)}); {mend}")
     try:
         anchor = Anchor(settings.home / "keys") if at_home else None
         report = verify_directory(directory, key, _read_kept(kept_file) if kept_file else (), anchor)

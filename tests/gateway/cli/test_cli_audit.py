@@ -110,6 +110,12 @@ def test_verify_unreadable_exits_2(home: Path, arguments: tuple[str, ...], messa
     assert result.stdout == ""
 
 
+def test_verify_in_a_wrong_place_asks_for_the_home(tmp_path: Path) -> None:
+    """Nobody named a key, so it is the home that is not where it was looked for."""
+    result = run(tmp_path / "nowhere", "verify")
+    assert (result.exit_code, "name the home with --home" in result.stderr) == (2, True)
+
+
 def test_tail_last_lines_of_all_streams_by_time(home: Path) -> None:
     """The last lines of all streams come in the order of their times."""
     append_cli(home, "user.added", identity="client/bob", detail={"user": "bob"})
