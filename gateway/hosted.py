@@ -98,6 +98,10 @@ class HostedPool:
         keep_alive(link, services.generation.config.limits)
         services.registry.add(connection)
         services.counters.reversed_opened += 1
+        # Before it has a slot, which may be lent at once, and then the link has another owner.
+        link.set_protocol(end)
+        if end.closed:
+            return  # it heard that the worker is on its way out
         connection.slot = self.pool.add(
             peer.name,
             connection,
@@ -107,7 +111,8 @@ class HostedPool:
             now=services.epoch,
             seen=services.precise(),  # by it processes tell a newer start of a worker from an older one
         )
-        link.set_protocol(end)  # last: it may hear at once that the worker is on its way out
+        if link.is_closing():  # by whoever waited for the slot
+            self.pool.remove(connection.slot, services.elapsed)
 
     # ---- Inbound ----
 

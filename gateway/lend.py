@@ -102,7 +102,7 @@ class Lender(asyncio.Protocol):
             self._say(FREE)
         elif kind == DROP:
             if connection is not None:
-                self._end(connection, content[2:].decode() or "aborted", in_order=content[:1] == b"\x01")
+                self._end(connection, content[1:].decode() or "aborted", in_order=content[:1] == b"\x01")
         else:
             raise MeshError(f"a frame of kind {kind} on a line")
 

@@ -63,6 +63,18 @@ def test_request_that_waits_gets_the_slot_of_whoever_comes(bench: Bench) -> None
     assert bench.services.exchanges == bench.pool.pool.waiting == 0
 
 
+def test_worker_that_whoever_waited_for_it_ends_at_once_leaves_no_slot(bench: Bench) -> None:
+    """The line that must come before the request cannot be written, so its connection ends as it is made."""
+    asker = bench.requester()
+    assert asker.ask(ANY, "GET", WAITS) is None
+    bench.audit.fails_on = "dispatch.sent"
+    worker = bench.worker("w1")
+    assert status_of(asker) == (503, "audit-unavailable")
+    assert worker.link.is_closing()
+    assert bench.pool.slots() == (0, 0)
+    assert bench.services.registry.held("worker/w1") == 0
+
+
 # ---- who gets a slot ----
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from support.flows import Flow
+from support.bench import POOL, Bench
+from support.flows import Flow, MeshTransport
+
+from gateway.lend import Lender
+from gateway.meshframes import DATA, DROP, OFFER, WANT, FrameReader, Wish
 
 ALL = 1 << 20
 
@@ -98,3 +102,19 @@ def test_end_of_a_worker_that_came_while_its_slot_was_lent_is_not_forgotten(lent
     flow.finish()
     assert flow.answers_seen() == 2
     flow.check_over()
+
+
+async def test_slot_of_a_worker_that_comes_is_lent_to_whoever_waits_for_it() -> None:
+    """Its link stays with the process that has borrowed it, and so do its answers; why it ends is told whole."""
+    bench = Bench(POOL)
+    transport = MeshTransport(wheel=bench.services.wheel)
+    lender = Lender(bench.services, transport, FrameReader())  # type: ignore[arg-type]
+    lender.take(WANT, Wish("render", waits=True).to_bytes())
+    worker = bench.worker("w1")
+    worker.link.receive(b"bytes of an answer")
+    transport.settle()
+    assert FrameReader().feed(transport.take()) == [(OFFER, b"w1"), (DATA, b"bytes of an answer")]
+    lender.take(DROP, b"\x01surplus")
+    assert [line["reason"] for line in bench.audit.of("reverse.closed")] == ["surplus"]
+    assert bench.pool.pool.total == bench.services.exchanges == 0
+    bench.close()

@@ -61,8 +61,10 @@ def test_older_instance_is_superseded_in_both_processes(rig: Rig, stack: ExitSta
     one, two = (stack.enter_context(rig.dispatch()) for _ in range(2))
     for wire in (one, two):
         wire.send(request("/-/pools/render/workers/w1/x"))
-    older.serve()
-    newer.serve()
+    for worker in (older, newer):  # both, before one that is free again could take the other's
+        worker.request()
+    older.reply()
+    newer.reply()
     assert one.answer().status == two.answer().status == 200
     assert older.wire.rest() == b""
     rig.wait_pool(lambda pool: pool["slots"]["total"] == 1)
