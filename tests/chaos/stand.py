@@ -89,6 +89,7 @@ class Stand:
         """A command; what it said on stdout."""
         done = subprocess.run(
             [self._program, "--home", str(self.home), *arguments],
+            cwd=self.place,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -127,6 +128,7 @@ class Stand:
         environment = os.environ | {"PYTHONUNBUFFERED": "1"}
         gateway = self._gateway = subprocess.Popen(
             [self._program, "--home", str(self.home), "gateway"],
+            cwd=self.place,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

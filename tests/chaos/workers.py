@@ -22,6 +22,7 @@ class WorkerProcess:
         self.bundle = bundle
         self._program = str(binaries / "rhttp-pki")
         self._slots = slots
+        self._place = place
         self._book = place / f"{name}.book"
         self._log = (place / f"{name}.log").open("ab")
         self._process: subprocess.Popen[bytes] | None = None
@@ -32,6 +33,7 @@ class WorkerProcess:
         with self._turn:
             self._process = subprocess.Popen(
                 [self._program, "worker", str(self.bundle), "--app", "chaos.master:app", "--slots", str(self._slots)],
+                cwd=self._place,  # which `--app` looks in, too
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=self._log,
