@@ -116,6 +116,7 @@ class TlsLink(SocketLink):
         done, self._done = self._done, None
         assert done is not None
         done(self, None)
+        self._look_again()  # the peer's last step may have come with more, and a reset behind it
 
     def _fail(self, reason: str) -> None:
         """The handshake failed; OpenSSL has written its alert. Linger, or the peer loses it to a reset."""

@@ -215,3 +215,17 @@ def test_client_that_stops_reading_is_cut(hasty: Rig, origin: Origin) -> None:
         wire.send(request("/jobs/x"))
         found = wait_for(lambda: [x for x in hasty.audit()[seen:] if x["event"] == "request"], bool)
         assert [line["outcome"] for line in found] == ["aborted"]
+
+
+def test_reset_right_behind_the_handshake_is_seen_at_once(rig: Rig) -> None:
+    """Not when the time for a request is over: the event loop tells of data and reset in one event only."""
+
+    def held() -> int:
+        return int(rig.status()["processes"][0]["connections"].get("client", 0))
+
+    before = held()
+    for _ in range(60):
+        wire = rig.connect("alice")
+        wire.send(GET)
+        wire.reset()
+    wait_for(held, lambda count: count <= before, 5.0)  # [limits] head_timeout is twice that
