@@ -41,6 +41,7 @@ ALL: tuple[tuple[str, Mapping[str, int]], ...] = (
     ("requests", {"conns": 32, "reply": 16384, "seconds": 1}),
     ("requests", {"conns": 32, "reply": MEBI, "seconds": 1}),
     ("requests", {"conns": 32, "reply": 16, "body": MEBI, "seconds": 1}),
+    ("ahead", {}),
     ("bulk", {}),
     ("admission", {}),
     ("storm", {"workers": 10000}),
@@ -62,6 +63,7 @@ ALL: tuple[tuple[str, Mapping[str, int]], ...] = (
 # Without `polling`, which cannot be shorter than pollers are idle, and without what needs thousands of workers.
 QUICK: tuple[tuple[str, Mapping[str, int]], ...] = (
     ("requests", {"conns": 32, "reply": 16}),
+    ("ahead", {}),
     ("bulk", {}),
     ("admission", {}),
     ("storm", {"workers": 500}),
