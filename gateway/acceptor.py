@@ -29,6 +29,8 @@ from rhttp.server import ServerEnd
 
 BURST: Final = 64
 """Connections accepted in one turn."""
+LAST_CALL: Final = 4096
+"""Connections of one queue that are still taken when it closes: as many as can wait in it, however many come."""
 SHARE: Final = 4
 """One source may hold the places of one listener up to its number through this, as long as they are idle or silent."""
 _BATCH: Final = 16
@@ -93,8 +95,9 @@ class Acceptor:
             return
         self._stop()
         for sock in self._queues.served():
-            while self._take(sock):
-                pass
+            for _ in range(LAST_CALL):
+                if not self._take(sock):
+                    break
         self._stop()
         self._closed = True
 
