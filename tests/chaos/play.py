@@ -73,6 +73,9 @@ class Play:
         self._say = say
         self.books = Books(began=time.monotonic())
         self._stop = threading.Event()
+        """Nobody asks any more."""
+        self._over = threading.Event()
+        """Workers do not come back any more."""
         self.master = Master(self.books, seed)
         self.stand = Stand(place, binaries, master=self.master.port)
         clients = [f"c{number}" for number in range(1, CLIENTS + 1)]
@@ -85,7 +88,7 @@ class Play:
         self.workers = [WorkerProcess(name, bundles[name], binaries, place, slots=SLOTS) for name in ours]
         self.scripted = [
             ScriptedWorker(
-                name, bundles[name], self.books, self._stop, port=self.stand.port, pool=POOL, seed=seed + number
+                name, bundles[name], self.books, self._over, port=self.stand.port, pool=POOL, seed=seed + number
             )
             for number, name in enumerate(scripted)
         ]
@@ -150,6 +153,7 @@ class Play:
             faults += self._sound()
         finally:
             self._stop.set()
+            self._over.set()
             for worker in self.workers:
                 worker.close()
                 worker.write_down(self.books)
@@ -218,7 +222,7 @@ class Play:
             if (listed, counted, under_way) == (wanted, wanted, 0):
                 return []
             if time.monotonic() > ends:
-                return [f"{wanted} connections are there, {listed} listed, {counted} counted; {under_way} under way"]
+                return [f"{wanted} should be connected, {listed} are listed, {counted} counted; {under_way} under way"]
             time.sleep(0.5)
 
     def _sound(self) -> list[str]:
