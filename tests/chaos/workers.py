@@ -29,8 +29,11 @@ class WorkerProcess:
         self._turn = threading.Lock()
 
     def start(self) -> None:
-        """Start it."""
+        """Start it; one that runs already, since two troubles met here, is ended first."""
         with self._turn:
+            if self._process is not None and self._process.poll() is None:
+                self._process.kill()
+                self._process.wait(30)
             self._process = subprocess.Popen(
                 [self._program, "worker", str(self.bundle), "--app", "chaos.master:app", "--slots", str(self._slots)],
                 cwd=self._place,  # which `--app` looks in, too
