@@ -14,17 +14,21 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HOT = {
-    "rhttp": (
-        "answer authparams client closing content digest fields head headmemo limits link outbox plain recent request"
-        " server status target timers tls tlshandshake tlsrecord"
-    ),
     "auth": "cedar credentials ledgerlocks ledgertable nonces policy sharedledger verifier",
-    "gateway": (
-        "account acceptor admission answers audit auditlog auditstream authority borrow call connection counters"
-        " elsewhere everywhere exchange forward hosted identity inbound lend levels lines liveness masters meshframes"
-        " metricsacceptor own places plan pool problem queues refusals registry relayed routes services snapshot"
-        " statusview tlsacceptor waiting"
-    ),
+    "gateway.admin": "status",
+    "gateway.admission": "checks request_record",
+    "gateway.audit": "folding line stream writer",
+    "gateway.cluster": "borrow directory frames lend lines",
+    "gateway.core": "context counters peer registry",
+    "gateway.exchange": "account ends exchange masters",
+    "gateway.http": "fields hosts problems responses routes",
+    "gateway.ingress": "acceptor connection endpoints gather metrics_acceptor queues resolve tls_acceptor",
+    "gateway.pools": "hosted least_busy queue relayed slots tcp_keepalive",
+    "gateway.state": "snapshot",
+    "rhttp.digest": "authorization_cache formula grammar",
+    "rhttp.http1": "answer client closing content fields head head_cache limits request server status target",
+    "rhttp": "places timers",
+    "rhttp.tls": "handshake link outbox plain record tls_link",
 }
 GROUP = "rhttp_pki"
 
@@ -50,7 +54,7 @@ class MypycBuildHook(BuildHookInterface[Any]):
 
 def sources() -> list[str]:
     """The modules that are compiled, as paths in the checkout."""
-    return [f"{package}/{name}.py" for package, names in HOT.items() for name in names.split()]
+    return [f"{package.replace('.', '/')}/{name}.py" for package, names in HOT.items() for name in names.split()]
 
 
 def compile_hot(root: Path) -> Path:

@@ -7,7 +7,7 @@ on at all.
 
 Not thread-safe: one engine belongs to one event loop. A reload builds a new engine; the cache goes with the old one.
 
-Posture: untrusted client + untrusted worker + untrusted master.
+Trust: untrusted client + untrusted worker + untrusted master.
 """
 
 from __future__ import annotations

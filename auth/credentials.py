@@ -1,6 +1,6 @@
 """What the verifier knows of users: an immutable view, built once for each state snapshot. Pure.
 
-Posture: holds H(A1) values, which equal passwords for Digest (RFC 7616 §3.4.2): no repr shows one.
+Trust: holds H(A1) values, which equal passwords for Digest (RFC 7616 §3.4.2): no repr shows one.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
-from rhttp.digest import HASHES, Algorithm
+from rhttp.digest.formula import HASHES, Algorithm
 
 
 class UserLike(Protocol):

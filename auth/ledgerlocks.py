@@ -6,7 +6,7 @@ holds, and releases them however it ends; who comes next is told so by the libra
 They are only ever tried, never waited for in the library: how long somebody may wait is not decided here, and no
 wake-up can get lost. One thread of a process uses them.
 
-Posture: every byte of a mutex was written by the C library in a process of this gateway. The library follows pointers
+Trust: every byte of a mutex was written by the C library in a process of this gateway. The library follows pointers
 in it, so whoever can write the memory can harm all processes that use the locks: data processes, which hold the same
 keys anyway, and never the supervisor, which makes the memory but maps none of it.
 """

@@ -13,7 +13,7 @@ slot's lock covers the counters of the nonce that lies there. Who needs both tak
 A stripe and a slot are marked before their first byte is written and unmarked behind the last. Who finds a mark knows
 that somebody died in between: every nonce of such a stripe is stale, or the one nonce of such a slot.
 
-Posture: every byte here was written by a process of this gateway. No locks are taken here: `auth.sharedledger` holds
+Trust: every byte here was written by a process of this gateway. No locks are taken here: `auth.sharedledger` holds
 them around every call but `find_home`.
 """
 

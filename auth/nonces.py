@@ -11,7 +11,7 @@ certificate, so a nonce has one spelling and is worth nothing anywhere else.
 ``now`` is in seconds of one clock for all processes that share a key, and that clock never goes back: what was
 forgotten is stale up to a stamp, so a stamp of the future would lock its owner out until then. No time of day will do.
 
-Posture: untrusted client. A challenge costs no memory; a spend is only asked for after the response verified.
+Trust: untrusted client. A challenge costs no memory; a spend is only asked for after the response verified.
 """
 
 from __future__ import annotations

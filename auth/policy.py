@@ -2,7 +2,7 @@
 
 Nothing here knows Cedar: `auth.cedar` asks the engine, `fold` decides what its verdict is worth.
 
-Posture: untrusted client + untrusted worker + untrusted master (names, paths and sources come from the wire).
+Trust: untrusted client + untrusted worker + untrusted master (names, paths and sources come from the wire).
 """
 
 from __future__ import annotations

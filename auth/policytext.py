@@ -4,7 +4,7 @@ Cedar's parser says neither line nor which policy, stops at the first fault, let
 and does not survive every text. So the text is cut here, each policy is held against our limits and only then parsed
 and validated, alone.
 
-Posture: the text is the operator's: trusted to mean well, not to be right.
+Trust: the text is the operator's: trusted to mean well, not to be right.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ in the same stripe, have to wait for it: for some timeslices at most, in which t
 spent and the answer is `Spend.BUSY`: the peer gets a fresh challenge. For the next second a spend tries such a lock
 some times without sleeping, so a process that was stopped costs the event loops of the others next to nothing.
 
-Posture: untrusted client. Asked only after the response verified.
+Trust: untrusted client. Asked only after the response verified.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ H(A1) equals the password for Digest, so each is sealed with AES-256-GCM under t
 the user's name and the algorithm, so a row moved to another user or algorithm does not open. What a thief of the
 database alone learns: names, roles, times, which algorithms.
 
-Posture: trusts whoever holds the database *and* the state key. A row that does not open fails everything that reads it.
+Trust: trusts whoever holds the database *and* the state key. A row that does not open fails everything that reads it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from auth.credentials import DUMMY_HA1
 from auth.errors import CredentialsUnavailable, UserExists, UserUnknown
 from auth.passwords import normalise_password, parse_user_name
 from auth.tables import user_credentials, users
-from rhttp.digest import Algorithm, ha1
+from rhttp.digest.formula import Algorithm, ha1
 
 __all__ = ["StoredUser", "UserCredentials", "UserExists", "UserStore", "read_users", "seal_ha1", "unseal_ha1"]
 

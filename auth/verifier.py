@@ -1,6 +1,6 @@
 """Digest verification (RFC 7616): from the `Authorization` fields of a request to a proof or a reason. Pure.
 
-Posture: untrusted client. Every bad input is a value; the peer is told the same 401 for all of them, the audit log the
+Trust: untrusted client. Every bad input is a value; the peer is told the same 401 for all of them, the audit log the
 reason.
 """
 
@@ -14,8 +14,8 @@ from typing import Final
 
 from auth.credentials import DUMMY_HA1, Credentials
 from auth.nonces import Ledger, NonceIssuer, NonceStatus, Spend
-from rhttp.digest import OTHER_SCHEME, Algorithm, Malformed, build_challenge, response_of
-from rhttp.recent import RecentAuthorization
+from rhttp.digest.authorization_cache import RecentAuthorization
+from rhttp.digest.formula import OTHER_SCHEME, Algorithm, Malformed, build_challenge, response_of
 
 
 class AuthReason(StrEnum):

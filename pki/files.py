@@ -4,7 +4,7 @@ Everything is written beside its place, synced to disk, moved there by one renam
 a full disk leaves the old state, never half of the new one. What is made is its owner's alone until it is whole; then
 it has exactly the mode that was asked for, whatever the umask.
 
-Posture: trusts the directories it writes to (they are the owner's); follows no symbolic link at the last component of
+Trust: trusts the directories it writes to (they are the owner's); follows no symbolic link at the last component of
 what it replaces. Every failure is an `OSError`.
 """
 

@@ -7,7 +7,7 @@ was decided before such a transaction is asked again inside it, by the functions
 
 Reads carry the execution option ``rhttp_read_only``, by which an engine may start them without the write lock.
 
-Posture: trusts the database. Failures of the database come out as SQLAlchemy raises them.
+Trust: trusts the database. Failures of the database come out as SQLAlchemy raises them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The tables of the inventory. The schema's history is the gateway's (`gateway.migrations`); a test compares the two.
+"""The tables of the inventory. The schema's history is the gateway's (`gateway.state.migrations`); a test compares
+the two.
 
 Times are whole seconds since the epoch, UTC. Serial numbers and fingerprints are lower-case hex without colons.
 """

@@ -3,7 +3,7 @@
 A peer's certificate is judged twice, by our own steps and by `cryptography.x509.verification`; it passes if both agree.
 Not checked: that a name is the one somebody wanted to reach (a server's SANs are matched by TLS), and OCSP.
 
-Posture: untrusted client + untrusted worker.
+Trust: untrusted client + untrusted worker.
 """
 
 from __future__ import annotations

@@ -15,12 +15,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rhttp.bundle import Bundle, BundleInvalid, load_bundle
-    from rhttp.dial import DialFailed
-    from rhttp.lifespan import LifespanFailed
-    from rhttp.reversed import Status
-    from rhttp.slots import FreeSlots, Slots
-    from rhttp.worker import Worker, run, serve
+    from rhttp.worker.bundle import Bundle, BundleInvalid, load_bundle
+    from rhttp.worker.dial import DialFailed
+    from rhttp.worker.lifespan import LifespanFailed
+    from rhttp.worker.reversed import Status
+    from rhttp.worker.slots import FreeSlots, Slots
+    from rhttp.worker.worker import Worker, run, serve
 
 __all__ = [
     "Bundle",
@@ -37,17 +37,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Bundle": "bundle",
-    "BundleInvalid": "bundle",
-    "DialFailed": "dial",
-    "FreeSlots": "slots",
-    "LifespanFailed": "lifespan",
-    "Slots": "slots",
-    "Status": "reversed",
-    "Worker": "worker",
-    "load_bundle": "bundle",
-    "run": "worker",
-    "serve": "worker",
+    "Bundle": "worker.bundle",
+    "BundleInvalid": "worker.bundle",
+    "DialFailed": "worker.dial",
+    "FreeSlots": "worker.slots",
+    "LifespanFailed": "worker.lifespan",
+    "Slots": "worker.slots",
+    "Status": "worker.reversed",
+    "Worker": "worker.worker",
+    "load_bundle": "worker.bundle",
+    "run": "worker.worker",
+    "serve": "worker.worker",
 }
 
 

@@ -4,7 +4,8 @@ An exchange joins a *server end* (where a request came from) to a *client end* (
 same six operations: ``head``, ``content``, ``pause``, ``resume``, ``end`` (with trailers), ``abort``; ``flush`` marks
 the end of a batch, so that what one read brought leaves in one write. HTTP/1.1 is the first implementation of both.
 
-A link is what an end reads and writes: an asyncio transport, or `rhttp.tls.TlsLink`, which offers the same methods.
+A link is what an end reads and writes: an asyncio transport, or `rhttp.tls.tls_link.TlsLink`, which offers the same
+methods.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import asyncio
 from typing import Any, Protocol
 
 from rhttp.errors import Loss
-from rhttp.fields import Fields
-from rhttp.head import ResponseHead
+from rhttp.http1.fields import Fields
+from rhttp.http1.head import ResponseHead
 
 
 class Link(Protocol):
@@ -51,7 +52,9 @@ class Link(Protocol):
         """``socket``; ``truncated`` (true when TLS ended without close_notify); None for what is unknown."""
 
     def set_protocol(self, protocol: asyncio.BaseProtocol, /) -> None:
-        """Hand the connection to another owner; see `rhttp.link.SocketLink.set_protocol` for what both then hear."""
+        """Hand the connection to another owner; see `rhttp.tls.link.SocketLink.set_protocol` for what both then
+        hear.
+        """
 
 
 class RequestSink(Protocol):

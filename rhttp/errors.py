@@ -1,6 +1,6 @@
 """Errors of the HTTP layer: what a peer did wrong, and what to answer.
 
-Posture: pure.
+Trust: pure.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from pathlib import Path
 import click
 
 from gateway.cli.main import cli
-from gateway.configmodels import GROUPS_TEXT, TABLES, Key, TopTable, keys_of
-from gateway.problem import PROBLEMS
+from gateway.config.models import GROUPS_TEXT, TABLES, Key, TopTable, keys_of
+from gateway.http.problems import PROBLEMS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference.md"

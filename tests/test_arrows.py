@@ -16,9 +16,61 @@ MAX_LINES = 400
 ARROWS: dict[str, dict[str, frozenset[str] | None]] = {
     "pki": {},
     "rhttp": {},
-    "auth": {"rhttp": frozenset({"fields", "head", "digest", "target", "upgrade", "errors", "recent"})},
+    "auth": {
+        "rhttp": frozenset(
+            {
+                "digest.authorization_cache",
+                "digest.formula",
+                "errors",
+                "http1.fields",
+                "http1.head",
+                "http1.target",
+                "reversal.upgrade",
+            }
+        )
+    },
     "gateway": {"pki": None, "auth": None, "rhttp": None},
 }
+
+# Inside a package: what the modules of each room may import of the other rooms. "" is what lies at its top.
+ROOMS: dict[str, dict[str, str]] = {
+    "gateway": {
+        "config": "",
+        "state": "",
+        "admin": "",
+        "audit": "config",
+        "control": "config state",
+        "core": "config audit state",
+        "admission": "core audit",
+        "http": "core admission config",
+        "exchange": "core admission http config",
+        "pools": "core admission http exchange config",
+        "cluster": "core pools exchange control",
+        "ingress": "core admission http exchange pools control config audit admin",
+        "dataplane": "core admission http exchange pools cluster ingress control config audit state",
+        "home": "config state audit admin",
+        "supervisor": "config control state audit admin home",
+        "cli": "home supervisor admin audit state config",
+    },
+    "rhttp": {
+        "": "",
+        "digest": "",
+        "http1": "",
+        "tls": "http1",
+        "reversal": "http1 tls",
+        "worker": "http1 tls digest reversal",
+    },
+}
+
+MENDED_NEXT = (
+    "gateway/core/context.py",
+    "gateway/pools/hosted.py",
+    "gateway/pools/relay.py",
+    "rhttp/ends.py",
+)
+
+# `import rhttp` shows names of the SDK, each loaded when it is first asked for.
+FACADES = frozenset({"rhttp/__init__.py"})
 
 # Modules that may open sockets and files and ask for time and randomness: the edge. Everything else is pure, a new file
 # too until it is written down here.
@@ -26,72 +78,73 @@ EDGE = frozenset(
     {
         "auth/sharedledger.py",
         "auth/store.py",
-        "gateway/acceptor.py",
-        "gateway/queues.py",
-        "gateway/tlsacceptor.py",
-        "gateway/admin.py",
-        "gateway/adminclient.py",
-        "gateway/anchor.py",
-        "gateway/auditfiles.py",
-        "gateway/auditlog.py",
-        "gateway/auditproofs.py",
-        "gateway/auditstream.py",
-        "gateway/auditverify.py",
-        "gateway/call.py",
-        "gateway/checkpointlog.py",
-        "gateway/child.py",
-        "gateway/clistream.py",
-        "gateway/clock.py",
-        "gateway/control.py",
-        "gateway/dataplane.py",
-        "gateway/draining.py",
-        "gateway/events.py",
-        "gateway/fleet.py",
-        "gateway/fleetdrain.py",
-        "gateway/home.py",
-        "gateway/homemaker.py",
-        "gateway/inherited.py",
-        "gateway/issuing.py",
-        "gateway/listeners.py",
-        "gateway/lines.py",
-        "gateway/liveness.py",
-        "gateway/loader.py",
-        "gateway/masters.py",
-        "gateway/member.py",
-        "gateway/mesh.py",
-        "gateway/metricsacceptor.py",
-        "gateway/postgres.py",
-        "gateway/process.py",
-        "gateway/relay.py",
-        "gateway/renewal.py",
-        "gateway/retention.py",
-        "gateway/revocationlists.py",
-        "gateway/runfiles.py",
-        "gateway/serve.py",
-        "gateway/services.py",
-        "gateway/signer.py",
-        "gateway/state.py",
-        "gateway/statewatch.py",
-        "gateway/streamend.py",
-        "gateway/supervisor.py",
-        "gateway/trail.py",
+        "gateway/admin/client.py",
+        "gateway/admin/holder.py",
+        "gateway/admin/server.py",
+        "gateway/admission/request_record.py",
+        "gateway/audit/anchor.py",
+        "gateway/audit/checkpoint_log.py",
+        "gateway/audit/cli_stream.py",
+        "gateway/audit/files.py",
+        "gateway/audit/proofs.py",
+        "gateway/audit/retention.py",
+        "gateway/audit/stream.py",
+        "gateway/audit/stream_end.py",
+        "gateway/audit/supervisor_log.py",
+        "gateway/audit/verify.py",
+        "gateway/audit/writer.py",
+        "gateway/cluster/lines.py",
+        "gateway/cluster/peers.py",
+        "gateway/control/channel.py",
+        "gateway/control/descriptors.py",
+        "gateway/core/context.py",
+        "gateway/dataplane/draining.py",
+        "gateway/dataplane/main.py",
+        "gateway/dataplane/plane.py",
+        "gateway/exchange/masters.py",
+        "gateway/home/create.py",
+        "gateway/home/issue.py",
+        "gateway/home/layout.py",
+        "gateway/home/locks.py",
+        "gateway/home/renew.py",
+        "gateway/home/revocation_lists.py",
+        "gateway/ingress/acceptor.py",
+        "gateway/ingress/event_stream.py",
+        "gateway/ingress/metrics_acceptor.py",
+        "gateway/ingress/queues.py",
+        "gateway/ingress/tls_acceptor.py",
+        "gateway/pools/relay.py",
+        "gateway/pools/tcp_keepalive.py",
+        "gateway/state/database.py",
+        "gateway/state/postgres.py",
+        "gateway/state/watch.py",
+        "gateway/supervisor/child.py",
+        "gateway/supervisor/fleet.py",
+        "gateway/supervisor/fleet_drain.py",
+        "gateway/supervisor/launcher.py",
+        "gateway/supervisor/load.py",
+        "gateway/supervisor/main.py",
+        "gateway/supervisor/signer.py",
+        "gateway/supervisor/sockets.py",
+        "gateway/supervisor/supervisor.py",
         "pki/files.py",
         "pki/keys.py",
-        "rhttp/agent.py",
-        "rhttp/asgi.py",
-        "rhttp/asking.py",
-        "rhttp/connect.py",
-        "rhttp/dial.py",
-        "rhttp/forwarder.py",
-        "rhttp/lifespan.py",
-        "rhttp/link.py",
-        "rhttp/plain.py",
-        "rhttp/secretfile.py",
-        "rhttp/tls.py",
-        "rhttp/worker.py",
+        "rhttp/clock.py",
+        "rhttp/reversal/upgrade_client.py",
+        "rhttp/tls/link.py",
+        "rhttp/tls/plain.py",
+        "rhttp/tls/tls_link.py",
+        "rhttp/worker/agent.py",
+        "rhttp/worker/asgi.py",
+        "rhttp/worker/connect.py",
+        "rhttp/worker/dial.py",
+        "rhttp/worker/forwarder.py",
+        "rhttp/worker/lifespan.py",
+        "rhttp/worker/secret_file.py",
+        "rhttp/worker/worker.py",
     }
 )
-EDGE_FOLDERS = ("gateway/cli/", "gateway/migrations/")
+EDGE_FOLDERS = ("gateway/cli/", "gateway/state/migrations/")
 
 WORLD = frozenset(
     {
@@ -162,9 +215,35 @@ def wrong_arrows(name: str, source: str) -> list[str]:
             found.append(f"{name}:{line}: relative import of {module}")
         elif top in PACKAGES and top != package:
             allowed = ARROWS[package].get(top, frozenset())
-            inner = rest.split(".")[0] or what or ""
+            inner = rest if rest in (allowed or ()) else ".".join(filter(None, (rest, what)))
             if allowed is not None and inner not in allowed:
                 found.append(f"{name}:{line}: {package} may not import {top}.{inner}")
+    return found
+
+
+def room_of(path: str) -> str:
+    """The room of a module: the folder below its package, empty for what lies at the package's top."""
+    folders = path.split("/")[1:-1]
+    return folders[0] if folders else ""
+
+
+def wrong_doors(name: str, source: str) -> list[str]:
+    """The imports in one file of rooms of its own package that no arrow allows, late and type-only ones included."""
+    package, room = name.split("/", 1)[0], room_of(name)
+    rooms = ROOMS.get(package)
+    if rooms is None or name in FACADES or name == f"{package}/__init__.py":
+        return []
+    if room not in rooms:
+        return [f"{name}: {package}/{room} is no room of the house"]
+    found = []
+    for line, module, what in imports(ast.parse(source)):
+        top, _, rest = module.partition(".")
+        if top != package:
+            continue
+        other = rest.split(".")[0] or what or ""
+        other = other if other in rooms else ""
+        if other not in ("", room) and other not in rooms[room].split():
+            found.append(f"{name}:{line}: {package}/{room or '(top)'} may not import {package}/{other}")
     return found
 
 
@@ -198,6 +277,32 @@ def test_arrows_every_import_goes_the_right_way() -> None:
     assert [arrow for name in modules() for arrow in wrong_arrows(name, (ROOT / name).read_text())] == []
 
 
+def test_rooms_import_only_the_rooms_that_the_house_allows() -> None:
+    """Inside `gateway/` and `rhttp/` arrows go one way, too: docs/architecture.md draws them."""
+    wrong = [door for name in modules() for door in wrong_doors(name, (ROOT / name).read_text())]
+    assert [door for door in wrong if door.split(":")[0] not in MENDED_NEXT] == []
+    assert {door.split(":")[0] for door in wrong} == set(MENDED_NEXT)
+
+
+def test_arrows_between_rooms_make_no_circle() -> None:
+    """The table of rooms itself has an order: following its arrows never comes back."""
+    for rooms in ROOMS.values():
+        above: set[str] = set()
+        while len(above) < len(rooms):
+            ready = {room for room in rooms if room not in above and set(rooms[room].split()) <= above}
+            assert ready, f"a circle among {sorted(set(rooms) - above)}"
+            above |= ready
+
+
+def test_rooms_each_say_in_one_sentence_what_they_are_for() -> None:
+    """`__init__.py` of a room is one sentence and nothing else, so that a listing of folders can be read."""
+    for package, rooms in ROOMS.items():
+        for room in filter(None, rooms):
+            body = ast.parse((ROOT / package / room / "__init__.py").read_text()).body
+            assert len(body) == 1, f"{package}/{room}"
+            assert (ast.get_docstring(ast.Module(body, [])) or "").count("\n") == 0, f"{package}/{room}"
+
+
 def test_pure_modules_touch_no_socket_clock_file_or_randomness() -> None:
     """Outside the edge, time and entropy are arguments and bytes come from the caller."""
     found = [
@@ -226,10 +331,10 @@ def test_files_stay_within_the_length_that_a_reader_holds() -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("pki/names.py", "from rhttp.fields import parse"),
-        ("rhttp/head.py", "import auth"),
-        ("rhttp/head.py", "def late() -> None:\n    from gateway import config\n"),
-        ("auth/verifier.py", "from rhttp.agent import Agent"),
+        ("pki/names.py", "from rhttp.http1.fields import parse"),
+        ("rhttp/http1/head.py", "import auth"),
+        ("rhttp/http1/head.py", "def late() -> None:\n    from gateway import config\n"),
+        ("auth/verifier.py", "from rhttp.worker.agent import Agent"),
         ("auth/verifier.py", "from rhttp import tls"),
         ("auth/verifier.py", "import rhttp"),
         ("auth/verifier.py", "from pki.verify import VerifiedPeer"),
@@ -245,14 +350,53 @@ def test_wrong_arrow_is_found(name: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("auth/verifier.py", "from rhttp.digest import ha1\nfrom rhttp import digest\nimport auth.errors\n"),
-        ("gateway/server.py", "import rhttp.tls\nfrom auth.store import UserStore\nfrom pki import verify\n"),
+        ("auth/verifier.py", "from rhttp.digest.formula import ha1\nfrom rhttp.digest import formula\n"),
+        ("auth/verifier.py", "import auth.errors"),
+        ("gateway/server.py", "import rhttp.tls.tls_link\nfrom auth.store import UserStore\nfrom pki import verify\n"),
         ("pki/verify.py", "from pki.names import Role\nimport pkix\n"),
     ],
 )
 def test_right_arrow_passes(name: str, source: str) -> None:
     """The rule lets through what the arrows allow, and names that only begin like ours."""
     assert wrong_arrows(name, source) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("gateway/core/context.py", "from gateway.pools.hosted import HostedPool"),
+        ("gateway/core/context.py", "from gateway import pools"),
+        ("gateway/config/check.py", "import gateway.http.routes"),
+        ("gateway/http/routes.py", "def late() -> None:\n    from gateway.ingress import connection\n"),
+        ("gateway/pools/relay.py", "if TYPE_CHECKING:\n    from gateway.ingress.connection import Connection\n"),
+        ("gateway/dataplane/plane.py", "from gateway.supervisor.fleet import Fleet"),
+        ("gateway/supervisor/fleet.py", "from gateway.ingress.connection import Connection"),
+        ("gateway/home/layout.py", "from gateway.dataplane import generation"),
+        ("gateway/exchange/masters.py", "from gateway.home.layout import Home"),
+        ("gateway/attic/new.py", "import os"),
+        ("rhttp/http1/server.py", "from rhttp.worker.agent import Agent"),
+        ("rhttp/tls/link.py", "import rhttp.reversal.upgrade"),
+        ("rhttp/errors.py", "from rhttp.http1 import head"),
+    ],
+)
+def test_wrong_door_is_found(name: str, source: str) -> None:
+    """The rule sees an import of a room that is not allowed to it, however it is written, and a room that is none."""
+    assert len(wrong_doors(name, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("gateway/ingress/connection.py", "from gateway.pools.hosted import HostedPool"),
+        ("gateway/ingress/connection.py", "from gateway.ingress import acceptor"),
+        ("gateway/cli/run.py", "from gateway.supervisor.main import serve\nfrom gateway.cli.common import fail\n"),
+        ("rhttp/__init__.py", "from rhttp.worker.worker import run"),
+        ("rhttp/worker/agent.py", "from rhttp.timers import TimerWheel\nfrom rhttp import errors\n"),
+    ],
+)
+def test_right_door_passes(name: str, source: str) -> None:
+    """A room may import itself, what the table allows it, and what lies at the top of its package."""
+    assert wrong_doors(name, source) == []
 
 
 @pytest.mark.parametrize(
@@ -270,7 +414,7 @@ def test_right_arrow_passes(name: str, source: str) -> None:
 )
 def test_world_contact_is_found(source: str) -> None:
     """The rule sees each way in which a pure module could reach out by itself."""
-    assert len(world_contacts("rhttp/head.py", source)) == 1
+    assert len(world_contacts("rhttp/http1/head.py", source)) == 1
 
 
 @pytest.mark.parametrize(
@@ -284,4 +428,4 @@ def test_world_contact_is_found(source: str) -> None:
 )
 def test_world_contact_of_types_and_plain_functions_passes(source: str) -> None:
     """A pure module may name a type of the edge, and use the parts of `asyncio` and `time` that only compute."""
-    assert world_contacts("rhttp/head.py", source) == []
+    assert world_contacts("rhttp/http1/head.py", source) == []

@@ -19,7 +19,7 @@ def _compiled_modules() -> list[str]:
     for node in ast.parse(text).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "HOT":
             hot: dict[str, str] = ast.literal_eval(node.value)
-            return [f"{package}/{name}.py" for package, names in hot.items() for name in names.split()]
+            return [f"{room.replace('.', '/')}/{name}.py" for room, names in hot.items() for name in names.split()]
     raise AssertionError("no HOT in hatch_build.py")
 
 

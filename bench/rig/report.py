@@ -21,10 +21,10 @@ def versions(command: Path) -> dict[str, str]:
     python = interpreter(command)
     wanted = "cryptography pyopenssl uvloop httptools".split()  # noqa: SIM905
     script = (
-        "import json, platform, rhttp.server, importlib.metadata as m\n"
+        "import json, platform, rhttp.http1.server, importlib.metadata as m\n"
         "from cryptography.hazmat.backends.openssl import backend\n"
         "facts = {'python': platform.python_version(), 'gateway_openssl': backend.openssl_version_text()}\n"
-        "facts['build'] = 'interpreted' if rhttp.server.__file__.endswith('.py') else 'compiled'\n"
+        "facts['build'] = 'interpreted' if rhttp.http1.server.__file__.endswith('.py') else 'compiled'\n"
         f"facts.update({{name: m.version(name) for name in {['rhttp-pki', *wanted]!r}}})\n"
         "print(json.dumps(facts))\n"
     )

@@ -14,11 +14,11 @@ from typing import NoReturn
 import click
 import orjson
 
-from gateway.anchor import Anchor
-from gateway.audit import MAX_LINE
-from gateway.auditfiles import Segment, list_segments, read_lines, segment_name
-from gateway.auditverify import AuditUnreadable, Report, verify_directory
-from gateway.checkpoints import LOG, Checkpoint, parse_checkpoint, read_public_key
+from gateway.audit.anchor import Anchor
+from gateway.audit.checkpoints import LOG, Checkpoint, parse_checkpoint, read_public_key
+from gateway.audit.files import Segment, list_segments, read_lines, segment_name
+from gateway.audit.line import MAX_LINE
+from gateway.audit.verify import AuditUnreadable, Report, verify_directory
 from gateway.cli.common import Settings, common_options, fail
 from gateway.cli.output import is_unread
 
@@ -198,7 +198,7 @@ def _say(text: str) -> None:
 
 def _running_faults(home: Path) -> list[str]:
     """What the gateway of this home cannot write or sign now; nothing when none runs."""
-    from gateway.adminclient import AdminFailed, call
+    from gateway.admin.client import AdminFailed, call
 
     try:
         status = call(home, "GET", "/status", timeout=_STATUS_TIMEOUT)

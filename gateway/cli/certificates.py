@@ -32,8 +32,8 @@ _PUBLIC = 0o644
 @json_option
 def list_certificates(settings: Settings, role: str | None, with_expired: bool, as_json: bool) -> None:
     """List the certificates that were issued and have not expired, revoked ones included."""
-    from gateway.desk import Desk
-    from gateway.home import Home
+    from gateway.home.layout import Home
+    from gateway.home.session import Desk
     from pki.names import Role
 
     now = int(datetime.now(UTC).timestamp())
@@ -52,9 +52,9 @@ def list_certificates(settings: Settings, role: str | None, with_expired: bool, 
 def show(settings: Settings, name: str, as_json: bool) -> None:
     """Show whose NAME is, its Digest user, and every certificate that was issued to it."""
     from auth.store import UserStore
-    from gateway.desk import Desk
-    from gateway.home import Home
-    from gateway.state import bump
+    from gateway.home.layout import Home
+    from gateway.home.session import Desk
+    from gateway.state.database import bump
 
     now = int(datetime.now(UTC).timestamp())
     with Desk(Home(settings.home), None) as desk:
@@ -86,9 +86,9 @@ def crl(settings: Settings, role: str, ttl: timedelta, out: Path | None) -> None
     The file of --out appears whole and may be read by everybody.
     """
     passphrase = settings.passphrase()
-    from gateway.desk import Desk
-    from gateway.home import Home
-    from gateway.revocationlists import sign_lists
+    from gateway.home.layout import Home
+    from gateway.home.revocation_lists import sign_lists
+    from gateway.home.session import Desk
     from pki.files import write_atomic
     from pki.names import Role
 

@@ -14,8 +14,8 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import click
 from click.core import ParameterSource
 
-from rhttp.secretfile import exposure
-from rhttp.textfile import NotText, first_line
+from rhttp.worker.secret_file import exposure
+from rhttp.worker.text_file import NotText, first_line
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,7 +36,8 @@ class Settings:
         """The passphrase: the file's first line, without its line end; None when no file was named.
 
         Raises:
-            Failure: the file cannot be read, is open to others (`rhttp.secretfile`), or its first line is empty.
+            Failure: the file cannot be read, is open to others (`rhttp.worker.secret_file`), or its first line is
+            empty.
         """
         path = self.passphrase_file
         if path is None:

@@ -11,7 +11,7 @@ from gateway.cli.common import Settings, common_options
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from gateway.home import Home
+    from gateway.home.layout import Home
 
 
 @click.group()
@@ -27,11 +27,11 @@ def upgrade(settings: Settings) -> None:
     An empty database (a new PostgreSQL, say) gets the schema and the home's CAs; users and certificates are not copied
     from an earlier one.
     """
-    from gateway.home import Home
-    from gateway.state import open_state, upgrade_schema
+    from gateway.home.layout import Home
+    from gateway.state.database import open_state, upgrade_schema
 
     home = Home.open(settings.home)
-    engine = open_state(home, home.basics().state_url)
+    engine = open_state(home.path, home.basics().state_url)
     try:
         before, after = upgrade_schema(engine)
         _enter_authorities(home, engine)
@@ -41,7 +41,7 @@ def upgrade(settings: Settings) -> None:
 
 
 def _enter_authorities(home: Home, engine: Engine) -> None:
-    from gateway.state import bump
+    from gateway.state.database import bump
     from pki.inventory import Inventory, fingerprint_of
     from pki.names import Role
     from pki.pem import read_certificates

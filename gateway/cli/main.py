@@ -96,7 +96,7 @@ def _describe(error: Exception) -> str:
     if package in _OURS:
         return str(error)
     if package == "sqlalchemy":
-        from gateway.state import unavailable
+        from gateway.state.database import unavailable
 
         return str(unavailable(error))
     if isinstance(error, OSError):

@@ -16,7 +16,7 @@ from gateway.cli.common import Settings, common_options, fail
 from gateway.cli.options import LABEL, LIFETIME, NAME, SAN, SERIAL, TRUST_DOMAIN, absolute, label_map
 
 if TYPE_CHECKING:
-    from gateway.desk import Desk
+    from gateway.home.session import Desk
     from pki.inventory import CertificateRecord
 
 _DEFAULT_TRUST_DOMAIN = "rhttp.internal"
@@ -43,8 +43,8 @@ def init(settings: Settings, trust_domain: str, sans: tuple[str, ...]) -> None:
     all keys are sealed, and every command that needs one asks for it.
     """
     passphrase = settings.passphrase()
-    from gateway.home import Home
-    from gateway.homemaker import HomePlan, make_home
+    from gateway.home.create import HomePlan, make_home
+    from gateway.home.layout import Home
     from pki.files import DirectoryTaken
 
     home = Home(settings.home)
@@ -119,7 +119,7 @@ def _issue(
     label_table = label_map(labels)
     if csr is not None and key_type is not None:
         raise click.UsageError("--key-type is for a new key; with --csr the request has the key")
-    from gateway.issuing import IssueOrder, issue_bundle
+    from gateway.home.issue import IssueOrder, issue_bundle
     from pki.files import DirectoryTaken
     from pki.inventory import Identity
     from pki.keys import KeyType
@@ -169,7 +169,7 @@ def issue_server(settings: Settings, sans: tuple[str, ...], ttl: timedelta | Non
 
     It always names localhost, 127.0.0.1 and ::1. Without --san it names what the present one does.
     """
-    from gateway.issuing import issue_server as issue
+    from gateway.home.issue import issue_server as issue
 
     with _desk(settings) as desk:
         record = issue(desk, sans, ttl)
@@ -186,7 +186,7 @@ def renew(settings: Settings, bundle: Path, ttl: timedelta | None) -> None:
 
     Password, labels and pool stay. The old certificate is valid until it expires; if it must not be, revoke its serial.
     """
-    from gateway.renewal import renew_bundle
+    from gateway.home.renew import renew_bundle
 
     with _desk(settings) as desk:
         issued = renew_bundle(desk, absolute(bundle), ttl)
@@ -233,8 +233,8 @@ def revoke(settings: Settings, name: str | None, serial: str | None, reason: str
 
 def _desk(settings: Settings, *, locks_out: bool = False) -> Desk:
     passphrase = settings.passphrase()
-    from gateway.desk import Desk
-    from gateway.home import Home
+    from gateway.home.layout import Home
+    from gateway.home.session import Desk
 
     desk = Desk(Home(settings.home), passphrase, locks_out=locks_out)
     if desk.notice is not None:
@@ -252,7 +252,7 @@ def _say_issued(desk: Desk, record: CertificateRecord, where: str) -> None:
 
 
 def _tell(desk: Desk, path: str, *, must: bool) -> int | None:
-    from gateway.desk import GatewayUnreached
+    from gateway.home.session import GatewayUnreached
 
     try:
         return desk.tell_gateway(path)

@@ -18,15 +18,15 @@ import orjson
 from gateway.cli.common import Settings, common_options, fail
 from gateway.cli.options import INSTANT, LABEL, NAME, json_option, label_map
 from gateway.cli.policynames import look_up, strangers, worker_in_inventory
-from rhttp.textfile import NotText, decode_text
+from rhttp.worker.text_file import NotText, decode_text
 
 if TYPE_CHECKING:
     from auth.cedar import Explanation
     from auth.errors import PolicyProblem
     from auth.policy import PolicyQuery
     from auth.principal import Principal
-    from gateway.config import Config
-    from gateway.home import Home
+    from gateway.config.values import Config
+    from gateway.home.layout import Home
 
 _ACTIONS = ("request", "reverse", "dispatch", "inspect", "enroll")  # auth.policy.ACTIONS, held together by a test
 _KINDS = {"client": "Client", "worker": "Worker", "master": "Master"}
@@ -59,8 +59,9 @@ def check(context: click.Context, settings: Settings, as_json: bool) -> None:
     """
     from auth.cedar import PolicyEngine
     from auth.errors import PolicyInvalid, PolicyProblem
-    from gateway.config import ConfigInvalid, load_config
-    from gateway.home import Home
+    from gateway.config.toml import load_config
+    from gateway.config.values import ConfigInvalid
+    from gateway.home.layout import Home
 
     home = Home.open(settings.home)
     problems: list[PolicyProblem] = []
@@ -163,8 +164,9 @@ def explain(
     from auth.cedar import PolicyEngine
     from auth.errors import PolicyInvalid
     from auth.policy import Allowed, Context, PolicyQuery
-    from gateway.config import ConfigInvalid, load_config
-    from gateway.home import Home
+    from gateway.config.toml import load_config
+    from gateway.config.values import ConfigInvalid
+    from gateway.home.layout import Home
 
     home = Home.open(settings.home)
     try:

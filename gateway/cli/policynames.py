@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from auth.errors import PolicyProblem
     from auth.policytext import Policy
-    from gateway.config import Config
-    from gateway.home import Home
+    from gateway.config.values import Config
+    from gateway.home.layout import Home
     from pki.inventory import Inventory
 
 LOCAL = "local"
@@ -22,10 +22,10 @@ _RESOURCES = {"route": ("Route", "[[routes]]"), "pool": ("Pool", "[pools]")}
 
 @contextmanager
 def _inventory(home: Home, config: Config) -> Iterator[Inventory]:
-    from gateway.state import bump, check_schema, open_state
+    from gateway.state.database import bump, check_schema, open_state
     from pki.inventory import Inventory
 
-    engine = open_state(home, config.state.url)
+    engine = open_state(home.path, config.state.url)
     try:
         check_schema(engine)
         yield Inventory(engine, on_write=bump)
@@ -37,7 +37,7 @@ def _owners(home: Home, config: Config, names: Iterable[str]) -> dict[str, str |
     """The role that each name has, None: nobody has it; or why the state cannot be read."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    from gateway.state import StateUnavailable, unavailable
+    from gateway.state.database import StateUnavailable, unavailable
 
     try:
         with _inventory(home, config) as inventory:
@@ -106,7 +106,7 @@ def worker_in_inventory(home: Home, config: Config, name: str) -> tuple[str, dic
     """Pool and labels of the worker's newest certificate that is not revoked; or why there are none."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    from gateway.state import StateUnavailable, unavailable
+    from gateway.state.database import StateUnavailable, unavailable
     from pki.names import Role
 
     try:

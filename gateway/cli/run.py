@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 import orjson
 
-from gateway.child import Child, start_ahead
+from gateway.admin.status import cut_in_words
 from gateway.cli.common import Settings, common_options, fail
-from gateway.inherited import MAX_PROCESSES
-from gateway.statusview import cut_in_words
+from gateway.config.processes import MAX_PROCESSES
+from gateway.supervisor.launcher import Child, start_ahead
 
 if TYPE_CHECKING:
-    from gateway.adminclient import AdminFailed
+    from gateway.admin.client import AdminFailed
 
 _POLL = 0.2
 _DRAIN_SLACK = 15.0
@@ -56,14 +56,14 @@ def _run(
 ) -> int:
     # Here, not above: `status` and the like need none of what the gateway needs, and while we load our code the data
     # processes load theirs.
-    from gateway.configvalues import LoadFailed
+    from gateway.config.values import LoadFailed
 
     try:
         if not check:
-            from gateway.serve import serve
+            from gateway.supervisor.main import serve
 
             return serve(settings.home, overrides=overrides, passphrase=passphrase, say=_say, log=_log, ahead=ahead)
-        from gateway.loader import load
+        from gateway.supervisor.load import load
 
         _note(load(settings.home, overrides=overrides, passphrase=passphrase).notices())
     except LoadFailed as error:
@@ -132,7 +132,7 @@ def drain_command(settings: Settings, no_wait: bool) -> None:
 
 
 def _runs(home: Path) -> bool:
-    from gateway.adminclient import AdminFailed, call
+    from gateway.admin.client import AdminFailed, call
 
     try:
         return call(home, "GET", "/status", timeout=10.0) is not None
@@ -143,7 +143,7 @@ def _runs(home: Path) -> bool:
 def _ask(
     home: Path, method: str, path: str, timeout: float = 30.0, body: Mapping[str, object] | None = None
 ) -> dict[str, Any]:
-    from gateway.adminclient import AdminFailed, call
+    from gateway.admin.client import AdminFailed, call
 
     try:
         answer = call(home, method, path, body or {} if method == "POST" else None, timeout)

@@ -20,11 +20,11 @@ import click
 
 from gateway.cli.common import Settings, common_options, fail
 from gateway.cli.options import NAME, json_option
-from rhttp.textfile import NotText, decode_text, first_line
+from rhttp.worker.text_file import NotText, decode_text, first_line
 
 if TYPE_CHECKING:
     from auth.store import StoredUser, UserStore
-    from gateway.desk import Desk
+    from gateway.home.session import Desk
 
 __all__ = ["user"]
 
@@ -116,7 +116,7 @@ def remove(settings: Settings, name: str) -> None:
 @common_options
 def list_users(settings: Settings, as_json: bool) -> None:
     """List the users: state, role, algorithms, last change. Shows no credentials."""
-    from gateway.state import reading
+    from gateway.state.database import reading
 
     with _open(settings) as (desk, store), reading(desk.engine) as connection:
         found = [_shown(one) for one in store.list(connection=connection)]
@@ -143,7 +143,7 @@ def export_htdigest(settings: Settings, out: Path, algorithm: str) -> None:
 
     The file has the form of htdigest; only with MD5 do other servers read it.
     """
-    from gateway.state import reading
+    from gateway.state.database import reading
 
     with _open(settings, with_key=True) as (desk, store):
         with reading(desk.engine) as connection:
@@ -168,9 +168,9 @@ def _open(settings: Settings, *, with_key: bool = False, locks_out: bool = False
     # Imported late: a command that is refused by its options must not wait for the libraries.
     passphrase = settings.passphrase()
     from auth.store import UserStore
-    from gateway.desk import Desk
-    from gateway.home import Home
-    from gateway.state import bump
+    from gateway.home.layout import Home
+    from gateway.home.session import Desk
+    from gateway.state.database import bump
 
     with Desk(Home(settings.home), passphrase, locks_out=locks_out) as desk:
         if desk.notice is not None:
@@ -181,7 +181,7 @@ def _open(settings: Settings, *, with_key: bool = False, locks_out: bool = False
 
 
 def _audit(desk: Desk, event: str, name: str | None, **detail: object) -> None:
-    from gateway.clistream import append_cli
+    from gateway.audit.cli_stream import append_cli
 
     detail = detail if name is None else {"user": name, **detail}
     append_cli(desk.home.path, event, key=desk.checkpoint_key(), outcome="done", detail=detail)

@@ -63,10 +63,10 @@ def worker_command(
         raise click.UsageError("give either --forward URL or --app MODULE:ATTR")
     # Here, not above: other commands need none of it.
     import rhttp
-    from rhttp.asgi import AsgiHandler
-    from rhttp.forwarder import Forwarder
-    from rhttp.handler import Handler
-    from rhttp.worker import Worker, find_variant, run_worker
+    from rhttp.worker.asgi import AsgiHandler
+    from rhttp.worker.forwarder import Forwarder
+    from rhttp.worker.handler import Handler
+    from rhttp.worker.worker import Worker, find_variant, run_worker
 
     _log_to_stderr(verbose)
     handler: Handler

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from auth.credentials import DUMMY_HA1, Credentials
-from rhttp.digest import HASHES, Algorithm
+from rhttp.digest.formula import HASHES, Algorithm
 
 
 @dataclass(frozen=True)

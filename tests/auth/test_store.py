@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, select,
 from auth.errors import CredentialsUnavailable, PasswordRefused, UserExists, UserNameInvalid, UserUnknown
 from auth.store import StoredUser, UserStore, read_users, seal_ha1, unseal_ha1
 from auth.tables import metadata, user_credentials, users
-from rhttp.digest import Algorithm, ha1
+from rhttp.digest.formula import Algorithm, ha1
 
 KEY = b"s" * 32
 REALM = "rhttp@example.internal"

@@ -16,7 +16,7 @@ from support.slots import attributes
 import auth.verifier
 from auth.nonces import NonceIssuer, NonceKey, NonceLedger
 from auth.verifier import Authenticated, AuthReason, DigestVerifier, Unauthenticated
-from rhttp.digest import (
+from rhttp.digest.formula import (
     Algorithm,
     DigestClient,
     DigestCredentials,

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from support.bench import POOL, PlaneBench
 
-from gateway.acceptor import DispatchAcceptor
-from gateway.config import TcpAddress
-from gateway.inherited import Sockets, Tally
-from gateway.listeners import bind_tcp, bind_unix
-from gateway.services import Services
-from gateway.tlsacceptor import TlsAcceptor
+from gateway.config.values import TcpAddress
+from gateway.control.descriptors import Sockets, Tally
+from gateway.core.context import Services
+from gateway.ingress.acceptor import DispatchAcceptor
+from gateway.ingress.tls_acceptor import TlsAcceptor
+from gateway.supervisor.sockets import bind_tcp, bind_unix
 
 
 class Ports:

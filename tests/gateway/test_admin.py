@@ -13,9 +13,9 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.admin import CONTENT_MAX, HEAD_MAX, AdminServer, Answer, parse_content, parse_head
-from gateway.adminclient import AdminFailed, call
-from gateway.listeners import ADMIN_MODE, Listener, bind_unix
+from gateway.admin.client import AdminFailed, call
+from gateway.admin.server import CONTENT_MAX, HEAD_MAX, AdminServer, Answer, parse_content, parse_head
+from gateway.supervisor.sockets import ADMIN_MODE, Listener, bind_unix
 
 
 async def echo(body: Mapping[str, object]) -> Answer:
@@ -167,7 +167,7 @@ async def test_request_byte_by_byte_is_answered(place: Place) -> None:
 
 async def test_peer_that_dawdles_is_cut(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody occupies a connection by saying nothing."""
-    monkeypatch.setattr("gateway.admin.READ_TIMEOUT", 0.02)
+    monkeypatch.setattr("gateway.admin.server.READ_TIMEOUT", 0.02)
     assert await place.raw(b"GET /echo HTT") == b""
 
 

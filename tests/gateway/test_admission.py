@@ -13,8 +13,8 @@ from support.digests import PASSWORD, user
 
 from auth.cedar import PolicyEngine
 from auth.credentials import Credentials
-from gateway.snapshot import StateSnapshot
-from rhttp.digest import DigestClient
+from gateway.state.snapshot import StateSnapshot
+from rhttp.digest.formula import DigestClient
 
 CONFIG = """
 [masters.jobs]

@@ -8,9 +8,9 @@ import pytest
 from support.bench import POOL, Bench, Requester, client_peer
 from support.policies import OPEN
 
-from gateway import answers
-from gateway.answers import answer_json, fail, refuse
-from gateway.call import Call
+from gateway.admission.request_record import Call
+from gateway.http import responses
+from gateway.http.responses import answer_json, fail, refuse
 
 MIB = 1 << 20
 
@@ -102,6 +102,6 @@ def test_answer_of_ours_that_cannot_be_recorded_is_not_given(bench: Bench) -> No
 
 def test_every_problem_that_is_asked_again_later_says_when() -> None:
     """A whole field line each."""
-    for line in answers._RETRY.values():
+    for line in responses._RETRY.values():
         assert line.startswith(b"Retry-After: ")
         assert line.endswith(b"\r\n")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import auditlogs
 
-from gateway.audit import (
+from gateway.audit.line import (
     DETAIL_KEYS,
     FIELDS,
     GENESIS,

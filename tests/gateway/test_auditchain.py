@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.auditlogs import chain_again, lines_of
 
-from gateway.audit import LineBuilder, line_hash
-from gateway.auditchain import ChainChecker, Finding, HeadTable
+from gateway.audit.chain import ChainChecker, Finding, HeadTable
+from gateway.audit.line import LineBuilder, line_hash
 
 COUNT = 12
 LINES = lines_of(COUNT)

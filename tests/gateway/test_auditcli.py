@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from support.auditlogs import KEY, make_home, records, run_python, verified
 
-from gateway.audit import AuditUnavailable
-from gateway.checkpointlog import CheckpointLog
-from gateway.clistream import append_cli
-from gateway.configvalues import AuditConfig
-from gateway.streamend import head_on_disk
+from gateway.audit.checkpoint_log import CheckpointLog
+from gateway.audit.cli_stream import append_cli
+from gateway.audit.line import AuditUnavailable
+from gateway.audit.stream_end import head_on_disk
+from gateway.config.values import AuditConfig
 
 KILLED = """
 import sys
 from pathlib import Path
-from gateway.auditlog import AuditWriter
-from gateway.configvalues import AuditConfig
+from gateway.audit.writer import AuditWriter
+from gateway.config.values import AuditConfig
 writer = AuditWriter.open(Path(sys.argv[1]), "p0", AuditConfig(max_bytes=50_000))
 writer.write("gateway.start", {"previous": writer.previous})
 print(writer.previous, flush=True)
@@ -51,7 +51,7 @@ def test_writer_killed_again_and_again_log_stays_sound(tmp_path: Path) -> None:
 CLI = """
 import sys
 from pathlib import Path
-from gateway.clistream import append_cli
+from gateway.audit.cli_stream import append_cli
 for number in range(int(sys.argv[2])):
     append_cli(Path(sys.argv[1]), "admin.tested", process=sys.argv[3], count=number)
 """

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from support.auditlogs import FIELDS, KEY, head_of, records, run_python, verified
 
-from gateway.audit import AuditUnavailable, FieldRefused, LineBuilder, line_hash
-from gateway.auditlog import AuditWriter
-from gateway.auditverify import verify_directory
-from gateway.checkpointlog import CheckpointLog
-from gateway.configvalues import AuditConfig
-from gateway.streamend import head_on_disk
+from gateway.audit.checkpoint_log import CheckpointLog
+from gateway.audit.line import AuditUnavailable, FieldRefused, LineBuilder, line_hash
+from gateway.audit.stream_end import head_on_disk
+from gateway.audit.verify import verify_directory
+from gateway.audit.writer import AuditWriter
+from gateway.config.values import AuditConfig
 
 
 def sign(directory: Path, writer: AuditWriter) -> None:
@@ -46,7 +46,7 @@ def test_writer_one_write_call_a_line(directory: Path, monkeypatch: pytest.Monke
     writer = AuditWriter.open(directory, "p0")
     written: list[bytes] = []
     real = os.write
-    monkeypatch.setattr("gateway.auditstream.os.write", lambda fd, data: (written.append(data), real(fd, data))[1])
+    monkeypatch.setattr("gateway.audit.stream.os.write", lambda fd, data: (written.append(data), real(fd, data))[1])
     writer.write("request", FIELDS)
     monkeypatch.undo()
     assert len(written) == 1
@@ -176,7 +176,7 @@ def test_writer_new_file_impossible_old_one_goes_on(directory: Path, monkeypatch
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(path, flags, *more, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("gateway.auditstream.os.open", no_new_files)
+    monkeypatch.setattr("gateway.audit.stream.os.open", no_new_files)
     for _ in range(10):
         writer.write("request", FIELDS)
     monkeypatch.undo()
@@ -193,7 +193,7 @@ def test_writer_short_writes_completed(directory: Path, monkeypatch: pytest.Monk
     """A kernel that takes a few bytes at a time gets all of them."""
     writer = AuditWriter.open(directory, "p0")
     real = os.write
-    monkeypatch.setattr("gateway.auditstream.os.write", lambda fd, data: real(fd, data[:7]))
+    monkeypatch.setattr("gateway.audit.stream.os.write", lambda fd, data: real(fd, data[:7]))
     writer.write("request", FIELDS)
     monkeypatch.undo()
     writer.write("request", FIELDS)
@@ -221,7 +221,7 @@ def test_writer_disk_full_partial_line_cut_and_gap_told(
             raise OSError(code, os.strerror(code))
         return real(fd, data[:40])
 
-    monkeypatch.setattr("gateway.auditstream.os.write", fills_up)
+    monkeypatch.setattr("gateway.audit.stream.os.write", fills_up)
     for lost in range(1, 4):
         with pytest.raises(AuditUnavailable):
             writer.write("request", FIELDS)
@@ -250,13 +250,13 @@ def test_writer_asks_a_disk_that_takes_no_line_only_so_often(directory: Path, mo
         calls += 1
         raise OSError(errno.ENOSPC, "no space")
 
-    monkeypatch.setattr("gateway.auditstream.os.write", full)
+    monkeypatch.setattr("gateway.audit.stream.os.write", full)
     assert writer.writable
     for lost in range(1, 6):
         with pytest.raises(AuditUnavailable):
             writer.write("request", FIELDS)
         assert (writer.writable, writer.lost, calls) == (False, lost, 1)
-    monkeypatch.setattr("gateway.auditstream.os.write", real)
+    monkeypatch.setattr("gateway.audit.stream.os.write", real)
     with pytest.raises(AuditUnavailable, match="a moment ago"):
         writer.write("request", FIELDS)
     writer.flush_refusals()
@@ -287,11 +287,11 @@ def test_writer_torn_line_that_cannot_be_cut_blocks_until_it_can(
     def no_truncate(_fd: int, _size: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("gateway.auditstream.os.write", breaks)
-    monkeypatch.setattr("gateway.auditstream.os.ftruncate", no_truncate)
+    monkeypatch.setattr("gateway.audit.stream.os.write", breaks)
+    monkeypatch.setattr("gateway.audit.stream.os.ftruncate", no_truncate)
     with pytest.raises(AuditUnavailable):
         writer.write("request", FIELDS)
-    monkeypatch.setattr("gateway.auditstream.os.write", real)
+    monkeypatch.setattr("gateway.audit.stream.os.write", real)
     with pytest.raises(AuditUnavailable, match="torn line"):
         writer.write("request", FIELDS)
     monkeypatch.undo()
@@ -305,8 +305,8 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from gateway.audit import AuditUnavailable
-from gateway.auditlog import AuditWriter
-from gateway.auditverify import verify_directory
+from gateway.audit.writer import AuditWriter
+from gateway.audit.verify import verify_directory
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
 writer = AuditWriter.open(Path(sys.argv[1]), "p0")
 refused = 0
@@ -424,7 +424,7 @@ def test_writer_lines_that_wait_are_one_write(directory: Path, monkeypatch: pyte
     writer, told = AuditWriter.open(directory, "p0"), list[tuple[str, bool, int]]()
     written: list[bytes] = []
     real = os.write
-    monkeypatch.setattr("gateway.auditstream.os.write", lambda fd, data: (written.append(data), real(fd, data))[1])
+    monkeypatch.setattr("gateway.audit.stream.os.write", lambda fd, data: (written.append(data), real(fd, data))[1])
     for name in ("a", "faulty", "c"):
         assert writer.write_soon("request", FIELDS, Waiter(directory, told, name))
     assert (records(directory), told, writer.head()[0]) == ([], [], 0)
@@ -464,7 +464,7 @@ def test_writer_lines_that_cannot_be_written_are_all_told(directory: Path, monke
         real(fd, data[:100])
         raise OSError(errno.ENOSPC, "no space")
 
-    monkeypatch.setattr("gateway.auditstream.os.write", full)
+    monkeypatch.setattr("gateway.audit.stream.os.write", full)
     for name in ("a", "b"):
         assert writer.write_soon("request", FIELDS, Waiter(directory, told, name))
     writer.flush()

@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.auditlogs import FIELDS, KEY, OTHER_KEY, chain_again, edit_lines, head_of, make_log
 
-from gateway.audit import GENESIS, line_hash
-from gateway.auditlog import AuditWriter
-from gateway.auditverify import AuditUnreadable, Report, verify_directory
-from gateway.checkpointlog import CheckpointLog
-from gateway.checkpoints import Checkpoint, build_checkpoint, parse_checkpoint
-from gateway.configvalues import AuditConfig
+from gateway.audit.checkpoint_log import CheckpointLog
+from gateway.audit.checkpoints import Checkpoint, build_checkpoint, parse_checkpoint
+from gateway.audit.line import GENESIS, line_hash
+from gateway.audit.verify import AuditUnreadable, Report, verify_directory
+from gateway.audit.writer import AuditWriter
+from gateway.config.values import AuditConfig
 
 P0 = "p0-000001.jsonl"
 CHECKPOINTS = "checkpoints.jsonl"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway import authority
-from gateway.authority import Authorities, cross_site, same_origin
+from gateway.http import hosts
+from gateway.http.hosts import Authorities, cross_site, same_origin
 
 OURS = ["gw.example.com", "Other.Example.", "127.0.0.1", "::1", "2001:db8::a"]
 
@@ -74,11 +74,11 @@ def test_authority_outside_the_grammar_is_none_at_all(host: bytes) -> None:
 def test_authorities_remember_within_bounds() -> None:
     """What strangers name is remembered up to a number and a length, and changes no answer."""
     ours = Authorities(OURS)
-    for number in range(3 * authority._MEMO):
+    for number in range(3 * hosts._MEMO):
         assert ours.covers(b"h%d.example" % number) is False
     assert ours.covers(b"a" * 30_000) is not True
     assert ours.covers(b"gw.example.com") is True
-    assert len(ours._memo) <= authority._MEMO
+    assert len(ours._memo) <= hosts._MEMO
     assert max(map(len, ours._memo)) < 1000
 
 

@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.homes import new_home, run_cli
 
-from gateway.bundle import build_curl_conf, build_settings, gateway_url, toml_text
-from gateway.home import Home
+from gateway.config.toml_text import toml_text
+from gateway.home.bundle import build_curl_conf, build_settings, gateway_url
+from gateway.home.layout import Home
 from pki.inventory import Identity
 from pki.names import Role
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from support.bench import client_peer, worker_peer
 
 from auth.policy import Allowed
-from gateway.audit import MAX_STRING
-from gateway.call import Admitted, Call
-from gateway.identity import LocalPeer, Peer
-from rhttp.head import RequestHead
+from gateway.admission.request_record import Admitted, Call
+from gateway.audit.line import MAX_STRING
+from gateway.core.peer import LocalPeer, Peer
+from rhttp.http1.head import RequestHead
 
 PEERS: tuple[Peer, ...] = (LocalPeer(None), LocalPeer("127.0.0.1"), client_peer(), worker_peer("w1"))
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from support.auditlogs import KEY, OTHER_KEY, edit_lines
 
-from gateway.audit import GENESIS, line_hash
-from gateway.checkpointlog import CheckpointLog
-from gateway.checkpoints import (
+from gateway.audit.checkpoint_log import CheckpointLog
+from gateway.audit.checkpoints import (
     CONTEXT,
     Checkpoint,
     CheckpointRefused,
@@ -23,7 +22,8 @@ from gateway.checkpoints import (
     read_signing_key,
     verify_signature,
 )
-from gateway.configvalues import AuditConfig
+from gateway.audit.line import GENESIS, line_hash
+from gateway.config.values import AuditConfig
 
 START = 1_767_225_600_000_000
 

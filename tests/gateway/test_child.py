@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from support.supervised import is_gone
 
-from gateway.child import Child, start_ahead
-from gateway.inherited import Inherited, hand_over, take_over
+from gateway.control.descriptors import Inherited, hand_over, take_over
+from gateway.supervisor.launcher import Child, start_ahead
 
 # Takes over like a data process, then says by its exit status how many descriptors came that are what they should be.
 _TELL = """
 import os, socket, sys
-from gateway.inherited import take_over
+from gateway.control.descriptors import take_over
 door = socket.socket(fileno=int(sys.argv[1].partition("=")[2]))
 got = take_over(door)
 if got is None:
@@ -154,7 +154,7 @@ def test_children_ahead_are_as_many_as_are_needed_and_can_run(
 ) -> None:
     """What a configuration says that nobody has checked yet is worth a guess, not a fault."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr("gateway.child.Child", object)
+    monkeypatch.setattr("gateway.supervisor.launcher.Child", object)
     if text is not None:
         (tmp_path / "gateway.toml").write_text(text)
     assert len(start_ahead(tmp_path, processes)) == started

@@ -14,12 +14,12 @@ from support.fakegateway import FakeState, snapshot
 
 from auth.credentials import Credentials
 from auth.sharedledger import SharedLedger, create
-from gateway.clock import elapsed
-from gateway.generation import Lasting, build_generation, read_config
-from gateway.services import Services
-from gateway.state import StateSnapshot
-from gateway.statewatch import StateWatch
-from rhttp.digest import DigestClient
+from gateway.core.context import Services
+from gateway.dataplane.generation import Lasting, build_generation, read_config
+from gateway.state.snapshot import StateSnapshot
+from gateway.state.watch import StateWatch
+from rhttp.clock import elapsed
+from rhttp.digest.formula import DigestClient
 
 HOURS = 3600.0
 CONFIG = "[pools.render]\n"

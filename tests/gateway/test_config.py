@@ -10,28 +10,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config import (
-    NO_OVERRIDES,
+from gateway.config.limits import Limits
+from gateway.config.models import TABLES, TopTable, keys_of
+from gateway.config.template import build_config
+from gateway.config.toml import NO_OVERRIDES, Overrides, load_config, parse_config
+from gateway.config.values import (
     AuditConfig,
     Config,
     ConfigInvalid,
     ConfigProblem,
     DigestConfig,
-    Limits,
     MasterConfig,
     MasterUrl,
     MetricsConfig,
-    Overrides,
     PoolConfig,
     RouteConfig,
     StateConfig,
     TcpAddress,
     UnixAddress,
-    load_config,
-    parse_config,
 )
-from gateway.configmodels import TABLES, TopTable, keys_of
-from gateway.configtemplate import build_config
 
 HOME = Path("/srv/home")
 MINIMAL = 'trust_domain = "example.internal"\n'

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.configaddress import is_loopback, is_loopback_literal, overlap, parse_master_url, parse_tcp
-from gateway.configvalues import MasterUrl, TcpAddress
+from gateway.config.address import is_loopback, is_loopback_literal, overlap, parse_master_url, parse_tcp
+from gateway.config.values import MasterUrl, TcpAddress
 
 
 @pytest.mark.parametrize(

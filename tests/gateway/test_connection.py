@@ -10,8 +10,8 @@ import pytest
 from support.bench import Answer, Bench, Requester, client_peer, master_peer
 from support.policies import OPEN
 
-import gateway.routes
-from rhttp.answer import Phase
+import gateway.http.routes
+from rhttp.http1.answer import Phase
 
 CONFIG = """
 [masters.jobs]
@@ -85,7 +85,11 @@ class Raising:
 
 
 # Compiled parts can be replaced by nothing but themselves; the engine is whatever answers like one.
-PARTS = ("engine",) if str(gateway.routes.__file__).endswith(".so") else ("engine", "routes", "verifier", "authorities")
+PARTS = (
+    ("engine",)
+    if str(gateway.http.routes.__file__).endswith(".so")
+    else ("engine", "routes", "verifier", "authorities")
+)
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.control import (
+from gateway.control.channel import (
     ApplyState,
     Ask,
     CheckpointDue,

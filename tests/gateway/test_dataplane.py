@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from support.bench import POOL, PlaneBench, client_peer, make_material, other_ca
 
-from gateway import dataplane
-from gateway.audit import AuditUnavailable
-from gateway.config import Config
-from gateway.control import Drained
-from gateway.dataplane import DataPlane
-from gateway.generation import load_policy
-from gateway.inherited import Inherited, Sockets
-from gateway.material import Material
-from gateway.snapshot import StateSnapshot, UserRecord
+from gateway.audit.line import AuditUnavailable
+from gateway.config.values import Config
+from gateway.control.channel import Drained
+from gateway.control.descriptors import Inherited, Sockets
+from gateway.control.process_inputs import Material
+from gateway.dataplane import plane as dataplane
+from gateway.dataplane.generation import load_policy
+from gateway.dataplane.plane import DataPlane
+from gateway.state.snapshot import StateSnapshot, UserRecord
 from pki.names import Role
 
 OTHER = '[pools.other]\nmode = "hosted"\n'

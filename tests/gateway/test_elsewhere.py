@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from gateway.elsewhere import Elsewhere, News
-from gateway.pool import Pool
+from gateway.cluster.directory import Elsewhere, News
+from gateway.pools.slots import Pool
 
 
 class Teller:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from support.bench import Bench, Requester
 
-from gateway.events import EventStream
+from gateway.ingress.event_stream import EventStream
 
 TARGET = "/-/pools/render/events"
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from support.bench import POOL, Answer, Bench, BenchLink, Requester, client_peer
 
-from gateway.masters import MasterPool
-from rhttp.client import ClientEnd
-from rhttp.head import IDEMPOTENT, METHODS, SAFE
+from gateway.exchange.masters import MasterPool
+from rhttp.http1.client import ClientEnd
+from rhttp.http1.head import IDEMPOTENT, METHODS, SAFE
 
 OPEN = '@id("open") permit (principal, action, resource);'
 ROUTE = '[masters.jobs]\nurls = ["http://127.0.0.1:9"]\n[[routes]]\npath = "/jobs/*"\nmaster = "jobs"\n'

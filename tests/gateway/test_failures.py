@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.answers import _RETRY
-from gateway.failures import failure
-from gateway.problem import PROBLEMS, Problem
+from gateway.http.losses import failure
+from gateway.http.problems import PROBLEMS, Problem
+from gateway.http.responses import _RETRY
 from rhttp.errors import Loss
 
 EXPECTED = {

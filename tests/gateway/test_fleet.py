@@ -13,11 +13,11 @@ import pytest
 from support.fakegateway import COMMAND, FakeGateway, snapshot
 from support.supervised import is_gone, until
 
-from gateway import fleet as fleets
-from gateway.child import Child
-from gateway.control import ApplyState, Ask, Message, Question
-from gateway.fleet import Fleet
-from gateway.snapshot import StateSnapshot
+from gateway.control.channel import ApplyState, Ask, Message, Question
+from gateway.state.snapshot import StateSnapshot
+from gateway.supervisor import fleet as fleets
+from gateway.supervisor.fleet import Fleet
+from gateway.supervisor.launcher import Child
 
 
 class Bench:

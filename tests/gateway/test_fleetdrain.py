@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import TcpAddress
-from gateway.fleetdrain import last_call
-from gateway.listeners import bind_tcp, bind_unix
+from gateway.config.values import TcpAddress
+from gateway.supervisor.fleet_drain import last_call
+from gateway.supervisor.sockets import bind_tcp, bind_unix
 
 
 def inherited(sock: socket.socket) -> socket.socket:

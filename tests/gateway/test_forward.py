@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import forward
-from gateway.forward import (
+from gateway.http import fields
+from gateway.http.fields import (
     forwarded,
     inbound_trailers,
     outbound_trailers,
@@ -15,7 +15,7 @@ from gateway.forward import (
     response_fields,
     via_names,
 )
-from rhttp.head import RequestHead, ResponseHead, parse_request_head, parse_response_head
+from rhttp.http1.head import RequestHead, ResponseHead, parse_request_head, parse_response_head
 
 HOP_BY_HOP = [
     "Connection",
@@ -138,22 +138,22 @@ def test_fields_pass_or_not_whatever_was_remembered(names: list[bytes]) -> None:
     head.fields = [(name, b"1") for name in names]
     first = request_fields(head)
     assert request_fields(head) == first
-    for memo in (forward._inbound, forward._outbound, forward._outbound_route):
+    for memo in (fields._inbound, fields._outbound, fields._outbound_route):
         memo.clear()
     assert request_fields(head) == first
 
 
 def test_memory_of_field_names_is_bounded() -> None:
     """In number, and in what one of them may weigh: names are for strangers to choose."""
-    for number in range(3 * forward._MEMO):
+    for number in range(3 * fields._MEMO):
         head = RequestHead()
         head.fields = [(b"x-%d" % number, b"1")]
         request_fields(head)
     head = RequestHead()
     head.fields = [(b"x" * 30_000, b"1")]
     assert request_fields(head) == b"x" * 30_000 + b": 1\r\n"
-    assert len(forward._inbound) <= forward._MEMO
-    assert max(map(len, forward._inbound)) < 100
+    assert len(fields._inbound) <= fields._MEMO
+    assert max(map(len, fields._inbound)) < 100
 
 
 # ---- Forwarded ----
@@ -227,10 +227,10 @@ def test_max_forwards_counts_for_options_only(method: str, lines: list[str], hop
     """Other methods may ignore it; what is no number limits nothing."""
     head = request(*lines)
     head.method = method.encode()
-    assert forward.max_forwards(head) == hops
+    assert fields.max_forwards(head) == hops
 
 
 def test_max_forwards_goes_down_and_nothing_else_changes() -> None:
     """A value that looks like the field stays."""
     head = request("X-A: max-forwards: 3", "Max-Forwards: 10", "X-B: 1")
-    assert forward.one_hop_less(request_fields(head)) == b"x-a: max-forwards: 3\r\nmax-forwards: 9\r\nx-b: 1\r\n"
+    assert fields.one_hop_less(request_fields(head)) == b"x-a: max-forwards: 3\r\nmax-forwards: 9\r\nx-b: 1\r\n"

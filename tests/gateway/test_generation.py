@@ -16,9 +16,12 @@ from support.digests import NOW, PASSWORD, user
 
 from auth.credentials import Credentials
 from auth.verifier import Authenticated, AuthReason, Unauthenticated
-from gateway.generation import (
+from gateway.config.limits import Limits
+from gateway.control.process_inputs import Material
+from gateway.core.context import Generation, Services
+from gateway.core.peer import SeenPath
+from gateway.dataplane.generation import (
     Refusals,
-    Seen,
     _verify,
     build_generation,
     http1_limits,
@@ -26,20 +29,17 @@ from gateway.generation import (
     read_config,
     server_names,
 )
-from gateway.hosted import HostedPool
-from gateway.limits import Limits
-from gateway.material import Material
-from gateway.relay import RelayPool
-from gateway.services import Generation, Services
-from gateway.snapshot import StateSnapshot
+from gateway.pools.hosted import HostedPool
+from gateway.pools.relay import RelayPool
+from gateway.state.snapshot import StateSnapshot
 from pki.errors import CertificateInvalid
 from pki.issue import certificate_pem
 from pki.names import Role
 from pki.trust import TrustStore
 from pki.verify import PeerVerifier
-from rhttp.digest import DigestClient
-from rhttp.limits import Http1Limits
-from rhttp.tlshandshake import PresentedPath
+from rhttp.digest.formula import DigestClient
+from rhttp.http1.limits import Http1Limits
+from rhttp.tls.handshake import PresentedPath
 
 MASTER = '[masters.jobs]\nurls = ["http://127.0.0.1:1"]\n'
 
@@ -226,9 +226,9 @@ def test_verify_answers_the_proof_and_the_certificate_when_it_is_forwarded(
     above = (authority(Role.CLIENT).certificate, root().certificate)
     path = PresentedPath([crypto.X509.from_cryptography(certificate)._x509 for certificate in (leaf, *above)])
     seen = verify(path)
-    assert isinstance(seen, Seen)
+    assert isinstance(seen, SeenPath)
     again = verify(path)
-    assert isinstance(again, Seen)
+    assert isinstance(again, SeenPath)
     assert again.peer is seen.peer
     assert (seen.peer.role, seen.peer.name) == (Role.CLIENT, "alice")
     assert (seen.der is not None) is forward

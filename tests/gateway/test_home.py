@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.home import Home, HomeInvalid
+from gateway.home.layout import Home, HomeInvalid
 from pki.keys import seal
 from pki.names import Role
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from support.bench import POOL, Bench, Requester
 
-from gateway.hosted import ReversedConnection
+from gateway.pools.hosted import ReversedConnection
 
 ANY = "/-/pools/render/any/x"
 WAITS = "Prefer: wait=30"

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from gateway.inherited import Inherited, Sockets, Tally, own_of, parse_arguments
+from gateway.control.descriptors import Inherited, Sockets, Tally, own_of, parse_arguments
 
 OF_TWO = ["control=3", "tls=4,5", "dispatch=6", "mesh=7", "ledger=8", "tally=10", "index=1", "processes=2"]
 

@@ -11,11 +11,11 @@ from sqlalchemy import Connection
 from support.homes import new_home, run_cli
 from support.postgres import postgres, server_folder
 
-from gateway import issuing, renewal
-from gateway.desk import Desk
-from gateway.home import Home
-from gateway.issuing import IssueOrder, issue_bundle
-from gateway.renewal import BundleInvalid, renew_bundle
+from gateway.home import issue, renew
+from gateway.home.issue import IssueOrder, issue_bundle
+from gateway.home.layout import Home
+from gateway.home.renew import BundleInvalid, renew_bundle
+from gateway.home.session import Desk
 from pki.inventory import CertificateRecord, Identity, NameTaken, RevokedMeanwhile
 from pki.names import Role
 
@@ -61,7 +61,7 @@ def valid(desk: Desk) -> list[str]:
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, module: object, act: Callable[[], object]) -> None:
     """Have `act` happen when everything was asked and signed, and nothing entered yet."""
-    real = issuing.sign_peer
+    real = issue.sign_peer
 
     def sign_peer(*arguments: object, **options: object) -> object:
         signed = real(*arguments, **options)  # type: ignore[arg-type]
@@ -83,7 +83,7 @@ def test_renew_overtaken_by_revoke_is_refused(
     bundle, (serial,) = desk.home.bundles / "w1", valid(desk)
     before = (bundle / "cert.pem").read_bytes()
     arguments = [serial if one == "SERIAL" else one for one in what]
-    meanwhile(monkeypatch, renewal, lambda: run_cli(desk.home, "revoke", *arguments))
+    meanwhile(monkeypatch, renew, lambda: run_cli(desk.home, "revoke", *arguments))
     with pytest.raises(BundleInvalid, match="was revoked"):
         renew_bundle(desk, bundle)
     assert valid(desk) == []
@@ -96,7 +96,7 @@ def test_issue_again_overtaken_by_an_end_is_refused(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, act: tuple[str, str]
 ) -> None:
     """What ends a name while another certificate of it is being made wins; no user comes back with a new password."""
-    meanwhile(monkeypatch, issuing, lambda: run_cli(desk.home, *act))
+    meanwhile(monkeypatch, issue, lambda: run_cli(desk.home, *act))
     before = valid(desk)
     with pytest.raises(RevokedMeanwhile, match="issue again"):
         issue_bundle(desk, an_order(desk, tmp_path / "again"))
@@ -109,7 +109,7 @@ def test_issue_again_beside_user_disable_leaves_the_user_disabled(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Issuing never enables anybody."""
-    meanwhile(monkeypatch, issuing, lambda: run_cli(desk.home, "user disable", "w1"))
+    meanwhile(monkeypatch, issue, lambda: run_cli(desk.home, "user disable", "w1"))
     issue_bundle(desk, an_order(desk, tmp_path / "again"))
     assert [user.enabled for user in desk.users().list()] == [False]
 
@@ -121,7 +121,7 @@ def test_issue_for_two_pools_at_once_gives_the_name_to_one(
     other = Identity(name="w2", role=Role.WORKER, pool="other")
     mine = Identity(name="w2", role=Role.WORKER, pool="render")
     arguments = ("w2", "--pool", "render", "--no-user", "--out", tmp_path / "first")
-    meanwhile(monkeypatch, issuing, lambda: (monkeypatch.undo(), run_cli(desk.home, "issue-worker", *arguments)))
+    meanwhile(monkeypatch, issue, lambda: (monkeypatch.undo(), run_cli(desk.home, "issue-worker", *arguments)))
     with pytest.raises(NameTaken, match="belongs to worker/render/w2"):
         issue_bundle(desk, an_order(desk, tmp_path / "second", other, with_user=False))
     assert desk.inventory.find("w2") == mine
@@ -141,7 +141,7 @@ def test_revoke_waits_for_a_certificate_that_is_being_entered_and_catches_it(des
     (serial,) = valid(desk)
     first = desk.inventory.by_serial(serial)
     assert first is not None
-    _, second = issuing.sign_peer(desk, W1, issuing.generate_key().public_key(), None, {})
+    _, second = issue.sign_peer(desk, W1, issue.generate_key().public_key(), None, {})
     thread = threading.Thread(target=revoke)
     thread.start()
 

@@ -8,8 +8,8 @@ import pytest
 from support.bench import POOL, Bench
 from support.flows import Flow, MeshTransport
 
-from gateway.lend import Lender
-from gateway.meshframes import DATA, DROP, OFFER, WANT, FrameReader, Wish
+from gateway.cluster.frames import DATA, DROP, OFFER, WANT, FrameReader, Wish
+from gateway.cluster.lend import Lender
 
 ALL = 1 << 20
 

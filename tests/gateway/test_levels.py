@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.levels import Levels, Place, Worker
+from gateway.pools.least_busy import Levels, Place, Worker
 
 
 def worker(name: str) -> Worker:

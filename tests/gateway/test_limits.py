@@ -10,11 +10,10 @@ import auth.nonces
 import auth.sharedledger
 from auth.nonces import NonceLedger
 from auth.sharedledger import SharedLedger, create
-from gateway import statewatch
-from gateway.config import DigestConfig
-from gateway.configvalues import MAX_NONCES_PER_IDENTITY
-from gateway.limits import Limits
-from gateway.serve import SPARE_DESCRIPTORS
+from gateway.config.limits import Limits
+from gateway.config.values import MAX_NONCES_PER_IDENTITY, DigestConfig
+from gateway.state import watch
+from gateway.supervisor.main import SPARE_DESCRIPTORS
 
 LIMITS = Limits()
 DIGEST = DigestConfig(realm="example")
@@ -55,7 +54,7 @@ def default(function: object, name: str) -> int:
         ),
         pytest.param(LIMITS.wait_max, LIMITS.answer_timeout, id="who waits for a slot is answered in time"),
         pytest.param(LIMITS.linger, LIMITS.refused_timeout, id="a linger is shorter than a refusal"),
-        pytest.param(10 * statewatch.INTERVAL, LIMITS.state_stale, id="one slow look makes no state stale"),
+        pytest.param(10 * watch.INTERVAL, LIMITS.state_stale, id="one slow look makes no state stale"),
     ],
 )
 def test_limits_by_default_agree(smaller: float, bigger: float) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from support.fakegateway import FakeState, make_loaded
 
-from gateway.config import MetricsConfig, TcpAddress
-from gateway.listeners import (
+from gateway.config.values import MetricsConfig, TcpAddress
+from gateway.supervisor.sockets import (
     DISPATCH_MODE,
     MESH_MODE,
     Listener,
@@ -22,7 +22,7 @@ from gateway.listeners import (
     bind_unix,
     close_all,
 )
-from gateway.runfiles import UNIX_PATH_MAX
+from rhttp.http1.limits import UNIX_PATH_MAX
 
 ANY_PORT = TcpAddress(host="127.0.0.1", port=0)
 

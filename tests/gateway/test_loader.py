@@ -12,12 +12,12 @@ from click.testing import CliRunner
 from support.runhomes import PASSPHRASE, append, copy_home, set_key
 
 from gateway.cli.main import cli
-from gateway.configvalues import LoadFailed
-from gateway.home import Home
-from gateway.homemaker import HomePlan, make_home
-from gateway.inherited import parse_arguments
-from gateway.loader import Loaded, load
-from gateway.state import StateUnavailable, bump, open_state
+from gateway.config.values import LoadFailed
+from gateway.control.descriptors import parse_arguments
+from gateway.home.create import HomePlan, make_home
+from gateway.home.layout import Home
+from gateway.state.database import StateUnavailable, bump, open_state
+from gateway.supervisor.load import Loaded, load
 from pki.keys import generate_key, private_key_pem
 from pki.names import Role
 
@@ -166,7 +166,7 @@ def test_server_certificate_outside_its_time_is_refused(home: Path, days: int) -
 def test_state_of_an_earlier_load_is_used_again(home: Path) -> None:
     """A reload opens no second database, and sees what was written meanwhile."""
     first = load_home(home)
-    engine = open_state(Home(home))
+    engine = open_state(home)
     with engine.begin() as connection:
         bump(connection)
     engine.dispose()
@@ -181,7 +181,7 @@ def test_state_file_replaced_is_read_anew(home: Path) -> None:
     loaded = load_home(home)
     backup = home / "backup.db"
     shutil.copy(home / "state.db", backup)
-    engine = open_state(Home(home), "sqlite:///backup.db")
+    engine = open_state(home, "sqlite:///backup.db")
     with engine.begin() as connection:
         bump(connection)
     engine.dispose()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.bench import Bench, Requester, client_peer, sink_of
 
-from gateway.masters import MasterPool
+from gateway.exchange.masters import MasterPool
 
 OPEN = '@id("open") permit (principal, action, resource);'
 

@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.config import ConfigInvalid
-from gateway.material import Material, MaterialInvalid, read_overrides
-from gateway.state import StateSnapshot, UserRecord
+from gateway.config.values import ConfigInvalid
+from gateway.control.process_inputs import Material, MaterialInvalid, read_overrides
+from gateway.state.snapshot import StateSnapshot, UserRecord
 
 CONFIG = 'trust_domain = "test.internal"\n[digest]\nrealm = "test"\n'
 

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gateway.child import environment
+from gateway.supervisor.launcher import environment
 
 _SHAKE = """
 from support.tlspeers import accept, leaf, listening_context, plain_context
 from OpenSSL import SSL
-from rhttp.tlshandshake import Handshake
+from rhttp.tls.handshake import Handshake
 
 server = SSL.Connection(listening_context(accept), None)
 server.set_app_data(Handshake())

@@ -12,8 +12,8 @@ import pytest
 from support.bench import Answer, Requester, Worker
 from support.meshes import MeshBench, Meshed, until
 
-from gateway.elsewhere import Elsewhere, whole
-from gateway.hosted import HostedPool
+from gateway.cluster.directory import Elsewhere, whole
+from gateway.pools.hosted import HostedPool
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"
 POOL = '[pools.render]\nmode = "hosted"\nqueue = 8\n'

@@ -13,11 +13,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.bench import POOL, Bench, PlaneBench, client_peer
 
-from gateway.authority import Authorities
-from gateway.config import MetricsConfig, TcpAddress
-from gateway.counters import Counters
-from gateway.metrics import _COUNTS, measure, metrics_text
-from gateway.metricsacceptor import MetricsAcceptor
+from gateway.config.values import MetricsConfig, TcpAddress
+from gateway.core.counters import Counters
+from gateway.dataplane.metrics import _COUNTS, measure, metrics_text
+from gateway.http.hosts import Authorities
+from gateway.ingress.metrics_acceptor import MetricsAcceptor
 
 CONFIG = POOL + '[masters.jobs]\nurls = ["http://127.0.0.1:1"]\n[pools.far]\nmode = "relay"\nmaster = "jobs"\n'
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 from support.certs import AT, authority, pem, root, server
 
-from gateway.notices import own_notices
+from gateway.home.notices import own_notices
 from pki.issue import serial_hex
 from pki.names import Role
 

@@ -10,9 +10,9 @@ import pytest
 from support.bench import POOL, Answer, Bench, Requester, client_peer, master_peer, worker_peer
 from support.policies import OPEN
 
-from gateway import own
-from gateway.call import Call
-from rhttp.head import parse_request_head
+from gateway.admission.request_record import Call
+from gateway.ingress import endpoints
+from rhttp.http1.head import parse_request_head
 
 CONFIG = (
     POOL
@@ -205,7 +205,7 @@ def call(bench: Bench, *lines: str) -> Call:
 )
 def test_wait_that_is_preferred_is_read_by_rfc_7240(bench: Bench, lines: list[str], seconds: int) -> None:
     """Whole seconds; the first one counts, what is malformed is no wish."""
-    assert own._preferred_wait(call(bench, *lines)) == seconds
+    assert endpoints._preferred_wait(call(bench, *lines)) == seconds
 
 
 @pytest.mark.parametrize(
@@ -225,4 +225,4 @@ def test_wait_that_is_preferred_is_read_by_rfc_7240(bench: Bench, lines: list[st
 )
 def test_label_that_is_preferred_is_one_pair_or_no_wish(bench: Bench, line: str, label: object) -> None:
     """At its limits it is read, one character above it is not."""
-    assert own._preferred_label(call(bench, f"Rhttp-Prefer-Label: {line}")) == label
+    assert endpoints._preferred_label(call(bench, f"Rhttp-Prefer-Label: {line}")) == label

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.places import HURRY, KNOWN, PATIENCE, Places, Stage, network_of, source_of
+from rhttp.places import HURRY, KNOWN, PATIENCE, Places, Stage, network_of, source_of
 
 A, B, C = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 

@@ -14,10 +14,10 @@ from support.policies import OPEN
 
 from auth.credentials import Credentials
 from auth.principal import Principal
-from gateway.generation import build_generation, read_config
-from gateway.identity import CertifiedPeer
-from gateway.snapshot import StateSnapshot
-from rhttp.digest import DigestClient
+from gateway.core.peer import CertifiedPeer
+from gateway.dataplane.generation import build_generation, read_config
+from gateway.state.snapshot import StateSnapshot
+from rhttp.digest.formula import DigestClient
 
 ANY = "/-/pools/render/any/job?x=1"
 NOON = 1_800_000_000.0 // 60 * 60

@@ -9,8 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.levels import Label, Slot
-from gateway.pool import Pool, PoolEvent, describe
+from gateway.pools.least_busy import Label, Slot
+from gateway.pools.slots import Pool, PoolEvent, describe
 
 NAMES = ["w1", "w2", "w3", "w4"]
 LABELS: dict[str, tuple[Label, ...]] = {

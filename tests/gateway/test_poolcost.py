@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-import gateway.pool as pool_module
-from gateway.levels import Label, Slot
-from gateway.pool import Pool
+import gateway.pools.slots as pool_module
+from gateway.pools.least_busy import Label, Slot
+from gateway.pools.slots import Pool
 
 
 def cost(work: Callable[[], object]) -> int:

@@ -15,8 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 from support.postgres import postgres, server_folder
 
-from gateway.home import Home
-from gateway.state import StateUnavailable, create_schema, open_state, read_version
+from gateway.state.database import StateUnavailable, create_schema, open_state, read_version
 
 PATIENCE = 0.5
 
@@ -89,7 +88,7 @@ def new_database() -> Iterator[Callable[[], str]]:
 def way(new_database: Callable[[], str], tmp_path: object) -> Iterator[tuple[Way, str]]:
     """A way to a database with our schema, and the database's URL by that way."""
     url = new_database()
-    engine = open_state(Home(tmp_path), url)  # type: ignore[arg-type]
+    engine = open_state(tmp_path, url)  # type: ignore[arg-type]
     create_schema(engine)
     engine.dispose()
     parts = urlsplit(url)
@@ -100,7 +99,7 @@ def way(new_database: Callable[[], str], tmp_path: object) -> Iterator[tuple[Way
 
 @pytest.fixture
 def engine(way: tuple[Way, str], tmp_path: object) -> Iterator[Engine]:
-    made = open_state(Home(tmp_path), way[1], patience=PATIENCE)  # type: ignore[arg-type]
+    made = open_state(tmp_path, way[1], patience=PATIENCE)  # type: ignore[arg-type]
     yield made
     made.dispose()
 
@@ -140,7 +139,7 @@ def test_server_that_takes_connections_and_says_nothing_is_given_up(tmp_path: ob
     """A new connection has an end as well; what the URL says about it stays."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"postgresql+psycopg://rhttp@127.0.0.1:{deaf.getsockname()[1]}/x?connect_timeout=2"
-        engine = open_state(Home(tmp_path), url)  # type: ignore[arg-type]
+        engine = open_state(tmp_path, url)  # type: ignore[arg-type]
         try:
             with pytest.raises(StateUnavailable, match="cannot be reached in time"):
                 read_version(engine)
@@ -164,7 +163,7 @@ def test_url_of_a_password_is_in_no_error(tmp_path: object) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     url = make_url(f"postgresql+psycopg://rhttp:{quote('hunter2')}@127.0.0.1:{port}/x")
-    engine = open_state(Home(tmp_path), url.render_as_string(hide_password=False))  # type: ignore[arg-type]
+    engine = open_state(tmp_path, url.render_as_string(hide_password=False))  # type: ignore[arg-type]
     try:
         with pytest.raises(StateUnavailable) as caught:
             read_version(engine)

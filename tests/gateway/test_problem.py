@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.problem import CONTENT_TYPE, PROBLEMS, Problem, problem_body
+from gateway.http.problems import CONTENT_TYPE, PROBLEMS, Problem, problem_body
 
 STATUSES = {
     "no-slot": 503,

@@ -15,8 +15,7 @@ import pytest
 from support.fakegateway import COMMAND, FakeState, make_loaded, snapshot
 from support.supervised import is_gone
 
-from gateway.child import Child
-from gateway.control import (
+from gateway.control.channel import (
     ApplyState,
     Ask,
     Commit,
@@ -31,7 +30,8 @@ from gateway.control import (
     Rollback,
     Start,
 )
-from gateway.inherited import Inherited
+from gateway.control.descriptors import Inherited
+from gateway.supervisor.launcher import Child
 
 
 class Alone:
@@ -183,6 +183,8 @@ async def test_process_drained_ends_with_0(tmp_path: Path) -> None:
 
 def test_process_started_by_hand_says_who_starts_it() -> None:
     """Who runs the module learns what to run instead."""
-    result = subprocess.run([sys.executable, "-P", "-m", "gateway.process"], capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-P", "-m", "gateway.dataplane.main"], capture_output=True, text=True, timeout=60
+    )
     assert result.returncode == 2
     assert "rhttp-pki gateway" in result.stderr

@@ -10,17 +10,17 @@ import pytest
 from support.bench import client_peer
 
 from auth.policy import Allowed
-from gateway.call import Admitted
-from gateway.identity import CertifiedPeer, LocalPeer
+from gateway.admission.request_record import Admitted
+from gateway.core.peer import CertifiedPeer, LocalPeer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MADE_IN = {
-    "Admitted": {"gateway/admission.py": 2},
+    "Admitted": {"gateway/admission/checks.py": 2},
     "Allowed": {"auth/policy.py": 1},
     "Authenticated": {"auth/verifier.py": 1},
     "VerifiedPeer": {"pki/verify.py": 1},
-    "CertifiedPeer": {"gateway/identity.py": 1},
-    "LocalPeer": {"gateway/acceptor.py": 1},
+    "CertifiedPeer": {"gateway/core/peer.py": 1},
+    "LocalPeer": {"gateway/ingress/acceptor.py": 1},
 }
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from gateway.configmodels import TABLES, TopTable, keys_of
-from gateway.problem import PROBLEMS
+from gateway.config.models import TABLES, TopTable, keys_of
+from gateway.http.problems import PROBLEMS
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "gen_reference.py"

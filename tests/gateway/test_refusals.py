@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.refusals import MAX_KINDS, RefusalFolder, fold_source
+from gateway.audit.folding import MAX_KINDS, RefusalFolder, fold_source
 
 
 def refusal(source: str = "192.0.2.1:1000", reason: str = "bad_response") -> dict[str, object]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from auth.principal import Principal
-from gateway.identity import CertifiedPeer, LocalPeer, Peer
-from gateway.registry import Registry
+from gateway.core.peer import CertifiedPeer, LocalPeer, Peer
+from gateway.core.registry import Registry
 
 
 class Connection:

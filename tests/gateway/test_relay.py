@@ -12,7 +12,7 @@ import pytest
 from support.bench import Answer
 from support.relays import AGREED, Master, Rig, sent, switched
 
-from rhttp.upgrade import PTTH_1_0
+from rhttp.reversal.upgrade import PTTH_1_0
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from support.bench import PlaneBench, Requester, worker_peer
 from support.relays import AGREED, OPEN, Master, Rig, relay_config, sent, switched
 
-from rhttp.upgrade import PTTH_1_0
+from rhttp.reversal.upgrade import PTTH_1_0
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from support.bench import worker_peer
 from support.links import FakeLink
 
 from auth.policy import Context
-from gateway.relayed import Relayed
+from gateway.pools.relayed import Relayed
 from rhttp.timers import TimerWheel
 
 Steps = list[tuple[str, int, int]]

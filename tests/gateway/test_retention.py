@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from support.auditlogs import FIELDS, KEY, edit_lines, head_of, make_log
 
-from gateway.audit import AuditUnavailable
-from gateway.auditlog import AuditWriter
-from gateway.auditverify import Report, verify_directory
-from gateway.checkpointlog import CheckpointLog
-from gateway.checkpoints import parse_checkpoint
-from gateway.configvalues import AuditConfig
-from gateway.retention import retire_files
+from gateway.audit.checkpoint_log import CheckpointLog
+from gateway.audit.checkpoints import parse_checkpoint
+from gateway.audit.line import AuditUnavailable
+from gateway.audit.retention import retire_files
+from gateway.audit.verify import Report, verify_directory
+from gateway.audit.writer import AuditWriter
+from gateway.config.values import AuditConfig
 
 KEEP_TWO = AuditConfig(max_bytes=2000, keep=2)
 
@@ -101,7 +101,7 @@ def test_retire_interrupted_still_sound_and_finished_later(
         count += 1
         real(path)
 
-    monkeypatch.setattr("gateway.retention.os.unlink", dies)
+    monkeypatch.setattr("gateway.audit.retention.os.unlink", dies)
     with pytest.raises(AuditUnavailable):
         retire_files(tmp_path, KEEP_TWO, log, KEY)
     monkeypatch.undo()

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from support.bench import POOL, Answer, Bench, Requester, worker_peer
 
-from rhttp.client import ClientEnd
-from rhttp.upgrade import PTTH_1_0
+from rhttp.http1.client import ClientEnd
+from rhttp.reversal.upgrade import PTTH_1_0
 
 OPEN = '@id("open") permit (principal, action, resource);'
 UPGRADE = ("Upgrade: PTTH/1.0", "Connection: Upgrade")

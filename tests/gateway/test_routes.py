@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config import RouteConfig
-from gateway.routes import RouteTable, is_reserved, route_path_problem
-from rhttp.target import BadTarget, TargetFault, readings
+from gateway.config.route_paths import is_reserved
+from gateway.config.values import RouteConfig
+from gateway.http.routes import RouteTable, route_path_problem
+from rhttp.http1.target import BadTarget, TargetFault, readings
 
 
 def route(path: str, *, empty: bool = False, slash: bool = False) -> RouteConfig:

@@ -11,8 +11,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from gateway import runfiles
-from gateway.runfiles import (
+from gateway.home import locks
+from gateway.home.locks import (
     AlreadyRunning,
     GatewayLock,
     NameBusy,
@@ -39,7 +39,7 @@ def test_lock_of_a_killed_holder_is_free(tmp_path: Path) -> None:
     """However a gateway ended, the next one may start."""
     path = tmp_path / "gateway.lock"
     code = (
-        "import sys, time; from pathlib import Path; from gateway.runfiles import GatewayLock\n"
+        "import sys, time; from pathlib import Path; from gateway.home.locks import GatewayLock\n"
         "lock = GatewayLock(Path(sys.argv[1]), Path(sys.argv[1]).parent); print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as holder:
@@ -64,7 +64,7 @@ def run(tmp_path: Path) -> Path:
 def holder(run: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process in whose turn `twin` is."""
     code = (
-        "import sys, time; from pathlib import Path; from gateway.runfiles import turn_of\n"
+        "import sys, time; from pathlib import Path; from gateway.home.locks import turn_of\n"
         "with turn_of(Path(sys.argv[1]), 'twin'): print('held', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(run / "issuing.lock")]
@@ -79,7 +79,7 @@ def test_turn_that_does_not_come_is_an_error_and_never_a_hang(
     run: Path, holder: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever waits too long says for what, and another name is not held up."""
-    monkeypatch.setattr(runfiles, "PATIENCE", 0.1)
+    monkeypatch.setattr(locks, "PATIENCE", 0.1)
     with pytest.raises(NameBusy, match=r"issuing for twin .*issuing\.lock"), turn_of(run / "issuing.lock", "twin"):
         pass
     with turn_of(run / "issuing.lock", "other"):
@@ -99,7 +99,7 @@ def test_turn_of_a_killed_holder_goes_to_who_waits(
         holder.kill()
         holder.wait(60)
 
-    monkeypatch.setattr(runfiles.time, "sleep", wait)
+    monkeypatch.setattr(locks.time, "sleep", wait)
     with turn_of(run / "issuing.lock", "twin"):
         assert len(waits) == 1
 

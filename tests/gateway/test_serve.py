@@ -14,9 +14,8 @@ import pytest
 from support.fakegateway import FakeState, make_loaded
 
 import auth.sharedledger
-from gateway.config import Config, TcpAddress
-from gateway.configvalues import LoadFailed
-from gateway.serve import _Bound, make_ledger
+from gateway.config.values import Config, LoadFailed, TcpAddress
+from gateway.supervisor.main import _Bound, make_ledger
 
 
 def config(place: Path, processes: int) -> Config:
@@ -53,7 +52,7 @@ def test_ledger_without_memory_is_one_clear_refusal(tmp_path: Path, monkeypatch:
 _ORDER = """
 import sys
 from pathlib import Path
-import gateway.listeners
+import gateway.supervisor.sockets
 
 class Bound(Exception):
     pass
@@ -62,7 +61,7 @@ def bind_all(config):
     heavy = {"sqlalchemy", "cedarpy", "asyncio", "OpenSSL"} & sys.modules.keys()
     raise Bound(" ".join(sorted(heavy)) or "nothing")
 
-gateway.listeners.bind_all = bind_all
+gateway.supervisor.sockets.bind_all = bind_all
 from gateway.cli.main import cli
 try:
     cli(["--home", sys.argv[1], "gateway"], standalone_mode=False)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from support.bench import POOL, Bench, client_peer
 
-from gateway.services import RequestIds
+from gateway.core.context import RequestIds
 
 
 @pytest.fixture

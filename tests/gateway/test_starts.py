@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.starts import ABSENCE, KEPT, MAX_STARTS, MAX_WORKERS, Starts
+from gateway.pools.starts import ABSENCE, KEPT, MAX_STARTS, MAX_WORKERS, Starts
 
 
 class Worker:

@@ -17,10 +17,8 @@ from sqlalchemy import Engine, insert, text
 import auth.tables
 import pki.tables
 from auth.store import UserStore
-from gateway import state
-from gateway.migrations.runner import make_config
-from gateway.snapshot import StateSnapshot, UserRecord
-from gateway.state import (
+from gateway.state import database
+from gateway.state.database import (
     SCHEMA_REVISION,
     SchemaOutdated,
     StateUnavailable,
@@ -33,7 +31,9 @@ from gateway.state import (
     reading,
     upgrade_schema,
 )
-from rhttp.digest import Algorithm, ha1
+from gateway.state.migrations.runner import make_config
+from gateway.state.snapshot import StateSnapshot, UserRecord
+from rhttp.digest.formula import Algorithm, ha1
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_schema_made_by_history_is_that_of_the_tables(engine: Engine) -> None:
     """The migrations make exactly the tables that the packages declare."""
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
-        for metadata in (pki.tables.metadata, auth.tables.metadata, state.metadata):
+        for metadata in (pki.tables.metadata, auth.tables.metadata, database.metadata):
             others = {"alembic_version", "state_version", *pki.tables.metadata.tables, *auth.tables.metadata.tables}
             theirs = [
                 change
@@ -70,7 +70,7 @@ def test_schema_constraints_are_those_of_the_tables(engine: Engine, tmp_path: Pa
     """Checks, which Alembic does not compare, are the same too."""
     other = open_state(tmp_path, "sqlite:///other.db")
     (tmp_path / "other.db").touch()
-    for metadata in (pki.tables.metadata, auth.tables.metadata, state.metadata):
+    for metadata in (pki.tables.metadata, auth.tables.metadata, database.metadata):
         metadata.create_all(other)
     query = text("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name != 'alembic_version' ORDER BY name")
     made = []
@@ -214,7 +214,7 @@ def test_reading_takes_no_write_lock(engine: Engine) -> None:
 
 def test_locked_database_is_one_line(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer that waits in vain says that the database is in use."""
-    monkeypatch.setattr(state, "_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.05)
     other = open_state(tmp_path)
     with engine.begin(), pytest.raises(StateUnavailable, match="in use by another command"):
         upgrade_schema(other)
@@ -238,7 +238,7 @@ def test_unavailable_never_shows_parameters(engine: Engine) -> None:
     statement = text("INSERT INTO state_version VALUES (1, :secret)")
     with pytest.raises(Exception, match="UNIQUE") as caught, engine.begin() as connection:
         connection.execute(statement, {"secret": "hunter2"})
-    assert "hunter2" not in str(state.unavailable(caught.value)) + str(caught.value)
+    assert "hunter2" not in str(database.unavailable(caught.value)) + str(caught.value)
 
 
 def _bump_often(home: str, times: int) -> None:

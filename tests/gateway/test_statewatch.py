@@ -8,9 +8,10 @@ import time
 import pytest
 from support.fakegateway import FakeState, snapshot
 
-from gateway.clock import elapsed
-from gateway.state import StateSnapshot, StateUnavailable
-from gateway.statewatch import Pushed, StateUnreadable, StateWatch
+from gateway.state.database import StateUnavailable
+from gateway.state.snapshot import StateSnapshot
+from gateway.state.watch import Pushed, StateUnreadable, StateWatch
+from rhttp.clock import elapsed
 
 
 class Processes:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.statusview import merge, merge_pools, process_entry
+from gateway.admin.status import merge, merge_pools, process_entry
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ from support import fakegateway
 from support.fakegateway import FakeGateway, FakeState, make_loaded, snapshot
 from support.supervised import is_gone, running, until
 
-from gateway import fleet, signer
-from gateway.adminclient import AdminFailed, call
-from gateway.config import ConfigProblem, Limits, MetricsConfig, StateConfig, TcpAddress, UnixAddress
-from gateway.configvalues import LoadFailed
-from gateway.loader import fixed_changes
+from gateway.admin.client import AdminFailed, call
+from gateway.config.limits import Limits
+from gateway.config.values import ConfigProblem, LoadFailed, MetricsConfig, StateConfig, TcpAddress, UnixAddress
+from gateway.supervisor import fleet, signer
+from gateway.supervisor.load import fixed_changes
 
 
 async def refused_start(place: Path, policy: str) -> tuple[int, FakeGateway]:

@@ -16,10 +16,11 @@ import pytest
 from support.fakegateway import FakeGateway, FakeState, make_loaded, snapshot
 from support.supervised import Running, is_gone, running, until
 
-from gateway import fleet, signer, supervisor
-from gateway.adminclient import AdminFailed
-from gateway.config import Limits, MetricsConfig, TcpAddress
-from gateway.loader import fixed_changes
+from gateway.admin.client import AdminFailed
+from gateway.config.limits import Limits
+from gateway.config.values import MetricsConfig, TcpAddress
+from gateway.supervisor import fleet, signer, supervisor
+from gateway.supervisor.load import fixed_changes
 
 
 async def pids_of(run: Running, purpose: str = "tls", count: int = 64) -> Counter[int]:

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from support.auditlogs import FIELDS, KEY, chain_again, edit_lines, lines_of, make_home, records
 
-from gateway.anchor import Anchor
-from gateway.audit import AuditUnavailable, line_hash
-from gateway.auditlog import AuditWriter
-from gateway.auditverify import Report, verify_directory
-from gateway.checkpoints import CheckpointRefused
-from gateway.clistream import append_cli
-from gateway.configvalues import AuditConfig
-from gateway.trail import HomeTrail
+from gateway.audit.anchor import Anchor
+from gateway.audit.checkpoints import CheckpointRefused
+from gateway.audit.cli_stream import append_cli
+from gateway.audit.line import AuditUnavailable, line_hash
+from gateway.audit.supervisor_log import HomeTrail
+from gateway.audit.verify import Report, verify_directory
+from gateway.audit.writer import AuditWriter
+from gateway.config.values import AuditConfig
 
 CONFIG = AuditConfig(max_bytes=4096)
 P0, P1, CLI = "p0-000002.jsonl", "p1-000001.jsonl", "cli-000001.jsonl"

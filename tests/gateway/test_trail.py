@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from support.auditlogs import KEY, OTHER_KEY, make_home, records
 
-from gateway.anchor import Anchor
-from gateway.audit import LogBroken
-from gateway.auditlog import AuditWriter
-from gateway.auditverify import Report, verify_directory
-from gateway.checkpointlog import last_checkpoint
-from gateway.checkpoints import CheckpointRefused
-from gateway.clistream import append_cli
-from gateway.configvalues import AuditConfig
-from gateway.trail import RETIRE_EVERY, HeadMalformed, HomeTrail
+from gateway.audit.anchor import Anchor
+from gateway.audit.checkpoint_log import last_checkpoint
+from gateway.audit.checkpoints import CheckpointRefused
+from gateway.audit.cli_stream import append_cli
+from gateway.audit.line import LogBroken
+from gateway.audit.supervisor_log import RETIRE_EVERY, HeadMalformed, HomeTrail
+from gateway.audit.verify import Report, verify_directory
+from gateway.audit.writer import AuditWriter
+from gateway.config.values import AuditConfig
 
 CONFIG = AuditConfig()
 
@@ -188,9 +188,9 @@ def test_command_killed_at_any_step_leaves_an_end_that_is_known(
         raise Killed
 
     steps = {
-        "keep_cli": "gateway.auditstream.StreamFile.write_added",
-        "write_added": "gateway.clistream.os.fdatasync",
-        "fdatasync": "gateway.clistream.CheckpointLog.append",
+        "keep_cli": "gateway.audit.stream.StreamFile.write_added",
+        "write_added": "gateway.audit.cli_stream.os.fdatasync",
+        "fdatasync": "gateway.audit.cli_stream.CheckpointLog.append",
     }
     monkeypatch.setattr(steps[killed_after], kill)
     with pytest.raises(Killed):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.levels import Label, Slot
-from gateway.waiting import WaitingLine
+from gateway.pools.least_busy import Label, Slot
+from gateway.pools.queue import WaitingLine
 
 
 class Waiter:

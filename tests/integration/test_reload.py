@@ -15,7 +15,7 @@ from support.rig import JOBS, NotSwitched, Rig
 from support.runhomes import new_ca
 from support.wire import request
 
-from gateway.adminclient import call
+from gateway.admin.client import call
 from gateway.cli.main import cli
 from pki.names import Role
 

@@ -14,13 +14,13 @@ import pytest
 from support.homes import run_cli
 from support.standin import SWITCH, StandIn, Switched, challenge, refusal, stand_in, worker_home
 
-from rhttp.agent import Agent
-from rhttp.bundle import BundleInvalid
-from rhttp.handler import answer_problem
-from rhttp.head import RequestHead
-from rhttp.reversed import Status
-from rhttp.server import ServerEnd
-from rhttp.slots import Slots
+from rhttp.http1.head import RequestHead
+from rhttp.http1.server import ServerEnd
+from rhttp.worker.agent import Agent
+from rhttp.worker.bundle import BundleInvalid
+from rhttp.worker.handler import answer_problem
+from rhttp.worker.reversed import Status
+from rhttp.worker.slots import Slots
 
 
 @pytest.fixture
@@ -426,7 +426,7 @@ async def test_answer_problem_after_the_answer_began_cuts_the_connection(home: P
 
 def test_stand_in_is_what_the_tests_say() -> None:
     """The stand-in's own 101 is the gateway's, byte for byte."""
-    from rhttp.upgrade import PTTH_1_0
+    from rhttp.reversal.upgrade import PTTH_1_0
 
     assert PTTH_1_0.answer == SWITCH
     assert StandIn(digest).answer(b"") == challenge()

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from support.ends import served
 
-from rhttp.asgi import AsgiHandler, RequesterGone
-from rhttp.asgimessages import Message, Receive, Scope, Send, build_scope
-from rhttp.head import RequestHead
-from rhttp.lifespan import Lifespan, LifespanFailed
+from rhttp.http1.head import RequestHead
+from rhttp.worker.asgi import AsgiHandler, RequesterGone
+from rhttp.worker.asgi_messages import Message, Receive, Scope, Send, build_scope
+from rhttp.worker.lifespan import Lifespan, LifespanFailed
 
 OK: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": []}
 

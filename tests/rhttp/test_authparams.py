@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rhttp.authparams import MAX_PARAMS, is_token, parse_params, quote, split_list
+from rhttp.digest.grammar import MAX_PARAMS, is_token, parse_params, quote, split_list
 
 VISIBLE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=40).map(str.encode)
 TOKEN = st.text("abcXYZ019-._~!*", min_size=1, max_size=12).map(str.encode)

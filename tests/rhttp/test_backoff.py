@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rhttp.backoff import MAX_RETRY_AFTER, REFUSAL, TROUBLE, Pace, parse_retry_after, wait_before_retry
+from rhttp.worker.backoff import MAX_RETRY_AFTER, REFUSAL, TROUBLE, Pace, parse_retry_after, wait_before_retry
 
 CHANCE = st.floats(0, 1, exclude_max=True)
 

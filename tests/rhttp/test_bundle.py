@@ -10,7 +10,7 @@ import pytest
 from support.homes import run_cli
 from support.standin import worker_home
 
-from rhttp.bundle import BundleInvalid, bundle_stamp, load_bundle, parse_gateway
+from rhttp.worker.bundle import BundleInvalid, bundle_stamp, load_bundle, parse_gateway
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.links import FakeLink
 
-from rhttp.client import ClientEnd
 from rhttp.errors import LocalProtocolError, Loss
-from rhttp.fields import Fields
-from rhttp.head import ResponseHead
-from rhttp.limits import Http1Limits
+from rhttp.http1.client import ClientEnd
+from rhttp.http1.fields import Fields
+from rhttp.http1.head import ResponseHead
+from rhttp.http1.limits import Http1Limits
 from rhttp.timers import TimerWheel
 
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n"

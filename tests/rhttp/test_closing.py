@@ -6,9 +6,9 @@ import pytest
 from support.links import FakeLink
 from support.serverends import GET, Owner, make
 
-from rhttp.answer import Phase
-from rhttp.limits import Http1Limits
-from rhttp.server import ServerEnd
+from rhttp.http1.answer import Phase
+from rhttp.http1.limits import Http1Limits
+from rhttp.http1.server import ServerEnd
 from rhttp.timers import TimerWheel
 
 LIMITS = Http1Limits(refused_content=1000, refused_timeout=5.0, linger=2.0, linger_time=30.0)

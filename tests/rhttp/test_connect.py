@@ -12,15 +12,15 @@ import pytest
 from support.homes import run_cli
 from support.standin import SWITCH, stand_in, worker_home
 
-from rhttp.backoff import REFUSAL, TROUBLE
-from rhttp.bundle import GatewayAddress, load_bundle, parse_gateway
-from rhttp.connect import ConnectFailed, connect
-from rhttp.dial import DialFailed, Dialling, Session, dial
-from rhttp.handler import LIMITS
-from rhttp.proxies import VARIABLES
+from rhttp.reversal.upgrade import PTTH_1_0
 from rhttp.timers import TimerWheel
-from rhttp.tls import TlsLink
-from rhttp.upgrade import PTTH_1_0
+from rhttp.tls.tls_link import TlsLink
+from rhttp.worker.backoff import REFUSAL, TROUBLE
+from rhttp.worker.bundle import GatewayAddress, load_bundle, parse_gateway
+from rhttp.worker.connect import ConnectFailed, connect
+from rhttp.worker.dial import DialFailed, Dialling, Session, dial
+from rhttp.worker.handler import LIMITS
+from rhttp.worker.proxies import VARIABLES
 
 GATEWAY: GatewayAddress = parse_gateway("https://gateway.example:8443")
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rhttp.content import (
+from rhttp.errors import RemoteProtocolError
+from rhttp.http1.content import (
     LAST_CHUNK,
     MAX_CHUNK_LINE,
     MAX_EXTENSIONS,
@@ -19,8 +20,7 @@ from rhttp.content import (
     chunk,
     last_chunk,
 )
-from rhttp.errors import RemoteProtocolError
-from rhttp.fields import FORBIDDEN_IN_TRAILERS, Fields
+from rhttp.http1.fields import FORBIDDEN_IN_TRAILERS, Fields
 
 SAMPLE = b"3\r\nabc\r\n5;x=y\r\ndefgh\r\n0A\r\n0123456789\r\n0\r\nX-Sum: 1\r\nX-Two: 2\r\n\r\n"
 SAMPLE_CONTENT = b"abcdefgh0123456789"

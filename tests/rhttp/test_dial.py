@@ -12,13 +12,13 @@ import pytest
 from support.homes import run_cli
 from support.standin import SWITCH, challenge, refusal, stand_in, worker_home
 
-from rhttp.backoff import REFUSAL, TROUBLE
-from rhttp.bundle import load_bundle
-from rhttp.dial import DialFailed, Dialling, Session, dial
-from rhttp.handler import LIMITS
+from rhttp.reversal.upgrade import PTTH_1_0
 from rhttp.timers import TimerWheel
-from rhttp.tls import TlsLink
-from rhttp.upgrade import PTTH_1_0
+from rhttp.tls.tls_link import TlsLink
+from rhttp.worker.backoff import REFUSAL, TROUBLE
+from rhttp.worker.bundle import load_bundle
+from rhttp.worker.dial import DialFailed, Dialling, Session, dial
+from rhttp.worker.handler import LIMITS
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.slots import attributes
 
-from rhttp.digest import (
+from rhttp.digest.formula import (
     HASHES,
     MAX_AUTHORIZATION,
     MAX_AUTHORIZATION_BESIDE_URI,

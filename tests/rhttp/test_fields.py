@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rhttp.errors import RemoteProtocolError
-from rhttp.fields import FORBIDDEN_IN_TRAILERS, HOP_BY_HOP, TOKEN, parse_field_block, serialize, tokens, values
+from rhttp.http1.fields import FORBIDDEN_IN_TRAILERS, HOP_BY_HOP, TOKEN, parse_field_block, serialize, tokens, values
 
 TCHAR = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
 NAMES = st.lists(st.sampled_from(list(TCHAR)), min_size=1, max_size=12).map(bytes)

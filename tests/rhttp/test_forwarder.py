@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from support.ends import Peer, served
 
-from rhttp.forwarder import Forwarder
-from rhttp.forwardtarget import ForwardTarget
+from rhttp.worker.forward_target import ForwardTarget
+from rhttp.worker.forwarder import Forwarder
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

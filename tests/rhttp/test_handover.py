@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from support.links import FakeLink
 
-from rhttp.link import CLOSED, OPEN
 from rhttp.timers import TimerWheel
+from rhttp.tls.link import CLOSED, OPEN
 
 PIECE = b"x" * 700
 

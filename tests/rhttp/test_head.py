@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rhttp.errors import RemoteProtocolError
-from rhttp.head import IDEMPOTENT, METHODS, SAFE, RequestHead, begins_request, parse_request_head, section_end
+from rhttp.http1.head import IDEMPOTENT, METHODS, SAFE, RequestHead, begins_request, parse_request_head, section_end
 
 LINE = b"GET /a HTTP/1.1\r\n"
 HOST = b"Host: x\r\n"
@@ -106,7 +106,7 @@ def test_request_line_is_limited() -> None:
 
 
 def test_request_target_is_kept_byte_for_byte() -> None:
-    """Digest covers the target as it came; what it means is for `rhttp.target`."""
+    """Digest covers the target as it came; what it means is for `rhttp.http1.target`."""
     assert request(line=b"GET /%7Ea/../b?c=%zz#d HTTP/1.1\r\n").target == b"/%7Ea/../b?c=%zz#d"
 
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from support.slots import attributes
 
 from rhttp.errors import RemoteProtocolError
-from rhttp.fields import TOKEN, serialize
-from rhttp.head import RequestHead, ResponseHead, parse_request_head, parse_response_head
+from rhttp.http1.fields import TOKEN, serialize
+from rhttp.http1.head import RequestHead, ResponseHead, parse_request_head, parse_response_head
 
 SAMPLES = [
     b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n",

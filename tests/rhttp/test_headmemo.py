@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.slots import attributes
 
-from rhttp import headmemo
 from rhttp.errors import RemoteProtocolError
-from rhttp.head import RequestHead, ResponseHead, parse_request_head, parse_response_head
-from rhttp.headmemo import read_request_head, read_response_head
+from rhttp.http1 import head_cache
+from rhttp.http1.head import RequestHead, ResponseHead, parse_request_head, parse_response_head
+from rhttp.http1.head_cache import read_request_head, read_response_head
 
 PLAIN = [name for name in attributes(RequestHead) if name not in ("fields", "forwarded")]
 REQUEST = b"POST /a?b HTTP/1.1\r\nHost: x\r\nX-A: 1\r\nAuthorization: Digest a=b\r\nContent-Length: 3\r\n\r\n"
@@ -125,7 +125,7 @@ def test_request_head_that_carries_a_credential_is_never_kept(line: bytes) -> No
         b"GET /a HTTP/1.1\r\nHost: x\r\nAuthorization: Digest 5ecret\r\n" + line + b"\r\n\r\n",
     ):
         read_request_head(block, max_fields=100, max_line=8192)
-        for kept, head in headmemo._requests.items():
+        for kept, head in head_cache._requests.items():
             assert SECRET not in kept
             assert head.authorization is None
             assert SECRET not in repr(head.fields).encode()
@@ -135,7 +135,7 @@ def test_request_head_that_carries_a_credential_is_never_kept(line: bytes) -> No
 def test_response_head_that_carries_a_credential_is_never_kept(name: bytes) -> None:
     """An answer's cookies and challenges are one requester's."""
     read_response_head(b"HTTP/1.1 200 OK\r\n" + name + b": 5ecret\r\nContent-Length: 0\r\n\r\n", max_fields=100)
-    assert not [kept for kept in headmemo._responses if SECRET in kept]
+    assert not [kept for kept in head_cache._responses if SECRET in kept]
 
 
 def test_heads_that_are_shared_cannot_be_changed() -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from rhttp.outbox import Outbox
+from rhttp.tls.outbox import Outbox
 
 
 class Link:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from support.tlspeers import Owner
 
-from rhttp.outbox import Outbox
-from rhttp.plain import PlainLink, dial
 from rhttp.timers import TimerWheel
+from rhttp.tls.outbox import Outbox
+from rhttp.tls.plain import PlainLink, dial
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from rhttp.proxies import Proxy, ProxyInvalid, find_proxy
+from rhttp.worker.proxies import Proxy, ProxyInvalid, find_proxy
 
 GATEWAY = "gateway.example"
 

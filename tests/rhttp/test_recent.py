@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.slots import attributes
 
-from rhttp.digest import (
+from rhttp.digest.authorization_cache import RecentAuthorization
+from rhttp.digest.formula import (
     MAX_AUTHORIZATION,
     Algorithm,
     DigestCredentials,
@@ -16,7 +17,6 @@ from rhttp.digest import (
     response,
     response_of,
 )
-from rhttp.recent import RecentAuthorization
 
 VALUE = (
     b'Digest username="alice", realm="r", nonce="n0nce", uri="/a", algorithm=SHA-256, response="%b", '

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rhttp.errors import RemoteProtocolError
-from rhttp.head import ResponseHead, parse_response_head, response_has_content
+from rhttp.http1.head import ResponseHead, parse_response_head, response_has_content
 
 
 def response(fields: bytes = b"", line: bytes = b"HTTP/1.1 200 OK\r\n") -> ResponseHead:

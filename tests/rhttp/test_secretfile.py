@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rhttp import secretfile
-from rhttp.secretfile import exposure
+from rhttp.worker import secret_file
+from rhttp.worker.secret_file import exposure
 
 US, ROOT, OTHER = 1000, 0, 2000
 
@@ -16,8 +16,8 @@ US, ROOT, OTHER = 1000, 0, 2000
 def judge(monkeypatch: pytest.MonkeyPatch, *, owner: int, mode: int, us: int, kind: int = 0o100000) -> str | None:
     """What is said of an open file that the system describes so."""
     seen = os.stat_result((kind | mode, 1, 1, 1, owner, 3000, 10, 0, 0, 0))
-    monkeypatch.setattr(secretfile.os, "fstat", lambda _: seen)
-    monkeypatch.setattr(secretfile.os, "geteuid", lambda: us)
+    monkeypatch.setattr(secret_file.os, "fstat", lambda _: seen)
+    monkeypatch.setattr(secret_file.os, "geteuid", lambda: us)
     return exposure(Path("/x/key.pem"), 3)
 
 

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.serverends import GET, Owner, feed, make
 
-from rhttp.answer import Phase
 from rhttp.errors import LocalProtocolError
-from rhttp.head import RequestHead
-from rhttp.limits import Http1Limits
-from rhttp.server import EMPTY_LINES, ServerEnd
+from rhttp.http1.answer import Phase
+from rhttp.http1.head import RequestHead
+from rhttp.http1.limits import Http1Limits
+from rhttp.http1.server import EMPTY_LINES, ServerEnd
 
 POST = b"POST /up HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = (

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.serverends import GET, Owner, feed, make
 
-from rhttp.answer import Phase
-from rhttp.limits import Http1Limits
-from rhttp.server import EMPTY_LINES
+from rhttp.http1.answer import Phase
+from rhttp.http1.limits import Http1Limits
+from rhttp.http1.server import EMPTY_LINES
 
 POST = b"POST /run HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n12345"
 CHUNKS = b"POST /run HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

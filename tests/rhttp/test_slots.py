@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rhttp.slots import MAX_SLOTS, FreeSlots, Slots, as_slots
+from rhttp.worker.slots import MAX_SLOTS, FreeSlots, Slots, as_slots
 
 
 def test_number_is_the_total() -> None:

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rhttp.target import BadTarget, Target, TargetFault, is_same_authority, parse_target, readings, split_authority
+from rhttp.http1.target import (
+    BadTarget,
+    Target,
+    TargetFault,
+    is_same_authority,
+    parse_target,
+    readings,
+    split_authority,
+)
 
 F = TargetFault
 

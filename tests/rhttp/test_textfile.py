@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rhttp.textfile import NotText, decode_text, first_line
+from rhttp.worker.text_file import NotText, decode_text, first_line
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])

@@ -26,7 +26,7 @@ from support.tlspeers import (
 )
 
 from rhttp.timers import TimerWheel
-from rhttp.tlshandshake import PresentedPath
+from rhttp.tls.handshake import PresentedPath
 
 VERSIONS = {SSL.TLS1_2_VERSION: "TLSv1.2", SSL.TLS1_3_VERSION: "TLSv1.3"}
 both_versions = pytest.mark.parametrize("version", VERSIONS, ids=str)

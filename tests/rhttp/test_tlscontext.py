@@ -14,7 +14,7 @@ from support.certs import a_key, authority, forge, root, server
 from pki.issue import certificate_pem
 from pki.keys import PrivateKey
 from pki.names import Role
-from rhttp.tlscontext import ServerNameMismatch, check_service_identity, client_context, server_context
+from rhttp.tls.context import ServerNameMismatch, check_service_identity, client_context, server_context
 
 
 def certificate(*names: str) -> x509.Certificate:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rhttp.head import parse_request_head, parse_response_head
-from rhttp.upgrade import OFFER, PTTH_1_0, VARIANTS, chosen_variant
+from rhttp.http1.head import parse_request_head, parse_response_head
+from rhttp.reversal.upgrade import OFFER, PTTH_1_0, VARIANTS, chosen_variant
 
 
 def ask(fields: bytes, line: bytes = b"POST /-/reverse/render HTTP/1.1") -> object:

@@ -11,12 +11,12 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from gateway.audit import GENESIS, LineBuilder, line_hash
-from gateway.auditlog import AuditWriter
-from gateway.auditverify import Report, verify_directory
-from gateway.checkpointlog import CheckpointLog
-from gateway.checkpoints import Head
-from gateway.configvalues import AuditConfig
+from gateway.audit.checkpoint_log import CheckpointLog
+from gateway.audit.checkpoints import Head
+from gateway.audit.line import GENESIS, LineBuilder, line_hash
+from gateway.audit.verify import Report, verify_directory
+from gateway.audit.writer import AuditWriter
+from gateway.config.values import AuditConfig
 
 ROOT = Path(__file__).parents[2]
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)

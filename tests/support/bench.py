@@ -24,18 +24,18 @@ from support.runhomes import copy_home, new_ca
 
 from auth.policy import Context
 from auth.principal import Principal
-from gateway.audit import AuditUnavailable
-from gateway.auditlog import Recorded
-from gateway.connection import Connection
-from gateway.dataplane import DataPlane
-from gateway.exchange import Exchange
-from gateway.generation import build_generation, lasting_parts, read_config
-from gateway.hosted import HostedPool, ReversedConnection
-from gateway.identity import CertifiedPeer, LocalPeer, Peer
-from gateway.inherited import Inherited
-from gateway.loader import load
-from gateway.material import Material
-from gateway.services import Services
+from gateway.audit.line import AuditUnavailable
+from gateway.audit.writer import Recorded
+from gateway.control.descriptors import Inherited
+from gateway.control.process_inputs import Material
+from gateway.core.context import Services
+from gateway.core.peer import CertifiedPeer, LocalPeer, Peer
+from gateway.dataplane.generation import build_generation, lasting_parts, read_config
+from gateway.dataplane.plane import DataPlane
+from gateway.exchange.exchange import Exchange
+from gateway.ingress.connection import Connection
+from gateway.pools.hosted import HostedPool, ReversedConnection
+from gateway.supervisor.load import load
 from pki.names import Role
 
 POOL = '[pools.render]\nmode = "hosted"\nqueue = 3\n'

@@ -9,7 +9,7 @@ from itertools import count
 from auth.credentials import Credentials
 from auth.nonces import NonceIssuer, NonceKey, NonceLedger
 from auth.verifier import Authenticated, DigestVerifier, Unauthenticated
-from rhttp.digest import Algorithm, DigestClient, ha1
+from rhttp.digest.formula import Algorithm, DigestClient, ha1
 
 REALM = "rhttp@example.internal"
 PASSWORD = "correct horse"

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from rhttp.handler import LIMITS, Handler, answer_problem
-from rhttp.head import RequestHead
-from rhttp.limits import Http1Limits
-from rhttp.server import ServerEnd
+from rhttp.http1.head import RequestHead
+from rhttp.http1.limits import Http1Limits
+from rhttp.http1.server import ServerEnd
 from rhttp.timers import TimerWheel
+from rhttp.worker.handler import LIMITS, Handler, answer_problem
 
 
 class Owner:

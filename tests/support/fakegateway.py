@@ -15,12 +15,13 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from gateway.config import AuditConfig, Config, DigestConfig, Limits, TcpAddress, UnixAddress
-from gateway.home import Home
-from gateway.listeners import ADMIN_MODE, bind_all, bind_unix, close_all
-from gateway.loader import Loaded
-from gateway.state import StateSnapshot
-from gateway.supervisor import Supervisor
+from gateway.config.limits import Limits
+from gateway.config.values import AuditConfig, Config, DigestConfig, TcpAddress, UnixAddress
+from gateway.home.layout import Home
+from gateway.state.snapshot import StateSnapshot
+from gateway.supervisor.load import Loaded
+from gateway.supervisor.sockets import ADMIN_MODE, bind_all, bind_unix, close_all
+from gateway.supervisor.supervisor import Supervisor
 
 COMMAND = (sys.executable, "-P", str(Path(__file__).with_name("fakeplane.py")))
 
@@ -33,7 +34,7 @@ def snapshot(version: int, revoked: int = 0) -> StateSnapshot:
 
 
 class FakeState:
-    """`gateway.statewatch.StateSource` with everything in reach."""
+    """`gateway.state.watch.StateSource` with everything in reach."""
 
     def __init__(self) -> None:
         self.now = snapshot(1)
@@ -49,7 +50,7 @@ class FakeState:
 
 
 class FakeTrail:
-    """`gateway.signer.Trail` that remembers."""
+    """`gateway.supervisor.signer.Trail` that remembers."""
 
     def __init__(self) -> None:
         self.records: list[tuple[str, str, Mapping[str, object]]] = []

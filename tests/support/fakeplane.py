@@ -15,11 +15,11 @@ import socket
 import sys
 from pathlib import Path
 
-from gateway.control import Drained
-from gateway.inherited import Inherited, Sockets, own_of
-from gateway.material import Material
-from gateway.process import run
-from gateway.state import StateSnapshot
+from gateway.control.channel import Drained
+from gateway.control.descriptors import Inherited, Sockets, own_of
+from gateway.control.process_inputs import Material
+from gateway.dataplane.main import run
+from gateway.state.snapshot import StateSnapshot
 
 
 def _is_told(material: Material, word: str) -> bool:
@@ -34,7 +34,7 @@ async def _held(material: Material, word: str) -> None:
 
 
 class FakeDataPlane:
-    """What `gateway.process.DataPlaneLike` asks for."""
+    """What `gateway.dataplane.main.DataPlaneLike` asks for."""
 
     def __init__(self, inherited: Inherited) -> None:
         self.inherited = inherited

@@ -16,11 +16,11 @@ from typing import Any
 from support.bench import Bench, Requester, Worker
 from support.links import FakeLink
 
-from gateway.elsewhere import whole
-from gateway.inherited import Inherited
-from gateway.lines import Line
-from gateway.mesh import Mesh, _Incoming
-from gateway.together import join
+from gateway.cluster.directory import whole
+from gateway.cluster.lines import Line
+from gateway.cluster.peers import Mesh, _Incoming
+from gateway.control.descriptors import Inherited
+from gateway.dataplane.wiring import join
 from rhttp.timers import TimerWheel
 
 POOL = '[pools.render]\nmode = "hosted"\nqueue = 8\n'

@@ -14,10 +14,10 @@ from click.testing import CliRunner, Result
 from cryptography import x509
 
 from gateway.cli.main import cli
-from gateway.home import Home
-from gateway.homemaker import HomePlan, make_home
-from gateway.snapshot import StateSnapshot
-from gateway.state import load_snapshot, open_state
+from gateway.home.create import HomePlan, make_home
+from gateway.home.layout import Home
+from gateway.state.database import load_snapshot, open_state
+from gateway.state.snapshot import StateSnapshot
 from pki.pem import read_certificates
 
 

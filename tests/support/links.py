@@ -1,7 +1,7 @@
 """A real link on a peer of the test's own: its socket blocks, refuses, ends and resets when the test says so.
 
-`FakeLink` is what ends are given. Behind it stands `rhttp.plain.PlainLink` itself, so flow control, hand-overs and the
-order in which a connection ends are the real ones; only the kernel and the event loop are made up.
+`FakeLink` is what ends are given. Behind it stands `rhttp.tls.plain.PlainLink` itself, so flow control, hand-overs
+and the order in which a connection ends are the real ones; only the kernel and the event loop are made up.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from rhttp.link import HIGH_WATER, Tally
-from rhttp.plain import PlainLink
 from rhttp.timers import TimerWheel
+from rhttp.tls.link import HIGH_WATER, Tally
+from rhttp.tls.plain import PlainLink
 
 
 class FakeSocket:

@@ -10,11 +10,11 @@ from typing import Any, Self
 
 from support.bench import POOL, Bench, make_material
 
-from gateway.generation import build_generation, lasting_parts, read_config
-from gateway.inherited import Inherited, mesh_path
-from gateway.mesh import Mesh
-from gateway.services import Services
-from gateway.together import join
+from gateway.cluster.peers import Mesh
+from gateway.control.descriptors import Inherited, mesh_path
+from gateway.core.context import Services
+from gateway.dataplane.generation import build_generation, lasting_parts, read_config
+from gateway.dataplane.wiring import join
 
 
 class MeshBench(Bench):

@@ -6,8 +6,8 @@ import asyncio
 
 from support.bench import Bench, BenchLink, Requester, worker_peer
 
-from gateway.relay import RelayPool
-from rhttp.upgrade import PTTH_1_0
+from gateway.pools.relay import RelayPool
+from rhttp.reversal.upgrade import PTTH_1_0
 
 OPEN = '@id("open") permit (principal, action, resource);'
 AGREED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n"

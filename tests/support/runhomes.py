@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cryptography import x509
 
-from gateway.home import Home
-from gateway.homemaker import HomePlan, make_home
+from gateway.home.create import HomePlan, make_home
+from gateway.home.layout import Home
 from pki.issue import IssuerKey, certificate_pem, issue_ca
 from pki.keys import generate_key, load_private_key
 from pki.names import Role

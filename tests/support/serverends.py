@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from support.links import FakeLink
 
-from rhttp.answer import Phase
-from rhttp.fields import Fields
-from rhttp.head import RequestHead
-from rhttp.limits import Http1Limits
-from rhttp.server import ServerEnd
+from rhttp.http1.answer import Phase
+from rhttp.http1.fields import Fields
+from rhttp.http1.head import RequestHead
+from rhttp.http1.limits import Http1Limits
+from rhttp.http1.server import ServerEnd
 from rhttp.timers import TimerWheel
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"

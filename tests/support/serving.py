@@ -74,8 +74,8 @@ class Served:
 def _main(home: Path, passphrase: bytes | None) -> int:
     from support.fakegateway import COMMAND
 
-    from gateway.configvalues import LoadFailed
-    from gateway.serve import serve
+    from gateway.config.values import LoadFailed
+    from gateway.supervisor.main import serve
 
     try:
         return serve(

@@ -12,7 +12,7 @@ from typing import Any
 
 from support.fakegateway import FakeGateway
 
-from gateway.adminclient import call
+from gateway.admin.client import call
 
 
 class Running:

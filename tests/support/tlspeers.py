@@ -15,12 +15,12 @@ from OpenSSL import SSL
 from support.certs import Pair, common_name, forge
 
 from pki.issue import certificate_pem
-from rhttp.link import SocketLink
-from rhttp.outbox import Outbox
 from rhttp.timers import TimerWheel
-from rhttp.tls import TlsLink
-from rhttp.tlscontext import client_context, server_context
-from rhttp.tlshandshake import PresentedPath, Verify
+from rhttp.tls.context import client_context, server_context
+from rhttp.tls.handshake import PresentedPath, Verify
+from rhttp.tls.link import SocketLink
+from rhttp.tls.outbox import Outbox
+from rhttp.tls.tls_link import TlsLink
 
 PATIENCE = 20.0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.homes import new_home
 
-from gateway.home import Home
+from gateway.home.layout import Home
 
 
 @pytest.fixture(scope="package")

@@ -14,7 +14,7 @@ from cryptography import x509
 from support.homes import new_home, run_cli
 
 from gateway.cli.main import cli
-from gateway.home import Home
+from gateway.home.layout import Home
 from pki import verify as pki_verify
 from pki.names import Role
 from pki.pem import read_certificates, read_crls

@@ -15,11 +15,11 @@ import pytest
 from click.testing import CliRunner, Result
 from support.auditlogs import FIELDS, OTHER_KEY, edit_lines, make_home, make_log
 
-from gateway.audit import AuditUnavailable
-from gateway.auditlog import RETRY, AuditWriter
+from gateway.audit.cli_stream import append_cli
+from gateway.audit.line import AuditUnavailable
+from gateway.audit.writer import RETRY, AuditWriter
 from gateway.cli.audit import audit
-from gateway.clistream import append_cli
-from gateway.configvalues import AuditConfig
+from gateway.config.values import AuditConfig
 
 ROOT = Path(__file__).parents[3]
 
@@ -183,7 +183,7 @@ def test_verify_gap_is_told_and_is_no_tampering(home: Path, monkeypatch: pytest.
     def full(fd: int, data: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("gateway.auditstream.os.write", full)
+    monkeypatch.setattr("gateway.audit.stream.os.write", full)
     for _ in range(2):
         with pytest.raises(AuditUnavailable):
             writer.write("request", FIELDS)
@@ -200,7 +200,7 @@ def test_verify_gap_is_told_and_is_no_tampering(home: Path, monkeypatch: pytest.
 def test_verify_while_the_gateway_cannot_write_exits_1(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in the log may be sound; that nothing more gets in is told by the exit status."""
     faults = ["p0: lines cannot be written, 12 are lost"]
-    monkeypatch.setattr("gateway.adminclient.call", lambda *_, **__: {"audit": {"healthy": False, "faults": faults}})
+    monkeypatch.setattr("gateway.admin.client.call", lambda *_, **__: {"audit": {"healthy": False, "faults": faults}})
     result = run(home, "verify")
     assert result.exit_code == 1
     assert result.stderr == f"Error: the running gateway says: {faults[0]}\n"

@@ -9,8 +9,8 @@ import pytest
 from cryptography import x509
 from support.homes import leaf_of, refused, run_cli
 
-from gateway.home import Home
-from gateway.homemaker import HomePlan, make_home
+from gateway.home.create import HomePlan, make_home
+from gateway.home.layout import Home
 
 YEARS = timedelta(days=730)
 

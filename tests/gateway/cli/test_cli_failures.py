@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from support.homes import refused, run_cli, start_cli
 
-from gateway import desk
-from gateway.home import Home
-from gateway.state import open_state
+from gateway.home import session
+from gateway.home.layout import Home
+from gateway.state.database import open_state
 from pki.names import Role
 
 
@@ -53,9 +53,9 @@ def test_home_broken_is_one_line(home: Home, monkeypatch: pytest.MonkeyPatch, br
     held = None
     match breakage:
         case "locked":
-            from gateway import state
+            from gateway.state import database
 
-            monkeypatch.setattr(state, "_BUSY_SECONDS", 0.05)
+            monkeypatch.setattr(database, "_BUSY_SECONDS", 0.05)
             held = open_state(home).connect()
             held.begin()
         case "rubbish":
@@ -84,7 +84,7 @@ def test_unforeseen_failure_is_one_line_without_its_text(home: Home, monkeypatch
     def fail(*_: object) -> None:
         raise RuntimeError("hunter2")
 
-    monkeypatch.setattr(desk, "open_state", fail)
+    monkeypatch.setattr(session, "open_state", fail)
     result = run_cli(home, "list")
     refused(result, "internal error (RuntimeError)")
     assert "hunter2" not in result.output

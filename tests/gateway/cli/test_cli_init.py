@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from support.homes import mode_of, new_home, refused, run_cli, start_cli
 
-from gateway.home import Home
+from gateway.home.layout import Home
 from pki import files
 from pki.keys import is_sealed
 from pki.names import Role
@@ -81,7 +81,7 @@ def test_init_configuration_can_be_appended_to(home: Home) -> None:
 @pytest.mark.parametrize("with_examples", [False, True])
 def test_init_configuration_is_accepted_by_the_gateway(home: Home, with_examples: bool) -> None:
     """The gateway takes the file as written, and with every example switched on."""
-    from gateway.config import load_config
+    from gateway.config.toml import load_config
 
     if with_examples:
         lines = home.config.read_text().splitlines()

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from support.homes import leaf_of, listed, mode_of, new_home, refused, run_cli, snapshot_of, uri_of
 
-from gateway import adminclient
+from gateway.admin import client
 from gateway.cli.pki import _REASONS
-from gateway.home import Home
+from gateway.home.layout import Home
 from pki import files
 from pki.pem import read_certificates
 from pki.revocation import RevocationReason
@@ -148,7 +148,7 @@ class Calls(list[tuple[str, str]]):
 def gateway(home: Home, monkeypatch: pytest.MonkeyPatch) -> Calls:
     """A gateway behind the admin socket."""
     calls = Calls(home)
-    monkeypatch.setattr(adminclient, "call", calls)
+    monkeypatch.setattr(client, "call", calls)
     return calls
 
 
@@ -169,7 +169,7 @@ def test_revoke_writes_first_then_tells_the_gateway(home: Home, gateway: Calls) 
 def test_revoke_when_the_gateway_fails_says_that_it_is_written(home: Home, gateway: Calls) -> None:
     """The revocation holds, the exit status is 1, and a second try tells the gateway again."""
     assert run_cli(home, "issue-client", "alice").exit_code == 0
-    gateway.failure = adminclient.AdminFailed("no answer")
+    gateway.failure = client.AdminFailed("no answer")
     refused(run_cli(home, "revoke", "alice"), "the change is written, but the running gateway did not confirm it")
     assert [entry["status"] for entry in listed(home)] == ["revoked"]
     gateway.failure = None
@@ -221,7 +221,7 @@ def test_issue_and_renew_tell_the_gateway_and_go_on_without(home: Home, gateway:
     """A new user can sign in at once; when the gateway does not answer, it finds out by itself: a note, no failure."""
     assert run_cli(home, "issue-client", "alice").exit_code == 0
     assert gateway[-1] == ("POST", "/refresh")
-    gateway.failure = adminclient.AdminFailed("no answer")
+    gateway.failure = client.AdminFailed("no answer")
     result = run_cli(home, "renew", home.bundles / "alice")
     assert (result.exit_code, "note:" in result.stderr) == (0, True)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from support.homes import run_cli
 
-from gateway import adminclient
-from gateway.home import Home
-from gateway.runfiles import GatewayLock
+from gateway.admin import client
+from gateway.home.layout import Home
+from gateway.home.locks import GatewayLock
 
 LOCKS_OUT = (("revoke", "alice"), ("user disable", "alice"), ("user remove", "alice"))
 BROKEN: dict[str, Callable[[Path], object]] = {
@@ -68,7 +68,7 @@ def test_lockout_with_the_run_folder_gone_is_not_called_done(
     home: Home, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The change is written, but the gateway that runs did not confirm it: exit 1, and no word of "no gateway runs"."""
-    monkeypatch.setattr(adminclient, "PATIENCE", 0.1)
+    monkeypatch.setattr(client, "PATIENCE", 0.1)
     lock = GatewayLock(home.lock, home.path)
     try:
         shutil.rmtree(home.run)
@@ -89,7 +89,7 @@ def test_command_to_a_gateway_without_its_socket_says_that_it_runs(
     home: Home, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not there to be started a second time."""
-    monkeypatch.setattr(adminclient, "PATIENCE", 0.1)
+    monkeypatch.setattr(client, "PATIENCE", 0.1)
     lock = GatewayLock(home.lock, home.path)
     try:
         shutil.rmtree(home.run)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from support.homes import new_home, refused, run_cli
 
-from gateway.home import Home
-from rhttp.bundle import BundleInvalid, load_bundle
+from gateway.home.layout import Home
+from rhttp.worker.bundle import BundleInvalid, load_bundle
 
 MARK = b"\xef\xbb\xbf"
 
@@ -27,7 +27,7 @@ def test_password_file_with_a_mark_is_the_password_as_typed(home: Home, tmp_path
         (tmp_path / name).write_bytes(content)
         assert run_cli(home, "user add", name, "--password-file", tmp_path / name).exit_code == 0
     exported = run_cli(home, "user export-htdigest", "--out", "-").stdout.splitlines()
-    from rhttp.digest import ha1
+    from rhttp.digest.formula import ha1
 
     right = {name: ha1(name, "rhttp@example.internal", "correct horse", "SHA-256") for name in ("plain", "marked")}
     assert sorted(exported) == sorted(f"{name}:rhttp@example.internal:{value}" for name, value in right.items())

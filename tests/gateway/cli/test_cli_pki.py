@@ -18,13 +18,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from cryptography.x509.oid import NameOID
 from support.homes import leaf_of, listed, mode_of, refused, run_cli, snapshot_of, start_cli, uri_of
 
-from gateway import clistream
-from gateway.home import Home
+from gateway.audit import cli_stream
+from gateway.home.layout import Home
 from pki import files
 from pki.names import Role
 from pki.pem import read_certificates
 from pki.verify import verify_file
-from rhttp.digest import Algorithm, ha1
+from rhttp.digest.formula import Algorithm, ha1
 
 REALM = "rhttp@example.internal"
 BUNDLE = {"cert.pem", "key.pem", "trust.pem", "password", "curl.conf", "rhttp.toml"}
@@ -246,7 +246,7 @@ def test_issue_failing_after_signing_revokes_what_nobody_got(
         case "file":
             monkeypatch.setattr(files.os, "fsync", fail)
         case "audit":
-            monkeypatch.setattr(clistream, "append_cli", fail)
+            monkeypatch.setattr(cli_stream, "append_cli", fail)
         case "move":
             monkeypatch.setattr(files.os, "rename", fail)
     refused(run_cli(home, "issue-client", "alice"), "Input/output error")
@@ -274,7 +274,7 @@ def test_issue_of_one_new_name_twice_at_once_leaves_no_bundle_without_its_user(
         meanwhile.append(issue_meanwhile(home, "twin", "--out", tmp_path / "second"))
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(clistream, "append_cli", fail)
+    monkeypatch.setattr(cli_stream, "append_cli", fail)
     refused(run_cli(home, "issue-client", "twin"), "Input/output error")
     monkeypatch.undo()
     assert (meanwhile[0].returncode, (tmp_path / "second").exists()) == (1, False), meanwhile
@@ -289,13 +289,13 @@ def test_issue_of_two_names_into_one_directory_leaves_the_bundle_of_one(
 ) -> None:
     """Other names do not wait; who finds the place taken takes back its own user and certificate, and no other's."""
     out = tmp_path / "out"
-    append = clistream.append_cli
+    append = cli_stream.append_cli
 
     def append_late(*arguments: Any, **fields: Any) -> object:
         assert issue_meanwhile(home, "second", "--out", out).returncode == 0
         return append(*arguments, **fields)
 
-    monkeypatch.setattr(clistream, "append_cli", append_late)
+    monkeypatch.setattr(cli_stream, "append_cli", append_late)
     refused(run_cli(home, "issue-client", "first", "--out", out), "is not an empty directory")
     assert set(snapshot_of(home).users) == {"second"}
     assert {entry["name"]: entry["status"] for entry in listed(home)} == {"first": "revoked", "second": "valid"}

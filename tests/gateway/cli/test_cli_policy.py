@@ -15,9 +15,9 @@ from sqlalchemy import insert
 from auth.policy import ACTIONS
 from gateway.cli.main import cli
 from gateway.cli.policy import _ACTIONS, _WHY
-from gateway.home import Home
-from gateway.homemaker import HomePlan, make_home
-from gateway.state import bump, open_state
+from gateway.home.create import HomePlan, make_home
+from gateway.home.layout import Home
+from gateway.state.database import bump, open_state
 from pki.inventory import Inventory
 from pki.tables import certificates, identities
 

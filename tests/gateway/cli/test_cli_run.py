@@ -18,9 +18,9 @@ from cryptography import x509
 from support.runhomes import PASSPHRASE, append, copy_home, set_key
 from support.serving import FAKE, Served
 
-from gateway.audit import parse_line
-from gateway.auditverify import verify_directory
-from gateway.checkpoints import read_public_key
+from gateway.audit.checkpoints import read_public_key
+from gateway.audit.line import parse_line
+from gateway.audit.verify import verify_directory
 from gateway.cli.main import cli
 
 

@@ -14,12 +14,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 import gateway.cli.users
-from gateway.audit import AuditUnavailable
+from gateway.audit.line import AuditUnavailable
 from gateway.cli.main import cli
-from gateway.home import Home
-from gateway.homemaker import HomePlan, make_home
-from gateway.state import load_snapshot, open_state
-from rhttp.digest import Algorithm, ha1
+from gateway.home.create import HomePlan, make_home
+from gateway.home.layout import Home
+from gateway.state.database import load_snapshot, open_state
+from rhttp.digest.formula import Algorithm, ha1
 
 REALM = "rhttp@example.internal"
 PASSPHRASE = b"open sesame"
@@ -330,7 +330,7 @@ def test_running_gateway_is_told_after_every_change(bench: Bench, monkeypatch: p
         seen.append((method, path, {name: enabled for name, (enabled, _) in bench.known().items()}))
         return {"version": 1, "cut": 3, "processes": 1}
 
-    monkeypatch.setattr("gateway.adminclient.call", call)
+    monkeypatch.setattr("gateway.admin.client.call", call)
     bench.add("alice")
     assert "cut 3 connection" in bench.done("disable", "alice").stdout
     bench.done("enable", "alice")
@@ -359,7 +359,7 @@ def test_without_an_audit_line_people_are_still_locked_out(
     """A full disk must not keep an intruder in: it is done, the gateway is told, and the failure is told too."""
     bench.add("alice")
     told: list[str] = []
-    monkeypatch.setattr("gateway.desk.Desk.tell_gateway", lambda _desk, path: told.append(path))
+    monkeypatch.setattr("gateway.home.session.Desk.tell_gateway", lambda _desk, path: told.append(path))
     _break_the_log(monkeypatch)
     result = bench.run(act, "alice")
     assert result.exit_code == 1
@@ -372,4 +372,4 @@ def _break_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise AuditUnavailable("disk full")
 
-    monkeypatch.setattr("gateway.clistream.append_cli", broken)
+    monkeypatch.setattr("gateway.audit.cli_stream.append_cli", broken)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.homes import mode_of, run_cli
 
-from gateway.home import Home
+from gateway.home.layout import Home
 from pki.pem import read_certificates, read_crls
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin") or ""

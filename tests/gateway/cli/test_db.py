@@ -6,7 +6,7 @@ from pathlib import Path
 
 from support.homes import new_home, run_cli
 
-from gateway.state import check_schema, open_state
+from gateway.state.database import check_schema, open_state
 
 
 def test_db_upgrade_of_the_newest_schema_does_nothing(tmp_path: Path) -> None:

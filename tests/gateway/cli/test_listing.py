@@ -14,7 +14,7 @@ import pytest
 from support.homes import run_cli
 
 from gateway.cli.listing import certificate_lines
-from gateway.home import Home
+from gateway.home.layout import Home
 from pki.inventory import CertificateRecord
 from pki.names import Role
 

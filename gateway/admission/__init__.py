@@ -1,0 +1,1 @@
+"""Certificate, Digest, policy, in that order, and the proofs that they give."""

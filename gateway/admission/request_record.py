@@ -1,0 +1,177 @@
+"""One request as the gateway follows it: who asks, by which listener, what was decided, what the audit log will say.
+
+Trust: pure.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from auth.policy import Allowed, Context, ResourceType
+from auth.verifier import Authenticated
+from gateway.audit.line import MAX_STRING, FieldRefused, Fields, RenderedFields, is_plain, render_fields, three_digits
+from gateway.core.peer import Peer
+from rhttp.http1.head import RequestHead
+
+if TYPE_CHECKING:
+    from gateway.core.context import Generation
+
+_monotonic: Final = time.monotonic
+_MAX_POLICIES: Final = 1024
+"""Sets of policy ids remembered in rendered form."""
+
+
+_policies: Final[dict[tuple[str, ...], bytes]] = {}
+
+
+def _render_policies(ids: tuple[str, ...]) -> bytes:
+    rendered = render_fields({"policy": ids})
+    if len(_policies) >= _MAX_POLICIES:
+        _policies.clear()
+    _policies[ids] = rendered
+    return rendered
+
+
+Question = tuple[str, ResourceType, str]
+"""What policy is asked: action, kind and name of the resource."""
+
+
+class Admitted:
+    """Proof that a request passed certificate, Digest and policy; made in `gateway.admission.checks` only."""
+
+    __slots__ = ("allowed", "digest", "question")
+
+    def __init__(self, digest: Authenticated | None, allowed: Allowed, question: Question) -> None:
+        self.digest = digest
+        self.allowed = allowed
+        self.question = question
+        """What was decided: the proof is good for this and for nothing else."""
+
+    def require(self, action: str, kind: ResourceType, name: str) -> None:
+        """Raise unless it was this that policy allowed: called by whoever acts on the proof.
+
+        Raises:
+            PermissionError: the proof is about something else; a fault of ours, and nothing is done.
+        """
+        if self.question != (action, kind, name):
+            raise PermissionError("a proof of another decision")
+
+
+class Rendered:
+    """The parts of an audit line that do not change from one request to the next that is like it."""
+
+    __slots__ = ("head", "tail")
+
+    def __init__(self, head: bytes, tail: bytes) -> None:
+        if not (is_plain(head) and is_plain(tail)):
+            raise FieldRefused("rendered fields that are not plain ASCII, or hold something nested")
+        self.head = head
+        """Behind the request id, up to the outcome."""
+        self.tail = tail
+        """Behind the outcome, up to the worker."""
+
+
+class Call:
+    """One request. A plain slotted class: one is made for every request."""
+
+    __slots__ = (
+        "admitted",
+        "context",
+        "generation",
+        "head",
+        "id_bytes",
+        "listener",
+        "parent_id",
+        "peer",
+        "query",
+        "rendered",
+        "request_id",
+        "started",
+        "target",
+    )
+
+    def __init__(self, head: RequestHead, peer: Peer, listener: str, request_id: str, generation: Generation) -> None:
+        self.head = head
+        self.peer = peer
+        self.listener = listener
+        self.request_id = request_id
+        self.id_bytes = request_id.encode("ascii")
+        self.generation = generation
+        self.parent_id: str | None = None
+        self.target = b""
+        """The normal path; empty until it was parsed."""
+        self.query: bytes | None = None
+        self.context: Context
+        """The circumstances that policy was last asked about."""
+        self.admitted: Admitted | None = None
+        self.rendered: Rendered | None = None
+        """What `audit_of` needs, when it is known from a request like this one."""
+        self.started = _monotonic()
+
+    def audit_of(self, outcome: bytes, *, status: int, worker: bytes) -> Fields:
+        """As `audit` for an admitted request, rendered: these are the lines of nearly every exchange.
+
+        Everything in them is ours or was parsed into a form that needs no escaping: ids are hex or tokens, names and
+        pools are names, and a normal path has neither quotes nor backslashes. A ``status`` of 0 is none, and so is
+        a ``worker`` without a name.
+        """
+        rendered = self.rendered
+        if rendered is None:
+            if self.admitted is not None and len(self.target) <= MAX_STRING:
+                rendered = self.rendered = self.render()
+            if rendered is None:
+                fields = self.audit(outcome.decode("ascii"), status=status or None)
+                if worker:
+                    fields["worker"] = worker.decode("ascii")
+                return fields
+        spent = int((_monotonic() - self.started) * 1e6)
+        who = b',"worker":"%b"' % worker if worker else b""
+        if status:
+            who += b',"status":%d' % status
+        return RenderedFields(
+            b'"request_id":"%b%b%b%b%b,"ms":%d.%b'
+            % (
+                self.id_bytes,
+                rendered.head,
+                outcome,
+                rendered.tail,
+                who,
+                spent // 1000,
+                three_digits(spent % 1000),
+            )
+        )
+
+    def render(self) -> Rendered | None:
+        """What the audit lines of this request, and of those like it, have in common. It must be admitted.
+
+        None: it needs care, since the operator's ids of policies may hold anything.
+        """
+        assert self.admitted is not None
+        ids = self.admitted.allowed.policy_ids
+        policy = _policies.get(ids)
+        if policy is None:
+            policy = _render_policies(ids)
+        parent = b"" if self.parent_id is None else b'"parent_id":"%b",' % self.parent_id.encode("ascii")
+        head = b'",%b%b,"listener":"%b","outcome":"' % (parent, self.peer.rendered, self.listener.encode("ascii"))
+        tail = b'",%b,"target":"%b"' % (policy, self.target)
+        return Rendered(head, tail) if is_plain(head) and is_plain(tail) else None
+
+    def audit(self, outcome: str, *, status: int | None = None, reason: str | None = None) -> dict[str, object]:
+        """The fields of this request's audit line. The target is the normal path, never the query."""
+        fields: dict[str, object] = {"request_id": self.request_id}
+        if self.parent_id is not None:
+            fields["parent_id"] = self.parent_id
+        fields |= self.peer.audit()
+        fields["listener"] = self.listener
+        fields["outcome"] = outcome
+        if reason is not None:
+            fields["reason"] = reason
+        if self.admitted is not None:
+            fields["policy"] = self.admitted.allowed.policy_ids
+        if self.target:
+            fields["target"] = self.target.decode("latin-1")
+        if status is not None:
+            fields["status"] = status
+        fields["ms"] = round((_monotonic() - self.started) * 1000, 3)
+        return fields

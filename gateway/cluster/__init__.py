@@ -1,0 +1,1 @@
+"""What data processes know of each other and pass on."""

@@ -1,0 +1,346 @@
+"""What the values of ``gateway.toml`` mean, addresses, names, references: from typed tables to a `Config`.
+
+Each check notes what it finds and leaves the value out, so the others still run. No file is touched here.
+
+Trust: pure; trusts the operator to mean well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+from gateway.config.address import is_loopback, is_loopback_literal, overlap, parse_master_url, parse_tcp, reaches
+from gateway.config.limits import Limits
+from gateway.config.models import DigestTable, MasterTable, PoolTable, RouteTable
+from gateway.config.route_paths import route_path_problem
+from gateway.config.tables import Notes, Part, Tables
+from gateway.config.values import (
+    MAX_NONCES_PER_IDENTITY,
+    AuditConfig,
+    Config,
+    DigestConfig,
+    MasterConfig,
+    MasterUrl,
+    MetricsConfig,
+    PoolConfig,
+    RouteConfig,
+    StateConfig,
+    TcpAddress,
+    UnixAddress,
+)
+from pki.errors import NameInvalid
+from pki.names import PEER_ROLES, parse_dns_name, parse_name, parse_trust_domain
+from rhttp.http1.limits import UNIX_PATH_MAX
+from rhttp.http1.target import BadTarget, parse_target, split_authority
+
+_REALM: Final = re.compile(r"[ !#-\[\]-~]{1,128}")
+_ALGORITHMS: Final = ("SHA-256",)
+_KNOWN_ALGORITHMS: Final = frozenset(
+    name + suffix for name in ("SHA-256", "SHA-512-256", "MD5") for suffix in ("", "-sess")
+)
+# (smaller, bigger): the second bounds the first.
+_ORDERED_LIMITS: Final = (
+    ("request_line_bytes", "head_bytes"),
+    ("handshakes", "connections"),
+    ("master_idle_connections", "master_connections"),
+)
+
+
+def build_config(tables: Tables, home: Path, notes: Notes) -> Config | None:
+    """The configuration; None when something was noted. `home` is absolute."""
+    top = tables.top
+    groups = _groups(tables.groups, notes)
+    masters = _masters(tables.masters, notes)
+    routes = _routes(tables.routes, tables.given.get("masters", frozenset()), notes)
+    pools = _pools(tables.pools, tables.given.get("masters", frozenset()), notes)
+    limits = _limits(tables.limits or Limits(), tables.given.get("limits", frozenset()), notes)
+    digest = _digest(tables.digest, limits, tables.given.get("digest", frozenset()), notes)
+    state = _state(tables.state.url, notes) if tables.state else None
+    metrics = _metrics(tables, notes)
+    if top is None:
+        return None
+    trust_domain = _checked(parse_trust_domain, top.trust_domain, notes, "trust_domain") if top.trust_domain else None
+    notes.files.append(("policy", home / top.policy))
+    listen = _tcp(top.listen, notes, "listen")
+    dispatch = _dispatch(top.dispatch, home, notes)
+    server_names = _server_names(top.server_names, notes)
+    _unix_paths(dispatch, top.dispatch, home, notes)
+    _listeners({"listen": listen, "dispatch": dispatch, "metrics.listen": metrics.listen}, tables.masters, notes)
+    if notes.problems or trust_domain is None or listen is None or dispatch is None or digest is None or state is None:
+        return None
+    return Config(
+        home=home,
+        trust_domain=trust_domain,
+        listen=listen,
+        dispatch=dispatch,
+        digest=digest,
+        policy=home / top.policy,
+        processes=top.processes,
+        server_names=server_names,
+        client_cert_field=top.client_cert_field,
+        groups=groups,
+        masters=masters,
+        routes=routes,
+        pools=pools,
+        limits=limits,
+        audit=tables.audit or AuditConfig(),
+        state=state,
+        metrics=metrics,
+    )
+
+
+def _checked(parse: Callable[[str], str], text: str, notes: Notes, *parts: Part) -> str | None:
+    """The text when it is a name of its kind."""
+    try:
+        return parse(text)
+    except NameInvalid as error:
+        notes.say(str(error), *parts)
+        return None
+
+
+def _digest(table: DigestTable | None, limits: Limits, given: frozenset[str], notes: Notes) -> DigestConfig | None:
+    if table is None:
+        return None
+    if table.realm and not _REALM.fullmatch(table.realm):
+        notes.say("must be 1 to 128 printable ASCII characters without quotes and backslashes", "digest", "realm")
+    if not table.algorithms:
+        notes.say('must name at least one algorithm; write ["SHA-256"]', "digest", "algorithms")
+    for index, name in enumerate(table.algorithms):
+        if name not in _ALGORITHMS:
+            what = "is not supported yet" if name in _KNOWN_ALGORITHMS else "is no algorithm of HTTP Digest"
+            notes.say(f'{name[:40]!r} {what}; write ["SHA-256"]', "digest", "algorithms", index)
+        elif name in table.algorithms[:index]:
+            notes.say(f"{name!r} is listed twice; remove one", "digest", "algorithms", index)
+    nonces = table.nonces_per_identity
+    if "nonces_per_identity" not in given:
+        # A connection that finds its nonce pushed out by the next one's sends every request twice.
+        connections = max(limits.connections_per_client, limits.connections_per_worker)
+        nonces = max(nonces, min(connections, MAX_NONCES_PER_IDENTITY))
+    return DigestConfig(
+        realm=table.realm,
+        algorithms=tuple(table.algorithms),
+        nonce_lifetime=table.nonce_lifetime,
+        window=table.window,
+        nonces_per_identity=nonces,
+    )
+
+
+def _groups(tables: Mapping[str, list[str]], notes: Notes) -> dict[str, tuple[str, ...]]:
+    for name, members in tables.items():
+        _checked(parse_name, name, notes, "groups", name)
+        for index, member in enumerate(members):
+            role, slash, rest = member.partition("/")
+            if not slash or role not in PEER_ROLES:
+                text = f"{member[:80]!r} is no principal; write 'client/NAME', 'worker/NAME' or 'master/NAME'"
+                notes.say(text, "groups", name, index)
+            else:
+                _checked(parse_name, rest, notes, "groups", name, index)
+    return {name: tuple(dict.fromkeys(members)) for name, members in tables.items()}
+
+
+def _masters(tables: Mapping[str, MasterTable], notes: Notes) -> dict[str, MasterConfig]:
+    found = {}
+    for name, table in tables.items():
+        _checked(parse_name, name, notes, "masters", name)
+        urls: list[MasterUrl] = []
+        for index, text in enumerate(table.urls):
+            url = parse_master_url(text)
+            if isinstance(url, str):
+                notes.say(url, "masters", name, "urls", index)
+            elif url in urls:
+                notes.say("is listed twice; remove one", "masters", name, "urls", index)
+            else:
+                urls.append(url)
+        if table.host is not None and (not table.host.isascii() or split_authority(table.host.encode()) is None):
+            notes.say("must be a host, or host:port", "masters", name, "host")
+        found[name] = MasterConfig(name=name, urls=tuple(urls), host=table.host)
+    return found
+
+
+def _routes(
+    tables: tuple[tuple[int, RouteTable], ...], masters: frozenset[str], notes: Notes
+) -> tuple[RouteConfig, ...]:
+    found: list[RouteConfig] = []
+    paths: dict[str, int] = {}
+    leads: dict[str, tuple[int, str]] = {}
+    for index, table in tables:
+        if table.name is not None:
+            _checked(parse_name, table.name, notes, "routes", index, "name")
+        problem = route_path_problem(table.path) if table.path else None
+        if problem is not None:
+            notes.say(problem, "routes", index, "path")
+        first = paths.setdefault(table.path, index)
+        if first != index and table.path:
+            notes.say(f"routes[{first}] has the same path; remove one", "routes", index, "path")
+        for allowance in ("allow_empty_segments", "allow_encoded_slash"):
+            if getattr(table, allowance) and table.path and not table.path.endswith("/*"):
+                notes.say(
+                    "means nothing for an exact path; end the path in '/*' or remove this", "routes", index, allowance
+                )
+        _known_master(table.master, masters, notes, "routes", index, "master")
+        name = table.name or table.master
+        other, master = leads.setdefault(name, (index, table.master))
+        if table.master and master and master != table.master:
+            text = f"routes[{other}] is called {name!r} too but leads to another master; policies could not tell"
+            notes.say(f"{text} them apart, so rename one", "routes", index, "name")
+        found.append(
+            RouteConfig(
+                name=name,
+                path=table.path,
+                master=table.master,
+                allow_empty_segments=table.allow_empty_segments,
+                allow_encoded_slash=table.allow_encoded_slash,
+                allow_cross_site=table.allow_cross_site,
+            )
+        )
+    return tuple(found)
+
+
+def _known_master(name: str, masters: frozenset[str], notes: Notes, *parts: Part) -> None:
+    if name and name not in masters:
+        known = f"known: {', '.join(sorted(masters))}" if masters else "there is no [masters] table"
+        notes.say(f"there is no master {name[:80]!r} ({known}); add [masters.NAME] or name another", *parts)
+
+
+def _pools(tables: Mapping[str, PoolTable], masters: frozenset[str], notes: Notes) -> dict[str, PoolConfig]:
+    found = {}
+    for name, table in tables.items():
+        _checked(parse_name, name, notes, "pools", name)
+        if table.mode == "relay":
+            if table.master is None:
+                notes.say('is missing; mode "relay" needs the master to hand workers to', "pools", name, "master")
+            else:
+                _known_master(table.master, masters, notes, "pools", name, "master")
+            path = table.path or f"/-/reverse/{name}"
+            if not path.isascii() or _is_not_normal(path.encode()):
+                notes.say("must be a path in normal form, as in '/-/reverse/render'", "pools", name, "path")
+        else:
+            path = None
+            for key in ("master", "path"):
+                if getattr(table, key) is not None:
+                    notes.say('belongs to mode "relay" only; remove it or set the mode', "pools", name, key)
+        found[name] = PoolConfig(name=name, mode=table.mode, master=table.master, path=path, queue=table.queue)
+    return found
+
+
+def _is_not_normal(path: bytes) -> bool:
+    target = parse_target(path, method=b"GET")
+    return isinstance(target, BadTarget) or target.query is not None or target.path != path
+
+
+def _limits(limits: Limits, given: frozenset[str], notes: Notes) -> Limits:
+    for small, big in _ORDERED_LIMITS:
+        bound = getattr(limits, big)
+        if getattr(limits, small) <= bound:
+            continue
+        if small in given:
+            default = "" if big in given else ", its default"
+            notes.say(f"is more than limits.{big} ({bound}{default}); lower it or raise that", "limits", small)
+        else:
+            # A default never stands in the way of what was set.
+            limits = replace(limits, **{small: bound})
+    return limits
+
+
+def _state(url: str, notes: Notes) -> StateConfig:
+    # The URL may hold a password: no part of it is repeated.
+    scheme, _, rest = url.partition("://")
+    if scheme in ("sqlite", "sqlite+pysqlite"):
+        name = rest[1:].partition("?")[0]
+        if not rest.startswith("/") or not name or name == ":memory:":
+            notes.say("must name a file, as in 'sqlite:///state.db'", "state", "url")
+    elif scheme in ("postgresql", "postgres"):
+        notes.say("must name the driver: 'postgresql+psycopg://…'", "state", "url")
+    elif scheme != "postgresql+psycopg" or not rest:
+        notes.say("must be 'sqlite:///PATH' or 'postgresql+psycopg://USER@HOST/DATABASE'", "state", "url")
+    return StateConfig(url=url)
+
+
+def _metrics(tables: Tables, notes: Notes) -> MetricsConfig:
+    table = tables.metrics
+    if table is None or table.listen is None:
+        return MetricsConfig()
+    address = _tcp(table.listen, notes, "metrics", "listen")
+    if address is not None and not table.allow_remote and not is_loopback(address.host):
+        text = "other machines may reach this address; take 127.0.0.1, or set metrics.allow_remote = true if they shall"
+        notes.say(text, "metrics", "listen")
+    return MetricsConfig(listen=address)
+
+
+def _tcp(text: str, notes: Notes, *parts: Part) -> TcpAddress | None:
+    address = parse_tcp(text)
+    if isinstance(address, str):
+        notes.say(address, *parts)
+        return None
+    return address
+
+
+def _dispatch(text: str, home: Path, notes: Notes) -> TcpAddress | UnixAddress | None:
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path or "\0" in path or path.endswith("/"):
+            notes.say("must name a file, as in 'unix:run/dispatch.sock'", "dispatch")
+            return None
+        notes.folders.append(("dispatch", (home / path).parent))
+        return UnixAddress(path=home / path)
+    address = _tcp(text, notes, "dispatch")
+    if address is not None and not is_loopback_literal(address.host):
+        text = "must be a loopback address as a literal, 127.0.0.1 or [::1]: whoever reaches it is a master"
+        notes.say(f"{text}; or use 'unix:run/dispatch.sock'", "dispatch")
+        return None
+    return address
+
+
+def _unix_paths(dispatch: TcpAddress | UnixAddress | None, text: str, home: Path, notes: Notes) -> None:
+    """One clear error for paths that no unix socket can have; a home that is too long is told once."""
+    admin = home / "run" / "admin.sock"
+    relative = not text.startswith("unix:/")
+    if len(bytes(admin)) > UNIX_PATH_MAX:
+        text = f"the admin socket's path {admin} has {len(bytes(admin))} bytes, a unix socket takes {UNIX_PATH_MAX}"
+        notes.say(f"{text}; move the home to a shorter path, or reach it by a symbolic link", "home")
+        if relative:
+            return
+    if not isinstance(dispatch, UnixAddress):
+        return
+    if len(bytes(dispatch.path)) > UNIX_PATH_MAX:
+        text = f"the path {dispatch.path} has {len(bytes(dispatch.path))} bytes, a unix socket takes {UNIX_PATH_MAX}"
+        notes.say(f"{text}; choose a shorter one", "dispatch")
+    elif dispatch.path == admin:
+        notes.say("is the admin socket's path; choose another", "dispatch")
+
+
+def _server_names(texts: list[str], notes: Notes) -> tuple[str, ...]:
+    names: list[str] = []
+    for index, text in enumerate(texts):
+        try:
+            names.append(ip_address(text.removeprefix("[").removesuffix("]")).compressed)
+            continue
+        except ValueError:
+            pass
+        name = _checked(parse_dns_name, text.lower(), notes, "server_names", index)
+        if name is not None:
+            names.append(name)
+    return tuple(dict.fromkeys(names))
+
+
+def _listeners(
+    addresses: Mapping[str, TcpAddress | UnixAddress | None], masters: Mapping[str, MasterTable], notes: Notes
+) -> None:
+    """No two listeners at one place, and no master that is the gateway itself."""
+    tcp = [(key, address) for key, address in addresses.items() if isinstance(address, TcpAddress)]
+    for place, (key, address) in enumerate(tcp):
+        for other, earlier in tcp[:place]:
+            if overlap(address, earlier):
+                notes.say(f"{address} overlaps with {other} ({earlier}); choose another port", *key.split("."))
+    for name, master in masters.items():
+        for index, text in enumerate(master.urls):
+            url = parse_master_url(text)
+            for key, address in tcp:
+                if isinstance(url, MasterUrl) and reaches(url, address):
+                    text = f"{url} is this gateway's own {key} address; a master is another server"
+                    notes.say(f"{text}, so name its address", "masters", name, "urls", index)

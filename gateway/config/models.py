@@ -1,0 +1,195 @@
+"""The tables and keys of ``gateway.toml`` as pydantic sees them: which there are, of what type, within what bounds.
+
+This is the one list of keys: checks and the reference are made from it. What a value *means* (is that text an address,
+is there such a master) is for `gateway.config.check`. Scalars are strict, so ``"8"`` or ``true`` is never a number.
+
+Trust: trusts the operator to mean well, not to type well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic.fields import FieldInfo
+
+from gateway.config.limits import Float, Int, Limits, count, seconds
+from gateway.config.processes import MAX_PROCESSES
+from gateway.config.values import MAX_NONCES_PER_IDENTITY, NONCES_PER_IDENTITY, AuditConfig
+
+Text = Annotated[str, Strict()]
+Flag = Annotated[bool, Strict()]
+
+
+class Table(BaseModel):
+    """A table of the file: unknown keys are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TopTable(Table):
+    """The keys before the first table."""
+
+    trust_domain: Text = Field(description="SPIFFE trust domain of every certificate; fixed by `init`.")
+    listen: Text = Field(
+        "127.0.0.1:8443", description="TLS listener for clients, workers and remote masters, `host:port`."
+    )
+    dispatch: Text = Field(
+        "unix:run/dispatch.sock",
+        description="Plain HTTP listener for masters on this host: `unix:PATH` (relative to the home) or a loopback "
+        "`address:port`.",
+    )
+    server_names: list[Text] = Field(
+        [], description="Names and addresses that requests may be addressed to beside those of the server certificate."
+    )
+    policy: Text = Field("policy.cedar", description="The policy file, relative to the home.")
+    processes: Annotated[Int, count(1, MAX_PROCESSES, "Data processes; about one for each core.")] = 1
+    client_cert_field: Flag = Field(False, description="Send masters the `Client-Cert` field (RFC 9440).")
+
+
+class DigestTable(Table):
+    """``[digest]``: HTTP Digest (RFC 7616)."""
+
+    realm: Text = Field(description="Protection space; fixed by `init`, passwords are stored for it.")
+    algorithms: list[Text] = Field(["SHA-256"], description="Algorithms to offer, strongest first.")
+    nonce_lifetime: Annotated[Float, seconds(86400, "A nonce is current so long, then stale.")] = 300.0
+    window: Annotated[Int, count(1, 65536, "Nonce counts remembered for each nonce.")] = 1024
+    nonces_per_identity: Annotated[
+        Int,
+        count(
+            1,
+            MAX_NONCES_PER_IDENTITY,
+            "Live nonces of one identity; older ones become stale. Unset, it rises with `connections_per_client` and "
+            "`connections_per_worker` up to its maximum, so that each connection can keep a nonce of its own.",
+        ),
+    ] = NONCES_PER_IDENTITY
+
+
+class MasterTable(Table):
+    """``[masters.NAME]``: where requests of routes go."""
+
+    urls: list[Text] = Field(description="Addresses of the master, `http://host:port`.")
+    host: Text | None = Field(None, description="`Host` field sent to the master; without it, the client's own.")
+
+
+class RouteTable(Table):
+    """``[[routes]]``: which paths lead to which master; the longest match wins."""
+
+    name: Text | None = Field(None, description="Name in policies; without it, the name of the master.")
+    path: Text = Field(description="`/x/*` for `/x/` and all below, or one exact path; in normal form.")
+    master: Text = Field(description="Name of the master.")
+    allow_empty_segments: Flag = Field(False, description="Accept `//` in paths of this route.")
+    allow_encoded_slash: Flag = Field(False, description="Accept `%2F` in paths of this route.")
+    allow_cross_site: Flag = Field(
+        False, description="Accept unsafe methods from pages of other sites (`Origin`, `Sec-Fetch-Site`)."
+    )
+
+
+class PoolTable(Table):
+    """``[pools.NAME]``: workers that reversed their connection."""
+
+    mode: Literal["hosted", "relay"] = Field(
+        "hosted", description="`hosted`: connections are kept here. `relay`: they are handed to a master."
+    )
+    master: Text | None = Field(None, description="For mode `relay`: name of the master.")
+    path: Text | None = Field(None, description="For mode `relay`: path of the upgrade; default `/-/reverse/NAME`.")
+    queue: Annotated[Int, count(0, 1000000, "Requests that may wait for a slot.")] = 1000
+
+
+class StateTable(Table):
+    """``[state]``: where users, certificates and revocations are kept."""
+
+    url: Text = Field(
+        "sqlite:///state.db",
+        description="`sqlite:///PATH` (relative to the home) or `postgresql+psycopg://USER@HOST/DATABASE`.",
+    )
+
+
+class MetricsTable(Table):
+    """``[metrics]``: `GET /metrics` for Prometheus."""
+
+    listen: Text | None = Field(None, description="`host:port`; without it there is no such listener.")
+    allow_remote: Flag = Field(False, description="Permit an address that is not a loopback one.")
+
+
+Group = list[Text]
+"""``[groups] NAME = [members]``."""
+
+# Every table of the file but the top one: its key, how it is written, what it holds. Order is that of the reference.
+TABLES: dict[str, tuple[str, type[Any]]] = {
+    "digest": ("[digest]", DigestTable),
+    "masters": ("[masters.NAME]", MasterTable),
+    "routes": ("[[routes]]", RouteTable),
+    "pools": ("[pools.NAME]", PoolTable),
+    "limits": ("[limits]", Limits),
+    "audit": ("[audit]", AuditConfig),
+    "state": ("[state]", StateTable),
+    "metrics": ("[metrics]", MetricsTable),
+}
+GROUPS_TEXT = 'Principals of each group, `client/NAME`, `worker/NAME` or `master/NAME`; policies say `Group::"NAME"`.'
+# Tables that later work brings: named here so that setting one says so instead of "unknown key".
+NOT_BUILT = {"enroll": "enrolment", "pki": "the plain listener for revocation lists"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One key of a table, for messages and the reference. `default` is None where there is none."""
+
+    name: str
+    expects: str
+    default: object
+    required: bool
+    description: str
+
+    @property
+    def blank(self) -> str | list[str]:
+        """What stands for a required key that is not there; those are texts and lists of texts."""
+        return [] if self.expects == "a list of texts" else ""
+
+
+def keys_of(table: type[Any]) -> tuple[Key, ...]:
+    """The keys of a table in the order in which they are documented."""
+    if issubclass(table, BaseModel):
+        return tuple(
+            _key(name, info.annotation, info, info.default, required=info.is_required())
+            for name, info in table.model_fields.items()
+        )
+    hints = get_type_hints(table, include_extras=True)
+    keys = []
+    for field in fields(table):
+        kind, *notes = get_args(hints[field.name])
+        info = next(note for note in notes if isinstance(note, FieldInfo))
+        keys.append(_key(field.name, kind, info, field.default, required=False))
+    return tuple(keys)
+
+
+def _key(name: str, kind: Any, info: FieldInfo, default: object, *, required: bool) -> Key:
+    bounds = {sign: getattr(note, sign) for note in info.metadata for sign in ("gt", "ge", "le") if hasattr(note, sign)}
+    extra = info.json_schema_extra
+    unit = str(extra["unit"]) if isinstance(extra, dict) else ""
+    return Key(
+        name=name,
+        expects=_expects(kind, bounds, unit),
+        default=None if required else default,
+        required=required,
+        description=info.description or "",
+    )
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def _expects(kind: Any, bounds: dict[str, float], unit: str) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(f'"{choice}"' for choice in get_args(kind))
+    if get_origin(kind) is list:
+        return "a list of texts"
+    if get_origin(kind) is UnionType or get_origin(kind) is Union:
+        kind = get_args(kind)[0]  # "... | None": the key may be absent
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    low = f" above {bounds['gt']:g} up to" if "gt" in bounds else f" from {bounds['ge']:g} to" if "ge" in bounds else ""
+    high = f" {bounds['le']:.15g}" if "le" in bounds else ""
+    return f"{_KINDS[kind]}{low}{high}{f' ({unit})' if unit else ''}"

@@ -1,0 +1,189 @@
+"""The configuration as the running gateway uses it: frozen values, complete and checked, no text left to interpret.
+
+They are built in one place (`gateway.config.check`); whoever holds a `Config` need not check it again.
+
+Trust: data only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import ConfigDict, Field
+
+from gateway.config.limits import GIB, KIB, MIB, Int, Limits, count, size
+
+NONCES_PER_IDENTITY: Final = 256
+"""As many as an identity may have connections: clients keep a nonce for each of theirs."""
+MAX_NONCES_PER_IDENTITY: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigProblem:
+    """One thing that is wrong: `path` is the key as typed (``pools.render.mode``), `message` says what and the mend."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class ConfigInvalid(Exception):  # noqa: N818 - says what is the case, like every error of ours
+    """The configuration cannot be used; `problems` holds all that is wrong with it."""
+
+    code = "config-invalid"
+
+    def __init__(self, problems: tuple[ConfigProblem, ...]) -> None:
+        super().__init__("; ".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+class LoadFailed(Exception):  # noqa: N818 - says what is the case, like every error of ours
+    """The home cannot be served; `problems` holds all that is wrong, each with a key path or file."""
+
+    def __init__(self, problems: tuple[ConfigProblem, ...]) -> None:
+        super().__init__("; ".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpAddress:
+    """A TCP address to listen on; `host` is a name or an IP literal without brackets, `port` 0 means any."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnixAddress:
+    """A unix socket to listen on; `path` is absolute and at most 107 bytes."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DigestConfig:
+    """HTTP Digest (RFC 7616): realm, algorithms offered (strongest first), and the life of nonces in seconds."""
+
+    realm: str
+    algorithms: tuple[str, ...] = ("SHA-256",)
+    nonce_lifetime: float = 300.0
+    window: int = 1024
+    nonces_per_identity: int = NONCES_PER_IDENTITY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MasterUrl:
+    """One address of a master; `authority` is host and port as they go on the wire, an IPv6 literal in brackets."""
+
+    scheme: Literal["http"]
+    host: str
+    port: int
+    authority: bytes
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority.decode('ascii')}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MasterConfig:
+    """A master that routes lead to; `host` replaces the client's ``Host`` field when set."""
+
+    name: str
+    urls: tuple[MasterUrl, ...]
+    host: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteConfig:
+    """Paths that lead to a master; `path` is normal, exact or ending in ``/*``."""
+
+    name: str
+    path: str
+    master: str
+    allow_empty_segments: bool = False
+    allow_encoded_slash: bool = False
+    allow_cross_site: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolConfig:
+    """A pool of workers; `master` and `path` are set exactly when `mode` is ``relay``."""
+
+    name: str
+    mode: Literal["hosted", "relay"] = "hosted"
+    master: str | None = None
+    path: str | None = None
+    queue: int = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditConfig:
+    """The ``[audit]`` table: the audit log's files. Checked by its annotations, like `Limits`."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    max_bytes: Annotated[Int, size(1 * KIB, 16 * GIB, "One file may have; then the next is begun.")] = 64 * MIB
+    keep: Annotated[Int, count(0, 1000000, "Finished files kept for each stream; 0 keeps all.")] = 0
+    when_full: Annotated[
+        Literal["refuse", "continue"],
+        Field(description="When a line cannot be written: refuse requests, or go on without the line."),
+    ] = "refuse"
+    ahead: Annotated[
+        Literal["unsafe", "all", "none"],
+        Field(description="Requests over routes that get a line before they leave: those that may change something."),
+    ] = "unsafe"
+    fold_after: Annotated[
+        Int, count(1, 100000, "Refusals a second of one source and reason that get a line each; then one for all.")
+    ] = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateConfig:
+    """Where users, certificates and revocations are kept: an SQLAlchemy URL; its repr hides a password."""
+
+    url: str = field(default="sqlite:///state.db", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsConfig:
+    """Where ``GET /metrics`` is served; None: nowhere."""
+
+    listen: TcpAddress | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All of ``gateway.toml`` with the command line's options merged in; paths are absolute."""
+
+    home: Path
+    trust_domain: str
+    listen: TcpAddress
+    dispatch: TcpAddress | UnixAddress
+    digest: DigestConfig
+    policy: Path
+    processes: int = 1
+    server_names: tuple[str, ...] = ()
+    client_cert_field: bool = False
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    masters: Mapping[str, MasterConfig] = field(default_factory=dict)
+    routes: tuple[RouteConfig, ...] = ()
+    pools: Mapping[str, PoolConfig] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    audit: AuditConfig = field(default_factory=AuditConfig)
+    state: StateConfig = field(default_factory=StateConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+
+    def resources(self) -> dict[str, frozenset[str]]:
+        """What policies may name, by the entity type: routes and pools."""
+        return {"Route": frozenset(route.name for route in self.routes), "Pool": frozenset(self.pools)}

@@ -1,0 +1,1 @@
+"""What supervisor and data process exchange."""

@@ -1,0 +1,1 @@
+"""What all connections of a data process share, and who is connected."""

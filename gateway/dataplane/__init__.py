@@ -1,0 +1,1 @@
+"""One data process, from its arguments to its end."""

@@ -1,0 +1,251 @@
+"""Making a generation: all that one configuration needs, built beside what runs, used only when all of it is right."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL
+
+from auth.cedar import PolicyEngine
+from auth.errors import PolicyInvalid
+from auth.nonces import NonceIssuer, NonceKey, NonceLedger
+from auth.sharedledger import SharedLedger
+from auth.verifier import DigestVerifier
+from gateway.config.limits import Limits
+from gateway.config.toml import parse_config
+from gateway.config.values import Config, ConfigInvalid, TcpAddress
+from gateway.control.process_inputs import Material, read_overrides
+from gateway.core.context import Generation, Services
+from gateway.core.peer import SeenPath
+from gateway.exchange.masters import MasterPool
+from gateway.http.hosts import Authorities
+from gateway.http.routes import RouteTable
+from gateway.pools.hosted import HostedPool
+from gateway.pools.relay import RelayPool
+from pki.errors import PkiError
+from pki.issue import serial_hex
+from pki.names import Role
+from pki.trust import TrustStore
+from pki.verify import PeerVerifier
+from rhttp.http1.head import METHODS, SAFE
+from rhttp.http1.limits import Http1Limits
+from rhttp.tls.context import server_context
+from rhttp.tls.handshake import PresentedPath, Verify
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_UNSAID: Final[Mapping[str, frozenset[bytes]]] = {"unsafe": SAFE, "all": frozenset(), "none": METHODS}
+
+
+class Refusals(Exception):  # noqa: N818 - says what is the case, like every error of ours
+    """What is wrong with the material: (key path, message) each."""
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{path}: {message}" for path, message in problems))
+        self.problems = list(problems)
+
+
+class _Revoked:
+    """The present snapshot's revocations, whichever it is when it is asked."""
+
+    __slots__ = ("_services",)
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def is_revoked(self, serial: int) -> bool:
+        """Whether the serial is revoked."""
+        return serial_hex(serial) in self._services.snapshot.revoked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lasting:
+    """What outlives every reload: the nonce key and the ledger of spent counters."""
+
+    key: NonceKey
+    ledger: NonceLedger | SharedLedger
+
+
+def read_config(material: Material) -> Config:
+    """The configuration of a material.
+
+    Raises:
+        Refusals: with all that is wrong with it.
+    """
+    try:
+        return parse_config(
+            material.config_text, home=Path(material.home), overrides=read_overrides(material.overrides)
+        )
+    except ConfigInvalid as error:
+        raise Refusals([(problem.path, problem.message) for problem in error.problems]) from None
+
+
+def lasting_parts(config: Config, material: Material, shared: int | None = None) -> Lasting:
+    """The parts that the first generation makes and every later one keeps.
+
+    ``shared`` is the descriptor of the ledger of all processes; without it this process keeps its own.
+    """
+    digest = config.digest
+    ledger: NonceLedger | SharedLedger
+    if shared is not None:
+        ledger = SharedLedger(shared, digest.nonce_lifetime)
+    else:
+        ledger = NonceLedger(digest.window, digest.nonces_per_identity, lifetime=digest.nonce_lifetime)
+    return Lasting(key=NonceKey(material.nonce_key), ledger=ledger)
+
+
+def load_policy(config: Config, material: Material) -> PolicyEngine | Refusals:
+    """The policy of a material, or all that is wrong with it. It touches nothing that is shared: any thread will do."""
+    try:
+        return PolicyEngine.load(
+            material.policy_text, groups=config.groups, resources=config.resources(), file=config.policy.name
+        )
+    except PolicyInvalid as error:
+        return Refusals([("policy", str(problem)) for problem in error.problems])
+
+
+def build_generation(
+    services: Services,
+    config: Config,
+    material: Material,
+    lasting: Lasting,
+    previous: Generation | None,
+    *,
+    engine: PolicyEngine | Refusals | None = None,
+) -> Generation:
+    """Everything for one configuration. Pools and masters that stay the same are the same objects as before.
+
+    ``engine`` is what `load_policy` answered, when it was called before.
+
+    Raises:
+        Refusals: with all that is wrong; nothing was changed.
+    """
+    problems: list[tuple[str, str]] = []
+    peers = context = None
+    issuers: frozenset[bytes] = frozenset()
+    if engine is None:
+        engine = load_policy(config, material)
+    if isinstance(engine, Refusals):
+        problems += engine.problems
+    try:
+        cas = {role: [material.trust[role.value]] for role in Role}
+        trust = TrustStore.from_pem(material.trust["root"], cas, trust_domain=config.trust_domain)
+        peers, issuers = PeerVerifier(trust), trust.issuers
+    except (PkiError, KeyError) as error:
+        problems.append(("certs", str(error)))
+    if peers is not None:
+        try:
+            context = server_context(
+                chain=material.server_cert,
+                key=material.server_key,
+                anchors=[material.trust["root"]],
+                intermediates=[material.trust[role.value] for role in Role if role is not Role.SERVER],
+                verify=_verify(services, peers, forward=config.client_cert_field),
+            )
+        except (ValueError, SSL.Error) as error:
+            problems.append(("certs/server.pem", f"the server certificate cannot be used: {error}"))
+    if isinstance(engine, Refusals) or problems or peers is None or context is None:
+        raise Refusals(problems)
+    digest = config.digest
+    issuer = NonceIssuer(lasting.key, digest.realm.encode("ascii"), digest.nonce_lifetime)
+    root = x509.load_pem_x509_certificate(material.trust["root"])
+    via = "rhttp-" + hashlib.sha256(root.public_bytes(Encoding.DER)).hexdigest()[:16]
+    return Generation(
+        number=previous.number + 1 if previous is not None else 1,
+        config=config,
+        limits=http1_limits(config.limits),
+        routes=RouteTable(config.routes),
+        engine=engine,
+        verifier=DigestVerifier(digest.realm, digest.algorithms, issuer, lasting.ledger),
+        peers=peers,
+        issuers=issuers,
+        context=context,
+        authorities=Authorities([*server_names(material.server_cert), *config.server_names]),
+        dispatch_authorities=_dispatch_authorities(config),
+        masters=_masters(services, config, previous),
+        pools=_pools(services, config, previous),
+        via=via.encode("ascii"),
+        via_received=f"1.1 {via}".encode("ascii"),
+        unsaid=_UNSAID[config.audit.ahead],
+    )
+
+
+def _verify(services: Services, peers: PeerVerifier, *, forward: bool) -> Verify:
+    revoked = _Revoked(services)
+
+    def verify(path: PresentedPath) -> object:
+        now = services.now()
+        peer = peers.recall(path.fingerprints, at=now.timestamp(), revocation=revoked)
+        if peer is not None and not forward:
+            return SeenPath(peer, None)
+        certificates = path.certificates()
+        peer = peers.verify(certificates, at=now, revocation=revoked)
+        return SeenPath(peer, certificates[0].public_bytes(Encoding.DER) if forward else None)
+
+    return verify
+
+
+def server_names(chain: bytes) -> list[str]:
+    """DNS names and IP addresses of our own certificate."""
+    leaf = x509.load_pem_x509_certificates(chain)[0]
+    try:
+        san = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return [*san.get_values_for_type(x509.DNSName), *map(str, san.get_values_for_type(x509.IPAddress))]
+
+
+def _dispatch_authorities(config: Config) -> Authorities | None:
+    if not isinstance(config.dispatch, TcpAddress):
+        return None
+    return Authorities([config.dispatch.host, "localhost"])
+
+
+def http1_limits(limits: Limits) -> Http1Limits:
+    """The part of the limits that the HTTP/1.1 ends know."""
+    return Http1Limits(
+        head_bytes=limits.head_bytes,
+        request_line_bytes=limits.request_line_bytes,
+        fields=limits.fields,
+        trailer_bytes=limits.trailer_bytes,
+        interim_answers=limits.interim_answers,
+        interim_bytes=limits.interim_bytes,
+        pipelined_bytes=limits.pipelined_bytes,
+        head_timeout=limits.head_timeout,
+        keep_alive_timeout=limits.keep_alive_timeout,
+        content_timeout=limits.content_timeout,
+        answer_timeout=limits.answer_timeout,
+        refused_content=limits.refused_content,
+        refused_timeout=limits.refused_timeout,
+        linger=limits.linger,
+        linger_time=limits.linger_time,
+    )
+
+
+def _masters(services: Services, config: Config, previous: Generation | None) -> Mapping[str, MasterPool]:
+    kept = previous.masters if previous is not None else {}
+    return {
+        name: kept[name] if name in kept and kept[name].config == master else MasterPool(services, master)
+        for name, master in config.masters.items()
+    }
+
+
+def _pools(services: Services, config: Config, previous: Generation | None) -> Mapping[str, HostedPool | RelayPool]:
+    """A pool that keeps its name and mode is the same object, with its slots and queue; commit lets it adopt the new
+    settings."""
+    kept = previous.pools if previous is not None else {}
+    pools: dict[str, HostedPool | RelayPool] = {}
+    for name, wanted in config.pools.items():
+        old = kept.get(name)
+        if old is not None and old.mode == wanted.mode:
+            pools[name] = old
+        elif wanted.mode == "relay":
+            pools[name] = RelayPool(services, wanted)
+        else:
+            pools[name] = HostedPool(services, wanted, config.trust_domain)
+    return pools

@@ -1,0 +1,325 @@
+"""A data process: ``python -m gateway.dataplane.main``, started by the supervisor and by nobody else.
+
+It inherits the control socket and the listening sockets by file descriptor, once it has loaded its code, and does what
+the supervisor says with one data plane. It ends
+
+* with status 0 when the control socket closes after a drain,
+* at once when the control socket closes otherwise (the supervisor is gone, and with it every revocation to come), or
+  by the kernel when the supervisor dies while the loop is busy,
+* at once, with status 70, when it cannot do what keeps it safe: apply a state snapshot, commit, or start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import re
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, NoReturn, Protocol
+
+import uvloop
+
+from gateway.control.channel import (
+    ApplyState,
+    Ask,
+    CheckpointDue,
+    Commit,
+    ControlChannel,
+    ControlError,
+    Done,
+    Drain,
+    Drained,
+    Hello,
+    LameDuck,
+    Message,
+    Prepare,
+    Question,
+    Rollback,
+    Start,
+    StateFresh,
+)
+from gateway.control.descriptors import Inherited, Sockets, take_over
+from gateway.control.process_inputs import Material, MaterialInvalid
+from gateway.state.snapshot import StateSnapshot
+
+LINES_DUE: Final = 1000
+"""Audit lines after which a checkpoint is asked for before its second is over."""
+LINES_LOOK: Final = 0.1
+"""Seconds between two looks at the audit log's length."""
+_QUEUE: Final = 64
+_DOOR: Final = re.compile(r"door=([0-9]{1,9})")
+_PR_SET_PDEATHSIG: Final = 1
+_BROKEN: Final = 70
+
+
+class DataPlaneLike(Protocol):
+    """What a data process drives; `gateway.dataplane.plane.DataPlane` is the real one."""
+
+    async def prepare(self, material: Material) -> list[tuple[str, str]]:
+        """Build everything from the material beside what runs; the problems as (key path, message), none: prepared."""
+        ...
+
+    def commit(self) -> None:
+        """Use what was prepared; its state only if none that was read later came meanwhile."""
+        ...
+
+    def rollback(self) -> None:
+        """Forget what was prepared."""
+        ...
+
+    async def apply_state(self, snapshot: StateSnapshot) -> int:
+        """Use the snapshot; returns how many connections it ended, once their sockets are closed.
+
+        It may come while `prepare` or `start` is under way, and before the first commit; one that was read before what
+        the plane has is ignored.
+        """
+        ...
+
+    def state_fresh(self, at: float) -> None:
+        """State was read successfully at this second of `rhttp.clock`."""
+        ...
+
+    async def start(self, sockets: Sockets) -> None:
+        """Serve on the listening sockets."""
+        ...
+
+    async def lame_duck(self, at_least: float, timeout: float, /) -> None:  # noqa: ASYNC109 - what is late goes on
+        """Health 503 at once, and serve on for so long, and until what ran before is over."""
+        ...
+
+    async def drain(self, timeout: float, /) -> Drained:  # noqa: ASYNC109 - the plane ends what is late, not us
+        """Take nothing more; returns when nothing runs any more or the time is up, the audit stream closed."""
+        ...
+
+    def status(self) -> dict[str, object]:
+        """What is connected now, as JSON values."""
+        ...
+
+    def audit_head(self) -> dict[str, object]:
+        """The audit stream's name, the number and the hash of its last line, and whether the log is well."""
+        ...
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends (prctl(2), ``PR_SET_PDEATHSIG``).
+
+    The control socket tells it too, but only a loop that still turns. A parent that ended before this call is seen
+    through the control socket.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not Linux: the control socket alone has to do
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def become_a_child() -> None:
+    """What is done before anything else, loading our code included. Twice does no harm."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # a terminal or a service manager tells the whole group; we are drained
+    die_with_parent()
+    os.umask(0o077)
+    # Whoever started us ahead of time has not raised it yet; how many are needed is said by the supervisor.
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class _Session:
+    """One data plane at one control channel: messages in their order, except those that must never wait.
+
+    A state snapshot waits for no message before it, so that a revocation is not held up by a configuration that is
+    being prepared or a start that waits for other processes. `StateSnapshot.read` keeps their own order.
+    """
+
+    def __init__(self, plane: DataPlaneLike, sockets: Sockets) -> None:
+        self._plane = plane
+        self._sockets = sockets
+        self._channel: ControlChannel | None = None
+        self._queue: asyncio.Queue[Message] = asyncio.Queue(_QUEUE)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = asyncio.Event()
+        self._drained = False
+        self._lines_seen = 0
+
+    async def run(self, control: socket.socket) -> int:
+        self._channel = await ControlChannel.open(control, on_message=self._take, on_close=self._gone)
+        self._channel.send(Hello(pid=os.getpid()))
+        self._spawn(self._work())
+        await self._closed.wait()
+        for task in self._tasks:
+            task.cancel()
+        return 0
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _break(f"{type(error).__name__}: {error}")
+
+    def _gone(self) -> None:
+        if not self._drained:
+            os._exit(0)  # no clean-up may delay this: nobody can revoke anything here any more
+        self._closed.set()
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case StateFresh(at=at):
+                self._plane.state_fresh(at)
+            case Ask(id=number, question=question):
+                self._answer(self._ask(number, question))
+            case LameDuck():
+                self._spawn(self._lame_duck(message))
+            case Drain():
+                self._spawn(self._drain(message))
+            case ApplyState():
+                if len(self._tasks) >= _QUEUE:
+                    _break("the supervisor sent more than can be waiting")
+                self._spawn(self._apply(message))
+            case Prepare() | Commit() | Rollback() | Start():
+                try:
+                    self._queue.put_nowait(message)
+                except asyncio.QueueFull:
+                    _break("the supervisor sent more than can be waiting")
+            case Hello() | Done() | CheckpointDue():
+                _break(f"the supervisor sent {type(message).__name__}, which only a process says")
+
+    def _ask(self, number: int, question: Question) -> Done:
+        try:
+            match question:
+                case Question.STATUS:
+                    return Done(id=number, value=self._plane.status())
+                case Question.AUDIT_HEAD:
+                    return Done(id=number, value=self._plane.audit_head())
+        except Exception as error:  # a question that cannot be answered ends nobody's connection
+            _log(f"{question} cannot be told: {type(error).__name__}: {error}")
+            return Done(id=number, problems=(("", f"{question} cannot be told ({type(error).__name__})"),), value={})
+
+    async def _work(self) -> None:
+        while True:
+            message = await self._queue.get()
+            try:
+                await self._obey(message)
+            except Exception as error:
+                _break(f"{type(message).__name__} failed: {type(error).__name__}: {error}")
+
+    async def _obey(self, message: Message) -> None:
+        match message:
+            case Prepare(id=number, material=wire):
+                self._answer(Done(id=number, problems=await self._prepare(wire), value={}))
+            case Commit(id=number):
+                self._plane.commit()
+                self._answer(Done(id=number, value={}))
+            case Rollback(id=number):
+                self._plane.rollback()
+                self._answer(Done(id=number, value={}))
+            case Start(id=number):
+                await self._plane.start(self._sockets)
+                self._answer(Done(id=number, value={}))
+                self._spawn(self._watch_lines())
+            case _:
+                raise AssertionError(message)
+
+    async def _apply(self, message: ApplyState) -> None:
+        cut = await self._plane.apply_state(StateSnapshot.from_bytes(message.snapshot.encode()))
+        self._answer(Done(id=message.id, cut=cut, value={}))
+
+    async def _prepare(self, wire: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
+        try:
+            material = Material.from_wire(wire)
+        except MaterialInvalid as error:
+            return (("", f"the supervisor's material cannot be used: {error}"),)
+        try:
+            return tuple(await self._plane.prepare(material))
+        except Exception as error:  # what runs is untouched, so this is a refusal, not an end
+            _log(f"prepare failed: {type(error).__name__}: {error}")
+            return (("", f"preparing failed in {material.stream} ({type(error).__name__}); see the gateway's log"),)
+
+    async def _lame_duck(self, message: LameDuck) -> None:
+        try:
+            await self._plane.lame_duck(message.at_least, message.timeout)
+        except Exception as error:
+            _break(f"lame duck failed: {type(error).__name__}: {error}")
+        self._answer(Done(id=message.id, value={}))
+
+    async def _drain(self, message: Drain) -> None:
+        try:
+            drained = await self._plane.drain(message.timeout)
+        except Exception as error:
+            _break(f"drain failed: {type(error).__name__}: {error}")
+        self._drained = True
+        value = {"cut": drained.cut, "head": self._plane.audit_head()}  # the last one: the stream is closed
+        self._answer(Done(id=message.id, problems=drained.problems, value=value))
+
+    async def _watch_lines(self) -> None:
+        while True:
+            await asyncio.sleep(LINES_LOOK)
+            number = self._plane.audit_head().get("seq")
+            if isinstance(number, int) and number - self._lines_seen >= LINES_DUE:
+                self._channel_send(CheckpointDue(lines=number - self._lines_seen))
+                self._lines_seen = number
+
+    def _answer(self, done: Done) -> None:
+        try:
+            self._channel_send(done)
+        except (ControlError, TypeError) as error:  # too long, or a value that is no JSON
+            _break(f"an answer cannot be sent: {error}")
+
+    def _channel_send(self, message: Message) -> None:
+        assert self._channel is not None
+        self._channel.send(message)
+
+
+def _log(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it: whoever logs still has to act
+        print(f"gateway.process[{os.getpid()}]: {' '.join(text.split())}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _break(text: str) -> NoReturn:
+    _log(f"{text}; ending, the supervisor starts another")
+    os._exit(_BROKEN)
+
+
+def run(arguments: Sequence[str], make_plane: Callable[[Inherited], DataPlaneLike]) -> int:
+    """Be a data process until the control socket closes; returns the exit status. Signals are the supervisor's."""
+    become_a_child()
+    try:
+        inherited = _inherited(arguments)
+        if inherited is None:
+            return 0  # the supervisor had no need of us, or is gone
+        control = socket.socket(fileno=inherited.control)
+        sockets = inherited.sockets()
+    except (ValueError, OSError) as error:
+        _log(str(error))
+        return 2
+
+    async def session() -> int:
+        return await _Session(make_plane(inherited), sockets).run(control)
+
+    return uvloop.run(session())
+
+
+def _inherited(arguments: Sequence[str]) -> Inherited | None:
+    door = _DOOR.fullmatch(arguments[0]) if len(arguments) == 1 else None
+    if door is None:
+        raise ValueError("no door; data processes are started by `rhttp-pki gateway`")
+    with socket.socket(fileno=int(door[1])) as sock:
+        return take_over(sock)
+
+
+def main() -> NoReturn:
+    """Entry point of ``python -m gateway.dataplane.main``."""
+    become_a_child()
+    from gateway.dataplane.plane import DataPlane  # here, so that the tests' processes need not load the real one
+
+    sys.exit(run(sys.argv[1:], DataPlane))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One request between two ends, and the connections to masters."""

@@ -1,0 +1,116 @@
+"""What the audit log, the counters and, in place of an answer, the requester hear of one exchange.
+
+Trust: pure but for the audit line.
+"""
+
+from __future__ import annotations
+
+from gateway.admission.request_record import Call
+from gateway.core.context import Services
+from gateway.http.losses import failure
+from gateway.http.responses import fail
+from rhttp.errors import Loss
+from rhttp.http1.server import ServerEnd
+
+
+class Account:
+    """The part of an exchange that says what became of it."""
+
+    __slots__ = (
+        "_dispatch",
+        "_end",
+        "_is_said",
+        "_may_have_run",
+        "_services",
+        "_worker",
+        "bucket",
+        "call",
+        "deadline",
+        "over",
+        "worker_name",
+    )
+
+    def __init__(self, services: Services, call: Call, end: ServerEnd, *, dispatch: bool) -> None:
+        self._services = services
+        self.call = call
+        self._end = end
+        self._dispatch = dispatch
+        self._is_said = dispatch
+        """Each time that the request is sent has its line."""
+        self._may_have_run = False
+        """It was sent, no answer came, and it is to be sent once more."""
+        self.over = False
+        self.worker_name: str | None = None
+        """Who serves it."""
+        self._worker = b""
+        self.deadline = 0.0
+        self.bucket = 0.0
+
+    def _say_sent(self) -> None:
+        """Write the line that the request waits for."""
+        self._is_said = True
+        sent = self.call.audit_of(b"sent", status=0, worker=self._worker)
+        self._services.record_soon("dispatch.sent" if self._dispatch else "request.sent", sent, self)
+
+    def _say_lost(self, detail: str) -> bool:
+        """It is to be sent once more: the line of the time before, when it left without; False: it cannot be written.
+
+        Whatever may have run twice is visible so, whether or not requests like it have a line ahead.
+        """
+        self._may_have_run = True
+        if self._is_said:
+            return True
+        self._is_said = True
+        return self._services.record("request.sent", self.call.audit("lost", reason=detail))
+
+    def recorded(self, done: bool) -> None:
+        """The audit line that a step waited for is written, or cannot be."""
+        raise NotImplementedError
+
+    def _refuse(self, status: int, slug: str, reason: str) -> None:
+        """The gateway's own answer in place of one that will not come."""
+        if self._may_have_run and status == 503:
+            # What may have run is not to be asked for again without a thought.
+            status, slug = failure(Loss.SENT_NO_ANSWER, dispatch=self._dispatch)
+        committed = not self._end.uncommitted
+        self._close_books("failed", None if committed else status, reason)
+        if committed:
+            self._end.abort()
+        else:
+            extra = b"" if self.worker_name is None else b"Rhttp-Worker: %b\r\n" % self._worker
+            fail(self._services, self._end, self.call, status, slug, extra)
+
+    def _withhold(self) -> None:
+        """The whole answer is here, has no audit line, and so may not leave; it did run, and the problem says so."""
+        fail(self._services, self._end, self.call, 500, "answer-withheld")
+
+    def _close_books(self, outcome: str, status: int | None, reason: str | None) -> bool:
+        """Write the exchange's last line now."""
+        event = self._count(outcome)
+        services = self._services
+        services.exchange_over()
+        if outcome == "allowed" and status is not None:
+            return services.record(event, self.call.audit_of(b"allowed", status=status, worker=self._worker))
+        fields = self.call.audit(outcome, status=status, reason=reason)
+        if self.worker_name is not None:
+            fields["worker"] = self.worker_name
+        return services.record(event, fields)
+
+    def _count(self, outcome: str) -> str:
+        """It is over: count it; answer the name of its audit event."""
+        self.over = True
+        services = self._services
+        if self.deadline or self.bucket:
+            services.wheel.forget(self)
+        counters = services.counters
+        if self._dispatch:
+            counters.dispatches += 1
+            counters.dispatches_failed += outcome != "allowed"
+            return "dispatch"
+        counters.requests += 1
+        counters.requests_failed += outcome != "allowed"
+        return "request"
+
+    def deadline_passed(self) -> None:
+        """The time of what it waits for is over."""
+        raise NotImplementedError

@@ -1,0 +1,377 @@
+"""An exchange: one request of a server end joined to one client end, and back.
+
+It forwards content as bytes with back-pressure both ways, keeps what a second try needs, and writes the audit line
+before the answer's last byte leaves. It holds no socket and no timer of its own but the wait for a slot.
+
+Trust: meets untrusted clients, workers and masters through the ends.
+"""
+
+from __future__ import annotations
+
+from gateway.admission.checks import is_still_allowed
+from gateway.admission.request_record import Admitted, Call
+from gateway.core.context import Services
+from gateway.exchange.account import Account
+from gateway.exchange.ends import Inbound
+from gateway.http.fields import inbound_trailers, outbound_trailers, response_fields
+from gateway.http.losses import failure
+from rhttp.errors import LocalProtocolError, Loss
+from rhttp.http1.client import ClientEnd
+from rhttp.http1.fields import Fields
+from rhttp.http1.head import IDEMPOTENT, ResponseHead
+from rhttp.http1.server import ServerEnd
+
+
+class Exchange(Account):
+    """One admitted request under way. A plain slotted class: one is made for every forwarded request.
+
+    Args:
+        admitted: the proof that the request may be forwarded; nothing is forwarded without it.
+        target: what stands in the request line towards the master or worker.
+        fields: the field lines that go with it, serialized, without ``Host`` and framing.
+        dispatch: whether it goes to a worker of a pool (else over a route to a master).
+    """
+
+    __slots__ = (
+        "_client",
+        "_ended",
+        "_fields",
+        "_finishing",
+        "_holds",
+        "_inbound",
+        "_kept",
+        "_kept_size",
+        "_lines",
+        "_named",
+        "_target",
+        "_trailers",
+        "_tries",
+        "is_ours",
+        "label",
+        "waiting",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        services: Services,
+        call: Call,
+        admitted: Admitted,
+        end: ServerEnd,
+        inbound: Inbound,
+        target: bytes,
+        fields: bytes,
+        *,
+        dispatch: bool,
+    ) -> None:
+        assert admitted is call.admitted
+        super().__init__(services, call, end, dispatch=dispatch)
+        self._inbound = inbound
+        self._target = target
+        self._fields = fields
+        self._client: ClientEnd | None = None
+        self._kept: list[bytes] | None = []
+        self._kept_size = 0
+        self._named: tuple[bytes, ...] = ()
+        """What the answer's ``Connection`` names, for its trailers."""
+        self._ended = not call.head.has_content
+        self._trailers: Fields = []
+        self._tries = 0
+        self._finishing = False
+        """The answer is here; its end waits for the audit line."""
+        self._holds = False
+        """A client end has the request, and nothing of it leaves before the audit line."""
+        self._lines = 0
+        """Audit lines that will be written at the end of this turn."""
+        self.worker: str | None = None
+        """For `gateway.pools.slots`: only this worker will do."""
+        self.label: tuple[str, str] | None = None
+        self.waiting = False
+        self.is_ours = True
+        end.sink = self
+        services.exchanges += 1
+
+    # ---- the way in: from lease to request ----
+
+    def start(self) -> None:
+        """Find a client end, unless the audit log is known to take no line: then nothing is sent on."""
+        if self._services.may_send():
+            self._inbound.lease(self)
+        else:
+            self._not_recorded()
+
+    def granted(self, client: ClientEnd, host: bytes, worker: str | None) -> None:
+        """A client end is leased to this exchange: send what there is of the request, behind its audit line."""
+        head = self.call.head
+        self._client = client
+        self.deadline = 0.0
+        self.worker_name = worker
+        self._worker = b"" if worker is None else worker.encode("ascii")
+        self._tries += 1
+        length = None if head.chunked else head.content_length
+        block = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (head.method, self._target, host, self._fields)
+        client.head(self, head.method, block, -1 if length is None and not head.chunked else length)
+        for data in self._kept or ():
+            client.content(data)
+        if self._is_said or head.method not in self.call.generation.unsaid:
+            self._holds = True
+            self._lines += 1
+            self._say_sent()
+        elif self._services.may_send():
+            self._send()
+        else:
+            self._not_recorded()
+
+    def _send(self) -> None:
+        """What the client end has of the request leaves, and more may come."""
+        client = self._client
+        assert client is not None
+        self._holds = False
+        head = self.call.head
+        if not self._ended:
+            client.flush()
+            if head.expect is not None and self._tries == 1:
+                self._end.interim(100)
+            if not client.blocked:
+                self._end.resume()
+        elif head.has_content:
+            client.end(inbound_trailers(self._trailers, head.connection))
+            if self._client is client and not client.blocked:
+                self._end.resume()  # it waited for long and was stopped; now its end is to be heard
+        else:
+            client.flush()
+
+    def recorded(self, done: bool) -> None:
+        """The audit line that a step waited for is written, or cannot be: go on, or answer so."""
+        try:
+            self._go_on(done or self._services.may_go_unrecorded())
+        except Exception:
+            self._end.abort()  # nobody knows any more where this exchange stands
+            raise
+
+    def _go_on(self, done: bool) -> None:
+        if self._finishing:
+            self._finishing = False
+            end = self._end
+            if end.sink is self:  # else the requester went away meanwhile
+                if done:
+                    end.end(self._trailers)
+                else:
+                    self._withhold()
+            self._services.exchange_over()
+            return
+        self._lines -= 1
+        if not self._holds or self._client is None:
+            return  # its client end, or its requester, was lost in the same turn
+        if not done:
+            self._not_recorded()
+        elif not self._lines:  # else it came to another end in the same turn, and waits for that line, too
+            self._send()
+
+    def _not_recorded(self) -> None:
+        self._drop_client()
+        self._fail(503, "audit-unavailable", "audit")
+
+    def unavailable(self, status: int, slug: str, reason: str) -> None:
+        """No client end is to be had."""
+        self._fail(status, slug, reason)
+
+    @property
+    def waits(self) -> bool:
+        """Whether nobody has the request yet: it waits for a slot or a connection."""
+        return self._client is None and not self.over
+
+    def withdraw(self) -> None:
+        """It waits no more and is over; whoever calls this answers, and writes the audit line."""
+        self._inbound.forget(self)
+        self._services.wheel.forget(self)
+        self.over = True
+        self._services.exchange_over()
+
+    def give_up(self, reason: str) -> None:
+        """The gateway ends: answer, or cut what has begun."""
+        if self._client is not None:
+            self._client.abort(Loss.ABORTED, reason)
+        else:
+            self._inbound.forget(self)
+            self._fail(503, "draining", reason)
+
+    def offered(self, slot: object) -> None:
+        """The wait in the pool is over."""
+        self._inbound.take(self, slot)  # type: ignore[attr-defined]  # only hosted pools let exchanges wait
+
+    def deadline_passed(self) -> None:
+        """Nothing came free in the time that the request was willing, or allowed, to wait."""
+        self._inbound.forget(self)
+        self._fail(503, "no-slot" if self._dispatch else "overloaded", "wait_over")
+
+    # ---- RequestSink ----
+
+    def request_content(self, data: bytes) -> None:
+        """Forward request content, or buffer it until a client end is granted."""
+        client = self._client
+        kept = self._kept
+        if kept is not None:
+            self._kept_size += len(data)
+            if self._kept_size <= self._services.generation.config.limits.retained_content:
+                kept.append(data)
+            elif client is None:
+                kept.append(data)
+                self._end.pause()
+            else:
+                self._kept = None  # too much to send twice
+        if client is not None:
+            try:
+                client.content(data)
+            except LocalProtocolError:
+                client.abort(Loss.ABORTED, "content after its end")
+
+    def request_flush(self) -> None:
+        """The batch is over."""
+        if self._client is not None and not self._holds:
+            self._client.flush()
+
+    def request_end(self, trailers: Fields) -> None:
+        """The request's content is complete."""
+        self._ended = True
+        self._trailers = trailers
+        if self._client is not None and not self._holds:
+            self._client.end(inbound_trailers(trailers, self.call.head.connection))
+
+    def request_half_closed(self) -> None:
+        """The requester may be gone for good: one that waits for a slot is answered now, every other one is served.
+
+        A master that is being dialled counts as serving: a peer may well end its side right behind its request.
+        """
+        if self._dispatch and self._client is None and not self.over:
+            self._inbound.forget(self)
+            self._fail(503, "no-slot", "half_closed")
+
+    def request_abort(self, detail: str) -> None:
+        """The requester is gone; nobody is left to answer."""
+        if self.over:
+            return
+        self._close_books("aborted", self._end.told or None, detail)
+        client, self._client = self._client, None
+        if client is not None:
+            client.release()
+        else:
+            self._inbound.forget(self)
+
+    def response_blocked(self) -> None:
+        """The requester reads too slowly."""
+        if self._client is not None:
+            self._client.pause()
+
+    def response_unblocked(self) -> None:
+        """The requester caught up."""
+        if self._client is not None:
+            self._client.resume()
+
+    # ---- ResponseSink ----
+
+    def response_interim(self, head: ResponseHead) -> None:
+        """1xx: passed on, except 100, which is ours to send."""
+        if head.status != 100:
+            self._end.interim(head.status, response_fields(head, route=not self._dispatch))
+
+    def response_switched(self, head: ResponseHead, surplus: bytes) -> None:
+        """Cannot happen: no exchange asks to switch."""
+        raise LocalProtocolError("an exchange does not switch protocols")
+
+    def response_head(self, head: ResponseHead, has_content: bool) -> None:
+        """The final answer begins."""
+        self._kept = None
+        self._named = head.connection
+        if not self._dispatch and head.status in (401, 407):
+            self._drop_client()
+            self._fail(502, "master-asked-credentials", "master_asked_credentials")
+            return
+        block = response_fields(head, route=not self._dispatch)
+        # RFC 9110 section 6.6.1: who has a clock says when it came.
+        date = self._services.date if block.find(b"\r\ndate: ") < 0 and block[:6] != b"date: " else b""
+        if self.worker_name is None:
+            block = b"%bRhttp-Request-Id: %b\r\n%b" % (block, self.call.id_bytes, date)
+        else:
+            id_bytes = self.call.id_bytes
+            block = b"%bRhttp-Worker: %b\r\nRhttp-Request-Id: %b\r\n%b" % (block, self._worker, id_bytes, date)
+        self._end.head(head.status, block, head.content_length)
+        if self._end.blocked and self._client is not None:
+            self._client.pause()
+
+    def response_content(self, data: bytes) -> None:
+        """Content of the answer."""
+        if not self.over:
+            self._end.content(data)
+
+    def response_flush(self) -> None:
+        """The batch is over."""
+        if not self.over:
+            self._end.flush()
+
+    def response_end(self, trailers: Fields) -> None:
+        """The answer is complete: the audit line first, then its last byte."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.last = self.call.request_id  # in case that more bytes follow
+        if self.over:
+            return
+        trailers = outbound_trailers(trailers, self._named)
+        if self._ended:
+            event = self._count("allowed")
+            self._trailers = trailers
+            self._finishing = True
+            line = self.call.audit_of(b"allowed", status=self._end.status, worker=self._worker)
+            self._services.record_soon(event, line, self)
+        # The request's content still comes, so nothing can wait: it may end in a fault.
+        elif self._close_books("allowed", self._end.status, None):
+            self._end.end(trailers)
+        else:
+            self._withhold()
+
+    def response_abort(self, loss: Loss, detail: str) -> None:
+        """No whole answer will come: once more elsewhere when that is safe, else say so."""
+        client, self._client = self._client, None
+        if self.over:
+            return
+        if client is not None and self._may_try_again(loss):
+            if loss is Loss.NOT_SENT:
+                self._services.counters.retries += 1
+                self._inbound.lease(self)
+                return
+            if self._say_lost(detail):
+                self._services.counters.retries += 1
+                self._inbound.lease(self, not_again=self.worker_name)
+                return
+        status, slug = failure(loss, dispatch=self._dispatch)
+        self._fail(status, slug, f"{loss.value}: {detail}" if detail else loss.value)
+
+    def _may_try_again(self, loss: Loss) -> bool:
+        if not self._end.uncommitted or self._end.responded or self._kept is None:
+            return False
+        if loss is Loss.NOT_SENT:
+            may = self._tries < 4
+        else:
+            may = loss is Loss.SENT_NO_ANSWER and self.call.head.method in IDEMPOTENT and self._tries == 1
+        return may and is_still_allowed(self._services, self.call)
+
+    def request_blocked(self) -> None:
+        """The master or worker reads too slowly."""
+        self._end.pause()
+
+    def request_unblocked(self) -> None:
+        """It caught up."""
+        self._end.resume()
+
+    # ---- the end ----
+
+    def _drop_client(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.release()
+
+    def _fail(self, status: int, slug: str, reason: str) -> None:
+        """The gateway's own answer in place of one that will not come."""
+        if not self.over:
+            self._services.wheel.forget(self)
+            self._refuse(status, slug, reason)

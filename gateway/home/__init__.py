@@ -1,0 +1,1 @@
+"""The home directory on disk, and what an operator does in it."""

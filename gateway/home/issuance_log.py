@@ -1,0 +1,55 @@
+"""The audit lines of certificates, in the ``cli`` stream of a home (I/O)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from gateway.home.layout import Home
+from pki.inventory import CertificateRecord, Identity
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+__all__ = ["audit_certificate"]
+
+
+def audit_certificate(
+    home: Home,
+    event: str,
+    record: CertificateRecord,
+    *,
+    key: Ed25519PrivateKey | None = None,
+    reason: str | None = None,
+    old: str | None = None,
+    formerly: Identity | None = None,
+) -> None:
+    """Write one line; it is on disk when this returns.
+
+    `old` is the serial of the certificate that a renewal replaces, `formerly` whose the name was before.
+
+    It is signed with `key`, or with the home's when that is not sealed.
+
+    Raises:
+        AuditUnavailable: the line is not in the log; what it tells of must not go on.
+    """
+    from gateway.audit.cli_stream import append_cli
+
+    detail = {
+        "role": record.role.value,
+        "pool": record.pool,
+        "labels": " ".join(f"{key}={value}" for key, value in sorted(record.labels.items())) or None,
+        "expires": datetime.fromtimestamp(record.not_after, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "serial": old,
+        "formerly": None if formerly is None else str(formerly),
+    }
+    append_cli(
+        home.path,
+        event,
+        key=key,
+        identity=f"{record.role.value}/{record.name or 'gateway'}",
+        serial=record.serial,
+        outcome="done",
+        reason=reason,
+        detail={key: value for key, value in detail.items() if value is not None},
+    )

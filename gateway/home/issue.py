@@ -1,0 +1,312 @@
+"""Issuing (I/O): what `issue-*` do at the desk; `gateway.home.renew` does the same for a bundle that is there.
+
+The order is always the same: refuse what can be refused, sign, enter in the inventory, write the audit line, and only
+then let anybody see the result. A certificate that is handed out is therefore always known and can be revoked; one that
+could not be handed out is revoked at once.
+
+Others revoke and remove meanwhile. What a certificate is issued upon is therefore asked again in the transaction that
+enters it: a `revoke` comes before it, and it is refused, or after it, and catches it.
+
+Trust: the operator is trusted; the files of a bundle and a signing request are not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from sqlalchemy import Connection, select
+
+from auth.principal import LOCAL_MASTER
+from gateway.home.bundle import CERT, CURL, KEY, PASSWORD, SETTINGS, TRUST, build_curl_conf, build_settings, gateway_url
+from gateway.home.locks import turn_of
+from gateway.home.session import Desk
+from gateway.state.database import reading
+from pki.errors import CertificateInvalid, InputUnreadable, NameInvalid
+from pki.files import Staging, replace_files, staged_directory
+from pki.inventory import (
+    CertificateRecord,
+    Identity,
+    NameTaken,
+    RevokedMeanwhile,
+    find_identity,
+    revoked_since,
+)
+from pki.issue import certificate_pem
+from pki.keys import KeyType, PublicKey, generate_key, private_key_pem
+from pki.names import Role, SpiffeId, parse_san
+from pki.pem import read_certificates
+
+__all__ = [
+    "PUBLIC",
+    "SECRET",
+    "IssueOrder",
+    "Issued",
+    "issue_bundle",
+    "issue_server",
+    "read_path",
+    "server_names",
+    "sign_peer",
+    "take_back",
+]
+
+ALWAYS_NAMED = ("DNS:localhost", "IP:127.0.0.1", "IP:::1")
+"""What every server certificate names, whatever is asked for beside it."""
+SECRET, PUBLIC = 0o600, 0o644
+_MAX_FILE = 1 << 20
+# A certificate that was signed but never handed out (RFC 5280 §5.3.1).
+_UNDELIVERED = "cessationOfOperation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssueOrder:
+    """What is to be issued: for whom, where to, and how. `csr` is the content of a request, instead of a new key."""
+
+    owner: Identity
+    out: Path
+    lifetime: timedelta | None = None
+    key_type: KeyType = KeyType.P256
+    csr: bytes | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    with_user: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """What was issued; `user_kept`: the user was there before, so no password lies in the bundle."""
+
+    record: CertificateRecord
+    place: Path
+    user_kept: bool = False
+
+
+class _Claim:
+    """What issuing for a name rests on, noted before anything is signed, and asked again when it is entered."""
+
+    __slots__ = ("_owner", "_revoked", "_user", "formerly")
+
+    def __init__(self, desk: Desk, owner: Identity) -> None:
+        self._owner = owner
+        self._revoked = desk.inventory.revocations(owner.name)
+        with reading(desk.engine) as connection:
+            self._user = _has_user(connection, owner.name)
+            self.formerly = self._former(connection)
+        desk.inventory.require_free(owner, at=int(datetime.now(UTC).timestamp()))
+
+    def check(self, connection: Connection) -> None:
+        """Raise `RevokedMeanwhile` or `NameTaken` when it no longer holds in this transaction."""
+        name = self._owner.name
+        if revoked_since(connection, name, self._revoked) or (self._user and not _has_user(connection, name)):
+            raise RevokedMeanwhile(
+                f"{name} was revoked, or its user removed, while this certificate was being made, so none was issued; "
+                "if it is to have one all the same, issue again"
+            )
+        self.formerly = self._former(connection)
+
+    def _former(self, connection: Connection) -> Identity | None:
+        """Whose the name was, when it now goes to another role or pool."""
+        there = find_identity(connection, self._owner.name)
+        if there is None or there == self._owner:
+            return None
+        if _has_user(connection, there.name):
+            raise NameTaken(
+                f"the name {there.name} belongs to {there} and has a Digest user, so it cannot be {self._owner}; "
+                "choose another name, or end that one: "
+                f"rhttp-pki revoke {there.name}, and rhttp-pki user remove {there.name}"
+            )
+        return there
+
+
+def _has_user(connection: Connection, name: str) -> bool:
+    from auth.tables import users
+
+    return connection.execute(select(users.c.name).where(users.c.name == name)).first() is not None
+
+
+class _User:
+    """The Digest user of a name: made with its first certificate, left alone afterwards.
+
+    Of a user that is there only a hash of the password is stored, and a new one would break the bundle that holds it.
+    """
+
+    __slots__ = ("_owner", "_store", "exists", "password")
+
+    def __init__(self, desk: Desk, owner: Identity, *, make: bool) -> None:
+        # Opened before the transaction: unsealing the state key takes a while, and may be refused.
+        self._store = desk.users() if make else None
+        self._owner = owner
+        self.exists = False
+        self.password: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<user {self._owner.name}>"
+
+    def enter(self, connection: Connection) -> None:
+        """Make the user in the transaction that `connection` is in, unless it exists or is not wanted."""
+        from auth.passwords import GENERATED_ENTROPY, build_password
+
+        self.exists = _has_user(connection, self._owner.name)
+        if self._store is None or self.exists:
+            return
+        password = build_password(os.urandom(GENERATED_ENTROPY))
+        self._store.add(self._owner.name, password, role=self._owner.role.value, connection=connection)
+        self.exists, self.password = True, password
+
+    def take_back(self) -> None:
+        """Forget the user if it was made here."""
+        if self._store is not None and self.password is not None:
+            with suppress(Exception):
+                self._store.remove(self._owner.name)
+
+
+def issue_bundle(desk: Desk, order: IssueOrder) -> Issued:
+    """Issue a certificate, make the Digest user when the name has none, and lay both down as a bundle.
+
+    Raises:
+        NameTaken: the name is in use for another role or pool.
+        RevokedMeanwhile: the name was revoked, or its user removed, while this was under way.
+        NameBusy: another command has been issuing for the name for too long.
+        RunFolderUnsafe: others than the owner may enter the home's ``run``.
+        DirectoryTaken: the bundle's directory is not empty.
+        PkiError: the request or the names are not ones to be signed, or a key is not to be had.
+    """
+    owner = order.owner
+    if owner.name == LOCAL_MASTER.name:
+        raise NameInvalid(f"the name {owner.name} stands for whoever opens the dispatch listener; choose another")
+    claim = _Claim(desk, owner)
+    with staged_directory(order.out) as staging:
+        public_key, key_pem = _key_for(order)
+        path, record = sign_peer(desk, owner, public_key, order.lifetime, order.labels)
+        user = _User(desk, owner, make=order.with_user)
+
+        def enter(connection: Connection) -> None:
+            claim.check(connection)
+            user.enter(connection)
+
+        # Of two commands at once for a new name one makes the user and has its password; the other, whose bundle relies
+        # on that user, sees it only when it stays. All that takes long (keys, unsealing) is done by now.
+        with turn_of(desk.home.issuing_lock, owner.name):
+            desk.inventory.record(record, enter)
+            try:
+                _fill(staging, desk, order, path, key_pem, user)
+                desk.audit("pki.issued", record, formerly=claim.formerly)
+                staging.commit()
+            except BaseException:
+                take_back(desk, record)
+                user.take_back()
+                raise
+    return Issued(record=record, place=order.out, user_kept=order.with_user and user.password is None)
+
+
+def _key_for(order: IssueOrder) -> tuple[PublicKey, bytes | None]:
+    if order.csr is not None:
+        from pki.csr import parse_request
+
+        return parse_request(order.csr), None
+    key = generate_key(order.key_type)
+    return key.public_key(), private_key_pem(key)
+
+
+def sign_peer(
+    desk: Desk, owner: Identity, public_key: PublicKey, lifetime: timedelta | None, labels: Mapping[str, str]
+) -> tuple[tuple[x509.Certificate, ...], CertificateRecord]:
+    identity = SpiffeId(trust_domain=desk.basics.trust_domain, role=owner.role, name=owner.name, pool=owner.pool)
+    now = datetime.now(UTC)
+    path = desk.authority(owner.role).issue_peer(
+        identity, public_key=public_key, at=now, entropy=os.urandom, lifetime=lifetime
+    )
+    record = CertificateRecord.build(
+        path[0], issuer=path[1], role=owner.role, owner=owner, labels=labels, at=int(now.timestamp())
+    )
+    return path, record
+
+
+def _fill(
+    staging: Staging,
+    desk: Desk,
+    order: IssueOrder,
+    path: Sequence[x509.Certificate],
+    key_pem: bytes | None,
+    user: _User,
+) -> None:
+    staging.write(CERT, certificate_pem(*path), mode=PUBLIC)
+    staging.write(TRUST, desk.home.root_cert.read_bytes(), mode=PUBLIC)
+    if key_pem is not None:
+        staging.write(KEY, key_pem)
+    if user.password is not None:
+        staging.write(PASSWORD, f"{user.password}\n".encode())
+    name = order.owner.name if user.exists else None
+    curl = build_curl_conf(order.out, user=name, password=user.password, has_key=key_pem is not None)
+    staging.write(CURL, curl)
+    url = gateway_url(desk.basics.listen, _dns_names(desk))
+    staging.write(SETTINGS, build_settings(order.owner, gateway=url, has_user=user.exists), mode=PUBLIC)
+
+
+def take_back(desk: Desk, record: CertificateRecord) -> None:
+    """Revoke what was signed and not handed out; its key is gone, so when that fails too, little is lost."""
+    with suppress(Exception):
+        desk.inventory.revoke(serial=record.serial, reason=_UNDELIVERED, at=record.issued_at)
+
+
+def issue_server(desk: Desk, sans: Sequence[str], lifetime: timedelta | None = None) -> CertificateRecord:
+    """A new key and certificate for the TLS listener, in the home. Without `sans` the names of the present one stay.
+
+    When the present one is missing or cannot be read, the newest that was issued counts for them. A running gateway
+    goes on with the old one until it is told to reload.
+    """
+    home = desk.home
+    names = server_names(sans) if sans else _present_names(desk)
+    key = generate_key()
+    now = datetime.now(UTC)
+    path = desk.authority(Role.SERVER).issue_server(
+        names, public_key=key.public_key(), at=now, entropy=os.urandom, lifetime=lifetime
+    )
+    record = CertificateRecord.build(
+        path[0], issuer=path[1], role=Role.SERVER, owner=None, labels={}, at=int(now.timestamp())
+    )
+    desk.inventory.record(record)
+    try:
+        desk.audit("pki.issued", record)
+        replace_files(
+            {
+                home.server_key: (desk.seal_like_home(private_key_pem(key)), SECRET),
+                home.server_cert: (certificate_pem(*path), PUBLIC),
+            }
+        )
+    except BaseException:
+        take_back(desk, record)
+        raise
+    return record
+
+
+def server_names(sans: Sequence[str]) -> list[x509.DNSName | x509.IPAddress]:
+    """The names of a server certificate: those that it always has, then the given ones, each once; or `NameInvalid`."""
+    return list(dict.fromkeys(parse_san(text) for text in (*ALWAYS_NAMED, *sans)))
+
+
+def read_path(place: Path) -> list[x509.Certificate]:
+    with place.open("rb") as file:
+        return read_certificates(file.read(_MAX_FILE))
+
+
+def _names(certificate: x509.Certificate) -> list[x509.DNSName | x509.IPAddress]:
+    sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [name for name in sans if isinstance(name, x509.DNSName | x509.IPAddress)]
+
+
+def _present_names(desk: Desk) -> list[x509.DNSName | x509.IPAddress]:
+    """The names of the server certificate in the home, else of the newest one that was issued, else the usual ones."""
+    with suppress(OSError, InputUnreadable, CertificateInvalid):
+        return _names(read_path(desk.home.server_cert)[0])
+    for record in desk.inventory.certificates(role=Role.SERVER):
+        return _names(x509.load_pem_x509_certificate(record.pem.encode()))
+    return server_names(())
+
+
+def _dns_names(desk: Desk) -> list[str]:
+    return [name.value for name in _present_names(desk) if isinstance(name, x509.DNSName)]

@@ -1,0 +1,54 @@
+"""Revocation lists for others who verify our certificates (I/O): one for each CA of the home, the root's too.
+
+Who looks up every certificate of a path (OpenSSL's ``-crl_check_all``, nginx, HAProxy) needs the list of each CA in it:
+without the root's, which says that no issuing CA was revoked, every path is refused.
+
+Trust: the operator is trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from gateway.home.session import Desk
+from pki.inventory import fingerprint_of
+from pki.names import Role
+from pki.revocation import RevocationReason, RevokedEntry, build_crl
+
+__all__ = ["SignedList", "sign_lists"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedList:
+    """A list in PEM; `role` None is the root's."""
+
+    role: Role | None
+    number: int
+    revoked: int
+    pem: bytes
+
+
+def sign_lists(desk: Desk, roles: Sequence[Role | None], lifetime: timedelta) -> tuple[SignedList, ...]:
+    """The lists of these CAs as of now, good for `lifetime`, each with a number that was never given before."""
+    return tuple(_sign(desk, role, lifetime) for role in roles)
+
+
+def _sign(desk: Desk, role: Role | None, lifetime: timedelta) -> SignedList:
+    issuer = desk.root() if role is None else desk.authority(role).issuer
+    fingerprint = fingerprint_of(issuer.certificate)
+    # The number before the entries: a list with a higher number never knows less.
+    number = desk.inventory.next_crl_number(fingerprint)
+    entries = [
+        RevokedEntry(
+            serial=int(record.serial, 16),
+            revoked_at=datetime.fromtimestamp(record.revoked_at or 0, UTC),
+            reason=RevocationReason(record.reason or RevocationReason.UNSPECIFIED),
+        )
+        for record in desk.inventory.revoked_by(fingerprint)
+    ]
+    signed = build_crl(issuer, entries, number=number, at=datetime.now(UTC), lifetime=lifetime)
+    return SignedList(role=role, number=number, revoked=len(entries), pem=signed.public_bytes(Encoding.PEM))

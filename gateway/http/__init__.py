@@ -1,0 +1,1 @@
+"""HTTP as a gateway changes and speaks it (RFC 9110)."""

@@ -1,0 +1,96 @@
+"""Answers of the gateway itself: problem details (RFC 9457), JSON, and refusals with their audit line.
+
+A refused peer learns the status and a request id, never the reason; the audit log has it.
+
+Trust: pure but for the audit line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import orjson
+
+from gateway.admission.request_record import Call
+from gateway.core.context import Services
+from gateway.http.problems import Problem, problem_body
+from rhttp.http1.server import ServerEnd
+
+_PROBLEM: Final = b"Content-Type: application/problem+json\r\nCache-Control: no-store\r\n"
+_JSON: Final = b"Content-Type: application/json\r\nCache-Control: no-store\r\n"
+_RETRY: Final = {
+    "no-slot": b"Retry-After: 1\r\n",
+    "not-sent": b"Retry-After: 1\r\n",
+    "overloaded": b"Retry-After: 1\r\n",
+    "draining": b"Retry-After: 5\r\n",
+    "superseded": b"Retry-After: 30\r\n",
+    "state-stale": b"Retry-After: 5\r\n",
+    "audit-unavailable": b"Retry-After: 5\r\n",
+}
+
+
+def fail(services: Services, end: ServerEnd, call: Call, status: int, slug: str, extra: bytes = b"") -> None:
+    """Answer with a problem, without an audit line; an answer that already began is cut instead."""
+    if not end.uncommitted:
+        end.abort()
+        return
+    body = problem_body(Problem(slug), call.request_id)
+    _send(services, end, call.id_bytes, status, _PROBLEM + _RETRY.get(slug, b"") + extra, body)
+
+
+def refuse(
+    services: Services,
+    end: ServerEnd,
+    call: Call,
+    status: int,
+    slug: str,
+    reason: str,
+    *,
+    event: str = "request",
+    extra: bytes = b"",
+    policy: tuple[str, ...] = (),
+    detail: Mapping[str, object] | None = None,
+) -> None:
+    """Refuse a request: the audit line with its reason first, then an answer without it.
+
+    The line tells a status only when the peer is told it: an answer that has begun is cut, not replaced. A refused
+    switch of roles closes, except the first 401: see `gateway.ingress.connection`. Refused content is read and
+    dropped within limits by the server end.
+    """
+    services.counters.refused += 1
+    fields = call.audit("refused", status=status if end.uncommitted else None, reason=reason)
+    if policy:
+        fields["policy"] = policy
+    if detail is not None:
+        fields["detail"] = detail
+    services.record_refusal(event, fields)
+    head = call.head
+    if head.content_length and head.content_length > services.generation.limits.refused_content:
+        end.close_after = True
+    fail(services, end, call, status, slug, extra)
+
+
+def answer_json(services: Services, end: ServerEnd, call: Call, status: int, value: object) -> None:
+    """Answer an allowed request of our own paths, after its audit line."""
+    services.counters.requests += 1
+    if not services.record("request", call.audit("allowed", status=status)):
+        fail(services, end, call, 503, "audit-unavailable")
+        return
+    _send(services, end, call.id_bytes, status, _JSON, orjson.dumps(value))
+
+
+def answer_options(services: Services, end: ServerEnd, call: Call) -> None:
+    """Answer an OPTIONS request that may be forwarded no further (RFC 9110 section 7.6.2), after its audit line."""
+    services.counters.requests += 1
+    if not services.record("request", call.audit("allowed", status=200)):
+        fail(services, end, call, 503, "audit-unavailable")
+        return
+    _send(services, end, call.id_bytes, 200, b"", b"")
+
+
+def _send(services: Services, end: ServerEnd, request_id: bytes, status: int, block: bytes, body: bytes) -> None:
+    block = b"%b%bRhttp-Request-Id: %b\r\n" % (block, services.date, request_id)
+    end.head(status, block, len(body))
+    end.content(body)
+    end.end([])

@@ -1,0 +1,1 @@
+"""Listeners, and what arrives on them."""

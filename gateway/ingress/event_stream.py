@@ -1,0 +1,150 @@
+"""Server-sent events of a pool (WHATWG HTML, section 9.2): ``worker-joined``, ``worker-left``, ``slots``.
+
+Slots change thousands of times a second in a busy pool, so ``slots`` tells the present sum a few times a second; joins
+and leaves are all told. A reader that is too slow is cut, never waited for.
+
+Trust: meets untrusted clients as readers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import orjson
+
+from gateway.admission.request_record import Call
+from gateway.core.context import Services
+from gateway.pools.hosted import HostedPool
+from gateway.pools.slots import PoolEvent
+from rhttp.http1.fields import Fields
+from rhttp.http1.server import ServerEnd
+
+_PACE: Final = 0.1
+"""Seconds between two batches."""
+_HEARTBEAT: Final = 15.0
+_FIELDS: Final = b"Content-Type: text/event-stream\r\nCache-Control: no-store\r\n"
+
+
+class EventStream:
+    """One reader of one pool. It is the request sink of its server end."""
+
+    __slots__ = (
+        "_end",
+        "_hosted",
+        "_pool",
+        "_queue",
+        "_services",
+        "_slots_changed",
+        "_timer",
+        "bucket",
+        "call",
+        "deadline",
+    )
+
+    def __init__(self, services: Services, end: ServerEnd, call: Call, hosted: HostedPool) -> None:
+        self._services = services
+        self.call = call
+        """The request that it answers: a reload asks again whether it may."""
+        self._end = end
+        self._hosted = hosted
+        self._pool = hosted.pool
+        self._queue: list[bytes] = []
+        self._slots_changed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.deadline = 0.0
+        self.bucket = 0.0
+        services.streams.add(self)
+        end.sink = self
+        request_id = b"Rhttp-Request-Id: %b\r\n" % call.request_id.encode("ascii")
+        end.head(200, _FIELDS + services.date + request_id, None)
+        end.content(self._slots())
+        end.flush()
+        self._pool.listeners.add(self._happened)
+        services.wheel.set(self, _HEARTBEAT)
+
+    @property
+    def pool_name(self) -> str:
+        """The pool that it tells about."""
+        return self._pool.name
+
+    def _slots(self) -> bytes:
+        total, free = self._hosted.sums()
+        data = orjson.dumps({"pool": self._pool.name, "total": total, "free": free})
+        return b"event: slots\ndata: %b\n\n" % data
+
+    def _happened(self, event: PoolEvent) -> None:
+        if event.kind == "slots":
+            self._slots_changed = True
+        else:
+            total, free = self._hosted.sums()
+            data = orjson.dumps({"pool": self._pool.name, "worker": event.worker, "total": total, "free": free})
+            self._queue.append(b"event: %b\ndata: %b\n\n" % (event.kind.encode("ascii"), data))
+            self._slots_changed = True
+            if len(self._queue) > self._services.generation.config.limits.event_queue:
+                self._end.abort()
+                return
+        if self._timer is None:
+            self._timer = self._services.loop.call_later(_PACE, self._send)
+
+    def _send(self) -> None:
+        self._timer = None
+        if self._end.blocked:
+            self._timer = self._services.loop.call_later(_PACE, self._send)
+            return
+        for event in self._queue:
+            self._end.content(event)
+        self._queue.clear()
+        if self._slots_changed:
+            self._slots_changed = False
+            self._end.content(self._slots())
+        self._end.flush()
+        self._services.wheel.set(self, _HEARTBEAT)
+
+    def deadline_passed(self) -> None:
+        """Nothing happened for a while: a comment, so that a dead reader is noticed."""
+        if not self._end.blocked:
+            self._end.content(b":\n\n")
+            self._end.flush()
+        self._services.wheel.set(self, _HEARTBEAT)
+
+    def close(self) -> None:
+        """End the stream in order."""
+        if self._forget():
+            self._end.end([])
+
+    def _forget(self) -> bool:
+        if self._happened not in self._pool.listeners:
+            return False
+        self._pool.listeners.discard(self._happened)
+        self._services.streams.discard(self)
+        self._services.wheel.forget(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return True
+
+    # ---- RequestSink ----
+
+    def request_content(self, data: bytes) -> None:
+        """A reader has nothing to say."""
+
+    def request_flush(self) -> None:
+        """Nothing is kept back."""
+
+    def request_end(self, trailers: Fields) -> None:
+        """A reader has nothing to say."""
+
+    def request_abort(self, detail: str) -> None:
+        """The reader is gone."""
+        self._forget()
+
+    def request_half_closed(self) -> None:
+        """Most likely the reader is gone, and nobody would notice for two heartbeats: its place is for another."""
+        self.close()
+
+    def response_blocked(self) -> None:
+        """Events wait in the queue, which is bounded."""
+
+    def response_unblocked(self) -> None:
+        """The next batch goes out."""

@@ -1,0 +1,77 @@
+"""Answers that are about the whole gateway: the other processes are asked first.
+
+Trust: meets untrusted clients and masters as those who wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from gateway.core.context import Services
+from rhttp.http1.fields import Fields
+from rhttp.http1.server import ServerEnd
+
+WITHIN: Final = 1.0
+"""Seconds in which the other processes answer; the answer goes out without whoever does not."""
+
+
+class _Patience:
+    """Holds a request while others are asked. It is the request sink of its server end."""
+
+    __slots__ = ("detail",)
+
+    def __init__(self) -> None:
+        self.detail = ""
+        """Reason of the disconnect; empty while the requester is connected."""
+
+    def request_content(self, data: bytes) -> None:
+        """Content of a request that has no use for it."""
+
+    def request_flush(self) -> None:
+        """Nothing is kept back."""
+
+    def request_end(self, trailers: Fields) -> None:
+        """Nothing waits for it."""
+
+    def request_abort(self, detail: str) -> None:
+        """Whoever asked is gone."""
+        self.detail = detail
+
+    def request_half_closed(self) -> None:
+        """It may still read."""
+
+    def response_blocked(self) -> None:
+        """One answer is let out whole."""
+
+    def response_unblocked(self) -> None:
+        """One answer is let out whole."""
+
+
+def ask_all(
+    services: Services,
+    end: ServerEnd,
+    question: str,
+    then: Callable[[Mapping[int, Any]], None],
+    gone: Callable[[str], None],
+) -> None:
+    """Ask all other processes, then call ``then`` with their answers by index, or ``gone`` when the requester left.
+
+    Without other processes ``then`` is called at once.
+    """
+    mesh = services.mesh
+    if mesh is None:
+        then({})
+        return
+    patience = _Patience()
+    end.sink = patience
+    services.exchanges += 1
+
+    def answered(answers: Mapping[int, Any]) -> None:
+        services.exchange_over()
+        if patience.detail:
+            gone(patience.detail)
+            return
+        then(answers)
+
+    mesh.gather(question, within=WITHIN, then=answered)

@@ -1,0 +1,315 @@
+"""Hosted pools: reversed connections that the gateway keeps, and the requests it sends down them.
+
+Trust: meets untrusted workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from auth.policy import Context
+from gateway.cluster.borrow import Borrower
+from gateway.cluster.directory import Happened, Ordered, Started, Superseded
+from gateway.cluster.lend import Lender
+from gateway.config.values import PoolConfig
+from gateway.core.context import Services
+from gateway.core.peer import Peer
+from gateway.exchange.exchange import Exchange
+from gateway.pools.least_busy import Slot
+from gateway.pools.slots import Pool, describe
+from gateway.pools.tcp_keepalive import keep_alive
+from rhttp.ends import Link
+from rhttp.errors import Loss
+from rhttp.http1.client import ClientEnd
+
+
+class ReversedConnection:
+    """A worker's connection on which the gateway is the HTTP client. Registered, so that it can be cut."""
+
+    __slots__ = ("asked", "end", "ended", "lender", "opened", "owner", "peer", "protocol", "request_id", "slot")
+
+    def __init__(
+        self, pool: HostedPool, peer: Peer, protocol: str, request_id: str, opened: float, asked: Context
+    ) -> None:
+        self.owner = pool
+        self.peer = peer
+        self.protocol = protocol
+        self.request_id = request_id
+        self.opened = opened
+        """In seconds of `rhttp.clock`."""
+        self.asked = asked
+        """The circumstances under which it was admitted; a reload asks again."""
+        self.end: ClientEnd
+        self.slot: Slot | None = None
+        self.lender: Lender | None = None
+        """Another process uses it now."""
+        self.ended = ""
+        """Why it ended, when we ended it."""
+
+    def cut(self, reason: str) -> None:
+        """Close now; a request that it serves is lost, and the requester told so."""
+        self.owner.cut(self, reason)
+
+    @property
+    def pool_name(self) -> str:
+        """The pool that it serves."""
+        return self.owner.config.name
+
+    def drain(self, reason: str) -> None:
+        """Close when it is idle."""
+        self.owner.drain(self, reason)
+
+
+class HostedPool:
+    """One hosted pool: its slots, its queue, and the ends behind them."""
+
+    mode = "hosted"
+
+    def __init__(self, services: Services, config: PoolConfig, trust_domain: str) -> None:
+        self._services = services
+        self.config = config
+        self.pool = Pool(config.name, queue=config.queue)
+        self._borrower: Borrower | None = None
+        if services.mesh is not None:
+            self.pool.watcher = services.mesh.news
+            self._borrower = Borrower(self, services.mesh)
+        self._suffix = f".{config.name}.{trust_domain}".encode("ascii")
+
+    def adopt(self, config: PoolConfig) -> None:
+        """Go on under a new configuration; connections and the queue stay."""
+        self.config = config
+        self.pool.queue = config.queue
+
+    # ---- role switch ----
+
+    def newer_start(self, worker: str, instance: str) -> str | None:
+        """The start of a worker that superseded this one, which has to stay away while that is there; None: welcome."""
+        return self.pool.starts.newer(worker, instance, self._services.elapsed)
+
+    def host(
+        self, peer: Peer, link: Link, *, protocol: str, instance: str | None, request_id: str, asked: Context
+    ) -> None:
+        """Take over a worker's link: from here on we ask and it answers."""
+        services = self._services
+        connection = ReversedConnection(self, peer, protocol, request_id, services.elapsed, asked)
+        end = ClientEnd(self, services.generation.limits, services.wheel, connection)
+        connection.end = end
+        end.connection_made(link)  # type: ignore[arg-type]  # a Link
+        keep_alive(link, services.generation.config.limits)
+        services.registry.add(connection)
+        services.counters.reversed_opened += 1
+        # Before it has a slot, which may be lent at once, and then the link has another owner.
+        link.set_protocol(end)
+        if end.closed:
+            return  # it heard that the worker is on its way out
+        connection.slot = self.pool.add(
+            peer.name,
+            connection,
+            labels=peer.principal.labels,
+            protocol=protocol,
+            instance=instance,
+            now=services.epoch,
+            seen=services.precise(),  # by it processes tell a newer start of a worker from an older one
+        )
+        if link.is_closing():  # by whoever waited for the slot
+            self.pool.remove(connection.slot, services.elapsed)
+
+    # ---- Inbound ----
+
+    def lease(self, exchange: Exchange, *, not_again: str | None = None) -> None:
+        """Give the exchange a slot, let it wait, or tell it that there is none."""
+        borrower = self._borrower
+        if (
+            borrower is not None
+            and exchange.label is not None
+            and exchange.worker is None
+            # Its wish first, wherever that is; then any worker.
+            and (
+                self._lease_here(exchange, not_again, strict=True) or borrower.search(exchange, not_again, strict=True)
+            )
+        ):
+            return
+        self._lease_anywhere(exchange, not_again)
+
+    def _lease_anywhere(self, exchange: Exchange, not_again: str | None) -> None:
+        if self._lease_here(exchange, not_again):
+            return
+        if self._borrower is None or not self._borrower.search(exchange, not_again):
+            self._nothing(exchange, not_again)
+
+    def _lease_here(self, exchange: Exchange, not_again: str | None, *, strict: bool = False) -> bool:
+        while True:
+            slot = self.pool.lease(worker=exchange.worker, label=exchange.label, not_again=not_again, strict=strict)
+            if slot is None:
+                return False
+            if self._grant(exchange, slot):
+                return True
+
+    def not_elsewhere(self, exchange: Exchange, not_again: str | None, *, strict: bool) -> None:
+        """No other process had a slot for it; ``strict``: of a worker with its label."""
+        if strict:
+            self._lease_anywhere(exchange, not_again)
+        elif not self._lease_here(exchange, not_again):  # one may have come free meanwhile
+            self._nothing(exchange, not_again)
+
+    def _nothing(self, exchange: Exchange, not_again: str | None) -> None:
+        borrower = self._borrower
+        if not_again is not None:
+            exchange.unavailable(502, "worker-lost", "no_other_worker")
+        elif not exchange.deadline:
+            exchange.unavailable(503, "no-slot", "no_slot")
+        elif not self.pool.wait(exchange, elsewhere=borrower.waiting_elsewhere() if borrower is not None else 0):
+            exchange.unavailable(503, "no-slot", "queue_full")
+        elif borrower is not None:
+            borrower.changed()
+
+    def take(self, exchange: Exchange, slot: Slot) -> None:
+        """Send the exchange, which waited, down the slot's connection, or look for another slot."""
+        if not self._grant(exchange, slot):
+            self.lease(exchange)
+        if self._borrower is not None:
+            self._borrower.changed()
+
+    def _grant(self, exchange: Exchange, slot: Slot) -> bool:
+        connection = slot.link
+        assert isinstance(connection, ReversedConnection)
+        if connection.end.closed:
+            # Its end is being told in this very turn; the next slot, without counting a try.
+            connection.end.abort(Loss.NOT_SENT, "closed")
+            return False
+        name = slot.worker.name
+        connection.end.limits = self._services.generation.limits
+        exchange.granted(connection.end, name.encode("ascii") + self._suffix, name)
+        return True
+
+    def grant_lent(self, exchange: Exchange, end: ClientEnd, worker: str) -> None:
+        """Send the exchange down a slot that another process lends."""
+        exchange.granted(end, worker.encode("ascii") + self._suffix, worker)
+
+    def forget(self, exchange: Exchange) -> None:
+        """The exchange no longer waits."""
+        self.pool.give_up(exchange)
+        if self._borrower is not None:
+            self._borrower.forget(exchange)
+
+    # ---- ClientOwner ----
+
+    def client_idle(self, end: ClientEnd) -> None:
+        """An answer is complete: the slot is free again, unless a newer start of the worker took its place."""
+        connection = end.tag
+        assert isinstance(connection, ReversedConnection)
+        slot = connection.slot
+        assert slot is not None
+        if end.answered == 1:
+            self._retire(self.pool.served(slot, self._services.elapsed))
+        if slot.retired:
+            connection.ended = connection.ended or "superseded"
+            end.close()
+        elif self._services.draining:
+            connection.ended = "drain"
+            end.close()
+        else:
+            self.pool.release(slot)
+
+    def _retire(self, slots: Iterable[Slot]) -> None:
+        for slot in slots:
+            if not slot.busy:
+                connection = slot.link
+                assert isinstance(connection, ReversedConnection)
+                connection.ended = "superseded"
+                connection.end.close()
+
+    def client_closed(self, end: ClientEnd, detail: str) -> None:
+        """A worker's connection is gone."""
+        connection = end.tag
+        assert isinstance(connection, ReversedConnection)
+        services = self._services
+        if connection.lender is not None:
+            connection.lender.worker_gone(connection.ended or detail)
+        services.registry.remove(connection)
+        if connection.slot is not None:
+            self.pool.remove(connection.slot, services.elapsed)
+        services.record_closed(
+            connection.peer,
+            self.config.name,
+            connection.request_id,
+            connection.opened,
+            connection.ended or detail,
+        )
+
+    # ---- the end of things ----
+
+    def cut(self, connection: ReversedConnection, reason: str) -> None:
+        """End a worker's connection now."""
+        self._services.record_cut(connection.peer, "tls", reason)
+        connection.ended = reason
+        connection.end.abort(Loss.CUT, reason)
+
+    def stop(self) -> None:
+        """No new leases; whoever waits is told."""
+        self.pool.closed = True
+        for waiter in self.pool.give_up_all():
+            if isinstance(waiter, Exchange):
+                waiter.unavailable(503, "draining", "draining")
+            elif isinstance(waiter, Lender):
+                waiter.refuse()
+
+    def drain(self, connection: ReversedConnection, reason: str) -> None:
+        """Close when idle, now or after the request that it serves."""
+        slot = connection.slot
+        if slot is None or slot.gone:
+            return
+        slot.retired = True
+        connection.ended = reason
+        if not slot.busy:
+            connection.end.close()
+
+    def connections(self) -> list[ReversedConnection]:
+        """All reversed connections of the pool."""
+        return [
+            slot.link
+            for worker in self.pool.workers.values()
+            for slot in worker.slots
+            if isinstance(slot.link, ReversedConnection)
+        ]
+
+    def slots(self) -> tuple[int, int | None]:
+        """Slots of this process, and how many of them are free."""
+        return self.pool.total, self.pool.free
+
+    def sums(self) -> tuple[int, int]:
+        """Slots in all processes, and how many of them are free."""
+        pool = self.pool
+        if self._borrower is None:
+            return pool.total, pool.free
+        total, free = self._borrower.slots_elsewhere()
+        return pool.total + total, pool.free + free
+
+    # ---- what other processes tell ----
+
+    def happened(self, what: Happened) -> None:
+        """Something changed in another process's part of this pool."""
+        assert self._borrower is not None
+        kind, worker = what.kind, what.worker
+        if worker is not None:
+            others = self._borrower.processes_with(worker)
+            if worker in self.pool.workers or others != (kind == "worker-joined"):
+                kind = "slots"  # it was, or still is, here or in a third process
+        self.pool.tell(kind, worker)
+        self._borrower.changed()
+
+    def superseded(self, what: Superseded) -> None:
+        """A newer start of a worker serves in another process."""
+        self._retire(self.pool.superseded(what.worker, what.instance, what.since, self._services.elapsed))
+
+    def started(self, what: Started) -> None:
+        """A start of a worker came to another process, or left it."""
+        self.pool.started(what.worker, what.instance, what.since, self._services.elapsed)
+
+    def ordered(self, what: Ordered) -> None:
+        """What another process remembers of a worker's starts."""
+        self.pool.ordered(what.worker, what.current, what.seen, self._services.elapsed)
+
+    def describe(self) -> dict[str, object]:
+        """The pool as ``GET /-/pools/{pool}`` shows it."""
+        return describe(self.pool, self.mode)

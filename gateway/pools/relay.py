@@ -1,0 +1,348 @@
+"""Relay pools: the role switch goes to a master that speaks Reverse HTTP itself; from its 101 on, bytes.
+
+Admission, revocation, expiry and limits hold as for hosted pools; the slots are the master's affair.
+
+Trust: meets untrusted workers and masters; after the switch it reads nothing of what passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from gateway.admission.checks import Refused, check_again
+from gateway.admission.request_record import Call
+from gateway.config.values import PoolConfig
+from gateway.core.context import Services
+from gateway.exchange.masters import MasterPool
+from gateway.http.fields import response_fields
+from gateway.http.responses import fail
+from gateway.pools.relayed import Relayed
+from gateway.pools.slots import stamp
+from gateway.pools.tcp_keepalive import keep_alive
+from rhttp.ends import Link
+from rhttp.errors import Loss
+from rhttp.http1.client import SURPLUS, ClientEnd
+from rhttp.http1.fields import Fields
+from rhttp.http1.head import ResponseHead
+from rhttp.http1.server import ServerEnd
+from rhttp.reversal.upgrade import UpgradeVariant
+
+if TYPE_CHECKING:
+    from gateway.ingress.connection import Connection
+
+
+class _Asking:
+    """Waits for the master's answer to the upgrade request. It is the sink of both ends meanwhile."""
+
+    __slots__ = ("_call", "_client", "_end", "_pool", "_switched", "_variant", "gone")
+
+    def __init__(self, pool: RelayPool, call: Call, end: ServerEnd, variant: UpgradeVariant) -> None:
+        self._pool = pool
+        self._call = call
+        self._end = end
+        self._variant = variant
+        self._client: ClientEnd | None = None
+        self._switched = False
+        self.gone = False
+        end.sink = self
+
+    def ask(self, client: ClientEnd, block: bytes) -> None:
+        """Send the upgrade request."""
+        self._client = client
+        client.head(self, self._call.head.method, block, 0, upgrade=self._variant.token)
+        client.flush()
+
+    # RequestSink: the worker's side
+
+    def request_content(self, data: bytes) -> None:
+        """Cannot come: an upgrade request with content was refused."""
+
+    def request_flush(self) -> None:
+        """Nothing is kept back."""
+
+    def request_end(self, trailers: Fields) -> None:
+        """Cannot come."""
+
+    def request_abort(self, detail: str) -> None:
+        """The worker is gone."""
+        self._stop("worker gone")
+
+    def request_half_closed(self) -> None:
+        """A worker that will never answer a request is none."""
+        self._stop("half closed")
+        self._end.shutdown()  # what an earlier request was answered still leaves
+
+    def _stop(self, detail: str) -> None:
+        if not self.gone:
+            self.gone = True
+            if self._client is not None:
+                self._client.release()
+            self._pool.not_opened(self._call, "aborted", None, detail)
+
+    def response_blocked(self) -> None:
+        """The worker reads its refusal slowly."""
+        if self._client is not None:
+            self._client.pause()
+
+    def response_unblocked(self) -> None:
+        """It caught up."""
+        if self._client is not None:
+            self._client.resume()
+
+    # ResponseSink: the master's side
+
+    def response_interim(self, head: ResponseHead) -> None:
+        """Interim answers mean nothing to a worker that waits for 101."""
+
+    def response_switched(self, head: ResponseHead, surplus: bytes) -> None:
+        """The master agrees."""
+        assert self._client is not None
+        self._switched = True
+        self.gone = True
+        self._pool.open(self._call, self._end, self._client.link, self._variant, surplus)
+
+    def response_head(self, head: ResponseHead, has_content: bool) -> None:
+        """The master's final answer passes, and the connection closes behind it."""
+        self._end.close_after = True
+        if not self._pool.not_opened(self._call, "refused", head.status, "master_refused"):
+            self.gone = True
+            client, self._client = self._client, None
+            if client is not None:
+                client.release()
+            self._pool.withhold(self._call, self._end)
+            return
+        self._end.head(head.status, response_fields(head, route=True), head.content_length)
+
+    def response_content(self, data: bytes) -> None:
+        """Content of that answer."""
+        self._end.content(data)
+
+    def response_flush(self) -> None:
+        """The batch is over."""
+        self._end.flush()
+
+    def response_end(self, trailers: Fields) -> None:
+        """That answer is complete."""
+        self.gone = True
+        if self._client is not None:
+            self._client.last = self._call.request_id
+        self._client = None
+        self._end.end([])
+
+    def response_abort(self, loss: Loss, detail: str) -> None:
+        """The master did not agree in words that we understand."""
+        if self.gone:
+            return
+        self.gone = True
+        self._client = None
+        self._end.close_after = True
+        if self._end.responded:
+            self._end.abort()
+            return
+        status, slug = (504, "deadline") if loss is Loss.DEADLINE else (502, "master-invalid")
+        if loss in (Loss.SENT_NO_ANSWER, Loss.NOT_SENT, Loss.CUT):
+            slug = "master-lost"
+        self._pool.failed(self._call, self._end, status, slug, detail)
+
+    def request_blocked(self) -> None:
+        """One head always fits."""
+
+    def request_unblocked(self) -> None:
+        """One head always fits."""
+
+
+class RelayPool:
+    """One relay pool."""
+
+    mode = "relay"
+
+    def __init__(self, services: Services, config: PoolConfig) -> None:
+        self._services = services
+        self.config = config
+        self._relayed: set[Relayed] = set()
+        self._asking: set[asyncio.Task[None]] = set()
+
+    def adopt(self, config: PoolConfig) -> None:
+        """Go on under a new configuration; connections stay."""
+        self.config = config
+
+    def ask(
+        self,
+        call: Call,
+        end: ServerEnd,
+        variant: UpgradeVariant,
+        master: MasterPool,
+        fields: bytes,
+        failed: Callable[[int, str, str], None],
+    ) -> None:
+        """Send the worker's upgrade request to the master; what follows is its answer."""
+        asking = _Asking(self, call, end, variant)
+        task = self._services.loop.create_task(self._ask(asking, call, master, fields, variant, failed))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _ask(
+        self,
+        asking: _Asking,
+        call: Call,
+        master: MasterPool,
+        fields: bytes,
+        variant: UpgradeVariant,
+        failed: Callable[[int, str, str], None],
+    ) -> None:
+        services = self._services
+        client = ClientEnd(self, services.generation.limits, services.wheel)
+        if not services.may_send():
+            asking.gone = True
+            failed(503, "audit-unavailable", "audit")
+            return
+        transport = await master.dial_raw(client)
+        if asking.gone:
+            if transport is not None:
+                transport.abort()
+            return
+        if transport is None:
+            asking.gone = True
+            failed(502, "master-unreachable", "master_unreachable")
+            return
+        if not services.record_sent(call):
+            asking.gone = True
+            transport.abort()
+            failed(503, "audit-unavailable", "audit")
+            return
+        path = (self.config.path or f"/-/reverse/{self.config.name}").encode("ascii")
+        block = b"%b %b HTTP/1.1\r\nHost: %b\r\n%bUpgrade: %b\r\nConnection: Upgrade\r\n" % (
+            call.head.method,
+            path,
+            master.host_for(call.head.host),
+            fields,
+            variant.token,
+        )
+        asking.ask(client, block)
+
+    def client_idle(self, end: ClientEnd) -> None:
+        """A refused switch leaves a connection that nobody uses again."""
+        end.close()
+
+    def client_closed(self, end: ClientEnd, detail: str) -> None:
+        """Its sink was told, but not of what came behind the answer."""
+        if detail == SURPLUS:
+            self._services.record_surplus(self.config.master, None, end.last)
+
+    def open(self, call: Call, end: ServerEnd, master: Link, variant: UpgradeVariant, surplus: bytes) -> None:
+        """The master agreed: audit line, 101, bytes. What is opened is closed by `forget`, whatever happens to it."""
+        services = self._services
+        owner = cast("Connection", end.owner)
+        if not self._may_open(call, end, owner):
+            master.abort()
+            return
+        link, early = end.detach()
+        services.registry.remove(owner)
+        relayed = Relayed(
+            self, call.peer, variant.name, call.request_id, services.elapsed, call.context, worker=link, master=master
+        )
+        self._relayed.add(relayed)
+        services.registry.add(relayed)
+        if early:
+            # RFC 9931: bytes before the 101 are either smuggled or a fault.
+            relayed.abort("bytes before the switch")
+            return
+        services.counters.reversed_opened += 1
+        services.counters.relayed += 1
+        for side in (link, master):  # neither end can tell by itself that the other one vanished
+            keep_alive(side, services.generation.config.limits)
+        link.write(variant.answer)
+        relayed.join(surplus)
+
+    def _may_open(self, call: Call, end: ServerEnd, owner: Connection) -> bool:
+        """Whether the switch still may come about: asking the master can take minutes. If not, it was answered."""
+        services = self._services
+        if end.link.is_closing():
+            self.not_opened(call, "aborted", None, "worker gone")  # its end will hear of it in a moment
+            return False
+        if services.generation.pools.get(self.config.name) is not self:
+            self.failed(call, end, 503, "no-slot", "pool_gone")
+            return False
+        if services.draining:
+            self.failed(call, end, 503, "draining", "draining")
+            return False
+        assert call.admitted is not None
+        admitted = check_again(services, call, call.admitted)
+        if isinstance(admitted, Refused):
+            end.close_after = True
+            owner.refused(end, call, admitted)
+            return False
+        call.admitted = admitted
+        if not services.record("reverse.opened", call.audit("allowed", status=101)):
+            self.failed(call, end, 503, "audit-unavailable", "audit")
+            return False
+        return True
+
+    def not_opened(self, call: Call, outcome: str, status: int | None, reason: str) -> bool:
+        """Audit a switch that did not come about; False: it cannot be written."""
+        return self._services.record("request", call.audit(outcome, status=status, reason=reason))
+
+    def withhold(self, call: Call, end: ServerEnd) -> None:
+        """The master's answer has no audit line and so may not leave."""
+        fail(self._services, end, call, 500, "answer-withheld")
+
+    def failed(self, call: Call, end: ServerEnd, status: int, slug: str, detail: str) -> None:
+        """Answer in the master's place."""
+        self.not_opened(call, "failed", status, detail)
+        end.close_after = True
+        fail(self._services, end, call, status, slug)
+
+    def record_cut(self, relayed: Relayed, reason: str) -> None:
+        """Audit that we ended it."""
+        self._services.record_cut(relayed.peer, "tls", reason)
+
+    def limit_half(self, relayed: Relayed) -> None:
+        """Give a half-closed connection a time to end in."""
+        self._services.wheel.set(relayed, self._services.generation.config.limits.content_timeout)
+
+    def forget(self, relayed: Relayed) -> bool:
+        """Take a connection off the books; False when it was off already."""
+        if relayed not in self._relayed:
+            return False
+        self._relayed.discard(relayed)
+        self._services.wheel.forget(relayed)
+        services = self._services
+        services.registry.remove(relayed)
+        services.record_closed(
+            relayed.peer, self.config.name, relayed.request_id, relayed.opened, relayed.ended or "closed"
+        )
+        return True
+
+    def connections(self) -> list[Relayed]:
+        """All relayed connections."""
+        return list(self._relayed)
+
+    def slots(self) -> tuple[int, int | None]:
+        """Slots in all; how many are free only the master knows."""
+        return len(self._relayed), None
+
+    def describe(self) -> dict[str, object]:
+        """The pool as ``GET /-/pools/{pool}`` shows it; what is free only the master knows."""
+        workers: dict[str, list[Relayed]] = {}
+        for relayed in self._relayed:
+            workers.setdefault(relayed.peer.name, []).append(relayed)
+        return {
+            "pool": self.config.name,
+            "mode": self.mode,
+            "slots": {"total": len(self._relayed), "free": None},
+            "waiting": 0,
+            "workers": [
+                {
+                    "name": name,
+                    "protocol": held[0].protocol,
+                    "slots": len(held),
+                    "busy": None,
+                    "since": stamp(self._services.time_of_day(min(r.opened for r in held))),
+                    "labels": dict(held[0].peer.principal.labels),
+                    "instance": None,
+                }
+                for name, held in workers.items()
+            ],
+        }

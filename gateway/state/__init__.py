@@ -1,0 +1,1 @@
+"""Users and revocations: the database, and the snapshots that processes hold of it."""

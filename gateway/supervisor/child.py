@@ -1,0 +1,167 @@
+"""One data process as the supervisor sees it: started, told things, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from gateway.control.channel import (
+    ApplyState,
+    CheckpointDue,
+    Commit,
+    ControlChannel,
+    ControlError,
+    Done,
+    Hello,
+    Message,
+    Prepare,
+    Start,
+)
+from gateway.control.descriptors import Inherited
+from gateway.control.process_inputs import Material
+from gateway.state.snapshot import StateSnapshot
+from gateway.supervisor.launcher import Child
+
+HELLO_TIMEOUT: Final = 60.0
+PREPARE_TIMEOUT: Final = 60.0
+COMMAND_TIMEOUT: Final = 10.0
+STOP_TIMEOUT: Final = 2.0
+
+Problem = tuple[str, str]
+
+
+class DataProcess:
+    """One running data process and its control channel."""
+
+    def __init__(self, stream: str, child: Child) -> None:
+        self.stream = stream
+        self.started = asyncio.get_running_loop().time()
+        self.has = -1
+        """`StateSnapshot.read` of the state that it had before it served; -1: none."""
+        self.is_killed = False
+        """We killed it: who waits for its answer need not do so once more."""
+        self._child = child
+        self._channel: ControlChannel | None = None
+        self._hello = asyncio.Event()
+        self._gone = asyncio.Event()
+
+    @classmethod
+    async def spawn(
+        cls,
+        stream: str,
+        hand: Callable[[int], Inherited],
+        *,
+        child: Child,
+        on_due: Callable[[], None],
+    ) -> DataProcess:
+        """Make one of a process that was started, and wait until it says hello.
+
+        ``hand`` says what it inherits, its control socket's number given.
+
+        Raises:
+            ControlError: it ended or stayed silent; it is dead now.
+            OSError: it could not be started.
+        """
+        ours, theirs = socket.socketpair()
+        made = cls(stream, child)
+        try:
+            child.hand(hand(theirs.fileno()))
+        except OSError as error:
+            ours.close()
+            child.kill()
+            raise ControlError(f"it ended before it was handed anything ({await child.wait()})") from error
+        except BaseException:
+            ours.close()
+            child.discard()
+            raise
+        finally:
+            theirs.close()
+
+        def on_message(message: Message) -> None:
+            if isinstance(message, Hello):
+                made._hello.set()
+            elif isinstance(message, CheckpointDue):
+                on_due()
+
+        try:
+            made._channel = await ControlChannel.open(ours, on_message=on_message, on_close=made._gone.set)
+            await made._said_hello()
+        except BaseException:
+            await made.stop(0.0)
+            ours.close()
+            raise
+        return made
+
+    async def _said_hello(self) -> None:
+        hello, gone = asyncio.ensure_future(self._hello.wait()), asyncio.ensure_future(self._gone.wait())
+        done, waiting = await asyncio.wait({hello, gone}, timeout=HELLO_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        if hello not in done:
+            raise ControlError("it ended before it was ready" if gone in done else "it did not come up in time")
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def send(self, message: Message) -> None:
+        """Tell it something that has no answer."""
+        if self._channel is not None:
+            self._channel.send(message)
+
+    async def call(self, make: Callable[[int], Message], *, within: float) -> Done:
+        """Command it and wait for the answer; `ControlError` when there is none."""
+        if self._channel is None:
+            raise ControlError("the process has no control channel")
+        return await self._channel.call(make, within=within)
+
+    async def admit(self, material: Material) -> tuple[Problem, ...]:
+        """Prepare and commit, but do not serve yet; the problems if it cannot.
+
+        Raises:
+            ControlError: it does not answer.
+        """
+        wire = material.to_wire()
+        done = await self.call(lambda number: Prepare(id=number, material=wire), within=PREPARE_TIMEOUT)
+        if done.problems:
+            return done.problems
+        await self.call(lambda number: Commit(id=number), within=COMMAND_TIMEOUT)
+        self.has = material.snapshot.read
+        return ()
+
+    async def catch_up(self, newest: StateSnapshot) -> None:
+        """Use this state, while it does not serve yet.
+
+        Raises:
+            ControlError: it does not answer.
+        """
+        text = newest.to_bytes().decode()
+        await self.call(lambda number: ApplyState(id=number, snapshot=text), within=COMMAND_TIMEOUT)
+        self.has = newest.read
+
+    async def serve(self) -> None:
+        """Take connections from now on."""
+        await self.call(lambda number: Start(id=number), within=COMMAND_TIMEOUT)
+
+    async def ended(self) -> int:
+        """Wait until it is gone (a process without its channel is killed); its exit status, negative: a signal."""
+        await self._gone.wait()
+        return await self.stop(STOP_TIMEOUT)
+
+    async def stop(self, grace: float) -> int:
+        """Close the channel, which ends it, and kill it if it is still there after ``grace`` seconds."""
+        if self._channel is not None:
+            self._channel.close()
+        # Not asyncio.timeout: before Python 3.11.3 it takes an earlier cancellation of this task for a new one.
+        ended = asyncio.ensure_future(self._child.wait())
+        done, _ = await asyncio.wait({ended}, timeout=grace)
+        if not done:
+            self.kill()
+        return await ended
+
+    def kill(self) -> None:
+        """End it now."""
+        self.is_killed = True
+        self._child.kill()

@@ -1,0 +1,376 @@
+"""Message heads of HTTP/1.x: parsed by httptools, then held to the rules that it leaves open (RFC 9112).
+
+httptools (llhttp) is given exactly one head, never content, so that it cannot disagree with us about where a message
+ends; framing is decided here, from the field lines, by RFC 9112 section 6.3.
+
+Trust: pure, meets bytes of untrusted clients, workers and masters.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar, Final
+
+import httptools
+
+from rhttp.errors import RemoteProtocolError
+from rhttp.http1.fields import TOKEN, Fields, SharedFields, tokens
+
+METHODS: Final = frozenset(
+    (
+        b"GET HEAD POST PUT DELETE OPTIONS PATCH COPY LOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH UNLOCK BIND REBIND"
+        b" UNBIND ACL REPORT MKACTIVITY CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PURGE MKCALENDAR LINK"
+        b" UNLINK SOURCE QUERY"
+    ).split()
+)
+"""Methods that we serve and forward. CONNECT and TRACE are not among them, on purpose."""
+IDEMPOTENT: Final = frozenset(
+    {b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"PROPFIND", b"SEARCH", b"REPORT", b"QUERY"}
+)
+"""Methods whose request may be sent once more when the first try was lost (RFC 9110 section 9.2.2)."""
+SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PROPFIND", b"SEARCH", b"REPORT", b"QUERY"})
+"""Methods that ask for no change (RFC 9110 section 9.2.1)."""
+
+_VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_BARE_LF: Final = re.compile(rb"(?<!\r)\n")
+# Content-Length: 18 digits stay far below 2**63, so no parser behind us can wrap.
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+
+_SPECIAL: Final = frozenset(
+    {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade", b"authorization"}
+)
+
+
+class RequestHead:
+    """One request head. Hot: a plain slotted class, since frozen dataclasses cost a microsecond to fill."""
+
+    __slots__ = (
+        "authorization",
+        "chunked",
+        "close",
+        "connection",
+        "content_length",
+        "expect",
+        "fields",
+        "forwarded",
+        "host",
+        "http11",
+        "method",
+        "target",
+        "upgrade",
+    )
+
+    def __init__(self) -> None:
+        self.method = b""
+        self.target = b""
+        self.http11 = True
+        self.fields: SharedFields = ()
+        """All but ``Authorization``, which stands in `authorization` alone."""
+        self.host: bytes | None = None
+        self.content_length: int | None = None
+        self.chunked = False
+        self.close = False
+        """The connection ends after this exchange."""
+        self.connection: tuple[bytes, ...] = ()
+        """Members of ``Connection``, lower case."""
+        self.expect: tuple[bytes, ...] | None = None
+        self.upgrade: tuple[bytes, ...] | None = None
+        """Values of ``Upgrade``, only when ``Connection`` names it and the version is 1.1."""
+        self.authorization: tuple[bytes, ...] | None = None
+        self.forwarded: dict[str, bytes] = {}
+        """Room for whoever forwards heads to keep the fields in serialized form; shared between equal heads."""
+
+    def authorized(self, value: bytes) -> RequestHead:
+        """The same head, which has no ``Authorization``, with this one."""
+        head = RequestHead.__new__(RequestHead)
+        head.method = self.method
+        head.target = self.target
+        head.http11 = self.http11
+        head.fields = self.fields
+        head.host = self.host
+        head.content_length = self.content_length
+        head.chunked = self.chunked
+        head.close = self.close
+        head.connection = self.connection
+        head.expect = self.expect
+        head.upgrade = self.upgrade
+        head.authorization = (value,)
+        head.forwarded = self.forwarded
+        return head
+
+    @property
+    def all_fields(self) -> SharedFields:
+        """The fields with ``Authorization``, for who is the last to read them."""
+        given = self.authorization
+        return self.fields if given is None else (*self.fields, *[(b"authorization", value) for value in given])
+
+    @property
+    def has_content(self) -> bool:
+        """Whether content follows, even of length 0 in chunks."""
+        return self.chunked or bool(self.content_length)
+
+    def __repr__(self) -> str:
+        return f"<RequestHead {self.method!r}>"  # no target and no fields: they may carry secrets
+
+
+class ResponseHead:
+    """One response head."""
+
+    __slots__ = (
+        "chunked",
+        "close",
+        "connection",
+        "content_length",
+        "fields",
+        "forwarded",
+        "http11",
+        "reason",
+        "status",
+        "upgrade",
+    )
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.reason = b""
+        self.http11 = True
+        self.fields: SharedFields = ()
+        self.content_length: int | None = None
+        self.chunked = False
+        self.close = False
+        self.connection: tuple[bytes, ...] = ()
+        self.upgrade: tuple[bytes, ...] | None = None
+        self.forwarded: dict[str, bytes] = {}
+        """Room for whoever forwards heads to keep the fields in serialized form; shared between equal heads."""
+
+
+class _Collector:
+    """Takes httptools' callbacks; those that it looks for and we do not want are there as None, which is quicker."""
+
+    __slots__ = ("fields", "special")
+
+    on_message_begin: ClassVar[None] = None
+    on_url: ClassVar[None] = None
+    on_status: ClassVar[None] = None
+    on_body: ClassVar[None] = None
+    on_headers_complete: ClassVar[None] = None
+    on_message_complete: ClassVar[None] = None
+    on_chunk_header: ClassVar[None] = None
+    on_chunk_complete: ClassVar[None] = None
+
+    def __init__(self) -> None:
+        self.fields: Fields = []
+        self.special: Fields = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        field = (name, value.strip(b" \t"))
+        self.fields.append(field)
+        if name in _SPECIAL:
+            self.special.append(field)
+
+
+def _fault(detail: str, status: int = 400, code: str = "bad-request") -> RemoteProtocolError:
+    return RemoteProtocolError(status, code, detail)
+
+
+_KNOWN: Final = METHODS | {b"CONNECT", b"TRACE", b"PRI"}
+
+
+def begins_request(data: bytes) -> bool:
+    """Whether the first bytes of a connection are a request in the clear: a method, or the beginning of one.
+
+    No TLS record begins so: its first byte is no letter.
+    """
+    word, space, _ = data.partition(b" ")
+    if space:
+        return word in _KNOWN
+    return bool(word) and any(method.startswith(word) for method in _KNOWN)
+
+
+def section_end(data: bytes, at: int = 0) -> int:
+    """Where a head, or a trailer section that has fields, ends: behind its empty line; -1 when more bytes are needed.
+
+    Args:
+        data: what has come so far.
+        at: where the section begins.
+
+    Raises:
+        RemoteProtocolError: 400 as soon as a line ends in LF alone. RFC 9112 section 2.2 lets a recipient take that
+            for a line end, so two parsers could disagree, and whoever waits for CRLF would wait for ever.
+
+    Behind an end that was found nothing is looked at, and what stands before it is for the parser to refuse.
+    """
+    end = data.find(b"\r\n\r\n", at)
+    if end >= 0:
+        return end + 4
+    if _BARE_LF.search(data, at) is not None:
+        raise _fault("a line ends in LF alone")
+    return -1
+
+
+def parse_request_head(block: bytes, *, max_fields: int = 100, max_line: int = 8192) -> RequestHead:
+    """Parse one whole request head, from the method to the empty line.
+
+    Args:
+        block: the bytes up to and with the CRLF CRLF that ends the head.
+        max_fields: field lines allowed.
+        max_line: bytes allowed in the request line.
+
+    Raises:
+        RemoteProtocolError: 400, 414, 431, 501 or 505, for the first rule of RFC 9112 that the head breaks.
+
+    The target is not parsed: see `rhttp.http1.target`.
+    """
+    eol = block.find(b"\r\n")
+    if eol > max_line:
+        raise _fault("request line too long", 414, "uri-too-long")
+    parts = block[:eol].split(b" ")
+    if len(parts) != 3:
+        raise _fault("request line is not three words one space apart")
+    head = RequestHead()
+    head.method, head.target, version = parts
+    if version == b"HTTP/1.1":
+        pass
+    elif version == b"HTTP/1.0":
+        head.http11 = False
+        head.close = True
+    elif _VERSION.fullmatch(version):
+        raise _fault("only HTTP/1.1 and HTTP/1.0 are spoken here", 505, "version-not-supported")
+    else:
+        raise _fault("malformed HTTP version")
+    if head.method not in METHODS:
+        if TOKEN.fullmatch(head.method) is None:
+            raise _fault("malformed method")
+        raise _fault("method is not implemented", 501, "method-not-implemented")
+    if not head.target:
+        raise _fault("empty target")
+    collector = _Collector()
+    parser = httptools.HttpRequestParser(collector)
+    try:
+        parser.feed_data(block)
+    except httptools.HttpParserUpgrade:
+        pass  # llhttp stops at the head's end there, which is all that it was given
+    except httptools.HttpParserError as error:
+        raise _fault(f"llhttp: {error}") from None
+    fields = collector.fields
+    if len(fields) > max_fields:
+        raise _fault("too many field lines", 431, "fields-too-large")
+    for name, value in collector.special:
+        _note_request_field(head, name, value)
+    head.fields = tuple(fields if head.authorization is None else [f for f in fields if f[0] != b"authorization"])
+    if head.host is None and head.http11:
+        raise _fault("no Host field")
+    if head.chunked:
+        if head.content_length is not None:
+            raise _fault("Content-Length beside Transfer-Encoding")
+        if not head.http11:
+            raise _fault("Transfer-Encoding in HTTP/1.0")
+    if head.upgrade is not None and (b"upgrade" not in head.connection or not head.http11):
+        head.upgrade = None
+    return head
+
+
+def _note_request_field(head: RequestHead, name: bytes, value: bytes) -> None:
+    if name == b"host":
+        if head.host is not None:
+            raise _fault("more than one Host field")
+        head.host = value
+    elif name == b"authorization":
+        head.authorization = (*(head.authorization or ()), value)
+    elif name == b"content-length":
+        head.content_length = _length(head.content_length, value)
+    elif name == b"transfer-encoding":
+        head.chunked = _chunked(head.chunked, value)
+    elif name == b"connection":
+        head.connection += tokens(value)
+        if b"close" in head.connection:
+            head.close = True
+    elif name == b"expect":
+        head.expect = (head.expect or ()) + tokens(value)
+    else:
+        head.upgrade = (head.upgrade or ()) + _protocols(value)
+
+
+def _protocols(value: bytes) -> tuple[bytes, ...]:
+    """The members of ``Upgrade``, whose names have a case."""
+    return tuple([part for item in value.split(b",") if (part := item.strip(b" \t"))])
+
+
+def _length(seen: int | None, value: bytes) -> int:
+    if seen is not None:
+        raise _fault("more than one Content-Length field")
+    if _LENGTH.fullmatch(value) is None:
+        raise _fault("malformed Content-Length")
+    return int(value)
+
+
+def _chunked(seen: bool, value: bytes) -> bool:
+    if seen:
+        raise _fault("more than one Transfer-Encoding field")
+    if value.lower() != b"chunked":
+        codings = tokens(value)
+        if not codings or codings[-1] != b"chunked" or codings.count(b"chunked") > 1:
+            raise _fault("the last transfer coding is not chunked")
+        raise _fault("only the transfer coding chunked is implemented", 501, "coding-not-implemented")
+    return True
+
+
+def parse_response_head(block: bytes, *, max_fields: int = 100) -> ResponseHead:
+    """Parse one whole response head, from the version to the empty line.
+
+    Raises:
+        RemoteProtocolError: with status 502, for the first rule of RFC 9112 that the head breaks.
+
+    Whether content follows depends on the request too: see `response_has_content`.
+    """
+    eol = block.find(b"\r\n")
+    line = _STATUS_LINE.fullmatch(block, 0, eol)
+    if line is None:
+        raise _fault("malformed status line", 502)
+    head = ResponseHead()
+    head.http11 = line[1] == b"1"
+    head.status = int(line[2])
+    head.reason = line[3] or b""
+    collector = _Collector()
+    parser = httptools.HttpResponseParser(collector)
+    try:
+        parser.feed_data(block)
+    except httptools.HttpParserUpgrade:
+        pass
+    except httptools.HttpParserError as error:
+        raise _fault(f"llhttp: {error}", 502) from None
+    if len(collector.fields) > max_fields:
+        raise _fault("too many field lines", 502)
+    head.fields = tuple(collector.fields)
+    head.close = not head.http11
+    try:
+        for name, value in collector.special:
+            _note_response_field(head, name, value)
+    except RemoteProtocolError as broken:
+        raise _fault(broken.detail, 502) from None
+    if head.chunked and (head.content_length is not None or not head.http11):
+        raise _fault("conflicting message lengths", 502)
+    if head.status < 200 and (head.chunked or head.content_length):
+        raise _fault("content announced in an interim answer", 502)
+    return head
+
+
+def _note_response_field(head: ResponseHead, name: bytes, value: bytes) -> None:
+    if name == b"content-length":
+        head.content_length = _length(head.content_length, value)
+    elif name == b"transfer-encoding":
+        head.chunked = _chunked(head.chunked, value)
+    elif name == b"connection":
+        head.connection += tokens(value)
+        if b"close" in head.connection:
+            head.close = True
+        elif not head.http11 and b"keep-alive" in head.connection:
+            head.close = False
+    elif name == b"upgrade":
+        head.upgrade = (head.upgrade or ()) + _protocols(value)
+
+
+def response_has_content(method: bytes, status: int) -> bool:
+    """Whether an answer with this status to this method carries content at all (RFC 9112 section 6.3 rule 1)."""
+    return not (method == b"HEAD" or status in (204, 304) or status < 200)

@@ -1,0 +1,89 @@
+"""The asking half of an HTTP/1.1 client end: head, content, and how both are framed (RFC 9112 sections 6 and 7).
+
+Trust: pure but for the link it writes to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from rhttp.ends import Link
+from rhttp.errors import LocalProtocolError
+from rhttp.http1.content import LAST_CHUNK, chunk, last_chunk
+from rhttp.http1.fields import Fields
+
+
+class RequestSide(asyncio.Protocol):
+    """What an exchange gives to a client end. What was kept back leaves with `flush`, so one read becomes one write."""
+
+    __slots__ = ("_blocked", "_chunking", "_closed", "_given", "_left", "_out", "_sent_whole", "_taken", "link")
+
+    def __init__(self) -> None:
+        self.link: Link
+        self._out: list[bytes] = []
+        self._left: int | None = 0
+        self._chunking = False
+        self._given = 0  # bytes of the request that the link has
+        self._taken = 0  # of these, what the peer had taken when we last looked
+        self._blocked = False
+        self._sent_whole = True
+        self._closed = False
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the peer reads too slowly for more content now."""
+        return self._blocked
+
+    def _begin(self, block: bytes, length: int | None) -> None:
+        """Keep the head back, with its framing; see `rhttp.http1.client.ClientEnd.head`."""
+        self._given = 0
+        self._taken = -self.link.get_write_buffer_size() if self._blocked else 0
+        self._chunking = False
+        self._left = 0
+        if length is None:
+            self._left = None
+            self._chunking = True
+            self._sent_whole = False
+            self._out.append(block + b"Transfer-Encoding: chunked\r\n\r\n")
+        elif length < 0:
+            self._sent_whole = True
+            self._out.append(block + b"\r\n")
+        else:
+            self._left = length
+            self._sent_whole = not length
+            self._out.append(b"%bContent-Length: %d\r\n\r\n" % (block, length))
+
+    def content(self, data: bytes) -> None:
+        """Give content; it leaves with the next `flush` or with the request's end.
+
+        Raises:
+            LocalProtocolError: it is more than was announced.
+        """
+        if not data:
+            return
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left < 0:
+                raise LocalProtocolError("more content than was announced")
+        self._out.append(chunk(data) if self._chunking else data)
+
+    def _finish_content(self, trailers: Fields) -> None:
+        """Keep back what ends the content."""
+        if self._chunking:
+            self._out.append(last_chunk(trailers) if trailers else LAST_CHUNK)
+        self._sent_whole = True
+
+    def flush(self) -> None:
+        """Send what was kept back."""
+        out = self._out
+        if out and not self._closed:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            self._given += len(data)
+            self.link.write(data)
+
+    def _makes_progress(self) -> bool:
+        """Whether the peer took something since we last looked, and has not all of it: then nobody is to be cut."""
+        waiting = self.link.get_write_buffer_size()
+        before, self._taken = self._taken, self._given - waiting
+        return self._taken != before and bool(waiting or not self._sent_whole)

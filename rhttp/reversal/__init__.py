@@ -1,0 +1,1 @@
+"""The switch of roles on a connection that stays."""

@@ -1,0 +1,171 @@
+"""What OpenSSL calls back while it shakes hands, without pyOpenSSL's detours: the peer's path, and ALPN.
+
+pyOpenSSL wraps every certificate of a path and hands it over one by one; to read one costs a round through DER. Here
+the path is taken once, when OpenSSL has accepted all of it, and told by the SHA-256 of each certificate: whoever knows
+these need not read them again. As in `rhttp.tls.record`, the functions are those that pyOpenSSL itself calls.
+
+Trust: meets certificates of untrusted peers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from cryptography import x509
+from OpenSSL import SSL, crypto
+from OpenSSL._util import ffi, lib
+
+MAX_DEPTH: Final = 4
+HTTP11: Final = b"http/1.1"
+_OFFER: Final = b"\x08http/1.1"
+
+# One of each for the process: whoever has a digest made takes it out before anybody else can have one made.
+_SHA256: Final = lib.EVP_get_digestbyname(b"SHA256")
+_DIGEST: Final = ffi.new("unsigned char[]", 32)
+_DIGEST_SIZE: Final = ffi.new("unsigned int *")
+_DIGEST_BYTES: Final = ffi.buffer(_DIGEST, 32)
+_PROTOCOL: Final = ffi.new("unsigned char[]", HTTP11)
+
+_digest: Final = lib.X509_digest
+_error_of: Final = lib.X509_STORE_CTX_get_error
+_depth_of: Final = lib.X509_STORE_CTX_get_error_depth
+_set_error: Final = lib.X509_STORE_CTX_set_error
+_extra_of: Final = lib.X509_STORE_CTX_get_ex_data
+_chain_of: Final = lib.X509_STORE_CTX_get1_chain
+_size_of: Final = lib.sk_X509_num
+_at: Final = lib.sk_X509_value
+_free_chain: Final = lib.sk_X509_free
+_free: Final = lib.X509_free
+_SSL_INDEX: Final[int] = lib.SSL_get_ex_data_X509_STORE_CTX_idx()
+_ACCEPTED: Final[int] = lib.X509_V_OK
+_REVOKED: Final = 23
+"""``X509_V_ERR_CERT_REVOKED`` (OpenSSL's x509_vfy.h), which makes the alert ``certificate_revoked``."""
+_CHOSEN: Final[int] = lib.SSL_TLSEXT_ERR_OK
+_REFUSED: Final[int] = lib.SSL_TLSEXT_ERR_ALERT_FATAL
+
+
+class Handshake:
+    """What a handshake finds out: the verified peer, or the reason of the refusal."""
+
+    __slots__ = ("has_begun", "has_ended", "peer", "refusal")
+
+    def __init__(self) -> None:
+        self.peer: object = None
+        self.refusal: str | None = None
+        self.has_begun = False
+        """There was something to read, or to say first."""
+        self.has_ended = False
+        """The peer sent close_notify, later on; `TlsLink` asks."""
+
+    def forget(self) -> None:
+        """Let go of what only the handshake needed.
+
+        OpenSSL's own session, with the peer's parsed path, has to stay: SSL_set_session(NULL) makes OpenSSL fall back
+        to its method for any version, and a close_notify, KeyUpdate or ticket is then answered with a fatal alert.
+        """
+        self.peer = None
+
+
+class PresentedPath:
+    """A path that OpenSSL accepted, leaf first: by the SHA-256 of each certificate, and parsed when somebody asks."""
+
+    __slots__ = ("_pointers", "fingerprints")
+
+    def __init__(self, pointers: list[Any]) -> None:
+        self._pointers = pointers
+        self.fingerprints: list[bytes] = []
+        for pointer in pointers:
+            if not _digest(pointer, _SHA256, _DIGEST, _DIGEST_SIZE) or _DIGEST_SIZE[0] != 32:
+                raise ValueError("no digest of a certificate")
+            self.fingerprints.append(_DIGEST_BYTES[:])
+
+    def certificates(self) -> list[x509.Certificate]:
+        """All of them, parsed anew."""
+        found = []
+        for pointer in self._pointers:
+            lib.X509_up_ref(pointer)
+            found.append(crypto.X509._from_raw_x509_ptr(pointer).to_cryptography())
+        return found
+
+
+Verify = Callable[[PresentedPath], object]
+"""Takes a path, answers the verified peer; raises an exception with a ``code`` or ``reason`` to refuse."""
+
+
+def verify_with(context: SSL.Context, mode: int, verify: Verify) -> None:
+    """Have ``verify`` decide once OpenSSL has accepted a path; both must accept. ``mode`` as `SSL.Context.set_verify`.
+
+    A connection is served that has a `Handshake` as its application data; any other is refused.
+    """
+
+    def on_verify(ok: int, store: Any) -> int:
+        # An exception must not leave this callback: it could surface in another connection's turn.
+        try:
+            connection = SSL.Connection._reverse_mapping.get(_extra_of(store, _SSL_INDEX))
+            handshake = None if connection is None else connection.get_app_data()
+            if not isinstance(handshake, Handshake):
+                return 0
+            if not ok:
+                handshake.refusal = handshake.refusal or f"openssl_{_error_of(store)}"
+                return 0
+            if _depth_of(store) == 0:  # the last call: OpenSSL goes from the anchor down to the leaf
+                handshake.peer = None
+                if not _judge(handshake, store, verify):
+                    return 0
+            _set_error(store, _ACCEPTED)
+            return 1
+        except Exception:
+            return 0
+
+    callback = ffi.callback("int (*)(int, X509_STORE_CTX *)", on_verify, error=0)
+    # Where pyOpenSSL keeps its own, and every connection that it makes keeps it alive.
+    context._verify_helper = None
+    context._verify_callback = callback
+    lib.SSL_CTX_set_verify(context._context, mode, callback)
+
+
+def _judge(handshake: Handshake, store: Any, verify: Verify) -> bool:
+    try:
+        chain = _chain_of(store)
+        pointers = [ffi.gc(_at(chain, n), _free) for n in range(_size_of(chain))]
+        _free_chain(chain)
+        if not 1 <= len(pointers) <= MAX_DEPTH + 1:
+            return False
+        handshake.peer = verify(PresentedPath(pointers))
+        return True
+    except Exception as fault:
+        handshake.refusal = str(getattr(fault, "reason", None) or getattr(fault, "code", None) or "internal")
+        if handshake.refusal == "revoked":  # its holder may know, and should; for the rest the alert is internal_error
+            _set_error(store, _REVOKED)
+        return False
+
+
+def _on_alpn(ssl: Any, out: Any, out_size: Any, offered: Any, size: int, _: Any) -> int:
+    """RFC 7301: HTTP/1.1, wherever it stands in the client's list."""
+    names: bytes = ffi.buffer(offered, size)[:]
+    at = 0
+    while at < len(names):
+        end = at + 1 + names[at]
+        if names[at:end] == _OFFER:
+            out[0] = _PROTOCOL
+            out_size[0] = len(HTTP11)
+            return _CHOSEN
+        at = end
+    connection = SSL.Connection._reverse_mapping.get(ssl)
+    handshake = None if connection is None else connection.get_app_data()
+    if isinstance(handshake, Handshake):
+        handshake.refusal = "alpn"
+    return _REFUSED
+
+
+_ALPN: Final = ffi.callback(
+    "int (*)(SSL *, unsigned char **, unsigned char *, const unsigned char *, unsigned int, void *)",
+    _on_alpn,
+    error=_REFUSED,
+)
+
+
+def choose_http11(context: SSL.Context) -> None:
+    """Agree on HTTP/1.1 with whoever offers protocols; who offers others only gets no_application_protocol."""
+    lib.SSL_CTX_set_alpn_select_cb(context._context, _ALPN, ffi.NULL)

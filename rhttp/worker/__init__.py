@@ -1,0 +1,1 @@
+"""The worker's side: dial, be challenged, switch, serve, come back."""
