@@ -15,8 +15,8 @@ from auth.cedar import Decider
 from auth.policy import Allowed, Context, Denied, ResourceType
 from auth.principal import Principal
 from auth.verifier import Authenticated, Unauthenticated
-from gateway.admission.request_record import Admitted, Call, Question
-from gateway.core.context import Policies, Services
+from gateway.admission.request_record import Admitted, Question, RequestRecord
+from gateway.core.context import Policies, ProcessContext
 from gateway.core.peer import CertifiedPeer, LocalPeer
 from rhttp.digest.authorization_cache import RecentAuthorization
 
@@ -36,7 +36,7 @@ class Refused:
     """For the challenge of a 401 (RFC 7616 section 3.3)."""
 
 
-class Memory:
+class ConnectionCache:
     """What the next request of one connection can reuse of the last one's checks; it changes no answer."""
 
     __slots__ = ("authorization", "decider", "decider_of")
@@ -56,42 +56,44 @@ class Memory:
         return decider
 
 
-def check_peer(services: Services, call: Call) -> Refused | None:
+def check_peer(process: ProcessContext, record: RequestRecord) -> Refused | None:
     """Step 1: the certificate still holds, and we still know enough to say so."""
-    peer = call.peer
+    peer = record.peer
     if isinstance(peer, LocalPeer):
         return None
-    if peer.issuer not in call.generation.issuers:  # the handshake may have begun before the reload that took it out
+    if peer.issuer not in record.generation.issuers:  # the handshake may have begun before the reload that took it out
         return Refused(status=403, slug="forbidden", event="auth.refused", reason="issuer_gone")
-    if peer.serial in services.snapshot.revoked:
+    if peer.serial in process.snapshot.revoked:
         return Refused(status=403, slug="forbidden", event="auth.refused", reason="revoked")
-    if peer.expires <= services.epoch:
+    if peer.expires <= process.epoch:
         return Refused(status=403, slug="forbidden", event="auth.refused", reason="expired")
-    if services.state_is_stale():
+    if process.state_is_stale():
         return Refused(status=503, slug="state-stale", event="auth.refused", reason="state_stale")
     return None
 
 
-def check_digest(services: Services, call: Call, memory: Memory) -> Authenticated | Refused | None:
+def check_digest(
+    process: ProcessContext, record: RequestRecord, memory: ConnectionCache
+) -> Authenticated | Refused | None:
     """Step 2: Digest credentials. None: there are none, and policy says whether that will do.
 
     The dispatch listener asks for none: whoever may open it is its master.
     """
-    peer = call.peer
+    peer = record.peer
     if isinstance(peer, LocalPeer):
         return None
-    head = call.head
+    head = record.head
     if head.authorization is None:
         return None
-    outcome = call.generation.verifier.check(
+    outcome = record.generation.verifier.check(
         head.authorization,
         method=head.method,
         uri=head.target,
         listener=_TLS,
         binding=peer.fingerprint,
         expected_user=peer.name,
-        credentials=services.credentials,
-        now=services.elapsed,
+        credentials=process.credentials,
+        now=process.elapsed,
         recent=memory.authorization,
     )
     if isinstance(outcome, Unauthenticated):
@@ -106,9 +108,9 @@ def check_digest(services: Services, call: Call, memory: Memory) -> Authenticate
 
 
 def check_policy(
-    services: Services,
-    call: Call,
-    memory: Memory,
+    process: ProcessContext,
+    record: RequestRecord,
+    memory: ConnectionCache,
     digest: Authenticated | None,
     action: str,
     resource_type: ResourceType,
@@ -118,50 +120,50 @@ def check_policy(
     tls_version: str | None = None,
 ) -> Admitted | Refused:
     """Step 3: the policy's decision. A denial without Digest credentials is a challenge, not a final word."""
-    peer = call.peer
+    peer = record.peer
     question = (action, resource_type, resource)
-    decider = memory.decider_for(call.generation.engine, peer.principal, question)
-    context = call.context = Context(
-        call.listener,
+    decider = memory.decider_for(record.generation.engine, peer.principal, question)
+    context = record.context = Context(
+        record.listener,
         protocol,
         digest.algorithm if digest is not None else None,
         tls_version,
-        call.head.method.decode("ascii"),
-        call.target.decode("ascii"),
+        record.head.method.decode("ascii"),
+        record.target.decode("ascii"),
         peer.source,
-        services.epoch,
+        process.epoch,
     )
-    return _outcome(call, digest, decider.decide(context), question)
+    return _outcome(record, digest, decider.decide(context), question)
 
 
-def check_again(services: Services, call: Call, kept: Admitted) -> Admitted | Refused:
+def check_again(process: ProcessContext, record: RequestRecord, kept: Admitted) -> Admitted | Refused:
     """Certificate and policy once more, for a request that waited: by what is in force now, not when it came.
 
     Digest is not: who loses its user or password loses its connection by that, and with it a request that waits.
     """
-    generation = call.generation = services.generation
-    stopped = check_peer(services, call)
+    generation = record.generation = process.generation
+    stopped = check_peer(process, record)
     if stopped is not None:
         return stopped
-    context = call.context = call.context._replace(now=services.epoch)
-    decision = generation.engine.decider(call.peer.principal, *kept.question).decide(context)
-    return _outcome(call, kept.digest, decision, kept.question)
+    context = record.context = record.context._replace(now=process.epoch)
+    decision = generation.engine.decider(record.peer.principal, *kept.question).decide(context)
+    return _outcome(record, kept.digest, decision, kept.question)
 
 
-def is_still_allowed(services: Services, call: Call) -> bool:
+def is_still_allowed(process: ProcessContext, record: RequestRecord) -> bool:
     """Whether an admitted request may be sent again: asked once more if a reload came since it was."""
-    if call.generation is services.generation:
+    if record.generation is process.generation:
         return True
-    assert call.admitted is not None
-    return isinstance(check_again(services, call, call.admitted), Admitted)
+    assert record.admitted is not None
+    return isinstance(check_again(process, record, record.admitted), Admitted)
 
 
 def _outcome(
-    call: Call, digest: Authenticated | None, decision: Allowed | Denied, question: Question
+    record: RequestRecord, digest: Authenticated | None, decision: Allowed | Denied, question: Question
 ) -> Admitted | Refused:
     if isinstance(decision, Allowed):
         return Admitted(digest, decision, question)
-    if digest is None and isinstance(call.peer, CertifiedPeer):
+    if digest is None and isinstance(record.peer, CertifiedPeer):
         return Refused(status=401, slug="unauthenticated", event="auth.refused", reason="absent")
     return Refused(
         status=403, slug="forbidden", event="policy.denied", reason=decision.reason, policy=decision.policy_ids
@@ -177,13 +179,13 @@ def admit_again(kept: Admitted, digest: Authenticated | None) -> Admitted:
     return Admitted(digest, kept.allowed, kept.question)
 
 
-def challenge(services: Services, call: Call, refused: Refused) -> bytes:
+def challenge(process: ProcessContext, record: RequestRecord, refused: Refused) -> bytes:
     """The ``WWW-Authenticate`` field line of a 401."""
-    value = call.generation.verifier.challenge(
+    value = record.generation.verifier.challenge(
         listener=_TLS,
-        binding=call.peer.fingerprint,
-        now=services.precise(),
-        entropy=services.entropy(),
+        binding=record.peer.fingerprint,
+        now=process.precise(),
+        entropy=process.entropy(),
         stale=refused.stale,
     )
     return b"WWW-Authenticate: %b\r\n" % value

@@ -72,7 +72,7 @@ class Rendered:
         """Behind the outcome, up to the worker."""
 
 
-class Call:
+class RequestRecord:
     """One request. A plain slotted class: one is made for every request."""
 
     __slots__ = (

@@ -33,12 +33,14 @@ _PUBLIC = 0o644
 def list_certificates(settings: Settings, role: str | None, with_expired: bool, as_json: bool) -> None:
     """List the certificates that were issued and have not expired, revoked ones included."""
     from gateway.home.layout import Home
-    from gateway.home.session import Desk
+    from gateway.home.session import HomeSession
     from pki.names import Role
 
     now = int(datetime.now(UTC).timestamp())
-    with Desk(Home(settings.home), None) as desk:
-        found = desk.inventory.certificates(role=Role(role) if role else None, valid_at=None if with_expired else now)
+    with HomeSession(Home(settings.home), None) as session:
+        found = session.inventory.certificates(
+            role=Role(role) if role else None, valid_at=None if with_expired else now
+        )
     if as_json:
         _print_json({"certificates": [_entry(record, now) for record in found]})
     else:
@@ -53,14 +55,14 @@ def show(settings: Settings, name: str, as_json: bool) -> None:
     """Show whose NAME is, its Digest user, and every certificate that was issued to it."""
     from auth.store import UserStore
     from gateway.home.layout import Home
-    from gateway.home.session import Desk
+    from gateway.home.session import HomeSession
     from gateway.state.database import bump
 
     now = int(datetime.now(UTC).timestamp())
-    with Desk(Home(settings.home), None) as desk:
-        identity = desk.inventory.find(name)
-        found = desk.inventory.certificates(name=name)
-        users = UserStore(desk.engine, None, desk.basics.realm, bump).list()
+    with HomeSession(Home(settings.home), None) as session:
+        identity = session.inventory.find(name)
+        found = session.inventory.certificates(name=name)
+        users = UserStore(session.engine, None, session.basics.realm, bump).list()
     user = next((user for user in users if user.name == name), None)
     if identity is None:
         fail(f"no certificate was ever issued to {name}; `rhttp-pki list` shows who has one")
@@ -88,13 +90,13 @@ def crl(settings: Settings, role: str, ttl: timedelta, out: Path | None) -> None
     passphrase = settings.passphrase()
     from gateway.home.layout import Home
     from gateway.home.revocation_lists import sign_lists
-    from gateway.home.session import Desk
+    from gateway.home.session import HomeSession
     from pki.files import write_atomic
     from pki.names import Role
 
     roles = (*Role, None) if role == "all" else (None,) if role == "root" else (Role(role),)
-    with Desk(Home(settings.home), passphrase) as desk:
-        lists = sign_lists(desk, roles, ttl)
+    with HomeSession(Home(settings.home), passphrase) as session:
+        lists = sign_lists(session, roles, ttl)
     pem = b"".join(one.pem for one in lists)
     if out is None:
         click.echo(pem, nl=False)

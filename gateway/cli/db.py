@@ -31,7 +31,7 @@ def upgrade(settings: Settings) -> None:
     from gateway.state.database import open_state, upgrade_schema
 
     home = Home.open(settings.home)
-    engine = open_state(home.path, home.basics().state_url)
+    engine = open_state(home, home.basics().state_url)
     try:
         before, after = upgrade_schema(engine)
         _enter_authorities(home, engine)

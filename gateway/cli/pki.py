@@ -16,7 +16,7 @@ from gateway.cli.common import Settings, common_options, fail
 from gateway.cli.options import LABEL, LIFETIME, NAME, SAN, SERIAL, TRUST_DOMAIN, absolute, label_map
 
 if TYPE_CHECKING:
-    from gateway.home.session import Desk
+    from gateway.home.session import HomeSession
     from pki.inventory import CertificateRecord
 
 _DEFAULT_TRUST_DOMAIN = "rhttp.internal"
@@ -125,10 +125,10 @@ def _issue(
     from pki.keys import KeyType
     from pki.names import Role
 
-    with _desk(settings) as desk:
+    with _session(settings) as session:
         order = IssueOrder(
             owner=Identity(name=name, role=Role(role), pool=pool),
-            out=absolute(out) if out is not None else desk.home.bundles / name,
+            out=absolute(out) if out is not None else session.home.bundles / name,
             lifetime=ttl,
             key_type=KeyType(key_type or "p256"),
             csr=_read_csr(csr),
@@ -136,10 +136,10 @@ def _issue(
             with_user=not no_user,
         )
         try:
-            issued = issue_bundle(desk, order)
+            issued = issue_bundle(session, order)
         except DirectoryTaken:
             fail(f"{order.out} is not an empty directory; name another with --out, or renew the bundle that lies there")
-        _say_issued(desk, issued.record, f"in {click.format_filename(issued.place)}")
+        _say_issued(session, issued.record, f"in {click.format_filename(issued.place)}")
         if issued.user_kept:
             click.echo(
                 f"the user {name} was there before and keeps the password: no password file is written here; "
@@ -147,7 +147,7 @@ def _issue(
                 err=True,
             )
         # The new user can sign in at once, and not only when the gateway looks at the state next.
-        _tell(desk, "/refresh", must=False)
+        _tell(session, "/refresh", must=False)
 
 
 def _read_csr(path: Path | None) -> bytes | None:
@@ -171,10 +171,10 @@ def issue_server(settings: Settings, sans: tuple[str, ...], ttl: timedelta | Non
     """
     from gateway.home.issue import issue_server as issue
 
-    with _desk(settings) as desk:
-        record = issue(desk, sans, ttl)
-        _say_issued(desk, record, f"in {desk.home.server_cert}")
-        _tell(desk, "/reload", must=True)
+    with _session(settings) as session:
+        record = issue(session, sans, ttl)
+        _say_issued(session, record, f"in {session.home.server_cert}")
+        _tell(session, "/reload", must=True)
 
 
 @click.command()
@@ -188,10 +188,10 @@ def renew(settings: Settings, bundle: Path, ttl: timedelta | None) -> None:
     """
     from gateway.home.renew import renew_bundle
 
-    with _desk(settings) as desk:
-        issued = renew_bundle(desk, absolute(bundle), ttl)
-        _say_issued(desk, issued.record, f"in {click.format_filename(issued.place)}")
-        _tell(desk, "/refresh", must=False)
+    with _session(settings) as session:
+        issued = renew_bundle(session, absolute(bundle), ttl)
+        _say_issued(session, issued.record, f"in {click.format_filename(issued.place)}")
+        _tell(session, "/refresh", must=False)
 
 
 @click.command()
@@ -206,18 +206,18 @@ def revoke(settings: Settings, name: str | None, serial: str | None, reason: str
     """
     if (name is None) == (serial is None):
         raise click.UsageError("give NAME or --serial HEX, one of them")
-    with _desk(settings, locks_out=True) as desk:
+    with _session(settings, locks_out=True) as session:
         at = int(datetime.now(UTC).timestamp())
-        records = desk.inventory.revoke(name=name, serial=serial, reason=reason, at=at)
+        records = session.inventory.revoke(name=name, serial=serial, reason=reason, at=at)
         unlogged: Exception | None = None
         try:
             for record in records:
-                desk.audit("pki.revoked", record, reason=reason)
+                session.audit("pki.revoked", record, reason=reason)
         except Exception as error:
             # The gateway must hear of it all the same.
             unlogged = error
         # Also when nothing was left to revoke: the command may be a second try after the gateway was not reached.
-        cut = _tell(desk, "/revoke", must=True)
+        cut = _tell(session, "/revoke", must=True)
         if unlogged is not None:
             raise unlogged
         what = (
@@ -227,35 +227,35 @@ def revoke(settings: Settings, name: str | None, serial: str | None, reason: str
         )
         told = "no gateway runs" if cut is None else f"the gateway cut {cut} connection(s)"
         click.echo(f"{name or serial}: {what}; {told}")
-        if any(record.serial == desk.served_serial() for record in records):
+        if any(record.serial == session.served_serial() for record in records):
             click.echo("note: that is the certificate which the gateway serves; run: rhttp-pki issue-server", err=True)
 
 
-def _desk(settings: Settings, *, locks_out: bool = False) -> Desk:
+def _session(settings: Settings, *, locks_out: bool = False) -> HomeSession:
     passphrase = settings.passphrase()
     from gateway.home.layout import Home
-    from gateway.home.session import Desk
+    from gateway.home.session import HomeSession
 
-    desk = Desk(Home(settings.home), passphrase, locks_out=locks_out)
-    if desk.notice is not None:
-        click.echo(f"warning: {desk.notice}", err=True)
-    return desk
+    session = HomeSession(Home(settings.home), passphrase, locks_out=locks_out)
+    if session.notice is not None:
+        click.echo(f"warning: {session.notice}", err=True)
+    return session
 
 
-def _say_issued(desk: Desk, record: CertificateRecord, where: str) -> None:
+def _say_issued(session: HomeSession, record: CertificateRecord, where: str) -> None:
     until = datetime.fromtimestamp(record.not_after, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     who = record.role.value if record.name is None else f"{record.role.value} {record.name}"
     click.echo(f"{who}: certificate {record.serial}, valid until {until}, {where}")
-    ending = desk.ending_authority(record.role, datetime.now(UTC))
+    ending = session.ending_authority(record.role, datetime.now(UTC))
     if ending is not None:
         click.echo(f"note: {ending}", err=True)
 
 
-def _tell(desk: Desk, path: str, *, must: bool) -> int | None:
+def _tell(session: HomeSession, path: str, *, must: bool) -> int | None:
     from gateway.home.session import GatewayUnreached
 
     try:
-        return desk.tell_gateway(path)
+        return session.tell_gateway(path)
     except GatewayUnreached as error:
         if must:
             raise

@@ -25,7 +25,7 @@ def _inventory(home: Home, config: Config) -> Iterator[Inventory]:
     from gateway.state.database import bump, check_schema, open_state
     from pki.inventory import Inventory
 
-    engine = open_state(home.path, config.state.url)
+    engine = open_state(home, config.state.url)
     try:
         check_schema(engine)
         yield Inventory(engine, on_write=bump)

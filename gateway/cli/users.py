@@ -24,7 +24,7 @@ from rhttp.worker.text_file import NotText, decode_text, first_line
 
 if TYPE_CHECKING:
     from auth.store import StoredUser, UserStore
-    from gateway.home.session import Desk
+    from gateway.home.session import HomeSession
 
 __all__ = ["user"]
 
@@ -59,11 +59,11 @@ def _password_options(command: F) -> F:
 @common_options
 def add(settings: Settings, name: str, **source: Any) -> None:
     """Make the user NAME, which should be the NAME of a certificate. Asks for the password."""
-    with _open(settings, with_key=True) as (desk, store):
-        with _password(**source) as password, desk.engine.begin() as connection:
+    with _open(settings, with_key=True) as (session, store):
+        with _password(**source) as password, session.engine.begin() as connection:
             store.add(name, password, connection=connection)
-            _audit(desk, "user.added", name)
-        _tell(desk, name, "is added", err=source["generate"])
+            _audit(session, "user.added", name)
+        _tell(session, name, "is added", err=source["generate"])
 
 
 @user.command()
@@ -72,11 +72,11 @@ def add(settings: Settings, name: str, **source: Any) -> None:
 @common_options
 def passwd(settings: Settings, name: str, **source: Any) -> None:
     """Give the user NAME a new password. Its connections are cut. Asks for the password."""
-    with _open(settings, with_key=True) as (desk, store):
-        with _password(**source) as password, desk.engine.begin() as connection:
+    with _open(settings, with_key=True) as (session, store):
+        with _password(**source) as password, session.engine.begin() as connection:
             store.passwd(name, password, connection=connection)
-            _audit(desk, "user.password", name)
-        _tell(desk, name, "has a new password", err=source["generate"])
+            _audit(session, "user.password", name)
+        _tell(session, name, "has a new password", err=source["generate"])
 
 
 @user.command()
@@ -84,11 +84,11 @@ def passwd(settings: Settings, name: str, **source: Any) -> None:
 @common_options
 def enable(settings: Settings, name: str) -> None:
     """Let the user NAME in again, with the password of before."""
-    with _open(settings) as (desk, store):
-        with desk.engine.begin() as connection:
+    with _open(settings) as (session, store):
+        with session.engine.begin() as connection:
             if store.enable(name, connection=connection):
-                _audit(desk, "user.enabled", name)
-        _tell(desk, name, "is enabled")
+                _audit(session, "user.enabled", name)
+        _tell(session, name, "is enabled")
 
 
 @user.command()
@@ -96,9 +96,9 @@ def enable(settings: Settings, name: str) -> None:
 @common_options
 def disable(settings: Settings, name: str) -> None:
     """Lock the user NAME out and cut its connections; `user enable` undoes it."""
-    with _open(settings, locks_out=True) as (desk, store):
+    with _open(settings, locks_out=True) as (session, store):
         event = "user.disabled" if store.disable(name) else None
-        _lock_out(desk, event, name, "is disabled")
+        _lock_out(session, event, name, "is disabled")
 
 
 @user.command()
@@ -106,9 +106,9 @@ def disable(settings: Settings, name: str) -> None:
 @common_options
 def remove(settings: Settings, name: str) -> None:
     """Forget the user NAME and its password, and cut its connections. Certificates stay; see `revoke`."""
-    with _open(settings, locks_out=True) as (desk, store):
+    with _open(settings, locks_out=True) as (session, store):
         store.remove(name)
-        _lock_out(desk, "user.removed", name, "is removed")
+        _lock_out(session, "user.removed", name, "is removed")
 
 
 @user.command("list")
@@ -118,7 +118,7 @@ def list_users(settings: Settings, as_json: bool) -> None:
     """List the users: state, role, algorithms, last change. Shows no credentials."""
     from gateway.state.database import reading
 
-    with _open(settings) as (desk, store), reading(desk.engine) as connection:
+    with _open(settings) as (session, store), reading(session.engine) as connection:
         found = [_shown(one) for one in store.list(connection=connection)]
     if as_json:
         click.echo(json.dumps({"users": found}))
@@ -145,17 +145,17 @@ def export_htdigest(settings: Settings, out: Path, algorithm: str) -> None:
     """
     from gateway.state.database import reading
 
-    with _open(settings, with_key=True) as (desk, store):
-        with reading(desk.engine) as connection:
+    with _open(settings, with_key=True) as (session, store):
+        with reading(session.engine) as connection:
             lines = store.export(algorithm, connection=connection)
             left_out = len(store.list(connection=connection)) - len(lines)
         text = "".join(f"{line}\n" for line in lines)
         if str(out) == "-":
-            _audit(desk, "user.exported", None, algorithm=algorithm, count=len(lines))
+            _audit(session, "user.exported", None, algorithm=algorithm, count=len(lines))
             click.echo(text, nl=False)
         else:
             with _new_file(out) as file:
-                _audit(desk, "user.exported", None, algorithm=algorithm, count=len(lines))
+                _audit(session, "user.exported", None, algorithm=algorithm, count=len(lines))
                 file.write(text.encode())
     click.echo(f"{len(lines)} users exported, {left_out} left out (disabled, or no {algorithm} password)", err=True)
 
@@ -164,41 +164,43 @@ def export_htdigest(settings: Settings, out: Path, algorithm: str) -> None:
 
 
 @contextmanager
-def _open(settings: Settings, *, with_key: bool = False, locks_out: bool = False) -> Iterator[tuple[Desk, UserStore]]:
+def _open(
+    settings: Settings, *, with_key: bool = False, locks_out: bool = False
+) -> Iterator[tuple[HomeSession, UserStore]]:
     # Imported late: a command that is refused by its options must not wait for the libraries.
     passphrase = settings.passphrase()
     from auth.store import UserStore
     from gateway.home.layout import Home
-    from gateway.home.session import Desk
+    from gateway.home.session import HomeSession
     from gateway.state.database import bump
 
-    with Desk(Home(settings.home), passphrase, locks_out=locks_out) as desk:
-        if desk.notice is not None:
-            click.echo(f"warning: {desk.notice}", err=True)
+    with HomeSession(Home(settings.home), passphrase, locks_out=locks_out) as session:
+        if session.notice is not None:
+            click.echo(f"warning: {session.notice}", err=True)
         # Locking somebody out needs no passphrase.
-        key = desk.home.read_secret(desk.home.state_key, passphrase) if with_key else None
-        yield desk, UserStore(desk.engine, key, desk.basics.realm, bump, algorithms=desk.basics.algorithms)
+        key = session.home.read_secret(session.home.state_key, passphrase) if with_key else None
+        yield session, UserStore(session.engine, key, session.basics.realm, bump, algorithms=session.basics.algorithms)
 
 
-def _audit(desk: Desk, event: str, name: str | None, **detail: object) -> None:
+def _audit(session: HomeSession, event: str, name: str | None, **detail: object) -> None:
     from gateway.audit.cli_stream import append_cli
 
     detail = detail if name is None else {"user": name, **detail}
-    append_cli(desk.home.path, event, key=desk.checkpoint_key(), outcome="done", detail=detail)
+    append_cli(session.home.path, event, key=session.checkpoint_key(), outcome="done", detail=detail)
 
 
-def _lock_out(desk: Desk, event: str | None, name: str, what: str) -> None:
+def _lock_out(session: HomeSession, event: str | None, name: str, what: str) -> None:
     """Audit and tell the gateway what is committed already; the gateway hears of it whatever becomes of the line."""
     try:
         if event is not None:
-            _audit(desk, event, name)
+            _audit(session, event, name)
     finally:
-        _tell(desk, name, what)
+        _tell(session, name, what)
 
 
-def _tell(desk: Desk, name: str, what: str, *, err: bool = False) -> None:
+def _tell(session: HomeSession, name: str, what: str, *, err: bool = False) -> None:
     # To stderr where standard output is the password alone.
-    cut = desk.tell_gateway("/refresh")
+    cut = session.tell_gateway("/refresh")
     told = "no gateway runs" if cut is None else f"the gateway cut {cut} connection(s)"
     click.echo(f"user {name} {what}; {told}", err=err)
 

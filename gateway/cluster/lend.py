@@ -31,7 +31,7 @@ from gateway.pools.least_busy import Label, Slot
 from rhttp.errors import Loss
 
 if TYPE_CHECKING:
-    from gateway.core.context import Services
+    from gateway.core.context import ProcessContext
     from gateway.pools.hosted import HostedPool, ReversedConnection
 
 
@@ -41,8 +41,8 @@ class Lender(asyncio.Protocol):
     __slots__ = (
         "_connection",
         "_hosted",
+        "_process",
         "_reader",
-        "_services",
         "_side",
         "_transport",
         "is_ours",
@@ -51,8 +51,8 @@ class Lender(asyncio.Protocol):
         "worker",
     )
 
-    def __init__(self, services: Services, transport: asyncio.Transport, reader: FrameReader) -> None:
-        self._services = services
+    def __init__(self, process: ProcessContext, transport: asyncio.Transport, reader: FrameReader) -> None:
+        self._process = process
         self._transport = transport
         self._reader = reader
         self._connection: ReversedConnection | None = None
@@ -62,7 +62,7 @@ class Lender(asyncio.Protocol):
         self.label: Label | None = None
         self.waiting = False
         self.is_ours = False
-        transport.set_write_buffer_limits(high=services.generation.config.limits.buffer_bytes)
+        transport.set_write_buffer_limits(high=process.generation.config.limits.buffer_bytes)
 
     # ---- Waiter ----
 
@@ -107,9 +107,9 @@ class Lender(asyncio.Protocol):
             raise MeshError(f"a frame of kind {kind} on a line")
 
     def _wanted(self, wish: Wish) -> None:
-        services = self._services
-        found = services.generation.pools.get(wish.pool)
-        if found is None or found.mode != "hosted" or services.draining:
+        process = self._process
+        found = process.generation.pools.get(wish.pool)
+        if found is None or found.mode != "hosted" or process.draining:
             self._say(NONE)
             return
         hosted = self._hosted = cast("HostedPool", found)
@@ -132,7 +132,7 @@ class Lender(asyncio.Protocol):
             return False
         self._connection = connection
         connection.lender = self
-        self._services.exchanges += 1
+        self._process.exchanges += 1
         self._say(OFFER, slot.worker.name.encode("ascii"))
         connection.end.link.set_protocol(self._side)
         return True
@@ -140,7 +140,7 @@ class Lender(asyncio.Protocol):
     def _take_back(self, connection: ReversedConnection) -> None:
         self._connection = None
         connection.lender = None
-        self._services.exchange_over()
+        self._process.exchange_over()
         connection.end.link.set_protocol(connection.end)
 
     def _give_back(self, connection: ReversedConnection) -> None:
@@ -210,7 +210,7 @@ class Lender(asyncio.Protocol):
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.lender = None
-            self._services.exchange_over()
+            self._process.exchange_over()
             self._say(GONE, reason.encode())
             self._transport.close()
 

@@ -32,7 +32,7 @@ from gateway.cluster.frames import (
     Wish,
     frame,
 )
-from gateway.core.context import Services
+from gateway.core.context import ProcessContext
 from rhttp.errors import Loss
 from rhttp.http1.client import ClientEnd, ClientOwner
 
@@ -83,7 +83,7 @@ class Want:
         """It is wanted no more."""
         if not self.is_over:
             self.is_over = True
-            self._lines.services.wheel.forget(self)
+            self._lines.process.wheel.forget(self)
             if self.line is not None:
                 self.line.cancel()
 
@@ -98,7 +98,7 @@ class Want:
         """Tell the taker that there is none."""
         if not self.is_over:
             self.is_over = True
-            self._lines.services.wheel.forget(self)
+            self._lines.process.wheel.forget(self)
             self.taker.refused(self)
 
 
@@ -150,15 +150,15 @@ class Line(asyncio.Protocol):
 
     def lend(self, owner: ClientOwner) -> ClientEnd:
         """The client end of the slot that was offered. Its owner calls `release` when it is idle."""
-        services = self._lines.services
+        process = self._lines.process
         end = self._end
         if end is None:
-            end = self._end = ClientEnd(owner, services.generation.limits, services.wheel, self)
+            end = self._end = ClientEnd(owner, process.generation.limits, process.wheel, self)
             end.connection_made(self)  # type: ignore[arg-type]  # a Link
             if self._is_blocked:
                 end.pause_writing()
         end.owner = owner
-        end.limits = services.generation.limits
+        end.limits = process.generation.limits
         return end
 
     def release(self) -> None:
@@ -234,7 +234,7 @@ class Line(asyncio.Protocol):
         if self._state != _CLOSED:
             self._state = _CLOSED
             # In a moment: the end tells its owner why, and that is to go with it.
-            self._lines.services.loop.call_soon(self._drop, in_order)
+            self._lines.process.loop.call_soon(self._drop, in_order)
 
     def _drop(self, in_order: bool) -> None:
         self._transport.write(frame(DROP, (b"\x01" if in_order else b"\x00") + self._detail.encode()))
@@ -245,7 +245,7 @@ class Line(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The line is up."""
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=self._lines.services.generation.config.limits.buffer_bytes)
+        self._transport.set_write_buffer_limits(high=self._lines.process.generation.config.limits.buffer_bytes)
         self._transport.write(frame(HELLO, orjson.dumps({"index": self._lines.own_index, "kind": "line"})))
 
     def data_received(self, data: bytes) -> None:
@@ -288,7 +288,7 @@ class Line(asyncio.Protocol):
             self.cancel()
             return
         want.is_over = True
-        self._lines.services.wheel.forget(want)
+        self._lines.process.wheel.forget(want)
         self._lines.lent(self._pool, waited=want.wish.waits)
         want.taker.offered(want, self, worker)
 
@@ -320,12 +320,12 @@ class Line(asyncio.Protocol):
 class Lines:
     """The lines to one other process."""
 
-    __slots__ = ("_adjust", "_dialling", "_idle", "_open", "_path", "index", "own_index", "services")
+    __slots__ = ("_adjust", "_dialling", "_idle", "_open", "_path", "index", "own_index", "process")
 
     def __init__(
-        self, services: Services, *, index: int, own_index: int, path: str, adjust: Callable[[int, str, int], None]
+        self, process: ProcessContext, *, index: int, own_index: int, path: str, adjust: Callable[[int, str, int], None]
     ) -> None:
-        self.services = services
+        self.process = process
         self.index = index
         self.own_index = own_index
         self._path = path
@@ -338,11 +338,11 @@ class Lines:
         """Ask for a slot; the taker is told later, never within this call."""
         want = Want(self, wish, taker)
         if not wish.waits:
-            self.services.wheel.set(want, ANSWER_WITHIN)
+            self.process.wheel.set(want, ANSWER_WITHIN)
         if self._idle:
             self._idle.pop().want(want)
         else:
-            task = self.services.loop.create_task(self._dial(want))
+            task = self.process.loop.create_task(self._dial(want))
             self._dialling.add(task)
             task.add_done_callback(self._dialling.discard)
         return want
@@ -350,7 +350,7 @@ class Lines:
     async def _dial(self, want: Want) -> None:
         line = Line(self)
         try:
-            await self.services.loop.create_unix_connection(lambda: line, self._path)
+            await self.process.loop.create_unix_connection(lambda: line, self._path)
         except OSError:
             want.refuse()
             return

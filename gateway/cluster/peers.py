@@ -26,7 +26,7 @@ from gateway.cluster.frames import ANSWER, ASK, HELLO, NEWS, FrameReader, MeshEr
 from gateway.cluster.lend import Lender
 from gateway.cluster.lines import Lines
 from gateway.control.descriptors import mesh_path
-from gateway.core.context import Services
+from gateway.core.context import ProcessContext
 
 PACE: Final = 0.005
 """Seconds between two batches of news, when there is much."""
@@ -46,7 +46,7 @@ class Mesh:
 
     def __init__(
         self,
-        services: Services,
+        process: ProcessContext,
         *,
         index: int,
         processes: int,
@@ -60,7 +60,7 @@ class Mesh:
 
         ``learned`` hears what the others' news say, ``on_peer`` who is there and who is gone.
         """
-        self.services = services
+        self.process = process
         self.index = index
         self.whole = whole
         self.tell = tell
@@ -70,7 +70,7 @@ class Mesh:
         self._on_peer = on_peer
         self._paths = {other: str(mesh_path(run, other)) for other in range(processes) if other != index}
         self.lines = {
-            other: Lines(services, index=other, own_index=index, path=path, adjust=self.elsewhere.adjust)
+            other: Lines(process, index=other, own_index=index, path=path, adjust=self.elsewhere.adjust)
             for other, path in self._paths.items()
         }
         self._links: dict[int, _Link] = {}
@@ -86,7 +86,7 @@ class Mesh:
 
     async def start(self, sock: socket.socket) -> None:
         """Listen and dial."""
-        self._server = await self.services.loop.create_unix_server(lambda: _Incoming(self), sock=sock)
+        self._server = await self.process.loop.create_unix_server(lambda: _Incoming(self), sock=sock)
         for index in self._paths:
             self._dial(index)
 
@@ -123,7 +123,7 @@ class Mesh:
     # ---- telling ----
 
     def _news_due(self, is_pressing: bool) -> None:
-        loop = self.services.loop
+        loop = self.process.loop
         if self._telling is not None:
             self._telling.cancel()
         wait = self._told_at + (PACE if is_pressing else SLOW_PACE) - loop.time()
@@ -136,7 +136,7 @@ class Mesh:
         if self._telling is not None:
             self._telling.cancel()
             self._telling = None
-        self._told_at = self.services.loop.time()
+        self._told_at = self.process.loop.time()
         news = frame(NEWS, self.news.take())
         for subscriber in tuple(self._subscribers):
             subscriber.send_news(news)
@@ -160,7 +160,7 @@ class Mesh:
 
     def _dial(self, index: int, after: float = 0.0) -> None:
         if not self._closed:
-            task = self.services.loop.create_task(self._connect(index, after))
+            task = self.process.loop.create_task(self._connect(index, after))
             self._dialling.add(task)
             task.add_done_callback(self._dialling.discard)
 
@@ -168,7 +168,7 @@ class Mesh:
         await asyncio.sleep(after)
         link = _Link(self, index)
         try:
-            await self.services.loop.create_unix_connection(lambda: link, self._paths[index])
+            await self.process.loop.create_unix_connection(lambda: link, self._paths[index])
         except OSError:
             self._dial(index, REDIAL * 4)
             return
@@ -204,7 +204,7 @@ class Mesh:
         async def ask() -> None:
             then(await self._ask(question, within))
 
-        task = self.services.loop.create_task(ask())
+        task = self.process.loop.create_task(ask())
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
 
@@ -259,7 +259,7 @@ class _Link(asyncio.Protocol):
 
     def ask(self, question: str) -> asyncio.Future[Any]:
         """The answer, or a future that is cancelled when the process is gone."""
-        future: asyncio.Future[Any] = self._mesh.services.loop.create_future()
+        future: asyncio.Future[Any] = self._mesh.process.loop.create_future()
         self._asked += 1
         number = self._asked & 0xFFFFFFFF
         self._waiting[number] = future
@@ -321,7 +321,7 @@ class _Incoming(asyncio.Protocol):
         except (orjson.JSONDecodeError, LookupError, TypeError):
             purpose = ""
         if purpose == "line":
-            self._lender = Lender(self._mesh.services, self._transport, self._reader)
+            self._lender = Lender(self._mesh.process, self._transport, self._reader)
         elif purpose == "news":
             self._is_news = True
             self._mesh.subscribe(self)

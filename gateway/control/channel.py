@@ -40,20 +40,20 @@ class Question(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """First message of a process: it runs and waits for its material."""
+    """First message of a process: it runs and waits for its inputs."""
 
     pid: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Prepare:
-    """Build everything from this material, beside what runs now. Carries the server's key: never shown."""
+    """Build everything from these inputs, beside what runs now. Carries the server's key: never shown."""
 
     id: int
-    material: Mapping[str, object]
+    inputs: Mapping[str, object]
 
     def __repr__(self) -> str:
-        return f"Prepare(id={self.id}, material=<withheld>)"
+        return f"Prepare(id={self.id}, inputs=<withheld>)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,7 +270,7 @@ def _question(value: object) -> Question:
 _Readers = dict[str, Callable[[object], object]]
 _SHAPES: Final[dict[str, tuple[Callable[..., Message], _Readers]]] = {
     "Hello": (Hello, {"pid": _count}),
-    "Prepare": (Prepare, {"id": _count, "material": _object}),
+    "Prepare": (Prepare, {"id": _count, "inputs": _object}),
     "Commit": (Commit, {"id": _count}),
     "Rollback": (Rollback, {"id": _count}),
     "ApplyState": (ApplyState, {"id": _count, "snapshot": _text}),

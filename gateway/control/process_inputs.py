@@ -18,12 +18,12 @@ from gateway.config.values import Config
 from gateway.state.snapshot import StateSnapshot
 
 
-class MaterialInvalid(Exception):  # noqa: N818 - says what is the case, like every error of ours
-    """The wire form is not one that `Material.to_wire` makes. The text names the field, never its content."""
+class ProcessInputsInvalid(Exception):  # noqa: N818 - says what is the case, like every error of ours
+    """The wire form is not one that `ProcessInputs.to_wire` makes. The text names the field, never its content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Material:
+class ProcessInputs:
     """Inputs of one generation of a data process.
 
     ``trust`` holds PEM: ``root`` and one entry for each role whose issuing CA is trusted (``client``, ``worker``,
@@ -70,7 +70,7 @@ class Material:
         }
 
     @classmethod
-    def from_wire(cls, value: Mapping[str, object]) -> Material:
+    def from_wire(cls, value: Mapping[str, object]) -> ProcessInputs:
         """The value that `to_wire` was called on.
 
         Raises:
@@ -78,12 +78,12 @@ class Material:
         """
         names = set(cls.__slots__)
         if value.keys() != names:
-            raise MaterialInvalid(f"wrong fields: {', '.join(sorted(names ^ value.keys()))}")
+            raise ProcessInputsInvalid(f"wrong fields: {', '.join(sorted(names ^ value.keys()))}")
         snapshot = _text(value, "snapshot")
         try:
             state = StateSnapshot.from_bytes(snapshot.encode())
-        except Exception as error:  # whatever it is, this material cannot be used
-            raise MaterialInvalid(f"snapshot cannot be read ({type(error).__name__})") from None
+        except Exception as error:  # whatever it is, these inputs cannot be used
+            raise ProcessInputsInvalid(f"snapshot cannot be read ({type(error).__name__})") from None
         return cls(
             config_text=_text(value, "config_text"),
             overrides=_texts(value, "overrides"),
@@ -116,18 +116,18 @@ def _bare(text: str, name: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise MaterialInvalid(f"{name} is not base64") from None
+        raise ProcessInputsInvalid(f"{name} is not base64") from None
 
 
 def _text(value: Mapping[str, object], name: str) -> str:
     item = value[name]
     if not isinstance(item, str):
-        raise MaterialInvalid(f"{name} is not a string")
+        raise ProcessInputsInvalid(f"{name} is not a string")
     return item
 
 
 def _texts(value: Mapping[str, object], name: str) -> dict[str, str]:
     item = value[name]
     if not isinstance(item, dict) or not all(isinstance(entry, str) for pair in item.items() for entry in pair):
-        raise MaterialInvalid(f"{name} is not an object of strings")
+        raise ProcessInputsInvalid(f"{name} is not an object of strings")
     return dict(item)

@@ -27,7 +27,7 @@ from gateway.config.values import AuditConfig, Config
 from gateway.core.counters import Counters, ListenerCounts
 from gateway.core.peer import Peer
 from gateway.core.registry import Registry
-from gateway.http.hosts import Authorities
+from gateway.http.hosts import HostMatcher
 from gateway.http.routes import RouteTable
 from gateway.state.snapshot import StateSnapshot
 from pki.verify import PeerVerifier
@@ -40,7 +40,7 @@ from rhttp.tls.outbox import Outbox
 from rhttp.tls.plain import PlainLink
 
 if TYPE_CHECKING:
-    from gateway.admission.request_record import Call
+    from gateway.admission.request_record import RequestRecord
     from gateway.cluster.peers import Mesh
     from gateway.exchange.masters import MasterPool
     from gateway.ingress.event_stream import EventStream
@@ -69,8 +69,8 @@ class Generation:
     issuers: frozenset[bytes]
     """SHA-256 of each issuing CA in the store."""
     context: SSL.Context
-    authorities: Authorities
-    dispatch_authorities: Authorities | None
+    authorities: HostMatcher
+    dispatch_authorities: HostMatcher | None
     """None: a unix socket, where ``Host`` means nothing."""
     masters: Mapping[str, MasterPool]
     pools: Mapping[str, HostedPool | RelayPool]
@@ -158,7 +158,7 @@ class AuditSink(Protocol):
         """Write and sync what is left."""
 
 
-class Services:
+class ProcessContext:
     """The shared parts. One object a process, so a plain class with slots for quick attributes."""
 
     __slots__ = (
@@ -292,11 +292,11 @@ class Services:
         """
         return self.audit.writable or self.generation.config.audit.when_full == "continue"
 
-    def record_sent(self, call: Call) -> bool:
+    def record_sent(self, record: RequestRecord) -> bool:
         """Say that a request is about to leave for a master, where `[audit] ahead` wants that; whether it may."""
-        if call.head.method in call.generation.unsaid:
+        if record.head.method in record.generation.unsaid:
             return self.may_send()
-        return self.record("request.sent", call.audit("sent"))
+        return self.record("request.sent", record.audit("sent"))
 
     def may_go_unrecorded(self) -> bool:
         """An audit line could not be written: whether what it tells of may happen all the same."""

@@ -16,7 +16,7 @@ class Live(Protocol):
 
     peer: Peer
 
-    def cut(self, reason: str, /) -> None:
+    def disconnect(self, reason: str, /) -> None:
         """Close the socket now and abort what runs on it; it leaves the registry by that."""
 
 
@@ -98,7 +98,7 @@ class Registry:
         for live in self:
             reason = reason_of(live.peer)
             if reason is not None:
-                live.cut(reason)
+                live.disconnect(reason)
                 cut += 1
         return cut
 

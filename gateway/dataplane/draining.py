@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-from gateway.core.context import Services
+from gateway.core.context import ProcessContext
 from gateway.exchange.exchange import Exchange
 from gateway.ingress.acceptor import Acceptor, PlainGuest
 from gateway.ingress.connection import Connection
@@ -40,8 +40,8 @@ _FAREWELL: Final = 0.5
 class Draining:
     """One process's end; `lame_duck`, then `close`."""
 
-    def __init__(self, services: Services, acceptors: Sequence[Acceptor]) -> None:
-        self._services = services
+    def __init__(self, process: ProcessContext, acceptors: Sequence[Acceptor]) -> None:
+        self._process = process
         self._acceptors = acceptors
 
     async def lame_duck(self, at_least: float, timeout: float) -> None:  # noqa: ASYNC109 - what is late goes on
@@ -49,36 +49,36 @@ class Draining:
 
         Returns after ``at_least`` seconds when what ran before is over, or ``timeout`` has passed.
         """
-        services = self._services
-        begun = services.loop.time()
-        services.draining = True
+        process = self._process
+        begun = process.loop.time()
+        process.draining = True
         earlier = [
             (live, live.end.sink)
-            for live in services.registry
+            for live in process.registry
             if isinstance(live, Connection) and isinstance(live.end.sink, Exchange)
         ]
-        for pool in services.generation.pools.values():
+        for pool in process.generation.pools.values():
             if isinstance(pool, HostedPool):
                 pool.stop()
-        for stream in tuple(services.streams):
+        for stream in tuple(process.streams):
             stream.close()
         await self._close_workers(min(2.0, timeout / 4))
-        await asyncio.sleep(begun + min(at_least, timeout) - services.loop.time())
+        await asyncio.sleep(begun + min(at_least, timeout) - process.loop.time())
         # Looked at again and again: who would tell is on the path of every request.
-        while any(live.end.sink is sink for live, sink in earlier) and services.loop.time() < begun + timeout:  # noqa: ASYNC110
+        while any(live.end.sink is sink for live, sink in earlier) and process.loop.time() < begun + timeout:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK)
         self._close_idle(with_new=False)
 
     async def close(self, timeout: float) -> dict[str, int]:  # noqa: ASYNC109 - what is late is cut
         """Take what waits in the queues, serve what has come, and end; answer how much had to be cut, by kind."""
-        services = self._services
-        services.draining = True
-        now = services.loop.time()
+        process = self._process
+        process.draining = True
+        now = process.loop.time()
         until, asked, spoken = now + timeout, now + min(_ASK, timeout), now + min(_SILENT, timeout)
         for acceptor in self._acceptors:
             acceptor.close()
         refusing = now + _UNREFUSED
-        while (now := services.loop.time()) < until and self._is_busy(now < asked, now < spoken):
+        while (now := process.loop.time()) < until and self._is_busy(now < asked, now < spoken):
             await asyncio.sleep(_LOOK)
             if now > refusing:
                 refusing = until
@@ -86,8 +86,8 @@ class Draining:
                     acceptor.end()
         self._close_idle(with_new=True)
         cut = self._give_up()
-        farewell = services.loop.time() + _FAREWELL
-        while services.loop.time() < farewell and self._is_lingering():  # noqa: ASYNC110
+        farewell = process.loop.time() + _FAREWELL
+        while process.loop.time() < farewell and self._is_lingering():  # noqa: ASYNC110
             await asyncio.sleep(_LOOK)
         self._end_all()
         await asyncio.sleep(0)  # lets the closed links tell their owners
@@ -97,8 +97,8 @@ class Draining:
 
     async def _close_workers(self, within: float) -> None:
         """Close idle workers, spread over a moment, so that they do not all come back in the same one."""
-        services = self._services
-        lives = [live for live in services.registry if isinstance(live, ReversedConnection | Relayed)]
+        process = self._process
+        lives = [live for live in process.registry if isinstance(live, ReversedConnection | Relayed)]
         random.shuffle(lives)
         if not lives:
             return
@@ -114,7 +114,7 @@ class Draining:
 
         ``with_new``: also of those that have not asked yet, or were challenged and will ask again.
         """
-        for live in self._services.registry:
+        for live in self._process.registry:
             if isinstance(live, Connection):
                 end = live.end
                 if end.is_idle and (with_new or end.status not in _ASKS_YET) and not end.link.has_unread():
@@ -123,15 +123,15 @@ class Draining:
     def _is_busy(self, may_ask: bool, may_speak: bool) -> bool:
         """Whether anybody is served, or came in time and may still say what for."""
         self._close_idle(with_new=not may_ask)
-        if self._services.exchanges:
+        if self._process.exchanges:
             return True
         for acceptor in self._acceptors:
             if isinstance(acceptor, TlsAcceptor) and acceptor.is_shaking(may_ask, may_speak):
                 return True
-        return any(isinstance(live, Connection) and live.end.phase < LINGER for live in self._services.registry)
+        return any(isinstance(live, Connection) and live.end.phase < LINGER for live in self._process.registry)
 
     def _is_lingering(self) -> bool:
-        return any(isinstance(live, Connection) and live.end.phase == LINGER for live in self._services.registry)
+        return any(isinstance(live, Connection) and live.end.phase == LINGER for live in self._process.registry)
 
     def _give_up(self) -> dict[str, int]:
         """Cut whatever is under way still, so that nobody takes half an answer for a whole one; answer how much."""
@@ -140,14 +140,14 @@ class Draining:
             if isinstance(acceptor, TlsAcceptor):
                 cut["handshakes"] += acceptor.end_handshakes()
         # Workers first: requests that they served are answered, or cut, before their requesters' connections end.
-        lives = list(self._services.registry)
+        lives = list(self._process.registry)
         connections = [live for live in lives if isinstance(live, Connection) and live.end.phase < LINGER]
         cut["requests"] = sum(isinstance(connection.end.sink, Exchange) for connection in connections)
         cut["connections"] = len(connections) - cut["requests"]
         for live in lives:
             if not isinstance(live, Connection):
                 cut["connections"] += isinstance(live, Relayed)  # what a worker of ours served is a request above
-                live.cut("drain")
+                live.disconnect("drain")
         for connection in connections:
             end = connection.end
             if isinstance(end.sink, Exchange):
@@ -162,12 +162,12 @@ class Draining:
         """Nothing is open any more when this returns."""
         for acceptor in self._acceptors:
             acceptor.end()
-        for live in self._services.registry:
+        for live in self._process.registry:
             if isinstance(live, Connection):
                 live.end.abort()
         for acceptor in self._acceptors:
             for guest in acceptor.places.guests():
                 if isinstance(guest, PlainGuest):
                     guest.end.abort()
-        for master in self._services.generation.masters.values():
+        for master in self._process.generation.masters.values():
             master.close()

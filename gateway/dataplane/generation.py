@@ -20,11 +20,11 @@ from auth.verifier import DigestVerifier
 from gateway.config.limits import Limits
 from gateway.config.toml import parse_config
 from gateway.config.values import Config, ConfigInvalid, TcpAddress
-from gateway.control.process_inputs import Material, read_overrides
-from gateway.core.context import Generation, Services
+from gateway.control.process_inputs import ProcessInputs, read_overrides
+from gateway.core.context import Generation, ProcessContext
 from gateway.core.peer import SeenPath
 from gateway.exchange.masters import MasterPool
-from gateway.http.hosts import Authorities
+from gateway.http.hosts import HostMatcher
 from gateway.http.routes import RouteTable
 from gateway.pools.hosted import HostedPool
 from gateway.pools.relay import RelayPool
@@ -43,7 +43,7 @@ _UNSAID: Final[Mapping[str, frozenset[bytes]]] = {"unsafe": SAFE, "all": frozens
 
 
 class Refusals(Exception):  # noqa: N818 - says what is the case, like every error of ours
-    """What is wrong with the material: (key path, message) each."""
+    """What is wrong with the inputs: (key path, message) each."""
 
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
         super().__init__("; ".join(f"{path}: {message}" for path, message in problems))
@@ -53,14 +53,14 @@ class Refusals(Exception):  # noqa: N818 - says what is the case, like every err
 class _Revoked:
     """The present snapshot's revocations, whichever it is when it is asked."""
 
-    __slots__ = ("_services",)
+    __slots__ = ("_process",)
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, process: ProcessContext) -> None:
+        self._process = process
 
     def is_revoked(self, serial: int) -> bool:
         """Whether the serial is revoked."""
-        return serial_hex(serial) in self._services.snapshot.revoked
+        return serial_hex(serial) in self._process.snapshot.revoked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,21 +71,19 @@ class Lasting:
     ledger: NonceLedger | SharedLedger
 
 
-def read_config(material: Material) -> Config:
-    """The configuration of a material.
+def read_config(inputs: ProcessInputs) -> Config:
+    """The configuration of the inputs.
 
     Raises:
         Refusals: with all that is wrong with it.
     """
     try:
-        return parse_config(
-            material.config_text, home=Path(material.home), overrides=read_overrides(material.overrides)
-        )
+        return parse_config(inputs.config_text, home=Path(inputs.home), overrides=read_overrides(inputs.overrides))
     except ConfigInvalid as error:
         raise Refusals([(problem.path, problem.message) for problem in error.problems]) from None
 
 
-def lasting_parts(config: Config, material: Material, shared: int | None = None) -> Lasting:
+def lasting_parts(config: Config, inputs: ProcessInputs, shared: int | None = None) -> Lasting:
     """The parts that the first generation makes and every later one keeps.
 
     ``shared`` is the descriptor of the ledger of all processes; without it this process keeps its own.
@@ -96,23 +94,23 @@ def lasting_parts(config: Config, material: Material, shared: int | None = None)
         ledger = SharedLedger(shared, digest.nonce_lifetime)
     else:
         ledger = NonceLedger(digest.window, digest.nonces_per_identity, lifetime=digest.nonce_lifetime)
-    return Lasting(key=NonceKey(material.nonce_key), ledger=ledger)
+    return Lasting(key=NonceKey(inputs.nonce_key), ledger=ledger)
 
 
-def load_policy(config: Config, material: Material) -> PolicyEngine | Refusals:
-    """The policy of a material, or all that is wrong with it. It touches nothing that is shared: any thread will do."""
+def load_policy(config: Config, inputs: ProcessInputs) -> PolicyEngine | Refusals:
+    """The policy of the inputs, or all that is wrong with it. It touches nothing that is shared: any thread will do."""
     try:
         return PolicyEngine.load(
-            material.policy_text, groups=config.groups, resources=config.resources(), file=config.policy.name
+            inputs.policy_text, groups=config.groups, resources=config.resources(), file=config.policy.name
         )
     except PolicyInvalid as error:
         return Refusals([("policy", str(problem)) for problem in error.problems])
 
 
 def build_generation(
-    services: Services,
+    process: ProcessContext,
     config: Config,
-    material: Material,
+    inputs: ProcessInputs,
     lasting: Lasting,
     previous: Generation | None,
     *,
@@ -129,23 +127,23 @@ def build_generation(
     peers = context = None
     issuers: frozenset[bytes] = frozenset()
     if engine is None:
-        engine = load_policy(config, material)
+        engine = load_policy(config, inputs)
     if isinstance(engine, Refusals):
         problems += engine.problems
     try:
-        cas = {role: [material.trust[role.value]] for role in Role}
-        trust = TrustStore.from_pem(material.trust["root"], cas, trust_domain=config.trust_domain)
+        cas = {role: [inputs.trust[role.value]] for role in Role}
+        trust = TrustStore.from_pem(inputs.trust["root"], cas, trust_domain=config.trust_domain)
         peers, issuers = PeerVerifier(trust), trust.issuers
     except (PkiError, KeyError) as error:
         problems.append(("certs", str(error)))
     if peers is not None:
         try:
             context = server_context(
-                chain=material.server_cert,
-                key=material.server_key,
-                anchors=[material.trust["root"]],
-                intermediates=[material.trust[role.value] for role in Role if role is not Role.SERVER],
-                verify=_verify(services, peers, forward=config.client_cert_field),
+                chain=inputs.server_cert,
+                key=inputs.server_key,
+                anchors=[inputs.trust["root"]],
+                intermediates=[inputs.trust[role.value] for role in Role if role is not Role.SERVER],
+                verify=_verify(process, peers, forward=config.client_cert_field),
             )
         except (ValueError, SSL.Error) as error:
             problems.append(("certs/server.pem", f"the server certificate cannot be used: {error}"))
@@ -153,7 +151,7 @@ def build_generation(
         raise Refusals(problems)
     digest = config.digest
     issuer = NonceIssuer(lasting.key, digest.realm.encode("ascii"), digest.nonce_lifetime)
-    root = x509.load_pem_x509_certificate(material.trust["root"])
+    root = x509.load_pem_x509_certificate(inputs.trust["root"])
     via = "rhttp-" + hashlib.sha256(root.public_bytes(Encoding.DER)).hexdigest()[:16]
     return Generation(
         number=previous.number + 1 if previous is not None else 1,
@@ -165,21 +163,21 @@ def build_generation(
         peers=peers,
         issuers=issuers,
         context=context,
-        authorities=Authorities([*server_names(material.server_cert), *config.server_names]),
+        authorities=HostMatcher([*server_names(inputs.server_cert), *config.server_names]),
         dispatch_authorities=_dispatch_authorities(config),
-        masters=_masters(services, config, previous),
-        pools=_pools(services, config, previous),
+        masters=_masters(process, config, previous),
+        pools=_pools(process, config, previous),
         via=via.encode("ascii"),
         via_received=f"1.1 {via}".encode("ascii"),
         unsaid=_UNSAID[config.audit.ahead],
     )
 
 
-def _verify(services: Services, peers: PeerVerifier, *, forward: bool) -> Verify:
-    revoked = _Revoked(services)
+def _verify(process: ProcessContext, peers: PeerVerifier, *, forward: bool) -> Verify:
+    revoked = _Revoked(process)
 
     def verify(path: PresentedPath) -> object:
-        now = services.now()
+        now = process.now()
         peer = peers.recall(path.fingerprints, at=now.timestamp(), revocation=revoked)
         if peer is not None and not forward:
             return SeenPath(peer, None)
@@ -200,10 +198,10 @@ def server_names(chain: bytes) -> list[str]:
     return [*san.get_values_for_type(x509.DNSName), *map(str, san.get_values_for_type(x509.IPAddress))]
 
 
-def _dispatch_authorities(config: Config) -> Authorities | None:
+def _dispatch_authorities(config: Config) -> HostMatcher | None:
     if not isinstance(config.dispatch, TcpAddress):
         return None
-    return Authorities([config.dispatch.host, "localhost"])
+    return HostMatcher([config.dispatch.host, "localhost"])
 
 
 def http1_limits(limits: Limits) -> Http1Limits:
@@ -227,15 +225,17 @@ def http1_limits(limits: Limits) -> Http1Limits:
     )
 
 
-def _masters(services: Services, config: Config, previous: Generation | None) -> Mapping[str, MasterPool]:
+def _masters(process: ProcessContext, config: Config, previous: Generation | None) -> Mapping[str, MasterPool]:
     kept = previous.masters if previous is not None else {}
     return {
-        name: kept[name] if name in kept and kept[name].config == master else MasterPool(services, master)
+        name: kept[name] if name in kept and kept[name].config == master else MasterPool(process, master)
         for name, master in config.masters.items()
     }
 
 
-def _pools(services: Services, config: Config, previous: Generation | None) -> Mapping[str, HostedPool | RelayPool]:
+def _pools(
+    process: ProcessContext, config: Config, previous: Generation | None
+) -> Mapping[str, HostedPool | RelayPool]:
     """A pool that keeps its name and mode is the same object, with its slots and queue; commit lets it adopt the new
     settings."""
     kept = previous.pools if previous is not None else {}
@@ -245,7 +245,7 @@ def _pools(services: Services, config: Config, previous: Generation | None) -> M
         if old is not None and old.mode == wanted.mode:
             pools[name] = old
         elif wanted.mode == "relay":
-            pools[name] = RelayPool(services, wanted)
+            pools[name] = RelayPool(process, wanted)
         else:
-            pools[name] = HostedPool(services, wanted, config.trust_domain)
+            pools[name] = HostedPool(process, wanted, config.trust_domain)
     return pools

@@ -45,7 +45,7 @@ from gateway.control.channel import (
     StateFresh,
 )
 from gateway.control.descriptors import Inherited, Sockets, take_over
-from gateway.control.process_inputs import Material, MaterialInvalid
+from gateway.control.process_inputs import ProcessInputs, ProcessInputsInvalid
 from gateway.state.snapshot import StateSnapshot
 
 LINES_DUE: Final = 1000
@@ -61,8 +61,8 @@ _BROKEN: Final = 70
 class DataPlaneLike(Protocol):
     """What a data process drives; `gateway.dataplane.plane.DataPlane` is the real one."""
 
-    async def prepare(self, material: Material) -> list[tuple[str, str]]:
-        """Build everything from the material beside what runs; the problems as (key path, message), none: prepared."""
+    async def prepare(self, inputs: ProcessInputs) -> list[tuple[str, str]]:
+        """Build everything from the inputs beside what runs; the problems as (key path, message), none: prepared."""
         ...
 
     def commit(self) -> None:
@@ -211,7 +211,7 @@ class _Session:
 
     async def _obey(self, message: Message) -> None:
         match message:
-            case Prepare(id=number, material=wire):
+            case Prepare(id=number, inputs=wire):
                 self._answer(Done(id=number, problems=await self._prepare(wire), value={}))
             case Commit(id=number):
                 self._plane.commit()
@@ -232,14 +232,14 @@ class _Session:
 
     async def _prepare(self, wire: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
         try:
-            material = Material.from_wire(wire)
-        except MaterialInvalid as error:
-            return (("", f"the supervisor's material cannot be used: {error}"),)
+            inputs = ProcessInputs.from_wire(wire)
+        except ProcessInputsInvalid as error:
+            return (("", f"the supervisor's inputs cannot be used: {error}"),)
         try:
-            return tuple(await self._plane.prepare(material))
+            return tuple(await self._plane.prepare(inputs))
         except Exception as error:  # what runs is untouched, so this is a refusal, not an end
             _log(f"prepare failed: {type(error).__name__}: {error}")
-            return (("", f"preparing failed in {material.stream} ({type(error).__name__}); see the gateway's log"),)
+            return (("", f"preparing failed in {inputs.stream} ({type(error).__name__}); see the gateway's log"),)
 
     async def _lame_duck(self, message: LameDuck) -> None:
         try:

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.core.context import Services
+from gateway.core.context import ProcessContext
 from gateway.pools.hosted import HostedPool
 
 _COUNTS: Final = {
@@ -39,9 +39,9 @@ Family = tuple[str, bool, str, list[str], list[tuple[list[str], float]]]
 """Name, whether it is a counter, text, names of labels, and samples: values of the labels, number."""
 
 
-def measure(services: Services) -> list[Family]:
+def measure(process: ProcessContext) -> list[Family]:
     """All metrics of this process, as JSON values; the data path knows nothing of Prometheus."""
-    counters = services.counters
+    counters = process.counters
     families: list[Family] = []
 
     def add(name: str, text: str, value: float, *, counts: bool = False) -> None:
@@ -50,15 +50,15 @@ def measure(services: Services) -> list[Family]:
     for name, text in _COUNTS.items():
         add(name, text, getattr(counters, name), counts=True)
     add("connections", "Open connections.", counters.connections)
-    roles = [([role], float(count)) for role, count in services.registry.by_role().items()]
+    roles = [([role], float(count)) for role, count in process.registry.by_role().items()]
     for name, kind, text in _OF_LISTENERS:
-        of_each = [([purpose], float(counts.as_dict()[name])) for purpose, counts in services.listeners.items()]
+        of_each = [([purpose], float(counts.as_dict()[name])) for purpose, counts in process.listeners.items()]
         families.append((f"rhttp_listener_{name}", kind, text, ["listener"], of_each))
     families.append(("rhttp_role_connections", False, "Open connections by role.", ["role"], roles))
-    add("exchanges", "Requests under way.", services.exchanges)
+    add("exchanges", "Requests under way.", process.exchanges)
     slots: list[tuple[list[str], float]] = []
     waiting: list[tuple[list[str], float]] = []
-    for name, pool in services.generation.pools.items():
+    for name, pool in process.generation.pools.items():
         if isinstance(pool, HostedPool):
             slots.append(([name, "free"], pool.pool.free))
             slots.append(([name, "busy"], pool.pool.total - pool.pool.free))
@@ -67,9 +67,9 @@ def measure(services: Services) -> list[Family]:
             slots.append(([name, "relayed"], len(pool.connections())))
     families.append(("rhttp_pool_slots", False, "Slots of a pool.", ["pool", "state"], slots))
     families.append(("rhttp_pool_waiting", False, "Requests that wait for a slot.", ["pool"], waiting))
-    add("draining", "1 while shutting down.", int(services.draining))
-    add("generation", "Configurations taken up.", services.generation.number)
-    add("state_age_seconds", "Time since state was read.", max(0.0, services.elapsed - services.state_at))
+    add("draining", "1 while shutting down.", int(process.draining))
+    add("generation", "Configurations taken up.", process.generation.number)
+    add("state_age_seconds", "Time since state was read.", max(0.0, process.elapsed - process.state_at))
     return families
 
 

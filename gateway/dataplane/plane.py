@@ -16,8 +16,8 @@ from gateway.audit.writer import AuditWriter
 from gateway.config.values import Config
 from gateway.control.channel import Drained
 from gateway.control.descriptors import Inherited, Sockets
-from gateway.control.process_inputs import Material
-from gateway.core.context import Generation, Services
+from gateway.control.process_inputs import ProcessInputs
+from gateway.core.context import Generation, ProcessContext
 from gateway.core.peer import CertifiedPeer, LocalPeer, Peer
 from gateway.dataplane.draining import Draining
 from gateway.dataplane.generation import Lasting, Refusals, build_generation, lasting_parts, load_policy, read_config
@@ -41,7 +41,7 @@ class DataPlane:
 
     def __init__(self, inherited: Inherited) -> None:
         self._inherited = inherited
-        self._services: Services | None = None
+        self._process: ProcessContext | None = None
         self._lasting: Lasting | None = None
         self._prepared: tuple[Generation, StateSnapshot] | None = None
         self._newest: StateSnapshot | None = None
@@ -53,33 +53,33 @@ class DataPlane:
         self._second = 0
 
     @property
-    def services(self) -> Services:
+    def process(self) -> ProcessContext:
         """The shared parts; there are none before the first `prepare`."""
-        assert self._services is not None
-        return self._services
+        assert self._process is not None
+        return self._process
 
     # ---- configuration ----
 
-    async def prepare(self, material: Material) -> list[tuple[str, str]]:
+    async def prepare(self, inputs: ProcessInputs) -> list[tuple[str, str]]:
         """Build a generation beside the one that runs; answer what is wrong with it, as (key path, message)."""
         try:
-            config = read_config(material)
-            if self._services is None:
-                self._stream = material.stream
-                self._lasting = lasting_parts(config, material, self._inherited.ledger)
-                audit = AuditWriter.open(Path(material.home) / "audit", material.stream, config.audit)
+            config = read_config(inputs)
+            if self._process is None:
+                self._stream = inputs.stream
+                self._lasting = lasting_parts(config, inputs, self._inherited.ledger)
+                audit = AuditWriter.open(Path(inputs.home) / "audit", inputs.stream, config.audit)
                 loop = asyncio.get_running_loop()
-                self._services = Services(loop, audit)
-                join(self._services, self._inherited, Path(material.home) / "run", self._peer)
+                self._process = ProcessContext(loop, audit)
+                join(self._process, self._inherited, Path(inputs.home) / "run", self._peer)
             # Thousands of policies take seconds; meanwhile this process serves, and takes up what is revoked.
-            engine = await asyncio.to_thread(load_policy, config, material)
-            services = self.services
+            engine = await asyncio.to_thread(load_policy, config, inputs)
+            process = self.process
             assert self._lasting is not None
-            previous = services.generation if services.has_generation else None
-            generation = build_generation(services, config, material, self._lasting, previous, engine=engine)
+            previous = process.generation if process.has_generation else None
+            generation = build_generation(process, config, inputs, self._lasting, previous, engine=engine)
         except Refusals as refusals:
             return refusals.problems
-        self._prepared = (generation, material.snapshot)
+        self._prepared = (generation, inputs.snapshot)
         return []
 
     def rollback(self) -> None:
@@ -90,20 +90,20 @@ class DataPlane:
         """Use what was prepared: new requests see it, running ones keep what they began with."""
         if self._prepared is None:
             raise RuntimeError("nothing was prepared")
-        services = self.services
+        process = self.process
         (generation, snapshot), self._prepared = self._prepared, None
         if self._newest is None or snapshot.read >= self._newest.read:
             self._newest = snapshot
-        previous = services.generation if services.has_generation else None
-        services.generation = generation
+        previous = process.generation if process.has_generation else None
+        process.generation = generation
         self._configure(generation.config)
-        services.look_at_clocks()
+        process.look_at_clocks()
         self._use(self._newest)
         if previous is None:
             return
         if previous.issuers - generation.issuers:
             self._cut_orphans(generation.issuers)
-        for live in services.registry:
+        for live in process.registry:
             if isinstance(live, Connection):
                 live.ask_again()
         for name, master in previous.masters.items():
@@ -115,7 +115,7 @@ class DataPlane:
             elif isinstance(pool, HostedPool):
                 pool.stop()
         self._ask_again(previous, generation)
-        services.record(
+        process.record(
             "gateway.reload", {"outcome": "done", "process": self._stream, "detail": {"version": generation.number}}
         )
 
@@ -124,7 +124,7 @@ class DataPlane:
         assert self._lasting is not None
         digest = config.digest
         self._lasting.ledger.configure(digest.window, digest.nonces_per_identity, digest.nonce_lifetime)
-        self.services.audit.configure(config.audit)
+        self.process.audit.configure(config.audit)
 
     def _cut_orphans(self, issuers: frozenset[bytes]) -> None:
         """Cut the connections whose certificate was issued by a CA that is no longer in the store."""
@@ -132,11 +132,11 @@ class DataPlane:
         def reason_of(peer: Peer) -> str | None:
             return "issuer_gone" if isinstance(peer, CertifiedPeer) and peer.issuer not in issuers else None
 
-        self.services.registry.cut_where(reason_of)
+        self.process.registry.cut_where(reason_of)
 
     def _ask_again(self, previous: Generation, generation: Generation) -> None:
         """Live reversed connections and event streams are asked again; those no longer allowed drain or end."""
-        for live in self.services.registry:
+        for live in self.process.registry:
             if not isinstance(live, ReversedConnection | Relayed):
                 continue
             name = live.pool_name
@@ -144,12 +144,12 @@ class DataPlane:
                 live.drain("pool_gone")
                 continue
             decider = generation.engine.decider(live.peer.principal, "reverse", "Pool", name)
-            if not isinstance(decider.decide(live.asked._replace(now=self.services.epoch)), Allowed):
+            if not isinstance(decider.decide(live.asked._replace(now=self.process.epoch)), Allowed):
                 live.drain("policy")
-        for stream in tuple(self.services.streams):
-            name, call = stream.pool_name, stream.call
-            decider = generation.engine.decider(call.peer.principal, "inspect", "Pool", name)
-            context = call.context._replace(now=self.services.epoch)
+        for stream in tuple(self.process.streams):
+            name, record = stream.pool_name, stream.record
+            decider = generation.engine.decider(record.peer.principal, "inspect", "Pool", name)
+            context = record.context._replace(now=self.process.epoch)
             if generation.pools.get(name) is not previous.pools.get(name) or not isinstance(
                 decider.decide(context), Allowed
             ):
@@ -165,14 +165,14 @@ class DataPlane:
         if self._newest is not None and snapshot.read < self._newest.read:
             return 0
         self._newest = snapshot
-        if self._services is None or not self._services.has_generation:
+        if self._process is None or not self._process.has_generation:
             return 0  # nobody is connected; the first commit takes it up
         return self._use(snapshot)
 
     def _use(self, snapshot: StateSnapshot) -> int:
-        services = self.services
-        old, services.snapshot = services.snapshot, snapshot
-        services.credentials = Credentials(snapshot.users.values())
+        process = self.process
+        old, process.snapshot = process.snapshot, snapshot
+        process.credentials = Credentials(snapshot.users.values())
         changed: dict[str, str] = {}
         for name, user in old.users.items():
             now = snapshot.users.get(name)
@@ -191,34 +191,34 @@ class DataPlane:
                 return None
             return "revoked" if peer.serial in revoked else changed.get(peer.name)
 
-        return services.registry.cut_where(reason_of)
+        return process.registry.cut_where(reason_of)
 
     def state_fresh(self, at: float) -> None:
         """State was read successfully at this second of `rhttp.clock`."""
-        self.services.state_at = at
+        self.process.state_at = at
 
     # ---- serving ----
 
     async def start(self, sockets: Sockets) -> None:
         """Serve on the listening sockets."""
-        services = self.services
-        fields: dict[str, object] = {"outcome": "started", "process": self._stream, "previous": services.audit.previous}
-        services.audit.write("gateway.start", fields)
+        process = self.process
+        fields: dict[str, object] = {"outcome": "started", "process": self._stream, "previous": process.audit.previous}
+        process.audit.write("gateway.start", fields)
         self._tick()
-        if services.mesh is not None and sockets.mesh is not None:
-            await services.mesh.start(sockets.mesh)
-            await services.mesh.complete()
+        if process.mesh is not None and sockets.mesh is not None:
+            await process.mesh.start(sockets.mesh)
+            await process.mesh.complete()
         if sockets.tls:
-            self._tls = TlsAcceptor(services, sockets)
+            self._tls = TlsAcceptor(process, sockets)
             self._acceptors.append(self._tls)
         if sockets.dispatch:
-            self._acceptors.append(DispatchAcceptor(services, sockets))
+            self._acceptors.append(DispatchAcceptor(process, sockets))
         if sockets.metrics is not None:
-            self._acceptors.append(MetricsAcceptor(services, sockets.metrics, self._scrape))
+            self._acceptors.append(MetricsAcceptor(process, sockets.metrics, self._scrape))
         for acceptor in self._acceptors:
             acceptor.start()
-        if services.mesh is not None:
-            for index in services.mesh.missing():
+        if process.mesh is not None:
+            for index in process.mesh.missing():
                 self._peer(index, False)
 
     def _peer(self, index: int, is_up: bool) -> None:
@@ -230,37 +230,37 @@ class DataPlane:
                 acceptor.peer_down(index)
 
     def _tick(self) -> None:
-        services = self.services
-        self._ticker = services.loop.call_later(_TICK, self._tick)
-        services.look_at_clocks()
-        now = services.epoch
-        services.wheel.turn(services.loop.time())
+        process = self.process
+        self._ticker = process.loop.call_later(_TICK, self._tick)
+        process.look_at_clocks()
+        now = process.epoch
+        process.wheel.turn(process.loop.time())
         if int(now) != self._second:
             self._second = int(now)
-            services.date = b"Date: %b\r\n" % formatdate(now, usegmt=True).encode("ascii")
-            services.registry.cut_expired(now)
-            services.tick_audit()
+            process.date = b"Date: %b\r\n" % formatdate(now, usegmt=True).encode("ascii")
+            process.registry.cut_expired(now)
+            process.tick_audit()
 
     async def lame_duck(self, at_least: float, timeout: float) -> None:  # noqa: ASYNC109 - what is late goes on
         """Health 503 at once; accept and serve for so long, and until what ran before is over."""
-        await Draining(self.services, self._acceptors).lame_duck(at_least, timeout)
+        await Draining(self.process, self._acceptors).lame_duck(at_least, timeout)
 
     async def drain(self, timeout: float) -> Drained:  # noqa: ASYNC109 - not a cancellation: what is left is cut
         """Take nothing more; returns when nothing runs any more, at the latest when the time is up."""
-        services = self.services
-        cut = await Draining(services, self._acceptors).close(timeout)
-        if services.mesh is not None:
-            services.mesh.close()
+        process = self.process
+        cut = await Draining(process, self._acceptors).close(timeout)
+        if process.mesh is not None:
+            process.mesh.close()
         if self._ticker is not None:
             self._ticker.cancel()
         problems: list[tuple[str, str]] = []
         try:
-            services.audit.flush_refusals()
-            services.audit.write("gateway.stop", {"outcome": "stopped", "process": self._stream})
+            process.audit.flush_refusals()
+            process.audit.write("gateway.stop", {"outcome": "stopped", "process": self._stream})
         except AuditUnavailable:
             problems.append(("audit", f"{self._stream} ends without its gateway.stop: no line can be written"))
         try:
-            await asyncio.get_running_loop().run_in_executor(None, services.audit.close)
+            await asyncio.get_running_loop().run_in_executor(None, process.audit.close)
         except (AuditUnavailable, OSError) as error:
             problems.append(("audit", f"the log of {self._stream} could not be closed: {type(error).__name__}"))
         return Drained(cut=cut, problems=tuple(problems))
@@ -269,39 +269,39 @@ class DataPlane:
 
     def status(self) -> dict[str, object]:
         """What is connected now, as JSON values."""
-        services = self.services
-        generation = services.generation
+        process = self.process
+        generation = process.generation
         return {
             "stream": self._stream,
             "pid": os.getpid(),
             "generation": generation.number,
-            "draining": services.draining,
-            "connections": {"total": services.counters.connections, **services.registry.by_role()},
-            "listeners": {purpose: counts.as_dict() for purpose, counts in services.listeners.items()},
-            "exchanges": services.exchanges,
+            "draining": process.draining,
+            "connections": {"total": process.counters.connections, **process.registry.by_role()},
+            "listeners": {purpose: counts.as_dict() for purpose, counts in process.listeners.items()},
+            "exchanges": process.exchanges,
             "pools": [pool.describe() for pool in generation.pools.values()],
             "masters": {name: master.status() for name, master in generation.masters.items()},
-            "counters": services.counters.as_dict(),
-            "state_version": services.snapshot.version,
-            "audit_healthy": services.audit.healthy,
+            "counters": process.counters.as_dict(),
+            "state_version": process.snapshot.version,
+            "audit_healthy": process.audit.healthy,
         }
 
     def _scrape(self, end: ServerEnd, then: Callable[[bytes], None]) -> None:
         """The metrics of all processes."""
-        services = self.services
-        if services.mesh is None:
-            then(metrics_text({"": measure(services)}))
+        process = self.process
+        if process.mesh is None:
+            then(metrics_text({"": measure(process)}))
             return
 
         def answered(told: Mapping[int, Any]) -> None:
-            by_process = {self._stream: measure(services)} | {f"p{index}": families for index, families in told.items()}
+            by_process = {self._stream: measure(process)} | {f"p{index}": families for index, families in told.items()}
             then(metrics_text(dict(sorted(by_process.items()))))
 
-        ask_all(services, end, "metrics", answered, lambda _: None)
+        ask_all(process, end, "metrics", answered, lambda _: None)
 
     def audit_head(self) -> dict[str, object]:
         """The audit stream's name, number and hash of its last line that is known to be on disk, and how it fares."""
-        audit = self.services.audit
+        audit = self.process.audit
         head = audit.durable()
         told: dict[str, object] = {
             "stream": self._stream,

@@ -11,12 +11,12 @@ from pathlib import Path
 from gateway.cluster.directory import Learned, whole
 from gateway.cluster.peers import Mesh
 from gateway.control.descriptors import Inherited
-from gateway.core.context import Services
+from gateway.core.context import ProcessContext
 from gateway.dataplane.metrics import measure
 from gateway.pools.hosted import HostedPool
 
 
-def join(services: Services, inherited: Inherited, run: Path, on_peer: Callable[[int, bool], None]) -> Mesh | None:
+def join(process: ProcessContext, inherited: Inherited, run: Path, on_peer: Callable[[int, bool], None]) -> Mesh | None:
     """Make this process's part of the mesh, to be started later; None when there is one process only.
 
     ``on_peer`` hears of each other process when it is there (True) and when it is gone.
@@ -25,23 +25,23 @@ def join(services: Services, inherited: Inherited, run: Path, on_peer: Callable[
         return None
 
     def hosted(name: str) -> HostedPool | None:
-        pool = services.generation.pools.get(name)
+        pool = process.generation.pools.get(name)
         return pool if isinstance(pool, HostedPool) else None
 
     def all_news() -> bytes:
-        pools = [pool.pool for pool in services.generation.pools.values() if isinstance(pool, HostedPool)]
-        return whole(pools, services.registry.counts())
+        pools = [pool.pool for pool in process.generation.pools.values() if isinstance(pool, HostedPool)]
+        return whole(pools, process.registry.counts())
 
     def tell(question: str) -> object:
         word, _, name = question.partition(" ")
         match word:
             case "pools":
-                return [pool.describe() for pool in services.generation.pools.values()]
+                return [pool.describe() for pool in process.generation.pools.values()]
             case "pool":
-                found = services.generation.pools.get(name)
+                found = process.generation.pools.get(name)
                 return [] if found is None else [found.describe()]
             case "metrics":
-                return measure(services)
+                return measure(process)
         return None
 
     def learned(told: Learned) -> None:
@@ -59,8 +59,8 @@ def join(services: Services, inherited: Inherited, run: Path, on_peer: Callable[
             if (pool := hosted(superseded.pool)) is not None:
                 pool.superseded(superseded)
 
-    mesh = services.mesh = Mesh(
-        services,
+    mesh = process.mesh = Mesh(
+        process,
         index=inherited.index,
         processes=inherited.processes,
         run=run,
@@ -69,6 +69,6 @@ def join(services: Services, inherited: Inherited, run: Path, on_peer: Callable[
         learned=learned,
         on_peer=on_peer,
     )
-    services.registry.elsewhere = mesh.elsewhere
-    services.registry.watcher = mesh.news
+    process.registry.elsewhere = mesh.elsewhere
+    process.registry.watcher = mesh.news
     return mesh

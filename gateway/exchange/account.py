@@ -5,8 +5,8 @@ Trust: pure but for the audit line.
 
 from __future__ import annotations
 
-from gateway.admission.request_record import Call
-from gateway.core.context import Services
+from gateway.admission.request_record import RequestRecord
+from gateway.core.context import ProcessContext
 from gateway.http.losses import failure
 from gateway.http.responses import fail
 from rhttp.errors import Loss
@@ -21,18 +21,18 @@ class Account:
         "_end",
         "_is_said",
         "_may_have_run",
-        "_services",
+        "_process",
         "_worker",
         "bucket",
-        "call",
         "deadline",
         "over",
+        "record",
         "worker_name",
     )
 
-    def __init__(self, services: Services, call: Call, end: ServerEnd, *, dispatch: bool) -> None:
-        self._services = services
-        self.call = call
+    def __init__(self, process: ProcessContext, record: RequestRecord, end: ServerEnd, *, dispatch: bool) -> None:
+        self._process = process
+        self.record = record
         self._end = end
         self._dispatch = dispatch
         self._is_said = dispatch
@@ -49,8 +49,8 @@ class Account:
     def _say_sent(self) -> None:
         """Write the line that the request waits for."""
         self._is_said = True
-        sent = self.call.audit_of(b"sent", status=0, worker=self._worker)
-        self._services.record_soon("dispatch.sent" if self._dispatch else "request.sent", sent, self)
+        sent = self.record.audit_of(b"sent", status=0, worker=self._worker)
+        self._process.record_soon("dispatch.sent" if self._dispatch else "request.sent", sent, self)
 
     def _say_lost(self, detail: str) -> bool:
         """It is to be sent once more: the line of the time before, when it left without; False: it cannot be written.
@@ -61,7 +61,7 @@ class Account:
         if self._is_said:
             return True
         self._is_said = True
-        return self._services.record("request.sent", self.call.audit("lost", reason=detail))
+        return self._process.record("request.sent", self.record.audit("lost", reason=detail))
 
     def recorded(self, done: bool) -> None:
         """The audit line that a step waited for is written, or cannot be."""
@@ -78,31 +78,31 @@ class Account:
             self._end.abort()
         else:
             extra = b"" if self.worker_name is None else b"Rhttp-Worker: %b\r\n" % self._worker
-            fail(self._services, self._end, self.call, status, slug, extra)
+            fail(self._process, self._end, self.record, status, slug, extra)
 
     def _withhold(self) -> None:
         """The whole answer is here, has no audit line, and so may not leave; it did run, and the problem says so."""
-        fail(self._services, self._end, self.call, 500, "answer-withheld")
+        fail(self._process, self._end, self.record, 500, "answer-withheld")
 
     def _close_books(self, outcome: str, status: int | None, reason: str | None) -> bool:
         """Write the exchange's last line now."""
         event = self._count(outcome)
-        services = self._services
-        services.exchange_over()
+        process = self._process
+        process.exchange_over()
         if outcome == "allowed" and status is not None:
-            return services.record(event, self.call.audit_of(b"allowed", status=status, worker=self._worker))
-        fields = self.call.audit(outcome, status=status, reason=reason)
+            return process.record(event, self.record.audit_of(b"allowed", status=status, worker=self._worker))
+        fields = self.record.audit(outcome, status=status, reason=reason)
         if self.worker_name is not None:
             fields["worker"] = self.worker_name
-        return services.record(event, fields)
+        return process.record(event, fields)
 
     def _count(self, outcome: str) -> str:
         """It is over: count it; answer the name of its audit event."""
         self.over = True
-        services = self._services
+        process = self._process
         if self.deadline or self.bucket:
-            services.wheel.forget(self)
-        counters = services.counters
+            process.wheel.forget(self)
+        counters = process.counters
         if self._dispatch:
             counters.dispatches += 1
             counters.dispatches_failed += outcome != "allowed"

@@ -9,8 +9,8 @@ Trust: meets untrusted clients, workers and masters through the ends.
 from __future__ import annotations
 
 from gateway.admission.checks import is_still_allowed
-from gateway.admission.request_record import Admitted, Call
-from gateway.core.context import Services
+from gateway.admission.request_record import Admitted, RequestRecord
+from gateway.core.context import ProcessContext
 from gateway.exchange.account import Account
 from gateway.exchange.ends import Inbound
 from gateway.http.fields import inbound_trailers, outbound_trailers, response_fields
@@ -54,8 +54,8 @@ class Exchange(Account):
 
     def __init__(
         self,
-        services: Services,
-        call: Call,
+        process: ProcessContext,
+        record: RequestRecord,
         admitted: Admitted,
         end: ServerEnd,
         inbound: Inbound,
@@ -64,8 +64,8 @@ class Exchange(Account):
         *,
         dispatch: bool,
     ) -> None:
-        assert admitted is call.admitted
-        super().__init__(services, call, end, dispatch=dispatch)
+        assert admitted is record.admitted
+        super().__init__(process, record, end, dispatch=dispatch)
         self._inbound = inbound
         self._target = target
         self._fields = fields
@@ -74,7 +74,7 @@ class Exchange(Account):
         self._kept_size = 0
         self._named: tuple[bytes, ...] = ()
         """What the answer's ``Connection`` names, for its trailers."""
-        self._ended = not call.head.has_content
+        self._ended = not record.head.has_content
         self._trailers: Fields = []
         self._tries = 0
         self._finishing = False
@@ -89,20 +89,20 @@ class Exchange(Account):
         self.waiting = False
         self.is_ours = True
         end.sink = self
-        services.exchanges += 1
+        process.exchanges += 1
 
     # ---- the way in: from lease to request ----
 
     def start(self) -> None:
         """Find a client end, unless the audit log is known to take no line: then nothing is sent on."""
-        if self._services.may_send():
+        if self._process.may_send():
             self._inbound.lease(self)
         else:
             self._not_recorded()
 
     def granted(self, client: ClientEnd, host: bytes, worker: str | None) -> None:
         """A client end is leased to this exchange: send what there is of the request, behind its audit line."""
-        head = self.call.head
+        head = self.record.head
         self._client = client
         self.deadline = 0.0
         self.worker_name = worker
@@ -113,11 +113,11 @@ class Exchange(Account):
         client.head(self, head.method, block, -1 if length is None and not head.chunked else length)
         for data in self._kept or ():
             client.content(data)
-        if self._is_said or head.method not in self.call.generation.unsaid:
+        if self._is_said or head.method not in self.record.generation.unsaid:
             self._holds = True
             self._lines += 1
             self._say_sent()
-        elif self._services.may_send():
+        elif self._process.may_send():
             self._send()
         else:
             self._not_recorded()
@@ -127,7 +127,7 @@ class Exchange(Account):
         client = self._client
         assert client is not None
         self._holds = False
-        head = self.call.head
+        head = self.record.head
         if not self._ended:
             client.flush()
             if head.expect is not None and self._tries == 1:
@@ -144,7 +144,7 @@ class Exchange(Account):
     def recorded(self, done: bool) -> None:
         """The audit line that a step waited for is written, or cannot be: go on, or answer so."""
         try:
-            self._go_on(done or self._services.may_go_unrecorded())
+            self._go_on(done or self._process.may_go_unrecorded())
         except Exception:
             self._end.abort()  # nobody knows any more where this exchange stands
             raise
@@ -158,7 +158,7 @@ class Exchange(Account):
                     end.end(self._trailers)
                 else:
                     self._withhold()
-            self._services.exchange_over()
+            self._process.exchange_over()
             return
         self._lines -= 1
         if not self._holds or self._client is None:
@@ -184,9 +184,9 @@ class Exchange(Account):
     def withdraw(self) -> None:
         """It waits no more and is over; whoever calls this answers, and writes the audit line."""
         self._inbound.forget(self)
-        self._services.wheel.forget(self)
+        self._process.wheel.forget(self)
         self.over = True
-        self._services.exchange_over()
+        self._process.exchange_over()
 
     def give_up(self, reason: str) -> None:
         """The gateway ends: answer, or cut what has begun."""
@@ -213,7 +213,7 @@ class Exchange(Account):
         kept = self._kept
         if kept is not None:
             self._kept_size += len(data)
-            if self._kept_size <= self._services.generation.config.limits.retained_content:
+            if self._kept_size <= self._process.generation.config.limits.retained_content:
                 kept.append(data)
             elif client is None:
                 kept.append(data)
@@ -236,7 +236,7 @@ class Exchange(Account):
         self._ended = True
         self._trailers = trailers
         if self._client is not None and not self._holds:
-            self._client.end(inbound_trailers(trailers, self.call.head.connection))
+            self._client.end(inbound_trailers(trailers, self.record.head.connection))
 
     def request_half_closed(self) -> None:
         """The requester may be gone for good: one that waits for a slot is answered now, every other one is served.
@@ -289,11 +289,11 @@ class Exchange(Account):
             return
         block = response_fields(head, route=not self._dispatch)
         # RFC 9110 section 6.6.1: who has a clock says when it came.
-        date = self._services.date if block.find(b"\r\ndate: ") < 0 and block[:6] != b"date: " else b""
+        date = self._process.date if block.find(b"\r\ndate: ") < 0 and block[:6] != b"date: " else b""
         if self.worker_name is None:
-            block = b"%bRhttp-Request-Id: %b\r\n%b" % (block, self.call.id_bytes, date)
+            block = b"%bRhttp-Request-Id: %b\r\n%b" % (block, self.record.id_bytes, date)
         else:
-            id_bytes = self.call.id_bytes
+            id_bytes = self.record.id_bytes
             block = b"%bRhttp-Worker: %b\r\nRhttp-Request-Id: %b\r\n%b" % (block, self._worker, id_bytes, date)
         self._end.head(head.status, block, head.content_length)
         if self._end.blocked and self._client is not None:
@@ -313,7 +313,7 @@ class Exchange(Account):
         """The answer is complete: the audit line first, then its last byte."""
         client, self._client = self._client, None
         if client is not None:
-            client.last = self.call.request_id  # in case that more bytes follow
+            client.last = self.record.request_id  # in case that more bytes follow
         if self.over:
             return
         trailers = outbound_trailers(trailers, self._named)
@@ -321,8 +321,8 @@ class Exchange(Account):
             event = self._count("allowed")
             self._trailers = trailers
             self._finishing = True
-            line = self.call.audit_of(b"allowed", status=self._end.status, worker=self._worker)
-            self._services.record_soon(event, line, self)
+            line = self.record.audit_of(b"allowed", status=self._end.status, worker=self._worker)
+            self._process.record_soon(event, line, self)
         # The request's content still comes, so nothing can wait: it may end in a fault.
         elif self._close_books("allowed", self._end.status, None):
             self._end.end(trailers)
@@ -336,11 +336,11 @@ class Exchange(Account):
             return
         if client is not None and self._may_try_again(loss):
             if loss is Loss.NOT_SENT:
-                self._services.counters.retries += 1
+                self._process.counters.retries += 1
                 self._inbound.lease(self)
                 return
             if self._say_lost(detail):
-                self._services.counters.retries += 1
+                self._process.counters.retries += 1
                 self._inbound.lease(self, not_again=self.worker_name)
                 return
         status, slug = failure(loss, dispatch=self._dispatch)
@@ -352,8 +352,8 @@ class Exchange(Account):
         if loss is Loss.NOT_SENT:
             may = self._tries < 4
         else:
-            may = loss is Loss.SENT_NO_ANSWER and self.call.head.method in IDEMPOTENT and self._tries == 1
-        return may and is_still_allowed(self._services, self.call)
+            may = loss is Loss.SENT_NO_ANSWER and self.record.head.method in IDEMPOTENT and self._tries == 1
+        return may and is_still_allowed(self._process, self.record)
 
     def request_blocked(self) -> None:
         """The master or worker reads too slowly."""
@@ -373,5 +373,5 @@ class Exchange(Account):
     def _fail(self, status: int, slug: str, reason: str) -> None:
         """The gateway's own answer in place of one that will not come."""
         if not self.over:
-            self._services.wheel.forget(self)
+            self._process.wheel.forget(self)
             self._refuse(status, slug, reason)

@@ -9,7 +9,7 @@ import asyncio
 from typing import Final
 
 from gateway.config.values import MasterConfig, MasterUrl
-from gateway.core.context import Services
+from gateway.core.context import ProcessContext
 from gateway.exchange.exchange import Exchange
 from rhttp.http1.client import SURPLUS, ClientEnd
 from rhttp.tls.plain import PlainLink, dial
@@ -35,8 +35,8 @@ class _Target:
 class MasterPool:
     """One master: connections to its URLs, taken in turn; the last one used is used next, so idle ones die out."""
 
-    def __init__(self, services: Services, config: MasterConfig) -> None:
-        self._services = services
+    def __init__(self, process: ProcessContext, config: MasterConfig) -> None:
+        self._process = process
         self.config = config
         self._host = config.host.encode("ascii") if config.host is not None else None
         self._targets = [_Target(url) for url in config.urls]
@@ -58,22 +58,22 @@ class MasterPool:
                     return
         chosen = self._choose()
         if chosen is None:
-            if len(self._waiting) >= self._services.generation.config.limits.master_connections:
+            if len(self._waiting) >= self._process.generation.config.limits.master_connections:
                 exchange.unavailable(503, "overloaded", "master_connections")
                 return
             self._waiting[exchange] = None
-            self._services.wheel.set(exchange, self._services.generation.config.limits.master_connect_timeout)
+            self._process.wheel.set(exchange, self._process.generation.config.limits.master_connect_timeout)
             return
         chosen.open += 1
         exchange.waiting = True
-        task = self._services.loop.create_task(self._dial(exchange, chosen))
+        task = self._process.loop.create_task(self._dial(exchange, chosen))
         self._dialling.add(task)
         task.add_done_callback(self._dialling.discard)
 
     def _grant(self, exchange: Exchange, end: ClientEnd, target: _Target) -> None:
         exchange.waiting = False
-        end.limits = self._services.generation.limits
-        exchange.granted(end, self._host or exchange.call.head.host or target.url.authority, None)
+        end.limits = self._process.generation.limits
+        exchange.granted(end, self._host or exchange.record.head.host or target.url.authority, None)
 
     def forget(self, exchange: Exchange) -> None:
         """The exchange no longer waits; a connection that is being dialled for it serves another."""
@@ -82,8 +82,8 @@ class MasterPool:
 
     def _choose(self) -> _Target | None:
         """The next URL in turn that has room; one that has just failed only when all have. None: wait for room."""
-        now = self._services.wheel.now
-        limit = self._services.generation.config.limits.master_connections
+        now = self._process.wheel.now
+        limit = self._process.generation.config.limits.master_connections
         count = len(self._targets)
         fallback = None
         is_worth_waiting = False
@@ -100,24 +100,24 @@ class MasterPool:
         return None if is_worth_waiting else fallback
 
     async def _dial(self, exchange: Exchange, target: _Target) -> None:
-        services = self._services
-        limits = services.generation.config.limits
-        end = ClientEnd(self, services.generation.limits, services.wheel, target)
+        process = self._process
+        limits = process.generation.config.limits
+        end = ClientEnd(self, process.generation.limits, process.wheel, target)
         try:
             async with asyncio.timeout(limits.master_connect_timeout):
-                sock = await dial(services.loop, target.url.host, target.url.port)
+                sock = await dial(process.loop, target.url.host, target.url.port)
         except (OSError, TimeoutError):
             target.open -= 1
-            target.shunned_until = services.wheel.now + _SHUNNED
+            target.shunned_until = process.wheel.now + _SHUNNED
             if exchange.waiting:
                 exchange.waiting = False
-                if any(other.shunned_until <= services.wheel.now for other in self._targets):
+                if any(other.shunned_until <= process.wheel.now for other in self._targets):
                     self.lease(exchange)
                 else:
                     exchange.unavailable(502, "master-unreachable", "master_unreachable")
             self._next()
             return
-        services.plain_link(sock, end)
+        process.plain_link(sock, end)
         if exchange.waiting and not exchange.over:
             self._grant(exchange, end, target)
         else:
@@ -132,7 +132,7 @@ class MasterPool:
         if self._waiting:
             self._grant(self._take_waiting(), end, target)
             return
-        limits = self._services.generation.config.limits
+        limits = self._process.generation.config.limits
         if self._closed or not limits.master_idle_connections:
             end.close()
             return
@@ -149,13 +149,13 @@ class MasterPool:
         if end in target.idle:
             target.idle.remove(end)
         if detail == SURPLUS:
-            self._services.record_surplus(self.config.name, target.url.authority.decode("ascii"), end.last)
+            self._process.record_surplus(self.config.name, target.url.authority.decode("ascii"), end.last)
         self._next()
 
     def _next(self) -> None:
         """Dial for whoever waits longest, if there is room now."""
         if self._waiting:
-            self._services.loop.call_soon(self._lease_again, self._take_waiting())
+            self._process.loop.call_soon(self._lease_again, self._take_waiting())
 
     def _take_waiting(self) -> Exchange:
         exchange = next(iter(self._waiting))
@@ -179,19 +179,19 @@ class MasterPool:
 
     async def dial_raw(self, end: asyncio.Protocol) -> PlainLink | None:
         """A connection of its own for a role switch, which never comes back to the pool; None: nobody answers."""
-        services = self._services
-        limits = services.generation.config.limits
+        process = self._process
+        limits = process.generation.config.limits
         for _ in self._targets:
             target = self._choose()
             if target is None:
                 return None
             try:
                 async with asyncio.timeout(limits.master_connect_timeout):
-                    sock = await dial(services.loop, target.url.host, target.url.port)
+                    sock = await dial(process.loop, target.url.host, target.url.port)
             except (OSError, TimeoutError):
-                target.shunned_until = services.wheel.now + _SHUNNED
+                target.shunned_until = process.wheel.now + _SHUNNED
                 continue
-            return services.plain_link(sock, end)
+            return process.plain_link(sock, end)
         return None
 
     def host_for(self, host: bytes | None) -> bytes:

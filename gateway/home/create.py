@@ -111,7 +111,7 @@ def _put_certificate(staging: Staging, name: str, pem: bytes) -> None:
 
 
 def _make_state(draft: Home, hierarchy: Hierarchy, server: CertificateRecord) -> None:
-    engine = open_state(draft.path)
+    engine = open_state(draft)
     try:
         create_schema(engine)
         inventory = Inventory(engine, on_write=bump)

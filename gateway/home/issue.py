@@ -25,7 +25,7 @@ from sqlalchemy import Connection, select
 from auth.principal import LOCAL_MASTER
 from gateway.home.bundle import CERT, CURL, KEY, PASSWORD, SETTINGS, TRUST, build_curl_conf, build_settings, gateway_url
 from gateway.home.locks import turn_of
-from gateway.home.session import Desk
+from gateway.home.session import HomeSession
 from gateway.state.database import reading
 from pki.errors import CertificateInvalid, InputUnreadable, NameInvalid
 from pki.files import Staging, replace_files, staged_directory
@@ -90,13 +90,13 @@ class _Claim:
 
     __slots__ = ("_owner", "_revoked", "_user", "formerly")
 
-    def __init__(self, desk: Desk, owner: Identity) -> None:
+    def __init__(self, session: HomeSession, owner: Identity) -> None:
         self._owner = owner
-        self._revoked = desk.inventory.revocations(owner.name)
-        with reading(desk.engine) as connection:
+        self._revoked = session.inventory.revocations(owner.name)
+        with reading(session.engine) as connection:
             self._user = _has_user(connection, owner.name)
             self.formerly = self._former(connection)
-        desk.inventory.require_free(owner, at=int(datetime.now(UTC).timestamp()))
+        session.inventory.require_free(owner, at=int(datetime.now(UTC).timestamp()))
 
     def check(self, connection: Connection) -> None:
         """Raise `RevokedMeanwhile` or `NameTaken` when it no longer holds in this transaction."""
@@ -136,9 +136,9 @@ class _User:
 
     __slots__ = ("_owner", "_store", "exists", "password")
 
-    def __init__(self, desk: Desk, owner: Identity, *, make: bool) -> None:
+    def __init__(self, session: HomeSession, owner: Identity, *, make: bool) -> None:
         # Opened before the transaction: unsealing the state key takes a while, and may be refused.
-        self._store = desk.users() if make else None
+        self._store = session.users() if make else None
         self._owner = owner
         self.exists = False
         self.password: str | None = None
@@ -164,7 +164,7 @@ class _User:
                 self._store.remove(self._owner.name)
 
 
-def issue_bundle(desk: Desk, order: IssueOrder) -> Issued:
+def issue_bundle(session: HomeSession, order: IssueOrder) -> Issued:
     """Issue a certificate, make the Digest user when the name has none, and lay both down as a bundle.
 
     Raises:
@@ -178,11 +178,11 @@ def issue_bundle(desk: Desk, order: IssueOrder) -> Issued:
     owner = order.owner
     if owner.name == LOCAL_MASTER.name:
         raise NameInvalid(f"the name {owner.name} stands for whoever opens the dispatch listener; choose another")
-    claim = _Claim(desk, owner)
+    claim = _Claim(session, owner)
     with staged_directory(order.out) as staging:
         public_key, key_pem = _key_for(order)
-        path, record = sign_peer(desk, owner, public_key, order.lifetime, order.labels)
-        user = _User(desk, owner, make=order.with_user)
+        path, record = sign_peer(session, owner, public_key, order.lifetime, order.labels)
+        user = _User(session, owner, make=order.with_user)
 
         def enter(connection: Connection) -> None:
             claim.check(connection)
@@ -190,14 +190,14 @@ def issue_bundle(desk: Desk, order: IssueOrder) -> Issued:
 
         # Of two commands at once for a new name one makes the user and has its password; the other, whose bundle relies
         # on that user, sees it only when it stays. All that takes long (keys, unsealing) is done by now.
-        with turn_of(desk.home.issuing_lock, owner.name):
-            desk.inventory.record(record, enter)
+        with turn_of(session.home.issuing_lock, owner.name):
+            session.inventory.record(record, enter)
             try:
-                _fill(staging, desk, order, path, key_pem, user)
-                desk.audit("pki.issued", record, formerly=claim.formerly)
+                _fill(staging, session, order, path, key_pem, user)
+                session.audit("pki.issued", record, formerly=claim.formerly)
                 staging.commit()
             except BaseException:
-                take_back(desk, record)
+                take_back(session, record)
                 user.take_back()
                 raise
     return Issued(record=record, place=order.out, user_kept=order.with_user and user.password is None)
@@ -213,11 +213,11 @@ def _key_for(order: IssueOrder) -> tuple[PublicKey, bytes | None]:
 
 
 def sign_peer(
-    desk: Desk, owner: Identity, public_key: PublicKey, lifetime: timedelta | None, labels: Mapping[str, str]
+    session: HomeSession, owner: Identity, public_key: PublicKey, lifetime: timedelta | None, labels: Mapping[str, str]
 ) -> tuple[tuple[x509.Certificate, ...], CertificateRecord]:
-    identity = SpiffeId(trust_domain=desk.basics.trust_domain, role=owner.role, name=owner.name, pool=owner.pool)
+    identity = SpiffeId(trust_domain=session.basics.trust_domain, role=owner.role, name=owner.name, pool=owner.pool)
     now = datetime.now(UTC)
-    path = desk.authority(owner.role).issue_peer(
+    path = session.authority(owner.role).issue_peer(
         identity, public_key=public_key, at=now, entropy=os.urandom, lifetime=lifetime
     )
     record = CertificateRecord.build(
@@ -228,14 +228,14 @@ def sign_peer(
 
 def _fill(
     staging: Staging,
-    desk: Desk,
+    session: HomeSession,
     order: IssueOrder,
     path: Sequence[x509.Certificate],
     key_pem: bytes | None,
     user: _User,
 ) -> None:
     staging.write(CERT, certificate_pem(*path), mode=PUBLIC)
-    staging.write(TRUST, desk.home.root_cert.read_bytes(), mode=PUBLIC)
+    staging.write(TRUST, session.home.root_cert.read_bytes(), mode=PUBLIC)
     if key_pem is not None:
         staging.write(KEY, key_pem)
     if user.password is not None:
@@ -243,43 +243,43 @@ def _fill(
     name = order.owner.name if user.exists else None
     curl = build_curl_conf(order.out, user=name, password=user.password, has_key=key_pem is not None)
     staging.write(CURL, curl)
-    url = gateway_url(desk.basics.listen, _dns_names(desk))
+    url = gateway_url(session.basics.listen, _dns_names(session))
     staging.write(SETTINGS, build_settings(order.owner, gateway=url, has_user=user.exists), mode=PUBLIC)
 
 
-def take_back(desk: Desk, record: CertificateRecord) -> None:
+def take_back(session: HomeSession, record: CertificateRecord) -> None:
     """Revoke what was signed and not handed out; its key is gone, so when that fails too, little is lost."""
     with suppress(Exception):
-        desk.inventory.revoke(serial=record.serial, reason=_UNDELIVERED, at=record.issued_at)
+        session.inventory.revoke(serial=record.serial, reason=_UNDELIVERED, at=record.issued_at)
 
 
-def issue_server(desk: Desk, sans: Sequence[str], lifetime: timedelta | None = None) -> CertificateRecord:
+def issue_server(session: HomeSession, sans: Sequence[str], lifetime: timedelta | None = None) -> CertificateRecord:
     """A new key and certificate for the TLS listener, in the home. Without `sans` the names of the present one stay.
 
     When the present one is missing or cannot be read, the newest that was issued counts for them. A running gateway
     goes on with the old one until it is told to reload.
     """
-    home = desk.home
-    names = server_names(sans) if sans else _present_names(desk)
+    home = session.home
+    names = server_names(sans) if sans else _present_names(session)
     key = generate_key()
     now = datetime.now(UTC)
-    path = desk.authority(Role.SERVER).issue_server(
+    path = session.authority(Role.SERVER).issue_server(
         names, public_key=key.public_key(), at=now, entropy=os.urandom, lifetime=lifetime
     )
     record = CertificateRecord.build(
         path[0], issuer=path[1], role=Role.SERVER, owner=None, labels={}, at=int(now.timestamp())
     )
-    desk.inventory.record(record)
+    session.inventory.record(record)
     try:
-        desk.audit("pki.issued", record)
+        session.audit("pki.issued", record)
         replace_files(
             {
-                home.server_key: (desk.seal_like_home(private_key_pem(key)), SECRET),
+                home.server_key: (session.seal_like_home(private_key_pem(key)), SECRET),
                 home.server_cert: (certificate_pem(*path), PUBLIC),
             }
         )
     except BaseException:
-        take_back(desk, record)
+        take_back(session, record)
         raise
     return record
 
@@ -299,14 +299,14 @@ def _names(certificate: x509.Certificate) -> list[x509.DNSName | x509.IPAddress]
     return [name for name in sans if isinstance(name, x509.DNSName | x509.IPAddress)]
 
 
-def _present_names(desk: Desk) -> list[x509.DNSName | x509.IPAddress]:
+def _present_names(session: HomeSession) -> list[x509.DNSName | x509.IPAddress]:
     """The names of the server certificate in the home, else of the newest one that was issued, else the usual ones."""
     with suppress(OSError, InputUnreadable, CertificateInvalid):
-        return _names(read_path(desk.home.server_cert)[0])
-    for record in desk.inventory.certificates(role=Role.SERVER):
+        return _names(read_path(session.home.server_cert)[0])
+    for record in session.inventory.certificates(role=Role.SERVER):
         return _names(x509.load_pem_x509_certificate(record.pem.encode()))
     return server_names(())
 
 
-def _dns_names(desk: Desk) -> list[str]:
-    return [name.value for name in _present_names(desk) if isinstance(name, x509.DNSName)]
+def _dns_names(session: HomeSession) -> list[str]:
+    return [name.value for name in _present_names(session) if isinstance(name, x509.DNSName)]

@@ -62,6 +62,9 @@ class Home:
     def __init__(self, path: Path) -> None:
         self.path = Path(os.path.abspath(path))
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     def __repr__(self) -> str:
         return f"Home({str(self.path)!r})"
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from gateway.home.bundle import CERT, KEY
 from gateway.home.issue import PUBLIC, SECRET, Issued, read_path, sign_peer, take_back
-from gateway.home.session import Desk
+from gateway.home.session import HomeSession
 from gateway.state.database import reading
 from pki.errors import CertificateInvalid, InputUnreadable
 from pki.files import replace_files
@@ -39,7 +39,7 @@ class BundleInvalid(Exception):  # noqa: N818 - says what is the case, like ever
     code = "bundle_invalid"
 
 
-def renew_bundle(desk: Desk, bundle: Path, lifetime: timedelta | None = None) -> Issued:
+def renew_bundle(session: HomeSession, bundle: Path, lifetime: timedelta | None = None) -> Issued:
     """Put a new key and certificate of the same identity, labels, key type and (by default) lifetime into a bundle.
 
     The certificate that it replaces stays valid until it expires, for connections that are open.
@@ -48,8 +48,8 @@ def renew_bundle(desk: Desk, bundle: Path, lifetime: timedelta | None = None) ->
         BundleInvalid: it is no bundle of this home, holds no key, or may not be renewed; also when that came to be so
             while this was under way.
     """
-    serial = _serial_in(desk, bundle)
-    with reading(desk.engine) as connection:
+    serial = _serial_in(session, bundle)
+    with reading(session.engine) as connection:
         old = _require_renewable(connection, serial, bundle)
     certificate = x509.load_pem_x509_certificate(old.pem.encode())
     kind = key_type(certificate.public_key())
@@ -59,14 +59,14 @@ def renew_bundle(desk: Desk, bundle: Path, lifetime: timedelta | None = None) ->
     key = generate_key(kind)
     if lifetime is None:
         lifetime = timedelta(seconds=old.not_after - old.issued_at)
-    path, record = sign_peer(desk, owner, key.public_key(), lifetime, old.labels)
+    path, record = sign_peer(session, owner, key.public_key(), lifetime, old.labels)
 
     def ask_again(connection: Connection) -> None:
         _require_renewable(connection, serial, bundle)
 
-    desk.inventory.record(record, ask_again)
+    session.inventory.record(record, ask_again)
     try:
-        desk.audit("pki.renewed", record, old=old.serial)
+        session.audit("pki.renewed", record, old=old.serial)
         replace_files(
             {
                 bundle / KEY: (private_key_pem(key), SECRET),
@@ -74,12 +74,12 @@ def renew_bundle(desk: Desk, bundle: Path, lifetime: timedelta | None = None) ->
             }
         )
     except BaseException:
-        take_back(desk, record)
+        take_back(session, record)
         raise
     return Issued(record=record, place=bundle)
 
 
-def _serial_in(desk: Desk, bundle: Path) -> str:
+def _serial_in(session: HomeSession, bundle: Path) -> str:
     """The serial of the bundle's certificate, which is one of this home."""
     place = bundle / CERT
     try:
@@ -90,7 +90,7 @@ def _serial_in(desk: Desk, bundle: Path) -> str:
     except (InputUnreadable, CertificateInvalid) as error:
         raise BundleInvalid(f"{place}: {error}; {_ANEW}") from None
     serial = serial_hex(leaf.serial_number)
-    record = desk.inventory.by_serial(serial)
+    record = session.inventory.by_serial(serial)
     if record is None or record.fingerprint != fingerprint_of(leaf):
         raise BundleInvalid(f"the certificate in {bundle} was not issued by this home; use the home that issued it")
     if not has_key:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from gateway.home.session import Desk
+from gateway.home.session import HomeSession
 from pki.inventory import fingerprint_of
 from pki.names import Role
 from pki.revocation import RevocationReason, RevokedEntry, build_crl
@@ -32,23 +32,23 @@ class SignedList:
     pem: bytes
 
 
-def sign_lists(desk: Desk, roles: Sequence[Role | None], lifetime: timedelta) -> tuple[SignedList, ...]:
+def sign_lists(session: HomeSession, roles: Sequence[Role | None], lifetime: timedelta) -> tuple[SignedList, ...]:
     """The lists of these CAs as of now, good for `lifetime`, each with a number that was never given before."""
-    return tuple(_sign(desk, role, lifetime) for role in roles)
+    return tuple(_sign(session, role, lifetime) for role in roles)
 
 
-def _sign(desk: Desk, role: Role | None, lifetime: timedelta) -> SignedList:
-    issuer = desk.root() if role is None else desk.authority(role).issuer
+def _sign(session: HomeSession, role: Role | None, lifetime: timedelta) -> SignedList:
+    issuer = session.root() if role is None else session.authority(role).issuer
     fingerprint = fingerprint_of(issuer.certificate)
     # The number before the entries: a list with a higher number never knows less.
-    number = desk.inventory.next_crl_number(fingerprint)
+    number = session.inventory.next_crl_number(fingerprint)
     entries = [
         RevokedEntry(
             serial=int(record.serial, 16),
             revoked_at=datetime.fromtimestamp(record.revoked_at or 0, UTC),
             reason=RevocationReason(record.reason or RevocationReason.UNSPECIFIED),
         )
-        for record in desk.inventory.revoked_by(fingerprint)
+        for record in session.inventory.revoked_by(fingerprint)
     ]
     signed = build_crl(issuer, entries, number=number, at=datetime.now(UTC), lifetime=lifetime)
     return SignedList(role=role, number=number, revoked=len(entries), pem=signed.public_bytes(Encoding.PEM))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from auth.store import UserStore
 
-__all__ = ["Desk", "GatewayUnreached"]
+__all__ = ["GatewayUnreached", "HomeSession"]
 
 
 class GatewayUnreached(Exception):  # noqa: N818 - says what is the case, like every error of ours
@@ -35,7 +35,7 @@ class GatewayUnreached(Exception):  # noqa: N818 - says what is the case, like e
     code = "gateway_unreached"
 
 
-class Desk:
+class HomeSession:
     """One home, open for one command; a context manager that lets the state go at the end."""
 
     def __init__(self, home: Home, passphrase: bytes | None, *, locks_out: bool = False) -> None:
@@ -58,7 +58,7 @@ class Desk:
         else:
             home.remember(self.basics.state_url)
         self._passphrase = passphrase
-        self.engine = open_state(home.path, self.basics.state_url)
+        self.engine = open_state(home, self.basics.state_url)
         try:
             check_schema(self.engine)
         except BaseException:
@@ -67,7 +67,7 @@ class Desk:
         self.inventory = Inventory(self.engine, on_write=bump)
         self._signing: Ed25519PrivateKey | None = None
 
-    def __enter__(self) -> Desk:
+    def __enter__(self) -> HomeSession:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -19,7 +19,7 @@ _MEMO_AUTHORITY: Final = 300
 """Bytes of an authority that is remembered: a DNS name and a port fit, and strangers choose them."""
 
 
-class Authorities:
+class HostMatcher:
     """A set of host names and addresses; ports are not compared, since a forwarded port is nobody's fault."""
 
     __slots__ = ("_hosts", "_memo")

@@ -12,8 +12,8 @@ from typing import Final
 
 import orjson
 
-from gateway.admission.request_record import Call
-from gateway.core.context import Services
+from gateway.admission.request_record import RequestRecord
+from gateway.core.context import ProcessContext
 from gateway.http.problems import Problem, problem_body
 from rhttp.http1.server import ServerEnd
 
@@ -30,19 +30,21 @@ _RETRY: Final = {
 }
 
 
-def fail(services: Services, end: ServerEnd, call: Call, status: int, slug: str, extra: bytes = b"") -> None:
+def fail(
+    process: ProcessContext, end: ServerEnd, record: RequestRecord, status: int, slug: str, extra: bytes = b""
+) -> None:
     """Answer with a problem, without an audit line; an answer that already began is cut instead."""
     if not end.uncommitted:
         end.abort()
         return
-    body = problem_body(Problem(slug), call.request_id)
-    _send(services, end, call.id_bytes, status, _PROBLEM + _RETRY.get(slug, b"") + extra, body)
+    body = problem_body(Problem(slug), record.request_id)
+    _send(process, end, record.id_bytes, status, _PROBLEM + _RETRY.get(slug, b"") + extra, body)
 
 
 def refuse(
-    services: Services,
+    process: ProcessContext,
     end: ServerEnd,
-    call: Call,
+    record: RequestRecord,
     status: int,
     slug: str,
     reason: str,
@@ -58,39 +60,39 @@ def refuse(
     switch of roles closes, except the first 401: see `gateway.ingress.connection`. Refused content is read and
     dropped within limits by the server end.
     """
-    services.counters.refused += 1
-    fields = call.audit("refused", status=status if end.uncommitted else None, reason=reason)
+    process.counters.refused += 1
+    fields = record.audit("refused", status=status if end.uncommitted else None, reason=reason)
     if policy:
         fields["policy"] = policy
     if detail is not None:
         fields["detail"] = detail
-    services.record_refusal(event, fields)
-    head = call.head
-    if head.content_length and head.content_length > services.generation.limits.refused_content:
+    process.record_refusal(event, fields)
+    head = record.head
+    if head.content_length and head.content_length > process.generation.limits.refused_content:
         end.close_after = True
-    fail(services, end, call, status, slug, extra)
+    fail(process, end, record, status, slug, extra)
 
 
-def answer_json(services: Services, end: ServerEnd, call: Call, status: int, value: object) -> None:
+def answer_json(process: ProcessContext, end: ServerEnd, record: RequestRecord, status: int, value: object) -> None:
     """Answer an allowed request of our own paths, after its audit line."""
-    services.counters.requests += 1
-    if not services.record("request", call.audit("allowed", status=status)):
-        fail(services, end, call, 503, "audit-unavailable")
+    process.counters.requests += 1
+    if not process.record("request", record.audit("allowed", status=status)):
+        fail(process, end, record, 503, "audit-unavailable")
         return
-    _send(services, end, call.id_bytes, status, _JSON, orjson.dumps(value))
+    _send(process, end, record.id_bytes, status, _JSON, orjson.dumps(value))
 
 
-def answer_options(services: Services, end: ServerEnd, call: Call) -> None:
+def answer_options(process: ProcessContext, end: ServerEnd, record: RequestRecord) -> None:
     """Answer an OPTIONS request that may be forwarded no further (RFC 9110 section 7.6.2), after its audit line."""
-    services.counters.requests += 1
-    if not services.record("request", call.audit("allowed", status=200)):
-        fail(services, end, call, 503, "audit-unavailable")
+    process.counters.requests += 1
+    if not process.record("request", record.audit("allowed", status=200)):
+        fail(process, end, record, 503, "audit-unavailable")
         return
-    _send(services, end, call.id_bytes, 200, b"", b"")
+    _send(process, end, record.id_bytes, 200, b"", b"")
 
 
-def _send(services: Services, end: ServerEnd, request_id: bytes, status: int, block: bytes, body: bytes) -> None:
-    block = b"%b%bRhttp-Request-Id: %b\r\n" % (block, services.date, request_id)
+def _send(process: ProcessContext, end: ServerEnd, request_id: bytes, status: int, block: bytes, body: bytes) -> None:
+    block = b"%b%bRhttp-Request-Id: %b\r\n" % (block, process.date, request_id)
     end.head(status, block, len(body))
     end.content(body)
     end.end([])

@@ -17,7 +17,7 @@ from typing import Any, Final
 from auth.principal import LOCAL_MASTER
 from gateway.config.values import TcpAddress
 from gateway.control.descriptors import Sockets
-from gateway.core.context import Services
+from gateway.core.context import ProcessContext
 from gateway.core.counters import ListenerCounts
 from gateway.core.peer import LocalPeer
 from gateway.ingress.connection import Connection
@@ -45,13 +45,13 @@ class Acceptor:
     """One listener of one process. What is particular to it, its subclasses say."""
 
     def __init__(
-        self, services: Services, name: str, sockets: tuple[socket.socket, ...], index: int, counts: ListenerCounts
+        self, process: ProcessContext, name: str, sockets: tuple[socket.socket, ...], index: int, counts: ListenerCounts
     ) -> None:
-        self._services = services
+        self._process = process
         self.name = name
-        self.counts = services.listeners[name] = counts
+        self.counts = process.listeners[name] = counts
         self.places = Places(self._stage_of)
-        self._queues = Queues(services.loop, sockets, index, self._accept)
+        self._queues = Queues(process.loop, sockets, index, self._accept)
         self._burst = BURST
         self._resting: asyncio.TimerHandle | None = None
         self._closed = False
@@ -115,7 +115,7 @@ class Acceptor:
     def _rest(self, seconds: float) -> None:
         """Accept nothing for a moment."""
         self._stop()
-        self._resting = self._services.loop.call_later(seconds, self._go_on)
+        self._resting = self._process.loop.call_later(seconds, self._go_on)
 
     def _go_on(self) -> None:
         self._resting = None
@@ -157,13 +157,13 @@ class Acceptor:
         if guest is not None and is_tcp:
             self._keep_share(guest, source)
         elif guest is not None:
-            self.places.take(guest, "", self._services.wheel.now)
+            self.places.take(guest, "", self._process.wheel.now)
         return True
 
     def _keep_share(self, guest: Any, source: str) -> None:
         """Give it a place; a source beyond its share pays with one of its own."""
         network = network_of(source)
-        now = self._services.wheel.now
+        now = self._process.wheel.now
         self.places.take(guest, network, now)
         spare = self.places.dispensable_of(network, self._share(), now)
         if spare is not None and spare is not guest:
@@ -178,7 +178,7 @@ class Acceptor:
 
     def _make_room(self) -> None:
         most = max(1, min(self._bounds()) // _BATCH)
-        for guest in self.places.dispensable(most, self._share(), self._services.wheel.now):
+        for guest in self.places.dispensable(most, self._share(), self._process.wheel.now):
             self._end(guest)
 
     def _end(self, guest: Any) -> None:
@@ -224,7 +224,7 @@ class PlainAcceptor(Acceptor):
     def _welcome(self, sock: socket.socket, source: str) -> Any:
         guest = PlainGuest(self, source)
         guest.end = self._end_for(source)
-        guest.link = self._services.plain_link(sock, guest.end, guest)
+        guest.link = self._process.plain_link(sock, guest.end, guest)
         return guest
 
     def _stage_of(self, guest: Any) -> int:
@@ -240,8 +240,8 @@ class PlainAcceptor(Acceptor):
 
     def _give_up(self, guest: Any) -> None:
         assert isinstance(guest, PlainGuest)
-        services = self._services
-        services.record_refusal(
+        process = self._process
+        process.record_refusal(
             "connection.cut",
             {"source": guest.source, "listener": self.name, "outcome": "cut", "reason": "crowded"}
             if guest.source
@@ -258,9 +258,9 @@ class DispatchAcceptor(PlainAcceptor):
     another backs off for 1 ms.
     """
 
-    def __init__(self, services: Services, sockets: Sockets) -> None:
-        counts = ListenerCounts(services.counters)
-        super().__init__(services, "dispatch", sockets.dispatch, sockets.index, counts)
+    def __init__(self, process: ProcessContext, sockets: Sockets) -> None:
+        counts = ListenerCounts(process.counters)
+        super().__init__(process, "dispatch", sockets.dispatch, sockets.index, counts)
         for sock in sockets.dispatch:
             sock.setblocking(False)
         self._burst = BURST if sockets.processes == 1 else 1
@@ -269,19 +269,19 @@ class DispatchAcceptor(PlainAcceptor):
 
     def _bounds(self) -> tuple[int, int]:
         # Apart from the TLS listener's: a crowd of clients must not shut out the masters on this host.
-        most = self._services.generation.config.limits.dispatch_connections
+        most = self._process.generation.config.limits.dispatch_connections
         return most, most
 
     def _share(self) -> int:
         return self._bounds()[1]  # they all come from this host
 
     def _end_for(self, source: str) -> ServerEnd:
-        services = self._services
-        dispatch = services.generation.config.dispatch
+        process = self._process
+        dispatch = process.generation.config.dispatch
         # A TCP dispatch listener is on a loopback literal, so its peers are too.
         peer = LocalPeer(dispatch.host if isinstance(dispatch, TcpAddress) else None)
-        connection = Connection(services, peer, "dispatch", None)
-        services.registry.add(connection)
+        connection = Connection(process, peer, "dispatch", None)
+        process.registry.add(connection)
         return connection.end
 
     def peer_down(self, index: int) -> None:
@@ -296,10 +296,10 @@ class DispatchAcceptor(PlainAcceptor):
 
     def _accept(self, listening: socket.socket) -> None:
         if self._tally is not None:
-            here = self._services.registry.here(LOCAL_MASTER.identity)
+            here = self._process.registry.here(LOCAL_MASTER.identity)
             if self._tally.is_ahead(here, self._gone):
                 self._stop()
-                self._resting = self._services.loop.call_later(_TURN, self._after_turn, listening)
+                self._resting = self._process.loop.call_later(_TURN, self._after_turn, listening)
                 return
         super()._accept(listening)
 

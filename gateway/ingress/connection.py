@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.admission import checks
-from gateway.admission.checks import Memory, Refused
-from gateway.admission.request_record import Admitted, Call
+from gateway.admission.checks import ConnectionCache, Refused
+from gateway.admission.request_record import Admitted, RequestRecord
 from gateway.audit.line import MAX_STRING
 from gateway.config.route_paths import is_reserved
-from gateway.core.context import Services
+from gateway.core.context import ProcessContext
 from gateway.core.peer import CertifiedPeer, LocalPeer, Peer
 from gateway.exchange.ends import Inbound
 from gateway.exchange.exchange import Exchange
@@ -48,7 +48,7 @@ class Connection:
         "_call",
         "_forwarded",
         "_plan",
-        "_services",
+        "_process",
         "end",
         "is_local",
         "is_over_limit",
@@ -59,8 +59,8 @@ class Connection:
         "upgrade_refused",
     )
 
-    def __init__(self, services: Services, peer: Peer, listener: str, tls_version: str | None) -> None:
-        self._services = services
+    def __init__(self, process: ProcessContext, peer: Peer, listener: str, tls_version: str | None) -> None:
+        self._process = process
         self.peer = peer
         self.listener = listener
         self.tls_version = tls_version
@@ -69,139 +69,139 @@ class Connection:
         """Its identity has too many connections: it is told so, and closed."""
         self.upgrade_refused = False
         """A role switch was answered 401 here; one more request is allowed."""
-        self._call: Call | None = None
+        self._call: RequestRecord | None = None
         """The last request."""
-        self.memory = Memory()
+        self.memory = ConnectionCache()
         self._forwarded: tuple[bytes | None, bytes] | None = None
         self._plan: Plan | None = None
-        self.end = ServerEnd(self, services.generation.limits, services.wheel)
+        self.end = ServerEnd(self, process.generation.limits, process.wheel)
 
     # ---- ServerOwner ----
 
     def request_received(self, end: ServerEnd, head: RequestHead) -> None:
         """Decide about a request. What goes wrong in a decision denies, and leaves a line in the log."""
-        services = self._services
-        generation = services.generation
+        process = self._process
+        generation = process.generation
         end.limits = generation.limits
-        call = self._call = Call(head, self.peer, self.listener, services.ids.next(), generation)
+        record = self._call = RequestRecord(head, self.peer, self.listener, process.ids.next(), generation)
         try:
-            self._decide(end, call)
+            self._decide(end, record)
         except Exception as fault:
             if end.sink is not None or end.phase not in _UNANSWERED or not end.uncommitted:
                 raise  # an exchange has begun, or an answer: the link is cut, and whoever has begun writes its line
             end.close_after = True
-            refuse(services, end, call, 500, "internal", f"fault: {type(fault).__name__}")
-            services.loop.call_exception_handler({"message": "a decision failed", "exception": fault})
+            refuse(process, end, record, 500, "internal", f"fault: {type(fault).__name__}")
+            process.loop.call_exception_handler({"message": "a decision failed", "exception": fault})
 
-    def _decide(self, end: ServerEnd, call: Call) -> None:
+    def _decide(self, end: ServerEnd, record: RequestRecord) -> None:
         """Steps in their order: certificate, head, Digest, policy, then own path, pool or route."""
-        services, head, generation = self._services, call.head, call.generation
+        process, head, generation = self._process, record.head, record.generation
         if self.upgrade_refused:
             end.close_after = True  # this is the one more request
         if self.is_over_limit:
             end.close_after = end.is_unwelcome = True
-            refuse(services, end, call, 503, "overloaded", "connections_of_identity")
+            refuse(process, end, record, 503, "overloaded", "connections_of_identity")
             return
         # 1. The certificate still holds.
-        stopped = checks.check_peer(services, call)
+        stopped = checks.check_peer(process, record)
         if stopped is not None:
             end.close_after = stopped.status == 403  # for good; a 503 may be over at the next request
-            self.refused(end, call, stopped)
+            self.refused(end, record, stopped)
             return
         plan = self._plan
-        if plan is not None and plan.memo is head.forwarded and plan.generation is generation and not services.draining:
-            self._once_more(end, call, plan)
+        if plan is not None and plan.memo is head.forwarded and plan.generation is generation and not process.draining:
+            self._once_more(end, record, plan)
             return
         # 2. The head means one thing only and is for us.
         resolved = generation.routes.resolve(head.target, method=head.method)
         if isinstance(resolved, BadTarget):
-            refuse(services, end, call, 400, "target-invalid", f"target_{resolved.fault.value.replace('-', '_')}")
+            refuse(process, end, record, 400, "target-invalid", f"target_{resolved.fault.value.replace('-', '_')}")
             return
         target, route = resolved
-        call.target = target.path
-        call.query = target.query
-        if not self._check_head(end, call, target):
+        record.target = target.path
+        record.query = target.query
+        if not self._check_head(end, record, target):
             return
         # 3. Digest.
-        digest = checks.check_digest(services, call, self.memory)
+        digest = checks.check_digest(process, record, self.memory)
         if isinstance(digest, Refused):
-            self.refused(end, call, digest)
+            self.refused(end, record, digest)
             return
-        if services.draining and (digest is not None or self.is_local):
+        if process.draining and (digest is not None or self.is_local):
             end.close_after = True  # but whoever is challenged may come back with credentials where it is
         if target.asterisk:
-            answer_options(services, end, call)  # about the gateway as a whole (RFC 9110 section 9.3.7)
+            answer_options(process, end, record)  # about the gateway as a whole (RFC 9110 section 9.3.7)
             return
         # A page of another site changes nothing, neither over a route nor on a path of ours.
         is_free = head.method in SAFE or (route is not None and route.allow_cross_site)
-        if not is_free and not self._check_origin(end, call):
+        if not is_free and not self._check_origin(end, record):
             return
         # 4. and 5. Policy, then what was asked for.
         if is_reserved(target.path):
-            endpoints.serve(services, self, end, call, digest)
+            endpoints.serve(process, self, end, record, digest)
             return
         resource = route.name if route is not None else ""
         admitted = checks.check_policy(
-            services, call, self.memory, digest, "request", "Route", resource, tls_version=self.tls_version
+            process, record, self.memory, digest, "request", "Route", resource, tls_version=self.tls_version
         )
         if isinstance(admitted, Refused):
-            self.refused(end, call, admitted)
+            self.refused(end, record, admitted)
             return
-        call.admitted = admitted
+        record.admitted = admitted
         if route is None:
-            refuse(services, end, call, 404, "not-found", "no_route")
+            refuse(process, end, record, 404, "not-found", "no_route")
             return
         admitted.require("request", "Route", route.name)
-        self.forward(end, call, admitted, generation.masters[route.master], target.normal)
+        self.forward(end, record, admitted, generation.masters[route.master], target.normal)
 
-    def _once_more(self, end: ServerEnd, call: Call, plan: Plan) -> None:
+    def _once_more(self, end: ServerEnd, record: RequestRecord, plan: Plan) -> None:
         """Fast path for a repeated request: of the checks behind the certificate's, only the time-dependent ones."""
-        services = self._services
-        call.target = plan.path
-        call.query = plan.query
-        call.parent_id = plan.parent_id
-        digest = checks.check_digest(services, call, self.memory)
+        process = self._process
+        record.target = plan.path
+        record.query = plan.query
+        record.parent_id = plan.parent_id
+        digest = checks.check_digest(process, record, self.memory)
         if isinstance(digest, Refused):
-            self.refused(end, call, digest)
+            self.refused(end, record, digest)
             return
-        admitted = plan.renew(digest, services.epoch)
+        admitted = plan.renew(digest, process.epoch)
         if admitted is None:
             action, kind, name = plan.question
             decision = checks.check_policy(
-                services, call, self.memory, digest, action, kind, name, tls_version=self.tls_version
+                process, record, self.memory, digest, action, kind, name, tls_version=self.tls_version
             )
             if isinstance(decision, Refused):
-                self.refused(end, call, decision)
+                self.refused(end, record, decision)
                 return
             admitted = decision
-            plan.keep(admitted, services.epoch)
-        call.admitted = admitted
-        if plan.rendered is None and len(call.target) <= MAX_STRING:
-            plan.rendered = call.render()
-        call.rendered = plan.rendered
-        self._start(end, call, admitted, plan)
+            plan.keep(admitted, process.epoch)
+        record.admitted = admitted
+        if plan.rendered is None and len(record.target) <= MAX_STRING:
+            plan.rendered = record.render()
+        record.rendered = plan.rendered
+        self._start(end, record, admitted, plan)
 
     def request_malformed(self, end: ServerEnd, status: int, code: str, detail: str) -> None:
         """Bytes that are no request: answer, and close, since nothing behind them can be trusted."""
-        services = self._services
+        process = self._process
         end.close_after = True
         if self._call is not None and self._call.head is end.request:
             # It broke in mid-content: its exchange was told and wrote the audit line.
-            fail(services, end, self._call, status, code)
+            fail(process, end, self._call, status, code)
             return
         head = RequestHead()
         head.method = b"GET"
         end.request = head
-        call = Call(head, self.peer, self.listener, services.ids.next(), services.generation)
-        refuse(services, end, call, status, code, detail)
+        record = RequestRecord(head, self.peer, self.listener, process.ids.next(), process.generation)
+        refuse(process, end, record, status, code, detail)
 
     def end_closed(self, end: ServerEnd) -> None:
         """The connection is gone."""
-        self._services.registry.remove(self)
+        self._process.registry.remove(self)
 
-    def cut(self, reason: str) -> None:
+    def disconnect(self, reason: str) -> None:
         """End the connection now; what runs on it is aborted."""
-        self._services.record_cut(self.peer, self.listener, reason)
+        self._process.record_cut(self.peer, self.listener, reason)
         self.end.abort()
 
     def ask_again(self) -> None:
@@ -209,24 +209,24 @@ class Connection:
         exchange = self.end.sink
         if not isinstance(exchange, Exchange) or not exchange.waits:
             return
-        call = exchange.call
-        assert call.admitted is not None
-        decision = checks.check_again(self._services, call, call.admitted)
-        call.rendered = None  # other policies may allow it now
+        record = exchange.record
+        assert record.admitted is not None
+        decision = checks.check_again(self._process, record, record.admitted)
+        record.rendered = None  # other policies may allow it now
         if isinstance(decision, Refused):
-            call.admitted = None
+            record.admitted = None
             exchange.withdraw()
-            self.refused(self.end, call, decision)
+            self.refused(self.end, record, decision)
         else:
-            call.admitted = decision
+            record.admitted = decision
 
     # ---- steps ----
 
-    def _check_head(self, end: ServerEnd, call: Call, target: Target) -> bool:
+    def _check_head(self, end: ServerEnd, record: RequestRecord, target: Target) -> bool:
         """The rest of step 2: authority, expectations, and pages that drive a browser here."""
-        services, head = self._services, call.head
+        process, head = self._process, record.head
         authority = target.authority if target.authority is not None else head.host
-        ours = call.generation.dispatch_authorities if self.is_local else call.generation.authorities
+        ours = record.generation.dispatch_authorities if self.is_local else record.generation.authorities
         if authority is not None:
             if ours is not None:
                 covered = ours.covers(authority)
@@ -236,37 +236,37 @@ class Connection:
                 covered = None  # RFC 9112 section 3.2.2 lets the target win; two names for one request are refused
             if not covered:
                 if covered is None:
-                    refuse(services, end, call, 400, "bad-request", "authority_malformed")
+                    refuse(process, end, record, 400, "bad-request", "authority_malformed")
                 else:
-                    refuse(services, end, call, 421, "misdirected", "authority_not_ours")
+                    refuse(process, end, record, 421, "misdirected", "authority_not_ours")
                 return False
         if head.expect is not None and head.expect != (b"100-continue",):
-            refuse(services, end, call, 417, "expectation-failed", "expectation_unknown")
+            refuse(process, end, record, 417, "expectation-failed", "expectation_unknown")
             return False
         if head.upgrade is not None and head.has_content and target.path.startswith(_SWITCH):
             # A switch is at the head's end: is what stands behind it the request's, or the reversed connection's?
             end.close_after = True
-            refuse(services, end, call, 400, "bad-request", "upgrade_with_content")
+            refuse(process, end, record, 400, "bad-request", "upgrade_with_content")
             return False
         if ours is not None and self.is_local and any(f[0] in (b"origin", b"sec-fetch-site") for f in head.fields):
-            refuse(services, end, call, 403, "cross-site", "web_page_on_dispatch")
+            refuse(process, end, record, 403, "cross-site", "web_page_on_dispatch")
             return False
         if self.peer.role == "master":
             given = values(head.fields, b"rhttp-request-id")
             if len(given) == 1 and len(given[0]) <= _MAX_REQUEST_ID and TOKEN.fullmatch(given[0]):
-                call.parent_id = given[0].decode("ascii")
+                record.parent_id = given[0].decode("ascii")
         return True
 
-    def _check_origin(self, end: ServerEnd, call: Call) -> bool:
+    def _check_origin(self, end: ServerEnd, record: RequestRecord) -> bool:
         """Whether no page of another site asks, by what browsers say of their own accord."""
-        if self.is_local and call.generation.dispatch_authorities is None:
+        if self.is_local and record.generation.dispatch_authorities is None:
             return True  # no page reaches a unix socket: what is said here is told by a master, of its own requester
-        reason = cross_site(call.head.fields, call.head.host, b"http" if self.is_local else b"https")
+        reason = cross_site(record.head.fields, record.head.host, b"http" if self.is_local else b"https")
         if reason is not None:
-            refuse(self._services, end, call, 403, "cross-site", reason)
+            refuse(self._process, end, record, 403, "cross-site", reason)
         return reason is None
 
-    def refused(self, end: ServerEnd, call: Call, refused: Refused) -> None:
+    def refused(self, end: ServerEnd, record: RequestRecord, refused: Refused) -> None:
         """Answer a refusal: with a challenge when it is a 401, and closing when a role switch was asked for.
 
         ``Upgrade`` for anything else is an offer that a server may ignore (RFC 9110 section 7.8), and so do we: clients
@@ -276,23 +276,23 @@ class Connection:
         abandon the socket without closing it.
         """
         extra = b""
-        services = self._services
+        process = self._process
         second_chance = False
-        is_switch = call.head.upgrade is not None and call.target.startswith(_SWITCH)
+        is_switch = record.head.upgrade is not None and record.target.startswith(_SWITCH)
         if refused.status == 401:
-            services.counters.unauthenticated += 1
-            extra = checks.challenge(services, call, refused)
-            if call.target.startswith(_SWITCH):
+            process.counters.unauthenticated += 1
+            extra = checks.challenge(process, record, refused)
+            if record.target.startswith(_SWITCH):
                 extra += OFFER
             second_chance = is_switch and not end.close_after
         elif is_switch:
             end.close_after = True
         if refused.event == "policy.denied":
-            services.counters.policy_denied += 1
+            process.counters.policy_denied += 1
         refuse(
-            services,
+            process,
             end,
-            call,
+            record,
             refused.status,
             refused.slug,
             refused.reason,
@@ -302,7 +302,7 @@ class Connection:
         )
         if second_chance:
             self.upgrade_refused = True
-            end.expect_within(call.generation.config.limits.upgrade_retry_timeout)
+            end.expect_within(record.generation.config.limits.upgrade_retry_timeout)
 
     # ---- where requests go ----
 
@@ -317,25 +317,25 @@ class Connection:
             known = self._forwarded = (host, lines)
         return known[1]
 
-    def fields_for(self, end: ServerEnd, call: Call) -> bytes | None:
+    def fields_for(self, end: ServerEnd, record: RequestRecord) -> bytes | None:
         """The field lines that go on with a request: stripped, then set, up to the value of ``Rhttp-Request-Id``.
 
         None: it came back to us and was refused.
         """
-        via, loop = via_names(call.head, call.generation.via)
+        via, loop = via_names(record.head, record.generation.via)
         if loop:
-            refuse(self._services, end, call, 508, "loop-detected", "via_loop")
+            refuse(self._process, end, record, 508, "loop-detected", "via_loop")
             return None
         return b"%b%bVia: %b\r\nRhttp-Request-Id: " % (
-            request_fields(call.head),
-            self._who(call.head.host),
-            b"%b, %b" % (via, call.generation.via_received) if via else call.generation.via_received,
+            request_fields(record.head),
+            self._who(record.head.host),
+            b"%b, %b" % (via, record.generation.via_received) if via else record.generation.via_received,
         )
 
     def forward(
         self,
         end: ServerEnd,
-        call: Call,
+        record: RequestRecord,
         admitted: Admitted,
         inbound: Inbound,
         target: bytes,
@@ -346,22 +346,22 @@ class Connection:
         dispatch: bool = False,
     ) -> None:
         """Start an exchange; only with the proof that the request was admitted."""
-        services = self._services
-        hops = max_forwards(call.head)
+        process = self._process
+        hops = max_forwards(record.head)
         if hops == 0:
-            answer_options(services, end, call)
+            answer_options(process, end, record)
             return
-        fields = self.fields_for(end, call)
+        fields = self.fields_for(end, record)
         if fields is None:
             return
         if hops is not None:
             fields = one_hop_less(fields)
-        if services.draining:
+        if process.draining:
             end.close_after = True
         plan = Plan(
-            call,
+            record,
             admitted,
-            services.epoch,
+            process.epoch,
             inbound,
             target,
             fields,
@@ -372,14 +372,14 @@ class Connection:
         )
         if hops is None:
             self._plan = plan
-        self._start(end, call, admitted, plan)
+        self._start(end, record, admitted, plan)
 
-    def _start(self, end: ServerEnd, call: Call, admitted: Admitted, plan: Plan) -> None:
-        services = self._services
-        fields = b"%b%b\r\n" % (plan.lines, call.id_bytes)
-        exchange = Exchange(services, call, admitted, end, plan.inbound, plan.target, fields, dispatch=plan.dispatch)
+    def _start(self, end: ServerEnd, record: RequestRecord, admitted: Admitted, plan: Plan) -> None:
+        process = self._process
+        fields = b"%b%b\r\n" % (plan.lines, record.id_bytes)
+        exchange = Exchange(process, record, admitted, end, plan.inbound, plan.target, fields, dispatch=plan.dispatch)
         exchange.worker = plan.worker
         exchange.label = plan.label
         if plan.wait:
-            services.wheel.set(exchange, plan.wait)
+            process.wheel.set(exchange, plan.wait)
         exchange.start()

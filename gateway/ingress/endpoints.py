@@ -14,8 +14,8 @@ from auth.verifier import Authenticated
 from gateway.admin.status import merge_pools
 from gateway.admission import checks
 from gateway.admission.checks import Refused
-from gateway.admission.request_record import Admitted, Call
-from gateway.core.context import Services
+from gateway.admission.request_record import Admitted, RequestRecord
+from gateway.core.context import ProcessContext
 from gateway.http.responses import answer_json, refuse
 from gateway.ingress.event_stream import EventStream
 from gateway.ingress.gather import ask_all
@@ -34,10 +34,12 @@ _LABEL: Final = re.compile(r"([^=]{1,63})=(.{0,255})")
 _POOL: Final[ResourceType] = "Pool"
 
 
-def serve(services: Services, connection: Connection, end: ServerEnd, call: Call, digest: Authenticated | None) -> None:
+def serve(
+    process: ProcessContext, connection: Connection, end: ServerEnd, record: RequestRecord, digest: Authenticated | None
+) -> None:
     """Answer a request for one of our own paths; unlisted ones are 404 and never routed."""
-    words = call.target.split(b"/")[2:]  # "/-/pools/render" is "", "-", "pools", "render"
-    desk = _Desk(services, connection, end, call, digest)
+    words = record.target.split(b"/")[2:]  # "/-/pools/render" is "", "-", "pools", "render"
+    desk = _Desk(process, connection, end, record, digest)
     match words:
         case [b"health"]:
             desk.health()
@@ -54,26 +56,31 @@ def serve(services: Services, connection: Connection, end: ServerEnd, call: Call
         case [b"pools", pool, b"workers", worker, *rest] if pool and worker and rest:
             desk.dispatch(pool.decode("ascii"), worker.decode("ascii"), b"/" + b"/".join(rest))
         case _:
-            refuse(services, end, call, 404, "not-found", "no_such_path")
+            refuse(process, end, record, 404, "not-found", "no_such_path")
 
 
 class _Desk:
     """One request for an own path."""
 
-    __slots__ = ("_call", "_connection", "_digest", "_end", "_services")
+    __slots__ = ("_call", "_connection", "_digest", "_end", "_process")
 
     def __init__(
-        self, services: Services, connection: Connection, end: ServerEnd, call: Call, digest: Authenticated | None
+        self,
+        process: ProcessContext,
+        connection: Connection,
+        end: ServerEnd,
+        record: RequestRecord,
+        digest: Authenticated | None,
     ) -> None:
-        self._services = services
+        self._process = process
         self._connection = connection
         self._end = end
-        self._call = call
+        self._call = record
         self._digest = digest
 
     def _ask(self, action: str, pool: str, *, protocol: str = "http/1.1") -> Admitted | Refused:
         return checks.check_policy(
-            self._services,
+            self._process,
             self._call,
             self._connection.memory,
             self._digest,
@@ -93,7 +100,7 @@ class _Desk:
         return decision
 
     def _refuse(self, status: int, slug: str, reason: str, extra: bytes = b"") -> None:
-        refuse(self._services, self._end, self._call, status, slug, reason, extra=extra)
+        refuse(self._process, self._end, self._call, status, slug, reason, extra=extra)
 
     def _only_reads(self) -> bool:
         if self._call.head.method in _READS:
@@ -105,15 +112,15 @@ class _Desk:
         """Serving or not; needs a certificate and nothing else."""
         if not self._only_reads():
             return
-        draining = self._services.draining
+        draining = self._process.draining
         status = 503 if draining else 200
-        answer_json(self._services, self._end, self._call, status, {"status": "draining" if draining else "serving"})
+        answer_json(self._process, self._end, self._call, status, {"status": "draining" if draining else "serving"})
 
     def reverse(self, pool: str) -> None:
         """A worker asks to switch roles."""
         admitted = self._admit("reverse", pool, protocol="ptth/1.0")
         if admitted is not None:
-            ask_reverse(self._services, self._connection, self._end, self._call, admitted, pool)
+            ask_reverse(self._process, self._connection, self._end, self._call, admitted, pool)
 
     def pools(self) -> None:
         """All pools that the peer may inspect, and the sum of their slots."""
@@ -141,9 +148,9 @@ class _Desk:
             slots = [pool["slots"] for pool in pools]
             total, free = (sum(one[key] or 0 for one in slots) for key in ("total", "free"))
             value = {"slots": {"total": total, "free": free}, "pools": pools}
-            answer_json(self._services, self._end, self._call, 200, value)
+            answer_json(self._process, self._end, self._call, 200, value)
 
-        ask_all(self._services, self._end, "pools", answer, self._gone)
+        ask_all(self._process, self._end, "pools", answer, self._gone)
 
     def pool(self, name: str) -> None:
         """One pool."""
@@ -157,13 +164,13 @@ class _Desk:
 
         def answer(told: Mapping[int, Any]) -> None:
             merged = merge_pools([[here.describe()], *map(_named([name]), told.values())])
-            answer_json(self._services, self._end, self._call, 200, merged[0])
+            answer_json(self._process, self._end, self._call, 200, merged[0])
 
-        ask_all(self._services, self._end, f"pool {name}", answer, self._gone)
+        ask_all(self._process, self._end, f"pool {name}", answer, self._gone)
 
     def _gone(self, detail: str) -> None:
         """Whoever asked left while other processes were asked."""
-        self._services.record("request", self._call.audit("aborted", reason=detail))
+        self._process.record("request", self._call.audit("aborted", reason=detail))
 
     def events(self, name: str) -> None:
         """What happens in a pool, as server-sent events."""
@@ -176,39 +183,39 @@ class _Desk:
         if not isinstance(pool, HostedPool):
             self._refuse(404, "not-found", "no_pool" if pool is None else "pool_is_relayed")
             return
-        services = self._services
-        if len(services.streams) >= services.generation.config.limits.event_streams:
+        process = self._process
+        if len(process.streams) >= process.generation.config.limits.event_streams:
             self._refuse(503, "overloaded", "event_streams")
             return
-        if not services.record("request", self._call.audit("allowed", status=200)):
+        if not process.record("request", self._call.audit("allowed", status=200)):
             self._refuse(503, "audit-unavailable", "audit")
             return
-        EventStream(services, self._end, self._call, pool)
+        EventStream(process, self._end, self._call, pool)
 
     def dispatch(self, name: str, worker: str | None, path: bytes) -> None:
         """Send a request to a worker."""
         admitted = self._admit("dispatch", name)
         if admitted is None:
             return
-        services, call = self._services, self._call
-        pool = call.generation.pools.get(name)
+        process, record = self._process, self._call
+        pool = record.generation.pools.get(name)
         if not isinstance(pool, HostedPool):
             self._refuse(404, "not-found", "no_pool" if pool is None else "pool_is_relayed")
             return
-        if services.draining:
+        if process.draining:
             self._refuse(503, "draining", "draining")
             return
         admitted.require("dispatch", _POOL, pool.config.name)
-        target = path if call.query is None else path + b"?" + call.query
+        target = path if record.query is None else path + b"?" + record.query
         self._connection.forward(
             self._end,
-            call,
+            record,
             admitted,
             pool,
             target,
             worker=worker,
-            label=_preferred_label(call),
-            wait=min(float(_preferred_wait(call)), services.generation.config.limits.wait_max),
+            label=_preferred_label(record),
+            wait=min(float(_preferred_wait(record)), process.generation.config.limits.wait_max),
             dispatch=True,
         )
 
@@ -218,9 +225,9 @@ def _named(names: list[str]) -> Callable[[Any], list[Any]]:
     return lambda pools: [pool for pool in pools if pool["pool"] in names]
 
 
-def _preferred_wait(call: Call) -> int:
+def _preferred_wait(record: RequestRecord) -> int:
     """Seconds of ``Prefer: wait=N`` (RFC 7240 section 4.3); 0 without it."""
-    for value in values(call.head.fields, b"prefer"):
+    for value in values(record.head.fields, b"prefer"):
         for member in value.split(b","):
             match = _WAIT.fullmatch(member.partition(b";")[0].strip())
             if match is not None:
@@ -228,9 +235,9 @@ def _preferred_wait(call: Call) -> int:
     return 0
 
 
-def _preferred_label(call: Call) -> tuple[str, str] | None:
+def _preferred_label(record: RequestRecord) -> tuple[str, str] | None:
     """The wish in ``Rhttp-Prefer-Label: k=v``; one that is malformed is no wish."""
-    for value in values(call.head.fields, b"rhttp-prefer-label"):
+    for value in values(record.head.fields, b"rhttp-prefer-label"):
         match = _LABEL.fullmatch(value.decode("latin-1").strip())
         if match is not None:
             return match[1].strip(), match[2].strip()

@@ -13,8 +13,8 @@ from typing import Final
 
 import orjson
 
-from gateway.admission.request_record import Call
-from gateway.core.context import Services
+from gateway.admission.request_record import RequestRecord
+from gateway.core.context import ProcessContext
 from gateway.pools.hosted import HostedPool
 from gateway.pools.slots import PoolEvent
 from rhttp.http1.fields import Fields
@@ -33,18 +33,18 @@ class EventStream:
         "_end",
         "_hosted",
         "_pool",
+        "_process",
         "_queue",
-        "_services",
         "_slots_changed",
         "_timer",
         "bucket",
-        "call",
         "deadline",
+        "record",
     )
 
-    def __init__(self, services: Services, end: ServerEnd, call: Call, hosted: HostedPool) -> None:
-        self._services = services
-        self.call = call
+    def __init__(self, process: ProcessContext, end: ServerEnd, record: RequestRecord, hosted: HostedPool) -> None:
+        self._process = process
+        self.record = record
         """The request that it answers: a reload asks again whether it may."""
         self._end = end
         self._hosted = hosted
@@ -54,14 +54,14 @@ class EventStream:
         self._timer: asyncio.TimerHandle | None = None
         self.deadline = 0.0
         self.bucket = 0.0
-        services.streams.add(self)
+        process.streams.add(self)
         end.sink = self
-        request_id = b"Rhttp-Request-Id: %b\r\n" % call.request_id.encode("ascii")
-        end.head(200, _FIELDS + services.date + request_id, None)
+        request_id = b"Rhttp-Request-Id: %b\r\n" % record.request_id.encode("ascii")
+        end.head(200, _FIELDS + process.date + request_id, None)
         end.content(self._slots())
         end.flush()
         self._pool.listeners.add(self._happened)
-        services.wheel.set(self, _HEARTBEAT)
+        process.wheel.set(self, _HEARTBEAT)
 
     @property
     def pool_name(self) -> str:
@@ -81,16 +81,16 @@ class EventStream:
             data = orjson.dumps({"pool": self._pool.name, "worker": event.worker, "total": total, "free": free})
             self._queue.append(b"event: %b\ndata: %b\n\n" % (event.kind.encode("ascii"), data))
             self._slots_changed = True
-            if len(self._queue) > self._services.generation.config.limits.event_queue:
+            if len(self._queue) > self._process.generation.config.limits.event_queue:
                 self._end.abort()
                 return
         if self._timer is None:
-            self._timer = self._services.loop.call_later(_PACE, self._send)
+            self._timer = self._process.loop.call_later(_PACE, self._send)
 
     def _send(self) -> None:
         self._timer = None
         if self._end.blocked:
-            self._timer = self._services.loop.call_later(_PACE, self._send)
+            self._timer = self._process.loop.call_later(_PACE, self._send)
             return
         for event in self._queue:
             self._end.content(event)
@@ -99,14 +99,14 @@ class EventStream:
             self._slots_changed = False
             self._end.content(self._slots())
         self._end.flush()
-        self._services.wheel.set(self, _HEARTBEAT)
+        self._process.wheel.set(self, _HEARTBEAT)
 
     def deadline_passed(self) -> None:
         """Nothing happened for a while: a comment, so that a dead reader is noticed."""
         if not self._end.blocked:
             self._end.content(b":\n\n")
             self._end.flush()
-        self._services.wheel.set(self, _HEARTBEAT)
+        self._process.wheel.set(self, _HEARTBEAT)
 
     def close(self) -> None:
         """End the stream in order."""
@@ -117,8 +117,8 @@ class EventStream:
         if self._happened not in self._pool.listeners:
             return False
         self._pool.listeners.discard(self._happened)
-        self._services.streams.discard(self)
-        self._services.wheel.forget(self)
+        self._process.streams.discard(self)
+        self._process.wheel.forget(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from gateway.core.context import Services
+from gateway.core.context import ProcessContext
 from rhttp.http1.fields import Fields
 from rhttp.http1.server import ServerEnd
 
@@ -49,7 +49,7 @@ class _Patience:
 
 
 def ask_all(
-    services: Services,
+    process: ProcessContext,
     end: ServerEnd,
     question: str,
     then: Callable[[Mapping[int, Any]], None],
@@ -59,16 +59,16 @@ def ask_all(
 
     Without other processes ``then`` is called at once.
     """
-    mesh = services.mesh
+    mesh = process.mesh
     if mesh is None:
         then({})
         return
     patience = _Patience()
     end.sink = patience
-    services.exchanges += 1
+    process.exchanges += 1
 
     def answered(answers: Mapping[int, Any]) -> None:
-        services.exchange_over()
+        process.exchange_over()
         if patience.detail:
             gone(patience.detail)
             return

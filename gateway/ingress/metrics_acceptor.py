@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.config.address import is_loopback
-from gateway.core.context import Services
+from gateway.core.context import ProcessContext
 from gateway.core.counters import ListenerCounts
-from gateway.http.hosts import Authorities, is_address
+from gateway.http.hosts import HostMatcher, is_address
 from gateway.ingress.acceptor import PlainAcceptor
 from rhttp.http1.head import RequestHead
 from rhttp.http1.limits import Http1Limits
@@ -30,25 +30,25 @@ class MetricsAcceptor(PlainAcceptor):
 
     def __init__(
         self,
-        services: Services,
+        process: ProcessContext,
         sock: socket.socket,
         scrape: Callable[[ServerEnd, Callable[[bytes], None]], None],
     ) -> None:
         """``scrape`` calls back with the text, now or when the other processes were asked; not if the end is gone."""
-        super().__init__(services, "metrics", (sock,), 0, ListenerCounts())
+        super().__init__(process, "metrics", (sock,), 0, ListenerCounts())
         sock.setblocking(False)
         self._scrape = scrape
 
     def _bounds(self) -> tuple[int, int]:
-        most = self._services.generation.config.limits.metrics_connections
+        most = self._process.generation.config.limits.metrics_connections
         return most, most
 
     def _end_for(self, source: str) -> ServerEnd:
-        return ServerEnd(self, Http1Limits(head_bytes=8192, keep_alive_timeout=120.0), self._services.wheel)
+        return ServerEnd(self, Http1Limits(head_bytes=8192, keep_alive_timeout=120.0), self._process.wheel)
 
     def request_received(self, end: ServerEnd, head: RequestHead) -> None:
         """Answer a scrape."""
-        if self._services.draining:
+        if self._process.draining:
             end.close_after = True
         path = head.target.partition(b"?")[0]
         refusal = self._refusal(head)
@@ -74,10 +74,10 @@ class MetricsAcceptor(PlainAcceptor):
         return None
 
     def _covers(self, authority: bytes) -> bool | None:
-        generation = self._services.generation
+        generation = self._process.generation
         listen = generation.config.metrics.listen
         if listen is None or is_loopback(listen.host):
-            return Authorities([*_LOOPBACK, *([] if listen is None else [listen.host])]).covers(authority)
+            return HostMatcher([*_LOOPBACK, *([] if listen is None else [listen.host])]).covers(authority)
         known = generation.authorities.covers(authority)
         return is_address(authority) if known is False else known  # a bare address is no name that a page could have
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from auth.verifier import Authenticated
 from gateway.admission.checks import admit_again
-from gateway.admission.request_record import Admitted, Call, Question, Rendered
+from gateway.admission.request_record import Admitted, Question, Rendered, RequestRecord
 from gateway.exchange.ends import Inbound
 
 
@@ -40,7 +40,7 @@ class Plan:
 
     def __init__(
         self,
-        call: Call,
+        record: RequestRecord,
         admitted: Admitted,
         epoch: float,
         inbound: Inbound,
@@ -52,12 +52,12 @@ class Plan:
         wait: float,
         dispatch: bool,
     ) -> None:
-        self.memo = call.head.forwarded
+        self.memo = record.head.forwarded
         """What equal heads share, and nothing else does: by its identity the head is known."""
-        self.generation = call.generation
-        self.path = call.target
-        self.query = call.query
-        self.parent_id = call.parent_id
+        self.generation = record.generation
+        self.path = record.target
+        self.query = record.query
+        self.parent_id = record.parent_id
         self.inbound = inbound
         self.target = target
         self.lines = lines

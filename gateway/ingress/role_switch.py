@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from gateway.admission.request_record import Admitted, Call
-from gateway.core.context import Services
+from gateway.admission.request_record import Admitted, RequestRecord
+from gateway.core.context import ProcessContext
 from gateway.http.responses import fail, refuse
 from gateway.pools.hosted import HostedPool
 from gateway.pools.relay import RelayPool
@@ -23,82 +23,94 @@ _MAX_INSTANCE: Final = 64
 
 
 def ask_reverse(
-    services: Services, connection: Connection, end: ServerEnd, call: Call, admitted: Admitted, name: str
+    process: ProcessContext,
+    connection: Connection,
+    end: ServerEnd,
+    record: RequestRecord,
+    admitted: Admitted,
+    name: str,
 ) -> None:
     """Switch roles, or say why not. The request was admitted: certificate, Digest, policy."""
     admitted.require("reverse", "Pool", name)
     end.close_after = True  # whatever is refused from here on closes; a switch takes the connection away
-    pool = call.generation.pools.get(name)
+    pool = record.generation.pools.get(name)
     if pool is None:
-        refuse(services, end, call, 404, "not-found", "no_pool")
+        refuse(process, end, record, 404, "not-found", "no_pool")
         return
-    variant = chosen_variant(call.head)
+    variant = chosen_variant(record.head)
     if variant is None:
-        refuse(services, end, call, 426, "upgrade-required", "no_known_upgrade", extra=OFFER)
+        refuse(process, end, record, 426, "upgrade-required", "no_known_upgrade", extra=OFFER)
         return
-    if call.head.method not in variant.methods:
+    if record.head.method not in variant.methods:
         allow = b"Allow: %b\r\n" % b", ".join(sorted(variant.methods))
-        refuse(services, end, call, 405, "method-not-allowed", "method", extra=allow)
+        refuse(process, end, record, 405, "method-not-allowed", "method", extra=allow)
         return
-    if services.draining:
-        refuse(services, end, call, 503, "draining", "draining")
+    if process.draining:
+        refuse(process, end, record, 503, "draining", "draining")
         return
-    instances = values(call.head.fields, b"rhttp-instance")
+    instances = values(record.head.fields, b"rhttp-instance")
     if len(instances) > 1 or (
         instances and (len(instances[0]) > _MAX_INSTANCE or TOKEN.fullmatch(instances[0]) is None)
     ):
-        refuse(services, end, call, 400, "bad-request", "instance_malformed")
+        refuse(process, end, record, 400, "bad-request", "instance_malformed")
         return
     if isinstance(pool, RelayPool):
-        _relay(services, connection, end, call, pool, variant)
+        _relay(process, connection, end, record, pool, variant)
         return
     instance = instances[0].decode("ascii") if instances else None
-    newer = pool.newer_start(call.peer.name, instance) if instance is not None else None
+    newer = pool.newer_start(record.peer.name, instance) if instance is not None else None
     if newer is not None:
         names = {"instance": instance, "newer": newer}
-        refuse(services, end, call, 409, "superseded", "superseded", detail=names)
+        refuse(process, end, record, 409, "superseded", "superseded", detail=names)
         return
-    _host(services, connection, end, call, pool, variant, instance)
+    _host(process, connection, end, record, pool, variant, instance)
 
 
 def _host(
-    services: Services,
+    process: ProcessContext,
     connection: Connection,
     end: ServerEnd,
-    call: Call,
+    record: RequestRecord,
     pool: HostedPool,
     variant: UpgradeVariant,
     instance: str | None,
 ) -> None:
-    fields = call.audit("allowed", status=101)
+    fields = record.audit("allowed", status=101)
     if instance is not None:
         fields["detail"] = {"instance": instance}
-    if not services.record("reverse.opened", fields):
-        fail(services, end, call, 503, "audit-unavailable")
+    if not process.record("reverse.opened", fields):
+        fail(process, end, record, 503, "audit-unavailable")
         return
     link, early = end.detach()
-    services.registry.remove(connection)
+    process.registry.remove(connection)
     if early:
         # RFC 9931: what comes before the 101 is smuggled, or from a peer that does not know what it asked for.
-        services.record_closed(
-            call.peer, pool.config.name, call.request_id, services.elapsed, "bytes before the switch"
+        process.record_closed(
+            record.peer, pool.config.name, record.request_id, process.elapsed, "bytes before the switch"
         )
         link.abort()
         return
     link.write(variant.answer)
-    pool.host(call.peer, link, protocol=variant.name, instance=instance, request_id=call.request_id, asked=call.context)
+    pool.host(
+        record.peer, link, protocol=variant.name, instance=instance, request_id=record.request_id, asked=record.context
+    )
 
 
 def _relay(
-    services: Services, connection: Connection, end: ServerEnd, call: Call, pool: RelayPool, variant: UpgradeVariant
+    process: ProcessContext,
+    connection: Connection,
+    end: ServerEnd,
+    record: RequestRecord,
+    pool: RelayPool,
+    variant: UpgradeVariant,
 ) -> None:
     assert pool.config.master is not None
-    master = call.generation.masters[pool.config.master]
-    fields = connection.fields_for(end, call)
+    master = record.generation.masters[pool.config.master]
+    fields = connection.fields_for(end, record)
     if fields is None:
         return
 
     def failed(status: int, slug: str, reason: str) -> None:
-        pool.failed(call, end, status, slug, reason)
+        pool.failed(record, end, status, slug, reason)
 
-    pool.ask(call, end, variant, master, b"%b%b\r\n" % (fields, call.id_bytes), failed)
+    pool.ask(record, end, variant, master, b"%b%b\r\n" % (fields, record.id_bytes), failed)

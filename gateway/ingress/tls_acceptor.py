@@ -10,7 +10,7 @@ import socket
 from typing import Any, Final
 
 from gateway.control.descriptors import Sockets
-from gateway.core.context import Services
+from gateway.core.context import ProcessContext
 from gateway.core.counters import ListenerCounts
 from gateway.core.peer import SeenPath, peer_of
 from gateway.ingress.acceptor import Acceptor
@@ -41,21 +41,21 @@ _KERNEL_BUFFERS: Final = 4
 class TlsAcceptor(Acceptor):
     """The TLS listener."""
 
-    def __init__(self, services: Services, sockets: Sockets) -> None:
-        super().__init__(services, "tls", sockets.tls, sockets.index, ListenerCounts(services.counters))
+    def __init__(self, process: ProcessContext, sockets: Sockets) -> None:
+        super().__init__(process, "tls", sockets.tls, sockets.index, ListenerCounts(process.counters))
         self.counts.handshakes = self.places
         # Accepted sockets inherit both: without a bound the kernel takes megabytes for each before a sender is paused.
-        size = _KERNEL_BUFFERS * services.generation.config.limits.buffer_bytes
+        size = _KERNEL_BUFFERS * process.generation.config.limits.buffer_bytes
         for sock in sockets.tls:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
     def _bounds(self) -> tuple[int, int]:
-        limits = self._services.generation.config.limits
+        limits = self._process.generation.config.limits
         return limits.connections, limits.handshakes
 
     def _welcome(self, sock: socket.socket, source: str) -> Any:
-        services = self._services
+        process = self._process
 
         def done(link: TlsLink, failure: str | None) -> None:
             if failure is None:
@@ -70,15 +70,15 @@ class TlsAcceptor(Acceptor):
             self._refused(source, _reason(failure))
 
         return TlsLink(
-            services.loop,
+            process.loop,
             sock,
-            services.generation.context,
+            process.generation.context,
             server=True,
-            wheel=services.wheel,
-            timeout=services.generation.config.limits.handshake_timeout,
+            wheel=process.wheel,
+            timeout=process.generation.config.limits.handshake_timeout,
             done=done,
-            outbox=services.outbox,
-            high_water=services.generation.config.limits.buffer_bytes,
+            outbox=process.outbox,
+            high_water=process.generation.config.limits.buffer_bytes,
             tally=self.counts,
         )
 
@@ -114,14 +114,14 @@ class TlsAcceptor(Acceptor):
         return begun
 
     def _refused(self, source: str, reason: str) -> None:
-        services = self._services
-        services.counters.handshakes_refused += 1
-        services.record_refusal(
+        process = self._process
+        process.counters.handshakes_refused += 1
+        process.record_refusal(
             "tls.refused", {"source": source, "listener": "tls", "outcome": "refused", "reason": reason}
         )
 
     def _open(self, link: TlsLink, source: str) -> None:
-        services = self._services
+        process = self._process
         seen = link.handshake.peer
         link.handshake.forget()
         if not isinstance(seen, SeenPath):
@@ -129,12 +129,12 @@ class TlsAcceptor(Acceptor):
             self._refused(source, "not_verified")
             link.abort()
             return
-        peer = peer_of(seen.peer, services.snapshot.labels, source=source, der=seen.der)
-        connection = Connection(services, peer, "tls", link.version())
-        limits = services.generation.config.limits
+        peer = peer_of(seen.peer, process.snapshot.labels, source=source, der=seen.der)
+        connection = Connection(process, peer, "tls", link.version())
+        limits = process.generation.config.limits
         allowed = limits.connections_per_worker if peer.role == "worker" else limits.connections_per_client
-        connection.is_over_limit = services.registry.held(peer.identity) >= allowed
-        services.registry.add(connection)
+        connection.is_over_limit = process.registry.held(peer.identity) >= allowed
+        process.registry.add(connection)
         connection.end.connection_made(link)  # type: ignore[arg-type]  # a Link
         link.set_protocol(connection.end)
         if connection.is_over_limit:

@@ -12,7 +12,7 @@ from gateway.cluster.borrow import Borrower
 from gateway.cluster.directory import Happened, Ordered, Started, Superseded
 from gateway.cluster.lend import Lender
 from gateway.config.values import PoolConfig
-from gateway.core.context import Services
+from gateway.core.context import ProcessContext
 from gateway.core.peer import Peer
 from gateway.exchange.exchange import Exchange
 from gateway.pools.least_busy import Slot
@@ -46,9 +46,9 @@ class ReversedConnection:
         self.ended = ""
         """Why it ended, when we ended it."""
 
-    def cut(self, reason: str) -> None:
+    def disconnect(self, reason: str) -> None:
         """Close now; a request that it serves is lost, and the requester told so."""
-        self.owner.cut(self, reason)
+        self.owner.disconnect(self, reason)
 
     @property
     def pool_name(self) -> str:
@@ -65,14 +65,14 @@ class HostedPool:
 
     mode = "hosted"
 
-    def __init__(self, services: Services, config: PoolConfig, trust_domain: str) -> None:
-        self._services = services
+    def __init__(self, process: ProcessContext, config: PoolConfig, trust_domain: str) -> None:
+        self._process = process
         self.config = config
         self.pool = Pool(config.name, queue=config.queue)
         self._borrower: Borrower | None = None
-        if services.mesh is not None:
-            self.pool.watcher = services.mesh.news
-            self._borrower = Borrower(self, services.mesh)
+        if process.mesh is not None:
+            self.pool.watcher = process.mesh.news
+            self._borrower = Borrower(self, process.mesh)
         self._suffix = f".{config.name}.{trust_domain}".encode("ascii")
 
     def adopt(self, config: PoolConfig) -> None:
@@ -84,20 +84,20 @@ class HostedPool:
 
     def newer_start(self, worker: str, instance: str) -> str | None:
         """The start of a worker that superseded this one, which has to stay away while that is there; None: welcome."""
-        return self.pool.starts.newer(worker, instance, self._services.elapsed)
+        return self.pool.starts.newer(worker, instance, self._process.elapsed)
 
     def host(
         self, peer: Peer, link: Link, *, protocol: str, instance: str | None, request_id: str, asked: Context
     ) -> None:
         """Take over a worker's link: from here on we ask and it answers."""
-        services = self._services
-        connection = ReversedConnection(self, peer, protocol, request_id, services.elapsed, asked)
-        end = ClientEnd(self, services.generation.limits, services.wheel, connection)
+        process = self._process
+        connection = ReversedConnection(self, peer, protocol, request_id, process.elapsed, asked)
+        end = ClientEnd(self, process.generation.limits, process.wheel, connection)
         connection.end = end
         end.connection_made(link)  # type: ignore[arg-type]  # a Link
-        keep_alive(link, services.generation.config.limits)
-        services.registry.add(connection)
-        services.counters.reversed_opened += 1
+        keep_alive(link, process.generation.config.limits)
+        process.registry.add(connection)
+        process.counters.reversed_opened += 1
         # Before it has a slot, which may be lent at once, and then the link has another owner.
         link.set_protocol(end)
         if end.closed:
@@ -108,11 +108,11 @@ class HostedPool:
             labels=peer.principal.labels,
             protocol=protocol,
             instance=instance,
-            now=services.epoch,
-            seen=services.precise(),  # by it processes tell a newer start of a worker from an older one
+            now=process.epoch,
+            seen=process.precise(),  # by it processes tell a newer start of a worker from an older one
         )
         if link.is_closing():  # by whoever waited for the slot
-            self.pool.remove(connection.slot, services.elapsed)
+            self.pool.remove(connection.slot, process.elapsed)
 
     # ---- Inbound ----
 
@@ -178,7 +178,7 @@ class HostedPool:
             connection.end.abort(Loss.NOT_SENT, "closed")
             return False
         name = slot.worker.name
-        connection.end.limits = self._services.generation.limits
+        connection.end.limits = self._process.generation.limits
         exchange.granted(connection.end, name.encode("ascii") + self._suffix, name)
         return True
 
@@ -201,11 +201,11 @@ class HostedPool:
         slot = connection.slot
         assert slot is not None
         if end.answered == 1:
-            self._retire(self.pool.served(slot, self._services.elapsed))
+            self._retire(self.pool.served(slot, self._process.elapsed))
         if slot.retired:
             connection.ended = connection.ended or "superseded"
             end.close()
-        elif self._services.draining:
+        elif self._process.draining:
             connection.ended = "drain"
             end.close()
         else:
@@ -223,13 +223,13 @@ class HostedPool:
         """A worker's connection is gone."""
         connection = end.tag
         assert isinstance(connection, ReversedConnection)
-        services = self._services
+        process = self._process
         if connection.lender is not None:
             connection.lender.worker_gone(connection.ended or detail)
-        services.registry.remove(connection)
+        process.registry.remove(connection)
         if connection.slot is not None:
-            self.pool.remove(connection.slot, services.elapsed)
-        services.record_closed(
+            self.pool.remove(connection.slot, process.elapsed)
+        process.record_closed(
             connection.peer,
             self.config.name,
             connection.request_id,
@@ -239,9 +239,9 @@ class HostedPool:
 
     # ---- the end of things ----
 
-    def cut(self, connection: ReversedConnection, reason: str) -> None:
+    def disconnect(self, connection: ReversedConnection, reason: str) -> None:
         """End a worker's connection now."""
-        self._services.record_cut(connection.peer, "tls", reason)
+        self._process.record_cut(connection.peer, "tls", reason)
         connection.ended = reason
         connection.end.abort(Loss.CUT, reason)
 
@@ -300,15 +300,15 @@ class HostedPool:
 
     def superseded(self, what: Superseded) -> None:
         """A newer start of a worker serves in another process."""
-        self._retire(self.pool.superseded(what.worker, what.instance, what.since, self._services.elapsed))
+        self._retire(self.pool.superseded(what.worker, what.instance, what.since, self._process.elapsed))
 
     def started(self, what: Started) -> None:
         """A start of a worker came to another process, or left it."""
-        self.pool.started(what.worker, what.instance, what.since, self._services.elapsed)
+        self.pool.started(what.worker, what.instance, what.since, self._process.elapsed)
 
     def ordered(self, what: Ordered) -> None:
         """What another process remembers of a worker's starts."""
-        self.pool.ordered(what.worker, what.current, what.seen, self._services.elapsed)
+        self.pool.ordered(what.worker, what.current, what.seen, self._process.elapsed)
 
     def describe(self) -> dict[str, object]:
         """The pool as ``GET /-/pools/{pool}`` shows it."""

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from gateway.admission.checks import Refused, check_again
-from gateway.admission.request_record import Call
+from gateway.admission.request_record import RequestRecord
 from gateway.config.values import PoolConfig
-from gateway.core.context import Services
+from gateway.core.context import ProcessContext
 from gateway.exchange.masters import MasterPool
 from gateway.http.fields import response_fields
 from gateway.http.responses import fail
@@ -38,9 +38,9 @@ class _Asking:
 
     __slots__ = ("_call", "_client", "_end", "_pool", "_switched", "_variant", "gone")
 
-    def __init__(self, pool: RelayPool, call: Call, end: ServerEnd, variant: UpgradeVariant) -> None:
+    def __init__(self, pool: RelayPool, record: RequestRecord, end: ServerEnd, variant: UpgradeVariant) -> None:
         self._pool = pool
-        self._call = call
+        self._call = record
         self._end = end
         self._variant = variant
         self._client: ClientEnd | None = None
@@ -158,8 +158,8 @@ class RelayPool:
 
     mode = "relay"
 
-    def __init__(self, services: Services, config: PoolConfig) -> None:
-        self._services = services
+    def __init__(self, process: ProcessContext, config: PoolConfig) -> None:
+        self._process = process
         self.config = config
         self._relayed: set[Relayed] = set()
         self._asking: set[asyncio.Task[None]] = set()
@@ -170,7 +170,7 @@ class RelayPool:
 
     def ask(
         self,
-        call: Call,
+        record: RequestRecord,
         end: ServerEnd,
         variant: UpgradeVariant,
         master: MasterPool,
@@ -178,23 +178,23 @@ class RelayPool:
         failed: Callable[[int, str, str], None],
     ) -> None:
         """Send the worker's upgrade request to the master; what follows is its answer."""
-        asking = _Asking(self, call, end, variant)
-        task = self._services.loop.create_task(self._ask(asking, call, master, fields, variant, failed))
+        asking = _Asking(self, record, end, variant)
+        task = self._process.loop.create_task(self._ask(asking, record, master, fields, variant, failed))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
 
     async def _ask(
         self,
         asking: _Asking,
-        call: Call,
+        record: RequestRecord,
         master: MasterPool,
         fields: bytes,
         variant: UpgradeVariant,
         failed: Callable[[int, str, str], None],
     ) -> None:
-        services = self._services
-        client = ClientEnd(self, services.generation.limits, services.wheel)
-        if not services.may_send():
+        process = self._process
+        client = ClientEnd(self, process.generation.limits, process.wheel)
+        if not process.may_send():
             asking.gone = True
             failed(503, "audit-unavailable", "audit")
             return
@@ -207,16 +207,16 @@ class RelayPool:
             asking.gone = True
             failed(502, "master-unreachable", "master_unreachable")
             return
-        if not services.record_sent(call):
+        if not process.record_sent(record):
             asking.gone = True
             transport.abort()
             failed(503, "audit-unavailable", "audit")
             return
         path = (self.config.path or f"/-/reverse/{self.config.name}").encode("ascii")
         block = b"%b %b HTTP/1.1\r\nHost: %b\r\n%bUpgrade: %b\r\nConnection: Upgrade\r\n" % (
-            call.head.method,
+            record.head.method,
             path,
-            master.host_for(call.head.host),
+            master.host_for(record.head.host),
             fields,
             variant.token,
         )
@@ -229,88 +229,97 @@ class RelayPool:
     def client_closed(self, end: ClientEnd, detail: str) -> None:
         """Its sink was told, but not of what came behind the answer."""
         if detail == SURPLUS:
-            self._services.record_surplus(self.config.master, None, end.last)
+            self._process.record_surplus(self.config.master, None, end.last)
 
-    def open(self, call: Call, end: ServerEnd, master: Link, variant: UpgradeVariant, surplus: bytes) -> None:
+    def open(
+        self, record: RequestRecord, end: ServerEnd, master: Link, variant: UpgradeVariant, surplus: bytes
+    ) -> None:
         """The master agreed: audit line, 101, bytes. What is opened is closed by `forget`, whatever happens to it."""
-        services = self._services
+        process = self._process
         owner = cast("Connection", end.owner)
-        if not self._may_open(call, end, owner):
+        if not self._may_open(record, end, owner):
             master.abort()
             return
         link, early = end.detach()
-        services.registry.remove(owner)
+        process.registry.remove(owner)
         relayed = Relayed(
-            self, call.peer, variant.name, call.request_id, services.elapsed, call.context, worker=link, master=master
+            self,
+            record.peer,
+            variant.name,
+            record.request_id,
+            process.elapsed,
+            record.context,
+            worker=link,
+            master=master,
         )
         self._relayed.add(relayed)
-        services.registry.add(relayed)
+        process.registry.add(relayed)
         if early:
             # RFC 9931: bytes before the 101 are either smuggled or a fault.
             relayed.abort("bytes before the switch")
             return
-        services.counters.reversed_opened += 1
-        services.counters.relayed += 1
+        process.counters.reversed_opened += 1
+        process.counters.relayed += 1
         for side in (link, master):  # neither end can tell by itself that the other one vanished
-            keep_alive(side, services.generation.config.limits)
+            keep_alive(side, process.generation.config.limits)
         link.write(variant.answer)
         relayed.join(surplus)
 
-    def _may_open(self, call: Call, end: ServerEnd, owner: Connection) -> bool:
+    def _may_open(self, record: RequestRecord, end: ServerEnd, owner: Connection) -> bool:
         """Whether the switch still may come about: asking the master can take minutes. If not, it was answered."""
-        services = self._services
+        process = self._process
         if end.link.is_closing():
-            self.not_opened(call, "aborted", None, "worker gone")  # its end will hear of it in a moment
+            self.not_opened(record, "aborted", None, "worker gone")  # its end will hear of it in a moment
             return False
-        if services.generation.pools.get(self.config.name) is not self:
-            self.failed(call, end, 503, "no-slot", "pool_gone")
+        if process.generation.pools.get(self.config.name) is not self:
+            self.failed(record, end, 503, "no-slot", "pool_gone")
             return False
-        if services.draining:
-            self.failed(call, end, 503, "draining", "draining")
+        if process.draining:
+            self.failed(record, end, 503, "draining", "draining")
             return False
-        assert call.admitted is not None
-        admitted = check_again(services, call, call.admitted)
+        assert record.admitted is not None
+        admitted = check_again(process, record, record.admitted)
         if isinstance(admitted, Refused):
             end.close_after = True
-            owner.refused(end, call, admitted)
+            owner.refused(end, record, admitted)
             return False
-        call.admitted = admitted
-        if not services.record("reverse.opened", call.audit("allowed", status=101)):
-            self.failed(call, end, 503, "audit-unavailable", "audit")
+        record.admitted = admitted
+        if not process.record("reverse.opened", record.audit("allowed", status=101)):
+            self.failed(record, end, 503, "audit-unavailable", "audit")
             return False
         return True
 
-    def not_opened(self, call: Call, outcome: str, status: int | None, reason: str) -> bool:
+    def not_opened(self, record: RequestRecord, outcome: str, status: int | None, reason: str) -> bool:
         """Audit a switch that did not come about; False: it cannot be written."""
-        return self._services.record("request", call.audit(outcome, status=status, reason=reason))
+        return self._process.record("request", record.audit(outcome, status=status, reason=reason))
 
-    def withhold(self, call: Call, end: ServerEnd) -> None:
+    def withhold(self, record: RequestRecord, end: ServerEnd) -> None:
         """The master's answer has no audit line and so may not leave."""
-        fail(self._services, end, call, 500, "answer-withheld")
+        fail(self._process, end, record, 500, "answer-withheld")
 
-    def failed(self, call: Call, end: ServerEnd, status: int, slug: str, detail: str) -> None:
+    def failed(self, record: RequestRecord, end: ServerEnd, status: int, slug: str, detail: str) -> None:
         """Answer in the master's place."""
-        self.not_opened(call, "failed", status, detail)
+        self.not_opened(record, "failed", status, detail)
         end.close_after = True
-        fail(self._services, end, call, status, slug)
+        fail(self._process, end, record, status, slug)
 
     def record_cut(self, relayed: Relayed, reason: str) -> None:
         """Audit that we ended it."""
-        self._services.record_cut(relayed.peer, "tls", reason)
+        self._process.record_cut(relayed.peer, "tls", reason)
 
     def limit_half(self, relayed: Relayed) -> None:
         """Give a half-closed connection a time to end in."""
-        self._services.wheel.set(relayed, self._services.generation.config.limits.content_timeout)
+        self._process.wheel.set(relayed, self._process.generation.config.limits.content_timeout)
 
     def forget(self, relayed: Relayed) -> bool:
         """Take a connection off the books; False when it was off already."""
         if relayed not in self._relayed:
             return False
         self._relayed.discard(relayed)
-        self._services.wheel.forget(relayed)
-        services = self._services
-        services.registry.remove(relayed)
-        services.record_closed(
+        self._process.wheel.forget(relayed)
+        process = self._process
+        process.registry.remove(relayed)
+        process.record_closed(
             relayed.peer, self.config.name, relayed.request_id, relayed.opened, relayed.ended or "closed"
         )
         return True
@@ -339,7 +348,7 @@ class RelayPool:
                     "protocol": held[0].protocol,
                     "slots": len(held),
                     "busy": None,
-                    "since": stamp(self._services.time_of_day(min(r.opened for r in held))),
+                    "since": stamp(self._process.time_of_day(min(r.opened for r in held))),
                     "labels": dict(held[0].peer.principal.labels),
                     "instance": None,
                 }

@@ -126,14 +126,14 @@ class Relayed:
 
     def drain(self, reason: str) -> None:
         """Close both sides now: only the master knows whether it is idle."""
-        self.cut(reason)
+        self.disconnect(reason)
 
     def deadline_passed(self) -> None:
         """Half of a connection is of no use in either role for long."""
         self.ended = "half closed"
         self.lost()
 
-    def cut(self, reason: str) -> None:
+    def disconnect(self, reason: str) -> None:
         """Close both sides now."""
         self._pool.record_cut(self, reason)
         self.abort(reason)

@@ -96,7 +96,7 @@ class SchemaOutdated(StateUnavailable):
     code = "schema_outdated"
 
 
-def open_state(home: Path, config_url: str | None = None, *, patience: float = COMMAND_PATIENCE) -> Engine:
+def open_state(home: os.PathLike[str], config_url: str | None = None, *, patience: float = COMMAND_PATIENCE) -> Engine:
     """An engine for the home's state; nothing is opened, made or checked before its first use.
 
     `config_url` is ``[state] url`` (default SQLite ``state.db``); a relative SQLite path is relative to the home. A
@@ -119,7 +119,7 @@ def open_state(home: Path, config_url: str | None = None, *, patience: float = C
         ) from None
     match url.drivername:
         case "sqlite" | "sqlite+pysqlite":
-            return _open_sqlite(home, url)
+            return _open_sqlite(Path(home), url)
         case "postgresql+psycopg":
             try:
                 from gateway.state.postgres import open_engine  # here: only who has PostgreSQL has its driver

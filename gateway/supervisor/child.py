@@ -20,7 +20,7 @@ from gateway.control.channel import (
     Start,
 )
 from gateway.control.descriptors import Inherited
-from gateway.control.process_inputs import Material
+from gateway.control.process_inputs import ProcessInputs
 from gateway.state.snapshot import StateSnapshot
 from gateway.supervisor.launcher import Child
 
@@ -117,18 +117,18 @@ class DataProcess:
             raise ControlError("the process has no control channel")
         return await self._channel.call(make, within=within)
 
-    async def admit(self, material: Material) -> tuple[Problem, ...]:
+    async def configure(self, inputs: ProcessInputs) -> tuple[Problem, ...]:
         """Prepare and commit, but do not serve yet; the problems if it cannot.
 
         Raises:
             ControlError: it does not answer.
         """
-        wire = material.to_wire()
-        done = await self.call(lambda number: Prepare(id=number, material=wire), within=PREPARE_TIMEOUT)
+        wire = inputs.to_wire()
+        done = await self.call(lambda number: Prepare(id=number, inputs=wire), within=PREPARE_TIMEOUT)
         if done.problems:
             return done.problems
         await self.call(lambda number: Commit(id=number), within=COMMAND_TIMEOUT)
-        self.has = material.snapshot.read
+        self.has = inputs.snapshot.read
         return ()
 
     async def catch_up(self, newest: StateSnapshot) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 from gateway.control.channel import Ask, Commit, ControlError, Done, Message, Prepare, Question, Rollback, StateFresh
 from gateway.control.descriptors import Inherited, Tally
-from gateway.control.process_inputs import Material
+from gateway.control.process_inputs import ProcessInputs
 from gateway.state.snapshot import StateSnapshot
 from gateway.supervisor.child import COMMAND_TIMEOUT, PREPARE_TIMEOUT, STOP_TIMEOUT, DataProcess, Problem
 from gateway.supervisor.launcher import COMMAND, Child
@@ -26,7 +26,7 @@ STEADY: Final = 30.0
 
 
 class _Refused(Exception):  # noqa: N818 - says what is the case, like every error of ours
-    """A process cannot serve its material."""
+    """A process cannot serve its inputs."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__("; ".join(f"{path}: {text}" if path else text for path, text in problems))
@@ -58,13 +58,13 @@ class Fleet:
         command: Sequence[str] = COMMAND,
         ahead: list[Child] | None = None,
         ledger: int | None = None,
-        material: Callable[[str], Material],
+        inputs: Callable[[str], ProcessInputs],
         state: Callable[[], tuple[StateSnapshot, float]],
         lock: asyncio.Lock,
         log: Callable[[str], None],
         on_due: Callable[[], None],
     ) -> None:
-        """``material`` gives a stream's current material, ``state`` the newest state and the time it was read.
+        """``inputs`` gives a stream's current inputs, ``state`` the newest state and the time it was read.
 
         ``lock`` serialises reloads and starts. State is pushed to all members at any time, so a process that starts is
         brought up to date in the very turn in which it becomes one.
@@ -81,7 +81,7 @@ class Fleet:
         self._tally: int | None = None
         # What a start and a reload cost is processor time, and a copy of the state for each: no more than can run.
         self._at_once = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
-        self._material = material
+        self._inputs = inputs
         self._state = state
         self._lock = lock
         self._log = log
@@ -152,7 +152,7 @@ class Fleet:
         )
 
     async def _admit(self, process: DataProcess) -> None:
-        problems = await process.admit(self._material(process.stream))
+        problems = await process.configure(self._inputs(process.stream))
         if problems:
             raise _Refused(problems)
 
@@ -199,7 +199,7 @@ class Fleet:
         async with self._at_once:
             process = await self._spawn(stream)
         try:
-            async with self._lock:  # no reload may pass between its material and its place among the members
+            async with self._lock:  # no reload may pass between its inputs and its place among the members
                 await self._admit(process)
                 await self._join([process])
                 await process.serve()
@@ -265,19 +265,19 @@ class Fleet:
         )
         return {one.stream: done for one, done in zip(members, answers, strict=True) if isinstance(done, Done)}
 
-    async def change(self, material: Callable[[str], Material]) -> tuple[Problem, ...]:
+    async def change(self, inputs: Callable[[str], ProcessInputs]) -> tuple[Problem, ...]:
         """Prepare in every process, then commit in all; with any problem roll back in all and return the problems.
 
-        Call it under the lock, and have `material` of the constructor give the new one as soon as it returns nothing.
+        Call it under the lock, and have `inputs` of the constructor give the new one as soon as it returns nothing.
         """
         if not self._members:
             return (("", "no data process runs at this moment; try again"),)
 
         async def prepare(process: DataProcess) -> tuple[Problem, ...]:
             async with self._at_once:
-                wire = material(process.stream).to_wire()
+                wire = inputs(process.stream).to_wire()
                 try:
-                    done = await process.call(lambda number: Prepare(id=number, material=wire), within=PREPARE_TIMEOUT)
+                    done = await process.call(lambda number: Prepare(id=number, inputs=wire), within=PREPARE_TIMEOUT)
                 except ControlError as error:
                     process.kill()
                     return (("", f"data process {process.stream} did not answer ({error}); try again"),)

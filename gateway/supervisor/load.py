@@ -23,7 +23,7 @@ from auth.cedar import PolicyEngine
 from auth.errors import PolicyInvalid
 from gateway.config.toml import load_config, parse_config
 from gateway.config.values import Config, ConfigInvalid, ConfigProblem, LoadFailed
-from gateway.control.process_inputs import Material, read_overrides
+from gateway.control.process_inputs import ProcessInputs, read_overrides
 from gateway.home.layout import Home, HomeInvalid
 from gateway.home.notices import own_notices, server_fault
 from gateway.state.database import (
@@ -93,9 +93,9 @@ class Loaded:
         found = own_notices(self.trust, self.server_cert, revoked, datetime.now(UTC))
         return [{"path": path, "message": message} for path, message in found]
 
-    def material(self, stream: str, *, snapshot: StateSnapshot, nonce_key: bytes) -> Material:
+    def inputs(self, stream: str, *, snapshot: StateSnapshot, nonce_key: bytes) -> ProcessInputs:
         """What the data process with this audit stream gets."""
-        return Material(
+        return ProcessInputs(
             config_text=self.config_text,
             overrides=self.overrides,
             home=str(self.home.path),
@@ -363,7 +363,7 @@ def _open_state(reader: _Reader, config: Config | None) -> EngineSource | None:
         return None
     key = reader.secret_of(reader.home.state_key)
     engine = reader.attempt(
-        "state.url", lambda: open_state(reader.home.path, config.state.url, patience=GATEWAY_PATIENCE), StateUnavailable
+        "state.url", lambda: open_state(reader.home, config.state.url, patience=GATEWAY_PATIENCE), StateUnavailable
     )
     if key is None or engine is None:
         return None

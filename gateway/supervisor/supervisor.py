@@ -21,7 +21,7 @@ from gateway.admin.server import AdminServer, Answer
 from gateway.admin.status import cut_in_words, merge, merge_pools, process_entry
 from gateway.config.values import LoadFailed
 from gateway.control.channel import ApplyState, Ask, Question, StateFresh
-from gateway.control.process_inputs import Material
+from gateway.control.process_inputs import ProcessInputs
 from gateway.home.locks import remove_note, write_note
 from gateway.state.snapshot import StateSnapshot
 from gateway.state.watch import StateUnreadable, StateWatch
@@ -104,7 +104,7 @@ class Supervisor:
             command=command,
             ahead=ahead,
             ledger=ledger,
-            material=lambda stream: self._material(self._loaded, stream),
+            inputs=lambda stream: self._inputs(self._loaded, stream),
             state=lambda: (self._watch.snapshot, self._watch.fresh_at),
             lock=self._lock,
             log=log,
@@ -122,8 +122,8 @@ class Supervisor:
             most=lambda: self._loaded.config.limits.admin_connections,
         )
 
-    def _material(self, loaded: Loaded, stream: str) -> Material:
-        return loaded.material(stream, snapshot=self._watch.snapshot, nonce_key=self._nonce_key)
+    def _inputs(self, loaded: Loaded, stream: str) -> ProcessInputs:
+        return loaded.inputs(stream, snapshot=self._watch.snapshot, nonce_key=self._nonce_key)
 
     async def run(self) -> int:
         """Serve until drained or told to end; returns the exit status. Sockets stay open: the caller closes them."""
@@ -276,7 +276,7 @@ class Supervisor:
                 return tuple((problem.path, problem.message) for problem in error.problems)
             except StateUnreadable as error:
                 return (("state", str(error)),)
-            problems = await self._fleet.change(lambda stream: self._material(loaded, stream))
+            problems = await self._fleet.change(lambda stream: self._inputs(loaded, stream))
             if problems:
                 return problems
             self._loaded = loaded

@@ -120,7 +120,7 @@ class SocketLink:
         """Write: how many bytes were taken, 0: there is no room now, -1: the link is lost and `_drop` follows."""
         raise NotImplementedError
 
-    def _say_bye(self) -> None:
+    def _shutdown(self) -> None:
         """Say in the protocol's own way that no more comes."""
 
     # ---- facts ----
@@ -273,7 +273,7 @@ class SocketLink:
             self._out = None
         if not out and self._state != HANDSHAKE:
             if self._state == CLOSING:
-                self._say_bye()
+                self._shutdown()
                 self._drop()
                 return
             if self._eof_wanted:
@@ -300,7 +300,7 @@ class SocketLink:
                 self._send_eof()
 
     def _send_eof(self) -> None:
-        self._say_bye()
+        self._shutdown()
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
 
@@ -318,7 +318,7 @@ class SocketLink:
         if self._out:
             self._wheel.set(self, GRACE)
         else:
-            self._say_bye()
+            self._shutdown()
             self._drop()
 
     def abort(self) -> None:

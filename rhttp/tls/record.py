@@ -60,7 +60,7 @@ def watch_end(connection: SSL.Connection) -> None:
     connection._alpn_select_callback_args = None
 
 
-def shake(connection: SSL.Connection) -> int:
+def do_handshake(connection: SSL.Connection) -> int:
     """Go on with the handshake: `SHAKEN`, `WANTS_READ` or `WANTS_WRITE` (the usual ends, so no exceptions).
 
     Raises:
@@ -85,7 +85,7 @@ def has_taken_hello(connection: SSL.Connection) -> bool:
     return connection.get_state_string() != _BEFORE
 
 
-def say_bye(connection: SSL.Connection) -> None:
+def shutdown(connection: SSL.Connection) -> None:
     """Send close_notify, once; a peer that is gone need not hear it."""
     ssl = connection._ssl
     if not _shut_down(ssl) & SSL.SENT_SHUTDOWN:
@@ -93,7 +93,7 @@ def say_bye(connection: SSL.Connection) -> None:
         _shutdown(ssl)
 
 
-def take(connection: SSL.Connection) -> bytes | None:
+def read(connection: SSL.Connection) -> bytes | None:
     """At most one record's plaintext; None when there is no whole record to read now (the usual end, so no exception).
 
     Raises:
@@ -111,7 +111,7 @@ def take(connection: SSL.Connection) -> bytes | None:
     return None
 
 
-def give(connection: SSL.Connection, data: bytes | memoryview) -> int:
+def write(connection: SSL.Connection, data: bytes | memoryview) -> int:
     """Write at most one record; answer how many bytes were taken.
 
     Raises:

@@ -24,7 +24,17 @@ from rhttp.tls.context import openssl_reason
 from rhttp.tls.handshake import Handshake
 from rhttp.tls.link import CLOSED, CLOSING, GRACE, HANDSHAKE, HIGH_WATER, OPEN, SocketLink, Tally
 from rhttp.tls.outbox import Outbox
-from rhttp.tls.record import RECORD, SHAKEN, WANTS_WRITE, give, has_taken_hello, say_bye, shake, take, watch_end
+from rhttp.tls.record import (
+    RECORD,
+    SHAKEN,
+    WANTS_WRITE,
+    do_handshake,
+    has_taken_hello,
+    read,
+    shutdown,
+    watch_end,
+    write,
+)
 
 _PEEK: Final = 16
 """Bytes that are looked at before TLS begins: every method and the space behind it."""
@@ -99,7 +109,7 @@ class TlsLink(SocketLink):
     def _shake(self) -> None:
         self.handshake.has_begun = True
         try:
-            step = shake(self._connection)
+            step = do_handshake(self._connection)
         except SSL.SysCallError:
             self._fail("closed")
             return
@@ -204,7 +214,7 @@ class TlsLink(SocketLink):
             return
         for _ in range(_READS):
             try:
-                data = take(self._connection)
+                data = read(self._connection)
             except SSL.ZeroReturnError:
                 self._on_eof()
                 return
@@ -225,7 +235,7 @@ class TlsLink(SocketLink):
     def _give(self, data: bytes | memoryview) -> int:
         # OpenSSL takes a record's worth at a time; after WantWrite it must be given the same bytes again.
         try:
-            return give(self._connection, data)
+            return write(self._connection, data)
         except (SSL.WantWriteError, SSL.WantReadError):
             return 0
         except SSL.Error as error:
@@ -240,8 +250,8 @@ class TlsLink(SocketLink):
             else:
                 self._loop.remove_writer(self._fd)
 
-    def _say_bye(self) -> None:
-        say_bye(self._connection)
+    def _shutdown(self) -> None:
+        shutdown(self._connection)
 
     def deadline_passed(self) -> None:
         """The handshake, a linger or the last bytes took too long; or it is time for another look."""

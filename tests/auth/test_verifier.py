@@ -10,7 +10,7 @@ import pytest
 import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.digests import BINDING, NOW, PASSWORD, REALM, Desk, user
+from support.digests import BINDING, NOW, PASSWORD, REALM, HomeSession, user
 from support.slots import attributes
 
 import auth.verifier
@@ -30,7 +30,7 @@ from rhttp.digest.formula import (
 STALE = {AuthReason.NONCE_FORGED, AuthReason.NONCE_STALE, AuthReason.REPLAYED_NC, AuthReason.NC_TOO_OLD}
 
 
-def answer(desk: Desk, method: bytes = b"GET", uri: bytes = b"/x", **client: Any) -> bytes:
+def answer(desk: HomeSession, method: bytes = b"GET", uri: bytes = b"/x", **client: Any) -> bytes:
     value = desk.client(**client).authorize(method, uri)
     assert value is not None
     return value
@@ -46,7 +46,7 @@ def reason(outcome: Authenticated | Unauthenticated) -> AuthReason:
     return outcome.reason
 
 
-def counted(desk: Desk, counters: list[int], uri: bytes = b"/x") -> Iterator[bytes]:
+def counted(desk: HomeSession, counters: list[int], uri: bytes = b"/x") -> Iterator[bytes]:
     """Credentials under one nonce with exactly these counters."""
     nonce = parse_challenges([desk.challenge()])[0].nonce
     secret = ha1("alice", REALM, PASSWORD, Algorithm.SHA_256).encode()
@@ -67,7 +67,7 @@ def counted(desk: Desk, counters: list[int], uri: bytes = b"/x") -> Iterator[byt
 
 def test_check_of_good_credentials_is_a_proof() -> None:
     """User and algorithm are in the proof."""
-    desk = Desk()
+    desk = HomeSession()
     proof = desk.check(answer(desk))
     assert isinstance(proof, Authenticated)
     assert (proof.user, proof.algorithm) == ("alice", "SHA-256")
@@ -87,7 +87,7 @@ def test_check_accepts_what_our_own_client_answers(
     name: str, password: str, realm: str, method: bytes, uri: bytes, algorithm: Algorithm
 ) -> None:
     """Client and verifier agree for every name, password, realm, method, target and algorithm."""
-    desk = Desk(user(name, password, realm=realm, algorithms=(algorithm,)), realm=realm, algorithms=(algorithm,))
+    desk = HomeSession(user(name, password, realm=realm, algorithms=(algorithm,)), realm=realm, algorithms=(algorithm,))
     client = desk.client(name, password, algorithms=(algorithm,))
     for _ in range(3):
         value = client.authorize(method, uri) or b""
@@ -128,7 +128,7 @@ def test_check_accepts_what_our_own_client_answers(
 )
 def test_check_of_one_thing_broken_gives_its_reason(old: bytes, new: bytes, why: AuthReason) -> None:
     """Every fault has its reason, and the credentials are still good afterwards: nothing was spent."""
-    desk = Desk()
+    desk = HomeSession()
     value = answer(desk)
     assert old in value
     assert reason(desk.check(value.replace(old, new))) is why
@@ -138,7 +138,7 @@ def test_check_of_one_thing_broken_gives_its_reason(old: bytes, new: bytes, why:
 
 def test_check_without_the_field_is_absent_and_with_two_malformed() -> None:
     """Exactly one field: none is the only reason that policy may forgive, two are never guessed about."""
-    desk = Desk()
+    desk = HomeSession()
     value = answer(desk)
     assert reason(desk.check()) is AuthReason.ABSENT
     assert reason(desk.check(value, value)) is AuthReason.MALFORMED
@@ -160,7 +160,7 @@ def test_check_without_the_field_is_absent_and_with_two_malformed() -> None:
 )
 def test_check_for_another_request_or_peer_gives_its_reason(asked: dict[str, Any], why: AuthReason) -> None:
     """Credentials are for one method, target, listener, certificate, time and user."""
-    desk = Desk()
+    desk = HomeSession()
     value = answer(desk)
     assert reason(desk.check(value, **asked)) is why
     assert is_proof(desk.check(value))
@@ -169,30 +169,30 @@ def test_check_for_another_request_or_peer_gives_its_reason(asked: dict[str, Any
 
 def test_check_nonce_of_another_key_is_forged_and_stale() -> None:
     """After a restart old nonces are not ours any more; the client is told stale and gets on by itself."""
-    before, after = Desk(), Desk(key=b"n" * 32)
+    before, after = HomeSession(), HomeSession(key=b"n" * 32)
     outcome = after.check(answer(before))
     assert outcome == Unauthenticated(AuthReason.NONCE_FORGED, stale=True)
 
 
 def test_check_nonce_of_another_realm_is_forged() -> None:
     """Two realms with one key do not take each other's nonces, even when the realm parameter is made to fit."""
-    other = Desk(realm="other")
+    other = HomeSession(realm="other")
     value = answer(other).replace(b'realm="other"', b'realm="%b"' % REALM.encode())
-    assert reason(Desk().check(value)) is AuthReason.NONCE_FORGED
+    assert reason(HomeSession().check(value)) is AuthReason.NONCE_FORGED
 
 
 def test_check_of_unknown_and_disabled_users_gives_their_reasons() -> None:
     """The log tells them apart, with the right password or the wrong one; the peer gets the same 401."""
-    gone = Desk(user("bob"))
+    gone = HomeSession(user("bob"))
     assert reason(gone.check(answer(gone))) is AuthReason.UNKNOWN_USER
-    disabled = Desk(user(enabled=False))
+    disabled = HomeSession(user(enabled=False))
     assert reason(disabled.check(answer(disabled))) is AuthReason.USER_DISABLED
     assert reason(disabled.check(answer(disabled, password="wrong"))) is AuthReason.USER_DISABLED
 
 
 def test_check_of_a_user_without_that_algorithm_says_so() -> None:
     """A password set before an algorithm was offered cannot be verified by it."""
-    desk = Desk(user(), algorithms=("SHA-512-256", "SHA-256"))
+    desk = HomeSession(user(), algorithms=("SHA-512-256", "SHA-256"))
     assert reason(desk.check(answer(desk, algorithms=(Algorithm.SHA_512_256,)))) is AuthReason.ALGORITHM
     assert is_proof(desk.check(answer(desk)))
 
@@ -200,7 +200,7 @@ def test_check_of_a_user_without_that_algorithm_says_so() -> None:
 @pytest.mark.parametrize("users", [[user("bob")], [user(enabled=False)]])
 def test_check_never_accepts_the_dummy(users: list[Any]) -> None:
     """A response computed from the dummy H(A1), which everybody can read here, is no proof."""
-    desk = Desk(*users)
+    desk = HomeSession(*users)
     sent = parse_authorization(answer(desk))
     assert isinstance(sent, DigestCredentials)
     forged = response(
@@ -245,7 +245,7 @@ def test_check_does_the_same_work_whoever_the_user_is(
         return compare(one, two)
 
     monkeypatch.setattr(auth.verifier, "compare_digest", counting_compare)
-    desk = Desk(*users)
+    desk = HomeSession(*users)
     assert not is_proof(desk.check(answer(desk, name=name, password="wrong")))
     assert work == [(64, 64)]
 
@@ -255,7 +255,7 @@ def test_check_does_the_same_work_whoever_the_user_is(
 
 def test_check_out_of_order_within_the_window_is_accepted_once() -> None:
     """Slots of one agent share a nonce and overtake each other."""
-    desk = Desk()
+    desk = HomeSession()
     values = dict(zip([1, 3, 2, 1000], counted(desk, [1, 3, 2, 1000]), strict=True))
     assert all(is_proof(desk.check(value)) for value in values.values())
     assert all(reason(desk.check(value)) is AuthReason.REPLAYED_NC for value in values.values())
@@ -263,7 +263,7 @@ def test_check_out_of_order_within_the_window_is_accepted_once() -> None:
 
 def test_check_below_the_window_is_too_old() -> None:
     """A counter that can no longer be told from a spent one counts as spent."""
-    desk = Desk()
+    desk = HomeSession()
     late, edge, new = counted(desk, [1, 2, 1025])
     assert is_proof(desk.check(new))
     assert is_proof(desk.check(edge))
@@ -272,7 +272,7 @@ def test_check_below_the_window_is_too_old() -> None:
 
 def test_check_of_a_wrong_response_spends_no_counter() -> None:
     """A stranger who saw a nonce cannot burn its owner's counters."""
-    desk = Desk()
+    desk = HomeSession()
     (value,) = counted(desk, [7])
     sent = parse_authorization(value)
     assert isinstance(sent, DigestCredentials)
@@ -282,7 +282,7 @@ def test_check_of_a_wrong_response_spends_no_counter() -> None:
 
 def test_check_beyond_256_nonces_makes_the_identity_s_oldest_stale() -> None:
     """An identity that hoards nonces loses its oldest; with ``stale`` it gets on by itself."""
-    desk = Desk()
+    desk = HomeSession()
     clients = []
     for number in range(257):
         client = DigestClient("alice", PASSWORD, entropy=desk.entropy)
@@ -297,7 +297,7 @@ def test_check_beyond_256_nonces_makes_the_identity_s_oldest_stale() -> None:
 
 def test_check_on_a_full_ledger_still_lets_everyone_in() -> None:
     """Overflow costs the oldest nonces, never the newest peer."""
-    desk = Desk(*[user(f"u{number}") for number in range(12)], ledger=NonceLedger(total=4))
+    desk = HomeSession(*[user(f"u{number}") for number in range(12)], ledger=NonceLedger(total=4))
     for number in range(12):
         name, now = f"u{number}", NOW + number
         client = DigestClient(name, PASSWORD, entropy=desk.entropy)
@@ -313,7 +313,7 @@ def test_check_on_a_full_ledger_still_lets_everyone_in() -> None:
 @given(st.data())
 def test_check_of_mutated_credentials_accepts_no_other_meaning(data: st.DataObject) -> None:
     """Cutting, doubling and replacing bytes never raises, and never yields a proof for anything but the original."""
-    desk = Desk()
+    desk = HomeSession()
     value = answer(desk)
     mutated = bytearray(value)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -334,7 +334,7 @@ def test_check_of_mutated_credentials_accepts_no_other_meaning(data: st.DataObje
 @given(st.lists(st.binary(max_size=100), max_size=3), st.binary(max_size=10), st.binary(max_size=10))
 def test_check_of_any_bytes_never_raises(values: list[bytes], method: bytes, uri: bytes) -> None:
     """Noise is refused, whatever else is in the request."""
-    assert reason(Desk().check(*values, method=method, uri=uri)) in AuthReason
+    assert reason(HomeSession().check(*values, method=method, uri=uri)) in AuthReason
 
 
 # --- Challenges ------------------------------------------------------------------------------------------------------
@@ -342,7 +342,7 @@ def test_check_of_any_bytes_never_raises(values: list[bytes], method: bytes, uri
 
 def test_challenge_is_one_sha_256_challenge_by_default() -> None:
     """A second challenge would be taken first by some clients; ours is alone, and stale only when asked."""
-    desk = Desk()
+    desk = HomeSession()
     (plain,), (stale,) = parse_challenges([desk.challenge()]), parse_challenges([desk.challenge(stale=True)])
     assert (plain.realm, plain.algorithm, plain.qop) == (REALM, Algorithm.SHA_256, {b"auth"})
     assert (plain.is_stale, stale.is_stale) == (False, True)
@@ -352,7 +352,7 @@ def test_challenge_is_one_sha_256_challenge_by_default() -> None:
 def test_challenge_with_several_algorithms_offers_all_and_takes_all() -> None:
     """With more configured, each has its challenge in order; an absent algorithm is then MD5."""
     offered = (Algorithm.SHA_512_256, Algorithm.SHA_256, Algorithm.MD5)
-    desk = Desk(user(algorithms=offered), algorithms=offered)
+    desk = HomeSession(user(algorithms=offered), algorithms=offered)
     assert [one.algorithm for one in parse_challenges([desk.challenge()])] == list(offered)
     for algorithm in offered:
         proof = desk.check(answer(desk, algorithms=(algorithm,)))
@@ -374,7 +374,7 @@ def test_verifier_that_cannot_work_is_not_made(realm: str, algorithms: list[str]
 
 def test_check_remembers_nothing_across_peers() -> None:
     """A verdict kept for one peer is not another's: alternating peers get the same answers every time."""
-    desk = Desk()
+    desk = HomeSession()
     values = list(counted(desk, [1, 2, 3]))
     for value in values:
         assert reason(desk.check(value, binding=b"other")) is AuthReason.NONCE_FORGED
@@ -386,7 +386,7 @@ def test_check_remembers_nothing_across_peers() -> None:
 
 def test_check_accepts_python_requests() -> None:
     """requests quotes algorithm and qop; several requests go under one challenge."""
-    desk = Desk()
+    desk = HomeSession()
     digest = requests.auth.HTTPDigestAuth("alice", PASSWORD)
     digest.init_per_thread_state()
     challenge = desk.challenge().decode().removeprefix("Digest ")
@@ -400,7 +400,7 @@ def test_check_accepts_python_requests() -> None:
 
 def test_check_accepts_httpx() -> None:
     """httpx answers a 401 by itself and reuses the challenge."""
-    desk = Desk()
+    desk = HomeSession()
     seen: list[AuthReason | None] = []
 
     def gateway(request: httpx.Request) -> httpx.Response:
@@ -438,7 +438,7 @@ def test_check_accepts_httpx() -> None:
 )
 def test_check_accepts_the_order_of(template: str) -> None:
     """Orders and quoting of clients that are not in Python."""
-    desk = Desk()
+    desk = HomeSession()
     sent = parse_authorization(answer(desk))
     assert isinstance(sent, DigestCredentials)
     value = template.format(

@@ -21,7 +21,7 @@ from rig import polling, whypage  # noqa: E402
 from rig.home import find_command  # noqa: E402
 from rig.plot import Axis, Legend, Line, Panel, svg  # noqa: E402
 from rig.polling import Batch, Idle, Seen  # noqa: E402
-from rig.pollmaster import Desk, Ledger, Master, MasterEnd  # noqa: E402
+from rig.pollmaster import HomeSession, Ledger, Master, MasterEnd  # noqa: E402
 from rig.pollmodel import Course, Polling, summary  # noqa: E402
 from rig.processes import BenchFailed  # noqa: E402
 from rig.results import with_figures  # noqa: E402
@@ -41,7 +41,7 @@ class Wire(asyncio.Transport):
         self.written.append(bytes(data))
 
 
-def asking(desk: Desk) -> tuple[MasterEnd, Wire]:
+def asking(desk: HomeSession) -> tuple[MasterEnd, Wire]:
     """A connection that asks the desk for work."""
     end, wire = MasterEnd(Master({"d": desk})), Wire()
     end.connection_made(wire)
@@ -52,7 +52,7 @@ def asking(desk: Desk) -> tuple[MasterEnd, Wire]:
 
 async def test_desk_gives_the_oldest_job_to_who_asks_and_says_when_there_is_none() -> None:
     """A poll has one job, or none, and is answered at once."""
-    desk = Desk()
+    desk = HomeSession()
     desk.put(b"0 1.5")
     desk.put(b"1 2.5")
     answers = [asking(desk)[1].written for _ in range(3)]
@@ -63,7 +63,7 @@ async def test_desk_gives_the_oldest_job_to_who_asks_and_says_when_there_is_none
 
 async def test_desk_that_holds_answers_when_a_job_is_there_and_loses_none_to_the_dead() -> None:
     """A held poll gets the job as it arrives, the longest held first; one whose connection ended gets nothing."""
-    desk = Desk(hold=60.0)
+    desk = HomeSession(hold=60.0)
     (gone, lost), (_, first), (_, second) = asking(desk), asking(desk), asking(desk)
     gone.connection_lost(None)
     desk.put(b"0 1.0")
@@ -75,7 +75,7 @@ async def test_desk_that_holds_answers_when_a_job_is_there_and_loses_none_to_the
 
 async def test_desk_that_holds_lets_go_in_time() -> None:
     """No poll is held for longer than was said."""
-    desk = Desk(hold=0.02)
+    desk = HomeSession(hold=0.02)
     _, wire = asking(desk)
     async with asyncio.timeout(5):
         while not wire.written:

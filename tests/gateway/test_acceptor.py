@@ -17,7 +17,7 @@ from support.bench import POOL, PlaneBench
 
 from gateway.config.values import TcpAddress
 from gateway.control.descriptors import Sockets, Tally
-from gateway.core.context import Services
+from gateway.core.context import ProcessContext
 from gateway.ingress.acceptor import DispatchAcceptor
 from gateway.ingress.tls_acceptor import TlsAcceptor
 from gateway.supervisor.sockets import bind_tcp, bind_unix
@@ -48,11 +48,11 @@ def ports() -> Iterator[Ports]:
 
 
 @pytest.fixture
-async def services(tmp_path: Path) -> AsyncIterator[Services]:
+async def process(tmp_path: Path) -> AsyncIterator[ProcessContext]:
     made = await PlaneBench.start(tmp_path, POOL, limits="handshakes = 8\nhandshake_timeout = 60.0\n")
-    yield made.services
-    for live in tuple(made.services.registry):
-        live.cut("test")
+    yield made.process
+    for live in tuple(made.process.registry):
+        live.disconnect("test")
     await asyncio.sleep(0.05)
     made.close()
 
@@ -83,22 +83,22 @@ async def never(is_so: Callable[[], bool]) -> None:
 # -- TLS ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_tls_accepts_for_itself_only_until_a_peer_is_down(services: Services, ports: Ports) -> None:
+async def test_tls_accepts_for_itself_only_until_a_peer_is_down(process: ProcessContext, ports: Ports) -> None:
     """A queue of another process is its own business, until that process is gone; and again when it is back."""
-    acceptor = TlsAcceptor(services, Sockets(tls=ports.sockets, index=1, processes=3))
+    acceptor = TlsAcceptor(process, Sockets(tls=ports.sockets, index=1, processes=3))
     acceptor.start()
     mine = ports.knock(1)
-    await until(lambda: services.counters.connections == 1)
+    await until(lambda: process.counters.connections == 1)
     other = ports.knock(2)
-    await never(lambda: services.counters.connections != 1)
+    await never(lambda: process.counters.connections != 1)
     acceptor.peer_down(2)
-    await until(lambda: services.counters.connections == 2)
+    await until(lambda: process.counters.connections == 2)
     mine.close()
     other.close()
-    await until(lambda: services.counters.connections == 0)
+    await until(lambda: process.counters.connections == 0)
     acceptor.peer_up(2)
     ports.knock(2)
-    await never(lambda: services.counters.connections != 0)
+    await never(lambda: process.counters.connections != 0)
     assert ports.sockets[2].accept()[0].close() is None  # it is there for whom it is for, on an open socket
     acceptor.close()
 
@@ -106,8 +106,8 @@ async def test_tls_accepts_for_itself_only_until_a_peer_is_down(services: Servic
 async def test_tls_at_its_limit_accepts_from_nobodys_queue(tmp_path: Path, ports: Ports) -> None:
     """A limit is a limit of the process, not of a queue; with room again all queues are served."""
     plane = await PlaneBench.start(tmp_path, POOL, limits="handshakes = 2\nhandshake_timeout = 60.0\n")
-    services = plane.services
-    acceptor = TlsAcceptor(services, Sockets(tls=ports.sockets, index=0, processes=3))
+    process = plane.process
+    acceptor = TlsAcceptor(process, Sockets(tls=ports.sockets, index=0, processes=3))
     acceptor.start()
     acceptor.peer_down(1)
     held: list[socket.socket] = []
@@ -122,7 +122,7 @@ async def test_tls_at_its_limit_accepts_from_nobodys_queue(tmp_path: Path, ports
         await until(all_answered)
     acceptor.peer_down(2)
     late = [ports.knock(index) for index in (0, 1, 2)]
-    await never(lambda: services.counters.connections != 2)
+    await never(lambda: process.counters.connections != 2)
     for sock in (*held, *late):
         sock.close()
     for index in (0, 1, 2):
@@ -137,10 +137,10 @@ async def test_tls_at_its_limit_accepts_from_nobodys_queue(tmp_path: Path, ports
 
 
 async def test_tls_peer_that_goes_down_while_paused_is_adopted_with_the_next_start(
-    services: Services, ports: Ports
+    process: ProcessContext, ports: Ports
 ) -> None:
     """What is learnt while nothing is accepted is not forgotten; and what was only rumour has no effect."""
-    acceptor = TlsAcceptor(services, Sockets(tls=ports.sockets, index=0, processes=3))
+    acceptor = TlsAcceptor(process, Sockets(tls=ports.sockets, index=0, processes=3))
     for index in (-1, 0, 3):
         acceptor.peer_down(index)  # ourselves, and nobody
         acceptor.peer_up(index)
@@ -150,8 +150,8 @@ async def test_tls_peer_that_goes_down_while_paused_is_adopted_with_the_next_sta
     for index in range(3):
         ports.knock(index)
     acceptor.start()
-    await until(lambda: services.counters.connections == 2)
-    await never(lambda: services.counters.connections != 2)
+    await until(lambda: process.counters.connections == 2)
+    await never(lambda: process.counters.connections != 2)
     assert ports.sockets[2].accept()[0].close() is None
     acceptor.close()
 
@@ -167,9 +167,9 @@ async def gone(sock: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("floods", [3, 9, 40])
-async def test_tls_source_that_floods_loses_its_own_places(services: Services, ports: Ports, floods: int) -> None:
+async def test_tls_source_that_floods_loses_its_own_places(process: ProcessContext, ports: Ports, floods: int) -> None:
     """A quarter of eight places is its share; somebody else's silent connection stays, and a newcomer gets in."""
-    acceptor = TlsAcceptor(services, Sockets(tls=ports.sockets[:1]))
+    acceptor = TlsAcceptor(process, Sockets(tls=ports.sockets[:1]))
     acceptor.start()
     other = ports.knock(0, "127.0.0.3")
     await until(lambda: acceptor.counts.accepted == 1)
@@ -188,10 +188,10 @@ async def test_tls_source_that_floods_loses_its_own_places(services: Services, p
 
 
 async def test_tls_gives_up_the_oldest_silent_and_none_whose_hello_waits_unread(
-    services: Services, ports: Ports
+    process: ProcessContext, ports: Ports
 ) -> None:
     """Whoever has spoken waits for us: the most silent go, and not even in one turn is one taken for the other."""
-    acceptor = TlsAcceptor(services, Sockets(tls=ports.sockets[:1]))
+    acceptor = TlsAcceptor(process, Sockets(tls=ports.sockets[:1]))
     spoken = [ports.knock(0, f"127.0.1.{n}") for n in range(4)]
     for sock in spoken:
         sock.sendall(client_hello())
@@ -207,10 +207,10 @@ async def test_tls_gives_up_the_oldest_silent_and_none_whose_hello_waits_unread(
     acceptor.close()
 
 
-async def test_tls_closed_accepts_from_nobodys_queue(services: Services, ports: Ports) -> None:
+async def test_tls_closed_accepts_from_nobodys_queue(process: ProcessContext, ports: Ports) -> None:
     """A process that drains takes over for nobody."""
     addresses = [sock.getsockname() for sock in ports.sockets]
-    acceptor = TlsAcceptor(services, Sockets(tls=ports.sockets, index=0, processes=3))
+    acceptor = TlsAcceptor(process, Sockets(tls=ports.sockets, index=0, processes=3))
     acceptor.start()
     acceptor.peer_down(1)
     acceptor.end()
@@ -219,30 +219,30 @@ async def test_tls_closed_accepts_from_nobodys_queue(services: Services, ports: 
     for address in addresses:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(address, timeout=20)
-    await never(lambda: services.counters.connections != 0)
+    await never(lambda: process.counters.connections != 0)
 
 
-async def test_tls_that_closes_takes_what_waits_first(services: Services, ports: Ports) -> None:
+async def test_tls_that_closes_takes_what_waits_first(process: ProcessContext, ports: Ports) -> None:
     """Who was in the queue when the door was closed had come in time."""
-    acceptor = TlsAcceptor(services, Sockets(tls=ports.sockets, index=0, processes=3))
+    acceptor = TlsAcceptor(process, Sockets(tls=ports.sockets, index=0, processes=3))
     acceptor.start()
     acceptor.peer_down(1)
     waiting = [ports.knock(index) for index in (0, 1)]
     for sock in waiting:
         sock.sendall(client_hello())
     acceptor.close()  # in this very turn: the loop has not looked at them yet
-    assert services.counters.connections == 2
+    assert process.counters.connections == 2
     await until(lambda: all(link.was_answered() for link in acceptor.places.guests()))
 
 
-async def test_tls_of_one_process_has_nobody_to_adopt(services: Services, ports: Ports) -> None:
+async def test_tls_of_one_process_has_nobody_to_adopt(process: ProcessContext, ports: Ports) -> None:
     """Its socket is the only one, whatever number is named."""
-    acceptor = TlsAcceptor(services, Sockets(tls=ports.sockets[:1]))
+    acceptor = TlsAcceptor(process, Sockets(tls=ports.sockets[:1]))
     acceptor.start()
     acceptor.peer_down(0)
     acceptor.peer_up(0)
     ports.knock(0)
-    await until(lambda: services.counters.connections == 1)
+    await until(lambda: process.counters.connections == 1)
     acceptor.close()
 
 
@@ -260,19 +260,21 @@ async def health(sock: socket.socket) -> bytes:
         await writer.wait_closed()
 
 
-async def test_dispatch_serves_its_own_queue_and_that_of_a_peer_that_is_down(services: Services, ports: Ports) -> None:
+async def test_dispatch_serves_its_own_queue_and_that_of_a_peer_that_is_down(
+    process: ProcessContext, ports: Ports
+) -> None:
     """A master on this host waits for no process either; giving a queue back closes nothing."""
-    acceptor = DispatchAcceptor(services, Sockets(dispatch=ports.sockets, index=1, processes=3))
+    acceptor = DispatchAcceptor(process, Sockets(dispatch=ports.sockets, index=1, processes=3))
     acceptor.start()
     assert await health(ports.knock(1)) == b"HTTP/1.1 200 OK\r\n"
     waiting = ports.knock(0)
-    await never(lambda: services.counters.connections != 0)
+    await never(lambda: process.counters.connections != 0)
     acceptor.peer_down(0)
     assert await health(waiting) == b"HTTP/1.1 200 OK\r\n"
     acceptor.peer_up(0)
-    await until(lambda: services.counters.connections == 0)
+    await until(lambda: process.counters.connections == 0)
     ports.knock(0)
-    await never(lambda: services.counters.connections != 0)
+    await never(lambda: process.counters.connections != 0)
     assert ports.sockets[0].accept()[0].close() is None
     acceptor.peer_down(0)
     assert await health(ports.knock(0)) == b"HTTP/1.1 200 OK\r\n"
@@ -280,10 +282,10 @@ async def test_dispatch_serves_its_own_queue_and_that_of_a_peer_that_is_down(ser
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-async def test_dispatch_on_a_file_is_one_queue_for_all(services: Services, tmp_path: Path, processes: int) -> None:
+async def test_dispatch_on_a_file_is_one_queue_for_all(process: ProcessContext, tmp_path: Path, processes: int) -> None:
     """Any process may take a connection, so none has to be taken over."""
     listener = bind_unix(tmp_path / "d.sock", "dispatch", mode=0o600)
-    acceptor = DispatchAcceptor(services, Sockets(dispatch=(listener.sock,), index=processes - 1, processes=processes))
+    acceptor = DispatchAcceptor(process, Sockets(dispatch=(listener.sock,), index=processes - 1, processes=processes))
     acceptor.start()
     acceptor.peer_down(0)
     acceptor.peer_up(0)
@@ -295,33 +297,35 @@ async def test_dispatch_on_a_file_is_one_queue_for_all(services: Services, tmp_p
     with closing(socket.socket(socket.AF_UNIX)) as late:
         with suppress(ConnectionRefusedError):  # one process closed it: the supervisor has it still, this test has not
             late.connect(str(tmp_path / "d.sock"))
-        await never(lambda: services.counters.connections != 0)
+        await never(lambda: process.counters.connections != 0)
     listener.close()
 
 
-async def test_dispatch_takes_one_connection_at_a_time(services: Services, tmp_path: Path) -> None:
+async def test_dispatch_takes_one_connection_at_a_time(process: ProcessContext, tmp_path: Path) -> None:
     """What waits behind it is for whichever process is free first."""
     listener = bind_unix(tmp_path / "d.sock", "dispatch", mode=0o600)
-    acceptor = DispatchAcceptor(services, Sockets(dispatch=(listener.sock,), index=0, processes=2))
+    acceptor = DispatchAcceptor(process, Sockets(dispatch=(listener.sock,), index=0, processes=2))
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(closing(socket.socket(socket.AF_UNIX))).connect(str(tmp_path / "d.sock"))
         acceptor._accept(listener.sock)
-        await until(lambda: services.counters.connections == 1)
+        await until(lambda: process.counters.connections == 1)
         for _ in range(2):
             listener.sock.accept()[0].close()
         acceptor._accept(listener.sock)  # another was quicker
-        await never(lambda: services.counters.connections != 1)
+        await never(lambda: process.counters.connections != 1)
     acceptor.close()
     listener.close()
 
 
-async def test_dispatch_leaves_a_connection_to_a_process_that_has_fewer(services: Services, tmp_path: Path) -> None:
+async def test_dispatch_leaves_a_connection_to_a_process_that_has_fewer(
+    process: ProcessContext, tmp_path: Path
+) -> None:
     """For a moment, or not at all when that process is gone; nobody waits for one that hangs."""
     listener = bind_unix(tmp_path / "d.sock", "dispatch", mode=0o600)
     fd = Tally.make(2)
     other, ours = Tally(os.dup(fd), 1, 2), Tally(fd, 0, 2)
-    acceptor = DispatchAcceptor(services, Sockets(dispatch=(listener.sock,), tally=ours, index=0, processes=2))
+    acceptor = DispatchAcceptor(process, Sockets(dispatch=(listener.sock,), tally=ours, index=0, processes=2))
     with ExitStack() as stack:
 
         def knock() -> None:
@@ -330,22 +334,22 @@ async def test_dispatch_leaves_a_connection_to_a_process_that_has_fewer(services
         for count in (1, 2):
             knock()
             acceptor._accept(listener.sock)
-            assert services.counters.connections == count
+            assert process.counters.connections == count
         knock()
         acceptor._accept(listener.sock)
-        assert services.counters.connections == 2
-        await until(lambda: services.counters.connections == 3)
+        assert process.counters.connections == 2
+        await until(lambda: process.counters.connections == 3)
         acceptor._stop()
         acceptor.peer_down(1)
         knock()
         acceptor._accept(listener.sock)
-        assert services.counters.connections == 4
+        assert process.counters.connections == 4
         acceptor.peer_up(1)
         assert not other.is_ahead(4, ())  # it says that it has as many
         knock()
         acceptor._accept(listener.sock)
-        assert services.counters.connections == 5
-    await until(lambda: services.counters.connections == 0)
+        assert process.counters.connections == 5
+    await until(lambda: process.counters.connections == 0)
     acceptor.close()
     listener.close()
     for tally in (other, ours):
@@ -359,13 +363,13 @@ def queue_of(sock: socket.socket) -> int:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-async def test_dispatch_keeps_the_length_of_the_queue(services: Services, processes: int) -> None:
+async def test_dispatch_keeps_the_length_of_the_queue(process: ProcessContext, processes: int) -> None:
     """An event loop that begins to serve would shorten it to its own default."""
     bound = bind_tcp(TcpAddress(host="127.0.0.1", port=0), "dispatch", count=processes)
     before = queue_of(bound.sock)
     assert before > 100
     sockets = (bound.sock, *(other.sock for other in bound.more))
-    acceptor = DispatchAcceptor(services, Sockets(dispatch=sockets, processes=processes))
+    acceptor = DispatchAcceptor(process, Sockets(dispatch=sockets, processes=processes))
     acceptor.start()
     assert queue_of(bound.sock) == before
     acceptor.close()
@@ -384,12 +388,12 @@ class Exhausted(socket.socket):
         return super().accept()
 
 
-async def test_dispatch_without_descriptors_tries_again_and_spins_not(services: Services) -> None:
+async def test_dispatch_without_descriptors_tries_again_and_spins_not(process: ProcessContext) -> None:
     """The connection waits a moment; the loop is not kept busy with it."""
     bound = bind_tcp(TcpAddress(host="127.0.0.1", port=0), "dispatch")
     with Exhausted(fileno=bound.sock.detach()) as sock:
         sock.setblocking(False)
-        acceptor = DispatchAcceptor(services, Sockets(dispatch=(sock,), index=0, processes=2))
+        acceptor = DispatchAcceptor(process, Sockets(dispatch=(sock,), index=0, processes=2))
         acceptor.start()
         client = socket.create_connection(sock.getsockname(), timeout=20)
         assert await health(client) == b"HTTP/1.1 200 OK\r\n"

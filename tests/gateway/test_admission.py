@@ -35,18 +35,18 @@ POLICIES = {
 }
 
 
-class Desk:
+class HomeSession:
     """A requester `alice` in front of one policy, and every kind of credentials."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, policy: str, **peer: Any) -> None:
         self.bench = Bench(CONFIG, policy=POLICIES[policy], loop=loop)
-        services = self.bench.services
-        self.realm = services.generation.config.digest.realm
-        services.credentials = Credentials(
+        process = self.bench.process
+        self.realm = process.generation.config.digest.realm
+        process.credentials = Credentials(
             [user(name, realm=self.realm, enabled=name != "off") for name in ("alice", "bob", "off")]
         )
         self.asked = 0
-        engine = services.generation.engine
+        engine = process.generation.engine
         decider = engine.decider
 
         class Spy:
@@ -54,7 +54,7 @@ class Desk:
                 self.asked += 1
                 return decider(*question)
 
-        services.generation.engine = Spy()
+        process.generation.engine = Spy()
         self.peer = client_peer(**peer)
         self.requester: Requester = self.bench.requester(self.peer)
         self._numbers = 0
@@ -64,11 +64,11 @@ class Desk:
         return self._numbers.to_bytes(size, "big")
 
     def challenge(self, *, binding: bytes | None = None, listener: bytes = b"tls", age: float = 0.0) -> bytes:
-        services = self.bench.services
-        return services.generation.verifier.challenge(
+        process = self.bench.process
+        return process.generation.verifier.challenge(
             listener=listener,
             binding=self.peer.fingerprint if binding is None else binding,
-            now=services.elapsed - age,
+            now=process.elapsed - age,
             entropy=self._entropy(12),
             stale=False,
         )
@@ -116,16 +116,16 @@ class Desk:
 
 @pytest.fixture
 async def make() -> Iterator[Any]:  # type: ignore[misc]  # an async fixture, so that a loop runs
-    made: list[Desk] = []
+    made: list[HomeSession] = []
     loop = asyncio.get_running_loop()
 
-    def build(policy: str, **peer: Any) -> Desk:
-        made.append(Desk(loop, policy, **peer))
+    def build(policy: str, **peer: Any) -> HomeSession:
+        made.append(HomeSession(loop, policy, **peer))
         return made[-1]
 
     yield build
-    for desk in made:
-        desk.bench.close()
+    for session in made:
+        session.bench.close()
 
 
 WRONG = {
@@ -161,16 +161,16 @@ GOOD_OR_NONE = {
 @pytest.mark.parametrize(("policy", "authorization"), GOOD_OR_NONE)
 def test_admission_asks_policy_and_challenges_or_refuses(make: Any, policy: str, authorization: str) -> None:
     """Absent: Allow proceeds, otherwise 401. Valid: Allow proceeds, otherwise 403. One that errs allows nothing."""
-    desk = make(policy)
-    answer = desk.ask("/-/pools", *desk.lines(authorization, "/-/pools"))
+    session = make(policy)
+    answer = session.ask("/-/pools", *session.lines(authorization, "/-/pools"))
     assert answer.status == GOOD_OR_NONE[policy, authorization]
-    assert desk.asked > 0
+    assert session.asked > 0
     assert ("www-authenticate" in answer.fields) == (answer.status == 401)
     if answer.status == 401:
-        assert desk.reason() == ("auth.refused", "absent")
+        assert session.reason() == ("auth.refused", "absent")
     elif answer.status == 403:
-        assert desk.reason()[0] == "policy.denied"
-    assert not desk.requester.link.eof
+        assert session.reason()[0] == "policy.denied"
+    assert not session.requester.link.eof
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -180,12 +180,12 @@ def test_admission_answers_wrong_credentials_with_401_and_asks_nobody(
     make: Any, policy: str, authorization: str, target: str
 ) -> None:
     """Present but wrong, in any way and any scheme: always 401, and policy is not asked, so nothing can be probed."""
-    desk = make(policy)
-    answer = desk.ask(target, *desk.lines(authorization, target))
+    session = make(policy)
+    answer = session.ask(target, *session.lines(authorization, target))
     assert (answer.status, answer.problem) == (401, "unauthenticated")
     assert answer.fields["www-authenticate"].startswith("Digest ")
-    assert desk.asked == 0
-    event, reason = desk.reason()
+    assert session.asked == 0
+    event, reason = session.reason()
     assert event == "auth.refused"
     assert reason == (WRONG[authorization] or reason)
     assert reason.encode() not in answer.content
@@ -197,21 +197,21 @@ def test_admission_answers_wrong_credentials_with_401_and_asks_nobody(
 )
 def test_admission_refuses_users_that_are_gone_or_disabled(make: Any, users: list[Any], reason: str) -> None:
     """At the next request of a live connection, whatever nonce it holds."""
-    desk = make("allow")
-    lines = desk.lines("valid", "/-/pools")
-    desk.bench.services.credentials = Credentials(
-        [user(name, realm=desk.realm, enabled=enabled) for name, enabled in users]
+    session = make("allow")
+    lines = session.lines("valid", "/-/pools")
+    session.bench.process.credentials = Credentials(
+        [user(name, realm=session.realm, enabled=enabled) for name, enabled in users]
     )
-    assert desk.ask("/-/pools", *lines).status == 401
-    assert desk.reason() == ("auth.refused", reason)
+    assert session.ask("/-/pools", *lines).status == 401
+    assert session.reason() == ("auth.refused", reason)
 
 
 def test_admission_says_the_same_to_all_who_are_not_authenticated(make: Any) -> None:
     """An unknown user, a wrong password and another's certificate look alike to the peer."""
-    desk = make("allow")
+    session = make("allow")
     seen = set()
     for kind in ("password", "unknown", "disabled", "another", "basic"):
-        answer = desk.ask("/-/pools", *desk.lines(kind, "/-/pools"))
+        answer = session.ask("/-/pools", *session.lines(kind, "/-/pools"))
         shape = dict(answer.fields)
         for varying in ("rhttp-request-id", "www-authenticate"):
             shape.pop(varying)
@@ -223,18 +223,18 @@ def test_admission_says_the_same_to_all_who_are_not_authenticated(make: Any) -> 
 @pytest.mark.parametrize("kind", ["old", "foreign"])
 def test_admission_calls_a_nonce_stale_when_a_new_one_would_do(make: Any, kind: str) -> None:
     """RFC 7616 section 3.3: the client goes on without asking its user."""
-    desk = make("allow")
-    assert "stale=true" in desk.ask("/-/pools", *desk.lines(kind, "/-/pools")).fields["www-authenticate"]
+    session = make("allow")
+    assert "stale=true" in session.ask("/-/pools", *session.lines(kind, "/-/pools")).fields["www-authenticate"]
 
 
 def test_admission_spends_a_counter_once(make: Any) -> None:
     """A replayed request is 401, whatever else is right."""
-    desk = make("allow")
-    lines = desk.lines("valid", "/-/pools")
-    assert desk.ask("/-/pools", *lines).status == 200
-    answer = desk.ask("/-/pools", *lines)
+    session = make("allow")
+    lines = session.lines("valid", "/-/pools")
+    assert session.ask("/-/pools", *lines).status == 200
+    answer = session.ask("/-/pools", *lines)
     assert answer.status == 401
-    assert desk.reason() == ("auth.refused", "replayed_nc")
+    assert session.reason() == ("auth.refused", "replayed_nc")
 
 
 @pytest.mark.parametrize("policy", ["allow", "deny"])
@@ -247,18 +247,18 @@ def test_admission_looks_at_the_certificate_first(
     make: Any, policy: str, authorization: str, state: str, status: int, reason: str
 ) -> None:
     """A certificate that ended, or of which we know too little, is refused before anything else; the first closes."""
-    desk = make(policy, expires=1000.0) if state == "expired" else make(policy)
-    services = desk.bench.services
+    session = make(policy, expires=1000.0) if state == "expired" else make(policy)
+    process = session.bench.process
     if state == "revoked":
-        services.snapshot = StateSnapshot(version=1, users={}, revoked=frozenset({desk.peer.serial}), labels={})
+        process.snapshot = StateSnapshot(version=1, users={}, revoked=frozenset({session.peer.serial}), labels={})
     elif state == "stale":
-        services.state_at = services.elapsed - services.generation.config.limits.state_stale - 1
-    answer = desk.ask("/-/pools", *desk.lines(authorization, "/-/pools"))
+        process.state_at = process.elapsed - process.generation.config.limits.state_stale - 1
+    answer = session.ask("/-/pools", *session.lines(authorization, "/-/pools"))
     assert answer.status == status
-    assert desk.reason() == ("auth.refused", reason)
-    assert desk.asked == 0
+    assert session.reason() == ("auth.refused", reason)
+    assert session.asked == 0
     assert "www-authenticate" not in answer.fields
-    assert desk.requester.link.eof == (status == 403)
+    assert session.requester.link.eof == (status == 403)
 
 
 @pytest.mark.parametrize("target", ["/nowhere", "/-/pools/nope", "/-/pools/nope/events"])
@@ -270,8 +270,8 @@ def test_admission_tells_of_what_is_not_there_only_to_the_allowed(
     make: Any, target: str, policy: str, authorization: str, status: int
 ) -> None:
     """Policy decides first, undecided is no; then 404."""
-    desk = make(policy)
-    assert desk.ask(target, *desk.lines(authorization, target)).status == status
+    session = make(policy)
+    assert session.ask(target, *session.lines(authorization, target)).status == status
 
 
 @pytest.mark.parametrize("target", ["/-/", "/-", "/-/nope", "/-/pools/render/nope", "/-/reverse/"])
@@ -283,17 +283,17 @@ def test_admission_never_routes_what_is_reserved(make: Any, target: str) -> None
 @pytest.mark.parametrize("policy", POLICIES)
 def test_health_needs_a_certificate_and_nothing_else(make: Any, policy: str) -> None:
     """Load balancers have no password; wrong credentials are wrong here, too."""
-    desk = make(policy)
-    assert desk.ask("/-/health").status == 200
-    assert desk.asked == 0
-    assert desk.ask("/-/health", *desk.lines("password", "/-/health")).status == 401
+    session = make(policy)
+    assert session.ask("/-/health").status == 200
+    assert session.asked == 0
+    assert session.ask("/-/health", *session.lines("password", "/-/health")).status == 401
 
 
 def test_dispatch_listener_asks_for_no_credentials(make: Any) -> None:
     """Whoever may open it is `Master::"local"`; policy still decides, and its no is final."""
     for policy, status in (("allow", 200), ("deny", 403), ("silent", 403)):
-        desk = make(policy)
-        answer = desk.bench.requester().ask("/-/pools")
+        session = make(policy)
+        answer = session.bench.requester().ask("/-/pools")
         assert answer is not None
         assert answer.status == status
         assert "www-authenticate" not in answer.fields
@@ -301,31 +301,31 @@ def test_dispatch_listener_asks_for_no_credentials(make: Any) -> None:
 
 def test_admission_remembers_nothing_across_a_reload(make: Any) -> None:
     """What a connection keeps of its last question is of the engine that answered it."""
-    desk = make("allow")
-    assert desk.ask("/-/pools").status == 200
-    services = desk.bench.services
-    services.generation = dataclasses.replace(
-        services.generation, engine=PolicyEngine.load(POLICIES["deny"], groups={}), number=2
+    session = make("allow")
+    assert session.ask("/-/pools").status == 200
+    process = session.bench.process
+    process.generation = dataclasses.replace(
+        process.generation, engine=PolicyEngine.load(POLICIES["deny"], groups={}), number=2
     )
-    assert desk.ask("/-/pools").status == 401
-    assert desk.ask("/-/pools", *desk.lines("valid", "/-/pools")).status == 403
+    assert session.ask("/-/pools").status == 401
+    assert session.ask("/-/pools", *session.lines("valid", "/-/pools")).status == 403
 
 
 def test_admission_shows_the_deciding_policies_in_the_log(make: Any) -> None:
     """By their ids; the peer learns none of it."""
-    desk = make("deny")
-    answer = desk.ask("/-/pools", *desk.lines("valid", "/-/pools"))
-    assert desk.bench.audit.lines[-1]["policy"] == ("closed",)
+    session = make("deny")
+    answer = session.ask("/-/pools", *session.lines("valid", "/-/pools"))
+    assert session.bench.audit.lines[-1]["policy"] == ("closed",)
     assert b"closed" not in answer.content
-    desk = make("allow")
-    desk.ask("/-/pools", *desk.lines("valid", "/-/pools"))
-    assert tuple(desk.bench.audit.lines[-1]["policy"]) == ("open",)
+    session = make("allow")
+    session.ask("/-/pools", *session.lines("valid", "/-/pools"))
+    assert tuple(session.bench.audit.lines[-1]["policy"]) == ("open",)
 
 
 def test_admission_counts_what_it_refuses(make: Any) -> None:
     """For status and metrics."""
-    desk = make("deny")
-    desk.ask("/-/pools")
-    desk.ask("/-/pools", *desk.lines("valid", "/-/pools"))
-    counters = desk.bench.services.counters
+    session = make("deny")
+    session.ask("/-/pools")
+    session.ask("/-/pools", *session.lines("valid", "/-/pools"))
+    counters = session.bench.process.counters
     assert (counters.refused, counters.unauthenticated, counters.policy_denied) == (2, 1, 1)

@@ -8,7 +8,7 @@ import pytest
 from support.bench import POOL, Bench, Requester, client_peer
 from support.policies import OPEN
 
-from gateway.admission.request_record import Call
+from gateway.admission.request_record import RequestRecord
 from gateway.http import responses
 from gateway.http.responses import answer_json, fail, refuse
 
@@ -29,13 +29,13 @@ class Idle(Requester):
         super().__init__(bench, client_peer(), "tls")
         self.end.owner = self  # type: ignore[assignment]
         self._bench = bench
-        self.call: Call
+        self.record: RequestRecord
         self.send(data)
 
     def request_received(self, end: object, head: object) -> None:
         """In the place of the connection."""
-        services = self._bench.services
-        self.call = Call(head, self.connection.peer, "tls", "r1", services.generation)  # type: ignore[arg-type]
+        process = self._bench.process
+        self.record = RequestRecord(head, self.connection.peer, "tls", "r1", process.generation)  # type: ignore[arg-type]
 
     def end_closed(self, end: object) -> None:
         """Nobody counts it."""
@@ -44,7 +44,7 @@ class Idle(Requester):
 def test_refusal_is_in_the_log_before_it_leaves(bench: Bench) -> None:
     """With the reason, which the peer is not told."""
     peer = Idle(bench)
-    refuse(bench.services, peer.end, peer.call, 403, "forbidden", "for_a_reason", policy=("p",))
+    refuse(bench.process, peer.end, peer.record, 403, "forbidden", "for_a_reason", policy=("p",))
     answer = peer.answer()
     assert answer is not None
     assert (answer.status, answer.problem) == (403, "forbidden")
@@ -60,7 +60,7 @@ def test_refusal_of_what_is_answered_already_claims_no_status(bench: Bench) -> N
     peer.end.head(200, b"", 10)
     peer.end.flush()
     peer.link.take()
-    refuse(bench.services, peer.end, peer.call, 403, "forbidden", "late")
+    refuse(bench.process, peer.end, peer.record, 403, "forbidden", "late")
     assert peer.link.aborted
     (line,) = bench.audit.lines
     assert line["reason"] == "late"
@@ -70,7 +70,7 @@ def test_refusal_of_what_is_answered_already_claims_no_status(bench: Bench) -> N
 def test_problem_ends_in_a_newline_and_is_as_long_as_it_says(bench: Bench) -> None:
     """Who reads it in a terminal has the prompt on a line of its own."""
     peer = Idle(bench)
-    fail(bench.services, peer.end, peer.call, 503, "no-slot")
+    fail(bench.process, peer.end, peer.record, 503, "no-slot")
     answer = peer.answer()
     assert answer is not None
     assert answer.content.endswith(b"}\n")
@@ -82,7 +82,7 @@ def test_problem_ends_in_a_newline_and_is_as_long_as_it_says(bench: Bench) -> No
 def test_refusal_of_large_content_says_that_it_closes(bench: Bench, length: int, *, closes: bool) -> None:
     """At the limit the connection goes on, one byte above it does not."""
     peer = Idle(bench, b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % length)
-    refuse(bench.services, peer.end, peer.call, 404, "not-found", "no_route")
+    refuse(bench.process, peer.end, peer.record, 404, "not-found", "no_route")
     answer = peer.answer()
     assert answer is not None
     assert (answer.fields.get("connection") == "close") is closes
@@ -92,12 +92,12 @@ def test_answer_of_ours_that_cannot_be_recorded_is_not_given(bench: Bench) -> No
     """What nobody can prove does not happen."""
     peer = Idle(bench)
     bench.audit.full = True
-    answer_json(bench.services, peer.end, peer.call, 200, {"secret": 1})
+    answer_json(bench.process, peer.end, peer.record, 200, {"secret": 1})
     answer = peer.answer()
     assert answer is not None
     assert (answer.status, answer.problem) == (503, "audit-unavailable")
     assert b"secret" not in answer.content
-    assert bench.services.counters.audit_lost == 1
+    assert bench.process.counters.audit_lost == 1
 
 
 def test_every_problem_that_is_asked_again_later_says_when() -> None:

@@ -304,7 +304,7 @@ def test_writer_torn_line_that_cannot_be_cut_blocks_until_it_can(
 FULL = """
 import resource, sys
 from pathlib import Path
-from gateway.audit import AuditUnavailable
+from gateway.audit.line import AuditUnavailable
 from gateway.audit.writer import AuditWriter
 from gateway.audit.verify import verify_directory
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.http import hosts
-from gateway.http.hosts import Authorities, cross_site, same_origin
+from gateway.http.hosts import HostMatcher, cross_site, same_origin
 
 OURS = ["gw.example.com", "Other.Example.", "127.0.0.1", "::1", "2001:db8::a"]
 
@@ -28,7 +28,7 @@ OURS = ["gw.example.com", "Other.Example.", "127.0.0.1", "::1", "2001:db8::a"]
 )
 def test_authority_of_ours_is_covered(host: bytes) -> None:
     """In any case, with or without a final dot, on any port: a forwarded port is nobody's fault."""
-    assert Authorities(OURS).covers(host) is True
+    assert HostMatcher(OURS).covers(host) is True
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_authority_of_ours_is_covered(host: bytes) -> None:
 )
 def test_authority_of_somebody_else_is_not_covered(host: bytes) -> None:
     """421: well-formed, but not for us."""
-    assert Authorities(OURS).covers(host) is False
+    assert HostMatcher(OURS).covers(host) is False
 
 
 @pytest.mark.parametrize(
@@ -68,12 +68,12 @@ def test_authority_of_somebody_else_is_not_covered(host: bytes) -> None:
 )
 def test_authority_outside_the_grammar_is_none_at_all(host: bytes) -> None:
     """400: not an authority by RFC 9112 section 3.2."""
-    assert Authorities(OURS).covers(host) is not True
+    assert HostMatcher(OURS).covers(host) is not True
 
 
 def test_authorities_remember_within_bounds() -> None:
     """What strangers name is remembered up to a number and a length, and changes no answer."""
-    ours = Authorities(OURS)
+    ours = HostMatcher(OURS)
     for number in range(3 * hosts._MEMO):
         assert ours.covers(b"h%d.example" % number) is False
     assert ours.covers(b"a" * 30_000) is not True

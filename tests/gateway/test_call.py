@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.bench import client_peer, worker_peer
 
 from auth.policy import Allowed
-from gateway.admission.request_record import Admitted, Call
+from gateway.admission.request_record import Admitted, RequestRecord
 from gateway.audit.line import MAX_STRING
 from gateway.core.peer import LocalPeer, Peer
 from rhttp.http1.head import RequestHead
@@ -19,12 +19,12 @@ from rhttp.http1.head import RequestHead
 PEERS: tuple[Peer, ...] = (LocalPeer(None), LocalPeer("127.0.0.1"), client_peer(), worker_peer("w1"))
 
 
-def call_of(peer: Peer, target: bytes, parent: str | None, policies: tuple[str, ...]) -> Call:
-    call = Call(RequestHead(), peer, "tls", "0a1b", cast("Any", None))
-    call.target = target
-    call.parent_id = parent
-    call.admitted = Admitted(None, Allowed(policies), ("request", "Route", "jobs"))
-    return call
+def record_of(peer: Peer, target: bytes, parent: str | None, policies: tuple[str, ...]) -> RequestRecord:
+    record = RequestRecord(RequestHead(), peer, "tls", "0a1b", cast("Any", None))
+    record.target = target
+    record.parent_id = parent
+    record.admitted = Admitted(None, Allowed(policies), ("request", "Route", "jobs"))
+    return record
 
 
 def read(fields: Any) -> dict[str, Any]:
@@ -53,26 +53,26 @@ def test_rendered_line_says_what_the_plain_one_says(
     worker: str,
 ) -> None:
     """Field by field, whoever asks and for what."""
-    call = call_of(peer, target, parent, tuple(policies))
-    plain = call.audit(outcome, status=status or None)
+    record = record_of(peer, target, parent, tuple(policies))
+    plain = record.audit(outcome, status=status or None)
     if worker:
         plain["worker"] = worker
     for _ in range(2):  # the second time from what the first one rendered
-        assert read(call.audit_of(outcome.encode(), status=status, worker=worker.encode())) == read(plain)
+        assert read(record.audit_of(outcome.encode(), status=status, worker=worker.encode())) == read(plain)
 
 
 @pytest.mark.parametrize("size", [MAX_STRING, MAX_STRING + 1])
 def test_target_of_any_length_has_its_line(size: int) -> None:
     """One that the log shortens goes the long way."""
-    call = call_of(client_peer(), b"/" + b"a" * (size - 1), None, ("p",))
-    assert read(call.audit_of(b"allowed", status=200, worker=b"")) == read(call.audit("allowed", status=200))
-    assert (call.rendered is None) == (size > MAX_STRING)
+    record = record_of(client_peer(), b"/" + b"a" * (size - 1), None, ("p",))
+    assert read(record.audit_of(b"allowed", status=200, worker=b"")) == read(record.audit("allowed", status=200))
+    assert (record.rendered is None) == (size > MAX_STRING)
 
 
 def test_refused_request_tells_its_reason_and_no_policy() -> None:
     """Nothing was decided; what is not known is not there."""
-    call = Call(RequestHead(), LocalPeer(None), "dispatch", "0a1b", cast("Any", None))
-    assert read(call.audit("refused", status=400, reason="target_empty")) == {
+    record = RequestRecord(RequestHead(), LocalPeer(None), "dispatch", "0a1b", cast("Any", None))
+    assert read(record.audit("refused", status=400, reason="target_empty")) == {
         "request_id": "0a1b",
         "identity": "master/local",
         "listener": "dispatch",

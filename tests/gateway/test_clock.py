@@ -14,7 +14,7 @@ from support.fakegateway import FakeState, snapshot
 
 from auth.credentials import Credentials
 from auth.sharedledger import SharedLedger, create
-from gateway.core.context import Services
+from gateway.core.context import ProcessContext
 from gateway.dataplane.generation import Lasting, build_generation, read_config
 from gateway.state.snapshot import StateSnapshot
 from gateway.state.watch import StateWatch
@@ -54,14 +54,14 @@ async def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:  # type: ign
     """A gateway's data process with a ledger of its own, or with that of several."""
     bench = Bench(CONFIG, policy=KNOWN, loop=asyncio.get_running_loop())
     ledger = SharedLedger(create(per_identity=4)) if request.param == "shared" else bench.lasting.ledger
-    services = bench.services
+    process = bench.process
     bench.lasting = Lasting(key=bench.lasting.key, ledger=ledger)
-    services.generation = build_generation(
-        services, read_config(bench.material), bench.material, bench.lasting, services.generation
+    process.generation = build_generation(
+        process, read_config(bench.inputs), bench.inputs, bench.lasting, process.generation
     )
     ledger.configure(1024, 4, 300.0)
-    realm = services.generation.config.digest.realm
-    services.credentials = Credentials([user(name, realm=realm) for name in ("alice", "bob")])
+    realm = process.generation.config.digest.realm
+    process.credentials = Credentials([user(name, realm=realm) for name in ("alice", "bob")])
     yield bench
     bench.close()
     if isinstance(ledger, SharedLedger):
@@ -70,9 +70,9 @@ async def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:  # type: ign
 
 def comes(bench: Bench, name: str) -> int:
     """The status of a request by a client that knows the password and was challenged just now."""
-    services: Services = bench.services
-    services.look_at_clocks()
-    services.state_at = services.elapsed
+    process: ProcessContext = bench.process
+    process.look_at_clocks()
+    process.state_at = process.elapsed
     requester = bench.requester(client_peer(name))
     challenged = requester.ask("/-/pools")
     assert challenged is not None
@@ -98,15 +98,15 @@ def test_clock_set_back_locks_nobody_out(bench: Bench, clock: Clock) -> None:
 
 def test_clock_set_forward_makes_no_nonce_stale(bench: Bench, clock: Clock) -> None:
     """A nonce lives so long by the clock that nobody sets."""
-    services = bench.services
-    services.look_at_clocks()
+    process = bench.process
+    process.look_at_clocks()
     client = DigestClient("alice", PASSWORD, entropy=os.urandom)
     requester = bench.requester(client_peer("alice"))
     challenged = requester.ask("/-/pools")
     assert challenged is not None
     assert client.challenged([challenged.fields["www-authenticate"].encode()])
     clock.ahead = 2 * HOURS
-    services.look_at_clocks()
+    process.look_at_clocks()
     value = client.authorize(b"GET", b"/-/pools")
     assert value is not None
     answer = requester.ask("/-/pools", "GET", f"Authorization: {value.decode()}")
@@ -117,13 +117,13 @@ def test_clock_set_forward_makes_no_nonce_stale(bench: Bench, clock: Clock) -> N
 @pytest.mark.parametrize("ahead", [-2 * HOURS, 2 * HOURS])
 def test_state_goes_stale_by_elapsed_time_whatever_the_clock_says(bench: Bench, clock: Clock, ahead: float) -> None:
     """A clock that is set makes no fresh state stale, and keeps no stale one fresh."""
-    services = bench.services
-    services.state_at = elapsed() - 9
+    process = bench.process
+    process.state_at = elapsed() - 9
     clock.ahead = ahead
-    services.look_at_clocks()
-    assert not services.state_is_stale()
-    services.state_at -= 2
-    assert services.state_is_stale()
+    process.look_at_clocks()
+    assert not process.state_is_stale()
+    process.state_at -= 2
+    assert process.state_is_stale()
 
 
 async def test_certificate_expires_by_the_time_of_day_as_it_is_now(

@@ -96,7 +96,7 @@ PARTS = (
 @pytest.mark.parametrize("target", ["/jobs/x", "/-/pools"])
 def test_fault_in_a_decision_denies_and_leaves_a_line(bench: Bench, faults: Faults, part: str, target: str) -> None:
     """Whoever asked gets 500 and nothing else, the log says what kind of fault it was, and the connection ends."""
-    setattr(bench.services.generation, part, Raising())
+    setattr(bench.process.generation, part, Raising())
     alice = bench.requester(client_peer())
     answer = answered(alice.ask(target, "GET", *(["Authorization: Digest x"] if part == "verifier" else [])))
     assert (answer.status, answer.problem) == (500, "internal")
@@ -111,7 +111,7 @@ def test_fault_in_a_decision_denies_and_leaves_a_line(bench: Bench, faults: Faul
 
 def test_fault_in_a_decision_about_an_upload_denies_it(bench: Bench, faults: Faults) -> None:
     """No byte of content goes anywhere."""
-    bench.services.generation.engine = Raising()
+    bench.process.generation.engine = Raising()
     alice = bench.requester(client_peer())
     assert answered(alice.ask("/jobs/x", "POST", content=b"12345")).status == 500
     assert len(bench.audit.of("request")) == 1
@@ -199,7 +199,7 @@ def test_request_that_changes_nothing_or_is_of_no_other_site_goes_on(
 def test_route_that_allows_cross_site_requests_takes_them(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """That one only: the route says so, nobody else."""
     leased: list[object] = []
-    monkeypatch.setattr(type(bench.services.generation.masters["jobs"]), "lease", lambda *_, **__: leased.append(1))
+    monkeypatch.setattr(type(bench.process.generation.masters["jobs"]), "lease", lambda *_, **__: leased.append(1))
     assert bench.requester(client_peer()).ask("/open/x", "POST", EVIL) is None
     assert leased == [1]
 

@@ -35,7 +35,7 @@ from gateway.control.channel import (
 
 ONE_OF_EACH: tuple[Message, ...] = (
     Hello(pid=7),
-    Prepare(id=1, material={"config_text": "x", "trust": {"root": "cGVt"}}),
+    Prepare(id=1, inputs={"config_text": "x", "trust": {"root": "cGVt"}}),
     Commit(id=2),
     Rollback(id=3),
     ApplyState(id=4, snapshot='{"version":1}'),
@@ -124,7 +124,7 @@ def test_decoder_frame_at_the_limit_passes_and_one_byte_more_is_refused() -> Non
 
 def test_messages_with_secrets_do_not_show_them() -> None:
     """The server's key and the users' HA1 are in no repr."""
-    assert "cGVt" not in repr(Prepare(id=1, material={"server_key": "cGVt"}))
+    assert "cGVt" not in repr(Prepare(id=1, inputs={"server_key": "cGVt"}))
     assert "cGVt" not in repr(ApplyState(id=1, snapshot="cGVt"))
 
 

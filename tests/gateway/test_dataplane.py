@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.bench import POOL, PlaneBench, client_peer, make_material, other_ca
+from support.bench import POOL, PlaneBench, client_peer, make_inputs, other_ca
 
 from gateway.audit.line import AuditUnavailable
 from gateway.config.values import Config
 from gateway.control.channel import Drained
 from gateway.control.descriptors import Inherited, Sockets
-from gateway.control.process_inputs import Material
+from gateway.control.process_inputs import ProcessInputs
 from gateway.dataplane import plane as dataplane
 from gateway.dataplane.generation import load_policy
 from gateway.dataplane.plane import DataPlane
@@ -49,14 +49,14 @@ def state(version: int, *users: UserRecord, revoked: frozenset[str] = frozenset(
 
 async def test_plane_takes_up_nothing_that_was_only_prepared(plane: PlaneBench) -> None:
     """Until commit, and not after rollback."""
-    before = plane.services.generation
-    material = make_material(POOL + OTHER, home=plane.material.home)
-    assert await plane.plane.prepare(material) == []
-    assert plane.services.generation is before
+    before = plane.process.generation
+    inputs = make_inputs(POOL + OTHER, home=plane.inputs.home)
+    assert await plane.plane.prepare(inputs) == []
+    assert plane.process.generation is before
     plane.plane.rollback()
     with pytest.raises(RuntimeError):
         plane.plane.commit()
-    assert plane.services.generation is before
+    assert plane.process.generation is before
 
 
 async def test_plane_refuses_a_bad_configuration_and_goes_on_with_the_old_one(plane: PlaneBench) -> None:
@@ -65,9 +65,9 @@ async def test_plane_refuses_a_bad_configuration_and_goes_on_with_the_old_one(pl
     problems = await plane.reload('[pools.render]\nmode = "loose"\n')
     assert [path for path, _ in problems] == ["pools.render.mode"]
     assert [path for path, _ in await plane.reload(policy="permit (")] == ["policy"]
-    assert plane.services.generation.number == 1
+    assert plane.process.generation.number == 1
     assert await plane.reload(POOL + OTHER) == []
-    assert plane.services.generation.number == 2
+    assert plane.process.generation.number == 2
     assert not worker.link.closed
     assert plane.audit.of("gateway.reload")[0]["detail"]["version"] == 2
 
@@ -75,7 +75,7 @@ async def test_plane_refuses_a_bad_configuration_and_goes_on_with_the_old_one(pl
 async def test_plane_refuses_a_first_configuration_that_is_bad(tmp_path: Path) -> None:
     """There is nothing to go on with: the process says why and opens no log."""
     plane = DataPlane(Inherited(control=-1))
-    problems = await plane.prepare(make_material('[pools.render]\nmode = "loose"\n', home=str(tmp_path)))
+    problems = await plane.prepare(make_inputs('[pools.render]\nmode = "loose"\n', home=str(tmp_path)))
     assert [path for path, _ in problems] == ["pools.render.mode"]
     assert not (tmp_path / "audit").exists()
 
@@ -136,7 +136,7 @@ async def test_reload_ends_requests_that_wait_and_are_no_longer_allowed(
         answer = one.answer()
         assert answer is not None
         assert (answer.status, answer.problem) == (403, "forbidden")
-    assert (plane.pool.pool.waiting, plane.services.exchanges) == (0, 1)
+    assert (plane.pool.pool.waiting, plane.process.exchanges) == (0, 1)
     lines = [line for line in plane.audit.of("policy.denied") if line["status"] == 403]
     assert [line["target"] for line in lines] == [ANY, "/-/pools/render/workers/w9/x"]
     assert [(line["outcome"], "policy" in line) for line in lines] == [("refused", False)] * 2
@@ -169,8 +169,8 @@ async def test_reload_ends_requests_that_wait_for_a_connection_to_a_master(tmp_p
         config = f'[masters.jobs]\nurls = ["{url}"]\n[[routes]]\npath = "/jobs/*"\nmaster = "jobs"\n'
         limits = "master_connections = 1"
         plane = await PlaneBench.start(tmp_path, config, policy=OPEN, limits=limits)
-        material = make_material(config, policy=NO_ROUTE, limits=limits, home=plane.material.home)
-        assert await plane.plane.prepare(material) == []
+        inputs = make_inputs(config, policy=NO_ROUTE, limits=limits, home=plane.inputs.home)
+        assert await plane.plane.prepare(inputs) == []
         dialled, waits = plane.requester(client_peer("alice")), plane.requester(client_peer("bob"))
         assert dialled.ask("/jobs/1") is None
         assert waits.ask("/jobs/2") is None
@@ -179,7 +179,7 @@ async def test_reload_ends_requests_that_wait_for_a_connection_to_a_master(tmp_p
             answer = one.answer()
             assert answer is not None
             assert answer.status == 401  # they came without credentials
-        assert plane.services.exchanges == 0
+        assert plane.process.exchanges == 0
         plane.close()
 
 
@@ -217,7 +217,7 @@ async def test_reload_without_a_pool_ends_it(plane: PlaneBench) -> None:
     answer = master.ask(ANY)
     assert answer is not None
     assert answer.status == 404
-    assert plane.services.exchanges == 0
+    assert plane.process.exchanges == 0
 
 
 async def test_reload_without_a_ca_cuts_what_it_issued(plane: PlaneBench) -> None:
@@ -248,7 +248,7 @@ async def test_reload_without_a_ca_cuts_what_it_issued(plane: PlaneBench) -> Non
 
 async def test_reload_with_one_ca_more_cuts_nobody(plane: PlaneBench) -> None:
     """While keys roll over a role has two; only when the old one leaves, its connections end."""
-    worker, old = plane.worker(), plane.material.trust
+    worker, old = plane.worker(), plane.inputs.trust
     both = {**old, "worker": old["worker"] + other_ca(Role.WORKER)["worker"]}
     assert await plane.reload(trust=both) == []
     assert not worker.link.closed
@@ -303,7 +303,7 @@ async def test_state_cuts_exactly_those_whom_it_ends(plane: PlaneBench) -> None:
         "client/carol": "user_disabled",
         "client/dave": "password_changed",
     }
-    assert plane.services.counters.cut == 4
+    assert plane.process.counters.cut == 4
 
 
 async def test_state_cuts_workers_and_their_requests(plane: PlaneBench) -> None:
@@ -346,7 +346,7 @@ async def test_state_that_was_read_earlier_is_ignored(plane: PlaneBench) -> None
     older = replace(state(3, revoked=frozenset({"s-bob"})), read=1)
     assert await plane.plane.apply_state(older) == 0
     assert await plane.reload(snapshot=older) == []
-    assert plane.services.snapshot is newer
+    assert plane.process.snapshot is newer
     assert not live.link.aborted
     restored = replace(state(1, revoked=frozenset({"s-bob"})), read=3)
     assert await plane.plane.apply_state(restored) == 1
@@ -361,10 +361,10 @@ async def test_state_comes_through_while_a_configuration_is_prepared(
     begun, go_on = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
-    def slow(config: Config, material: Material) -> object:
+    def slow(config: Config, inputs: ProcessInputs) -> object:
         loop.call_soon_threadsafe(begun.set)
         assert go_on.wait(20)
-        return load_policy(config, material)
+        return load_policy(config, inputs)
 
     monkeypatch.setattr(dataplane, "load_policy", slow)
     reloading = asyncio.create_task(plane.reload())
@@ -375,29 +375,29 @@ async def test_state_comes_through_while_a_configuration_is_prepared(
     assert not reloading.done()
     go_on.set()
     assert await reloading == []
-    assert plane.services.snapshot is newer
+    assert plane.process.snapshot is newer
 
 
 async def test_state_before_the_first_commit_is_taken_up_by_it(tmp_path: Path) -> None:
     """It is told of what was revoked while it was prepared; nobody is admitted by what was known before."""
     plane = DataPlane(Inherited(control=-1))
     newer = replace(state(2, revoked=frozenset({"s-alice"})), read=1)
-    assert await plane.prepare(make_material(home=str(tmp_path))) == []
+    assert await plane.prepare(make_inputs(home=str(tmp_path))) == []
     assert await plane.apply_state(newer) == 0
     plane.commit()
-    assert plane.services.snapshot is newer
-    plane.services.audit.close()
+    assert plane.process.snapshot is newer
+    plane.process.audit.close()
 
 
 async def test_state_that_is_fresh_again_admits_again(plane: PlaneBench) -> None:
     """New admissions are refused while state is unread for too long, and go on when it is read."""
     client = plane.requester(client_peer())
-    services = plane.services
-    plane.plane.state_fresh(services.elapsed - 11)
+    process = plane.process
+    plane.plane.state_fresh(process.elapsed - 11)
     answer = client.ask("/-/pools")
     assert answer is not None
     assert (answer.status, answer.problem) == (503, "state-stale")
-    plane.plane.state_fresh(services.elapsed - 9)
+    plane.plane.state_fresh(process.elapsed - 9)
     answer = plane.requester(client_peer()).ask("/-/pools")
     assert answer is not None
     assert answer.status == 401
@@ -441,7 +441,7 @@ async def test_drain_answers_what_runs_and_ends_the_rest(plane: PlaneBench) -> N
     assert busy.link.closed
     assert all(live.link.eof for live in (master, waiting, reader, health, late))
     assert plane.audit.lines[-1]["event"] == "gateway.stop"
-    assert plane.services.exchanges == 0
+    assert plane.process.exchanges == 0
     reasons = [line["reason"] for line in plane.audit.of("reverse.closed")]
     assert reasons == ["drain", "drain"]
 
@@ -467,7 +467,7 @@ async def test_drain_does_not_wait_longer_than_it_was_told(plane: PlaneBench, fi
         assert answer.status in (502, 503)
         assert master.link.eof
     assert plane.audit.lines[-1]["event"] == "gateway.stop"
-    assert plane.services.exchanges == 0
+    assert plane.process.exchanges == 0
 
 
 async def test_drain_ends_requests_to_masters_that_do_not_answer(tmp_path: Path) -> None:
@@ -491,7 +491,7 @@ async def test_drain_ends_requests_to_masters_that_do_not_answer(tmp_path: Path)
             assert answer is not None
             assert answer.problem in problems
             assert requester.link.eof
-        assert plane.services.exchanges == 0
+        assert plane.process.exchanges == 0
         plane.close()
 
 
@@ -534,11 +534,11 @@ async def test_plane_serves_its_sockets_and_ticks(plane: PlaneBench, tmp_path: P
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"\r\nDate: " in head
     assert plane.plane.status()["connections"] == {"total": 1, "master": 1}
-    turned = plane.services.wheel.now
-    expired = client_peer("late", expires=plane.services.epoch - 1)
+    turned = plane.process.wheel.now
+    expired = client_peer("late", expires=plane.process.epoch - 1)
     late = plane.requester(expired)
     await late.link.until(lambda: late.link.aborted)
-    assert plane.services.wheel.now > turned
+    assert plane.process.wheel.now > turned
     assert plane.audit.of("connection.cut")[0]["reason"] == "expired"
     await asyncio.wait_for(plane.plane.drain(5.0), 20)
     assert await asyncio.wait_for(reader.read(), 20) == b'{"status":"serving"}'

@@ -18,7 +18,7 @@ TARGET = "/-/pools/render/events"
 async def bench() -> AsyncIterator[Bench]:
     made = Bench(limits="event_queue = 5\nevent_streams = 2")
     yield made
-    for stream in tuple(made.services.streams):
+    for stream in tuple(made.process.streams):
         stream.close()
     made.close()
 
@@ -130,7 +130,7 @@ async def test_events_for_a_slow_reader_wait_within_their_limit(bench: Bench) ->
     for number in range(5, 11):
         bench.worker(f"w{number}")
     assert reader.requester.link.aborted
-    assert bench.services.streams == set()
+    assert bench.process.streams == set()
     assert bench.pool.pool.listeners == set()
 
 
@@ -143,12 +143,12 @@ async def test_events_leave_nothing_behind(bench: Bench, how: str) -> None:
     if how == "lost":
         reader.requester.link.reset()
     elif how == "aborted":
-        reader.requester.connection.cut("revoked")
+        reader.requester.connection.disconnect("revoked")
     else:
         stream.close()
         stream.close()
         assert reader.requester.link.sent.endswith(b"0\r\n\r\n")
-    assert bench.services.streams == set()
+    assert bench.process.streams == set()
     assert bench.pool.pool.listeners == set()
     before = len(reader.requester.link.sent)
     bench.worker("w2")
@@ -163,7 +163,7 @@ async def test_events_end_for_a_reader_that_half_closes(bench: Bench) -> None:
     reader.now()
     reader.requester.end.eof_received()
     assert reader.requester.link.sent == b"0\r\n\r\n"
-    assert bench.services.streams == set()
+    assert bench.process.streams == set()
 
 
 async def test_event_streams_are_limited(bench: Bench) -> None:

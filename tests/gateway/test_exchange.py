@@ -21,7 +21,7 @@ async def bench() -> Iterator[Bench]:  # type: ignore[misc]  # an async fixture,
 def check_at_rest(bench: Bench, *, workers: int) -> None:
     """Nothing runs, nothing waits, every slot that is left is free."""
     pool = bench.pool.pool
-    assert bench.services.exchanges == 0
+    assert bench.process.exchanges == 0
     assert (pool.waiting, pool.total, pool.free) == (0, workers, workers)
 
 
@@ -326,7 +326,7 @@ def test_exchange_on_a_connection_that_is_cut_tells_the_requester(bench: Bench) 
     """A revoked worker's request may have run: 502, and no second try for a POST."""
     worker, master = bench.worker(), bench.requester()
     master.ask(ANY, "POST", content=b"x")
-    worker.reversed.cut("revoked")
+    worker.reversed.disconnect("revoked")
     answer = master.answer()
     assert answer is not None
     assert (answer.status, answer.problem) == (502, "worker-lost")

@@ -29,7 +29,7 @@ class Plant:
             audit += f'ahead = "{ahead}"\n'
         self.bench = Bench(POOL + ROUTE + audit, policy=OPEN)
         self.log = self.bench.audit
-        pool = self.bench.services.generation.masters["jobs"]
+        pool = self.bench.process.generation.masters["jobs"]
         assert isinstance(pool, MasterPool)
         self.pool = pool
         self.target = pool._targets[0]  # the only way to idle connections without a socket
@@ -38,8 +38,8 @@ class Plant:
         """An idle connection to the master; the one made last is used first."""
         link = BenchLink("jobs", self.bench)
         self.bench.links.append(link)
-        services = self.bench.services
-        end = ClientEnd(self.pool, services.generation.limits, services.wheel, self.target)
+        process = self.bench.process
+        end = ClientEnd(self.pool, process.generation.limits, process.wheel, self.target)
         end.connection_made(link)  # type: ignore[arg-type]
         link.set_protocol(end)
         self.target.open += 1
@@ -58,7 +58,7 @@ class Plant:
         return [kind for kind, _ in itertools.groupby(self.bench.events())]
 
     def check_at_rest(self) -> None:
-        assert self.bench.services.exchanges == 0
+        assert self.bench.process.exchanges == 0
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ async def test_request_is_refused_while_the_log_is_known_to_take_no_line(ahead: 
     plant = Plant(ahead)
     link, client = plant.master(), plant.client()
     plant.log.full = True
-    plant.bench.services.record("request", {"outcome": "refused"})
+    plant.bench.process.record("request", {"outcome": "refused"})
     for _ in range(3):
         is_problem(client.ask(JOB, method), 503, "audit-unavailable")
     plant.log.full = False
@@ -146,7 +146,7 @@ def test_dispatch_is_refused_while_the_log_is_known_to_take_no_line(plant: Plant
     """No worker is lost by it."""
     worker, master = plant.bench.worker(), plant.bench.requester()
     plant.log.full = True
-    plant.bench.services.record("request", {"outcome": "refused"})
+    plant.bench.process.record("request", {"outcome": "refused"})
     for _ in range(3):
         is_problem(master.ask("/-/pools/render/any/x", "POST", content=b"x"), 503, "audit-unavailable")
     assert worker.taken() == b""
@@ -158,7 +158,7 @@ def test_request_that_waited_while_the_log_failed_does_not_leave(plant: Plant) -
     link, served, waits = plant.master(), plant.client(), plant.client()
     assert served.ask(JOB) is None
     link.take()
-    plant.target.open = plant.bench.services.generation.config.limits.master_connections  # so the next one waits
+    plant.target.open = plant.bench.process.generation.config.limits.master_connections  # so the next one waits
     assert waits.ask(JOB) is None
     plant.log.full = True
     link.owner.data_received(OK)
@@ -180,7 +180,7 @@ async def test_request_goes_on_unrecorded_when_told_so(method: str) -> None:
         answer = client.answer()
         assert answer is not None
         assert (answer.status, answer.content) == (200, b"done")
-    assert plant.bench.services.counters.audit_lost >= 2
+    assert plant.bench.process.counters.audit_lost >= 2
     plant.check_at_rest()
     plant.bench.close()
 

@@ -22,7 +22,7 @@ async def bench() -> Iterator[Bench]:  # type: ignore[misc]  # an async fixture,
 def check_at_rest(bench: Bench, *, workers: int) -> None:
     """Nothing runs, nothing waits, every slot that is left is free."""
     pool = bench.pool.pool
-    assert bench.services.exchanges == 0
+    assert bench.process.exchanges == 0
     assert (pool.waiting, pool.total, pool.free) == (0, workers, workers)
 
 
@@ -35,7 +35,7 @@ def test_exchange_before_the_turn_is_over_sends_nothing(bench: Bench) -> None:
     assert bench.events() == ["audit dispatch.sent", "write w1"]
     worker.reply()
     assert bench.events() == ["audit dispatch.sent", "write w1"]
-    assert bench.services.exchanges == 1
+    assert bench.process.exchanges == 1
     bench.audit.flush()
     assert bench.events()[2:] == ["audit dispatch", "write local"]
     check_at_rest(bench, workers=1)

@@ -23,7 +23,7 @@ async def bench() -> Iterator[Bench]:  # type: ignore[misc]  # an async fixture,
 def check_at_rest(bench: Bench, *, workers: int) -> None:
     """Nothing runs, nothing waits, every slot that is left is free."""
     pool = bench.pool.pool
-    assert bench.services.exchanges == 0
+    assert bench.process.exchanges == 0
     assert (pool.waiting, pool.total, pool.free) == (0, workers, workers)
 
 
@@ -76,7 +76,7 @@ def test_exchange_is_sent_once_more_only_when_that_is_safe(
     lose(first, how)
     again = second.taken()
     safe = how == "sent" and method.encode() in IDEMPOTENT and size != 1001
-    assert bench.services.counters.retries == safe
+    assert bench.process.counters.retries == safe
     if safe:
         assert again.replace(b"Host: w2", b"Host: w1") == sent
         second.reply(OK if method != "HEAD" else OK[:-4])
@@ -97,7 +97,7 @@ def test_exchange_is_sent_once_more_only_when_that_is_safe(
                 assert b"urn:rhttp:problem:%b" % problem.encode() in data
             (line,) = bench.audit.of("dispatch")
             assert (line["outcome"], line["worker"]) == ("failed", "w1")
-    assert bench.services.exchanges == 0
+    assert bench.process.exchanges == 0
 
 
 def test_exchange_is_sent_a_second_time_only_once(bench: Bench) -> None:
@@ -139,7 +139,7 @@ def test_exchange_takes_the_next_slot_when_nothing_was_handed_over(bench: Bench,
     answer = master.answer()
     assert answer is not None
     assert answer.status == 200
-    assert bench.services.counters.retries == 0
+    assert bench.process.counters.retries == 0
 
 
 def test_exchange_passes_over_any_number_of_dying_slots(bench: Bench) -> None:

@@ -35,7 +35,7 @@ class Bench:
             command=COMMAND,
             ahead=ahead,
             ledger=self.gateway.ledger,
-            material=lambda stream: self.gateway.loaded.material(stream, snapshot=self.newest, nonce_key=b"n" * 32),
+            inputs=lambda stream: self.gateway.loaded.inputs(stream, snapshot=self.newest, nonce_key=b"n" * 32),
             state=lambda: (self.newest, 1.0),
             lock=self.lock,
             log=self.log.append,
@@ -193,7 +193,7 @@ async def test_process_that_is_replaced_has_the_newest_state_before_it_serves(tm
 async def test_change_without_a_process_is_refused(tmp_path: Path) -> None:
     """A reload is taken up by all, and nobody is not all."""
     async with bench(tmp_path, 1) as made:
-        ((_, message),) = await made.fleet.change(made.gateway.loaded.material)  # type: ignore[arg-type]
+        ((_, message),) = await made.fleet.change(made.gateway.loaded.inputs)  # type: ignore[arg-type]
         assert "no data process runs" in message
 
 

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from cryptography import x509
 from OpenSSL import crypto
-from support.bench import POOL, MemoryAudit, make_material
+from support.bench import POOL, MemoryAudit, make_inputs
 from support.certs import AT, DOMAIN, authority, peer, root
 from support.digests import NOW, PASSWORD, user
 
 from auth.credentials import Credentials
 from auth.verifier import Authenticated, AuthReason, Unauthenticated
 from gateway.config.limits import Limits
-from gateway.control.process_inputs import Material
-from gateway.core.context import Generation, Services
+from gateway.control.process_inputs import ProcessInputs
+from gateway.core.context import Generation, ProcessContext
 from gateway.core.peer import SeenPath
 from gateway.dataplane.generation import (
     Refusals,
@@ -48,19 +48,19 @@ class Maker:
     """Builds generations one after the other, as reloads do."""
 
     def __init__(self) -> None:
-        self.services = Services(asyncio.new_event_loop(), MemoryAudit([]))  # type: ignore[arg-type]
+        self.process = ProcessContext(asyncio.new_event_loop(), MemoryAudit([]))  # type: ignore[arg-type]
         self.previous: Generation | None = None
-        first = make_material()
+        first = make_inputs()
         self.lasting = lasting_parts(read_config(first), first)
 
     def build(self, config: str = POOL, **changes: Any) -> Generation:
-        material = make_material(config, **changes)
-        self.previous = build_generation(self.services, read_config(material), material, self.lasting, self.previous)
+        inputs = make_inputs(config, **changes)
+        self.previous = build_generation(self.process, read_config(inputs), inputs, self.lasting, self.previous)
         return self.previous
 
-    def refused(self, material: Material) -> list[tuple[str, str]]:
+    def refused(self, inputs: ProcessInputs) -> list[tuple[str, str]]:
         with pytest.raises(Refusals) as caught:
-            build_generation(self.services, read_config(material), material, self.lasting, self.previous)
+            build_generation(self.process, read_config(inputs), inputs, self.lasting, self.previous)
         return caught.value.problems
 
 
@@ -68,7 +68,7 @@ class Maker:
 def maker() -> Any:
     made = Maker()
     yield made
-    made.services.loop.close()
+    made.process.loop.close()
 
 
 def test_generation_holds_what_the_configuration_says(maker: Maker) -> None:
@@ -140,7 +140,7 @@ def test_generation_accepts_the_nonces_of_the_one_before_and_knows_what_was_spen
 
 def test_generation_tells_all_that_is_wrong_at_once(maker: Maker) -> None:
     """Policy, certificates of authorities, our own certificate: one list, nothing taken up."""
-    good = make_material()
+    good = make_inputs()
     bad = dataclasses.replace(
         good, policy_text="permit (", trust={**good.trust, "client": b"no PEM"}, server_cert=b"no PEM"
     )
@@ -153,15 +153,15 @@ def test_generation_tells_all_that_is_wrong_at_once(maker: Maker) -> None:
 @pytest.mark.parametrize("missing", ["root", "client", "worker", "master", "server"])
 def test_generation_without_one_of_its_authorities_is_refused(maker: Maker, missing: str) -> None:
     """No role can be told without its certificate."""
-    good = make_material()
+    good = make_inputs()
     trust = {name: pem for name, pem in good.trust.items() if name != missing}
     assert [path for path, _ in maker.refused(dataclasses.replace(good, trust=trust))] == ["certs"]
 
 
 def test_generation_refusals_never_quote_a_key(maker: Maker) -> None:
     """Problems are shown to the operator and logged."""
-    good = make_material()
-    other = make_material(server_key=good.server_key.replace(b"A", b"B"))
+    good = make_inputs()
+    other = make_inputs(server_key=good.server_key.replace(b"A", b"B"))
     text = repr(maker.refused(other))
     for line in good.server_key.splitlines()[1:-1]:
         assert line.decode() not in text
@@ -170,7 +170,7 @@ def test_generation_refusals_never_quote_a_key(maker: Maker) -> None:
 def test_configuration_that_is_invalid_is_refused_with_its_key_paths() -> None:
     """As `--check` tells it."""
     with pytest.raises(Refusals) as caught:
-        read_config(make_material('[pools.render]\nmode = "loose"\n[nonsense]\n'))
+        read_config(make_inputs('[pools.render]\nmode = "loose"\n[nonsense]\n'))
     paths = {path for path, _ in caught.value.problems}
     assert {"pools.render.mode", "nonsense"} <= paths
 
@@ -197,15 +197,15 @@ def test_dispatch_listener_answers_for_its_address_only(
     maker: Maker, dispatch: str, host: bytes, covered: bool | None
 ) -> None:
     """On TCP, where web pages could reach it; a unix socket has no names."""
-    material = make_material(overrides={"dispatch": dispatch})
-    made = build_generation(maker.services, read_config(material), material, maker.lasting, None)
+    inputs = make_inputs(overrides={"dispatch": dispatch})
+    made = build_generation(maker.process, read_config(inputs), inputs, maker.lasting, None)
     names = made.dispatch_authorities
     assert (None if names is None else names.covers(host)) == covered
 
 
 def test_server_names_are_those_of_the_leaf() -> None:
     """DNS names and addresses, of the first certificate of the chain."""
-    assert set(server_names(make_material().server_cert)) == {"localhost", "127.0.0.1", "::1"}
+    assert set(server_names(make_inputs().server_cert)) == {"localhost", "127.0.0.1", "::1"}
     assert server_names(certificate_pem(root().certificate)) == []
 
 
@@ -214,14 +214,14 @@ def test_verify_answers_the_proof_and_the_certificate_when_it_is_forwarded(
     maker: Maker, forward: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And looks at the revocations of the present snapshot, whichever that is."""
-    services = maker.services
-    monkeypatch.setattr(Services, "now", staticmethod(lambda: AT + timedelta(minutes=1)))
+    process = maker.process
+    monkeypatch.setattr(ProcessContext, "now", staticmethod(lambda: AT + timedelta(minutes=1)))
     store = TrustStore.from_pem(
         certificate_pem(root().certificate),
         {role: [certificate_pem(authority(role).certificate)] for role in Role},
         trust_domain=DOMAIN,
     )
-    verify = _verify(services, PeerVerifier(store), forward=forward)
+    verify = _verify(process, PeerVerifier(store), forward=forward)
     leaf = peer(Role.CLIENT, "alice")
     above = (authority(Role.CLIENT).certificate, root().certificate)
     path = PresentedPath([crypto.X509.from_cryptography(certificate)._x509 for certificate in (leaf, *above)])
@@ -234,7 +234,7 @@ def test_verify_answers_the_proof_and_the_certificate_when_it_is_forwarded(
     assert (seen.der is not None) is forward
     if seen.der is not None:
         assert x509.load_der_x509_certificate(seen.der) == leaf
-    services.snapshot = StateSnapshot(version=2, users={}, revoked=frozenset({seen.peer.serial_hex}), labels={})
+    process.snapshot = StateSnapshot(version=2, users={}, revoked=frozenset({seen.peer.serial_hex}), labels={})
     with pytest.raises(CertificateInvalid) as caught:
         verify(path)
     assert caught.value.reason == "revoked"

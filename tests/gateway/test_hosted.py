@@ -39,8 +39,8 @@ def reasons(bench: Bench) -> list[str]:
 def test_hosted_connection_is_counted_and_free(bench: Bench) -> None:
     """In the registry under its identity, in the pool as a slot, in the metrics."""
     worker = bench.worker("w1", labels=(("gpu", "a100"),), instance="i1")
-    services, hosted = bench.services, bench.pool
-    assert services.registry.held("worker/w1") == services.counters.reversed_opened == 1
+    process, hosted = bench.process, bench.pool
+    assert process.registry.held("worker/w1") == process.counters.reversed_opened == 1
     assert hosted.connections() == [worker.reversed]
     assert (hosted.slots(), hosted.sums()) == ((1, 1), (1, 1))
     (told,) = hosted.describe()["workers"]  # type: ignore[misc]
@@ -60,7 +60,7 @@ def test_request_that_waits_gets_the_slot_of_whoever_comes(bench: Bench) -> None
     assert status_of(named) == (200, "")
     one.reply()
     assert status_of(second) == (200, "")
-    assert bench.services.exchanges == bench.pool.pool.waiting == 0
+    assert bench.process.exchanges == bench.pool.pool.waiting == 0
 
 
 def test_worker_that_whoever_waited_for_it_ends_at_once_leaves_no_slot(bench: Bench) -> None:
@@ -72,7 +72,7 @@ def test_worker_that_whoever_waited_for_it_ends_at_once_leaves_no_slot(bench: Be
     assert status_of(asker) == (503, "audit-unavailable")
     assert worker.link.is_closing()
     assert bench.pool.slots() == (0, 0)
-    assert bench.services.registry.held("worker/w1") == 0
+    assert bench.process.registry.held("worker/w1") == 0
 
 
 # ---- who gets a slot ----
@@ -103,7 +103,7 @@ def test_slot_whose_connection_has_just_ended_is_passed_over(bench: Bench) -> No
     assert worker.taken()
     worker.reply()
     assert status_of(asker) == (200, "")
-    assert bench.services.counters.retries == 0
+    assert bench.process.counters.retries == 0
 
 
 def test_request_is_sent_to_the_worker_by_its_name(bench: Bench) -> None:
@@ -135,7 +135,7 @@ def test_idle_connection_that_is_lost_takes_its_slot_with_it(bench: Bench) -> No
     """One line says so; registry and pool forget it."""
     worker = bench.worker()
     worker.reset()
-    assert (bench.pool.slots(), bench.services.registry.count) == ((0, 0), 0)
+    assert (bench.pool.slots(), bench.process.registry.count) == ((0, 0), 0)
     assert reasons(bench) == ["connection lost"]
 
 
@@ -145,7 +145,7 @@ def test_cut_connection_ends_at_once(bench: Bench, is_busy: bool) -> None:
     worker, asker = bench.worker(), bench.requester()
     if is_busy:
         assert asker.ask(ANY, "POST", content=b"x") is None
-    worker.reversed.cut("revoked")
+    worker.reversed.disconnect("revoked")
     assert worker.link.aborted
     assert bench.pool.slots() == (0, 0)
     if is_busy:
@@ -174,7 +174,7 @@ def test_connection_that_is_idle_while_the_gateway_drains_closes(bench: Bench) -
     """It served what it had."""
     worker, asker = bench.worker(), bench.requester()
     assert asker.ask(ANY) is None
-    bench.services.draining = True
+    bench.process.draining = True
     worker.reply()
     assert status_of(asker) == (200, "")
     assert worker.link.closed

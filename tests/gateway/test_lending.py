@@ -107,8 +107,8 @@ def test_end_of_a_worker_that_came_while_its_slot_was_lent_is_not_forgotten(lent
 async def test_slot_of_a_worker_that_comes_is_lent_to_whoever_waits_for_it() -> None:
     """Its link stays with the process that has borrowed it, and so do its answers; why it ends is told whole."""
     bench = Bench(POOL)
-    transport = MeshTransport(wheel=bench.services.wheel)
-    lender = Lender(bench.services, transport, FrameReader())  # type: ignore[arg-type]
+    transport = MeshTransport(wheel=bench.process.wheel)
+    lender = Lender(bench.process, transport, FrameReader())  # type: ignore[arg-type]
     lender.take(WANT, Wish("render", waits=True).to_bytes())
     worker = bench.worker("w1")
     worker.link.receive(b"bytes of an answer")
@@ -116,5 +116,5 @@ async def test_slot_of_a_worker_that_comes_is_lent_to_whoever_waits_for_it() -> 
     assert FrameReader().feed(transport.take()) == [(OFFER, b"w1"), (DATA, b"bytes of an answer")]
     lender.take(DROP, b"\x01surplus")
     assert [line["reason"] for line in bench.audit.of("reverse.closed")] == ["surplus"]
-    assert bench.pool.pool.total == bench.services.exchanges == 0
+    assert bench.pool.pool.total == bench.process.exchanges == 0
     bench.close()

@@ -41,11 +41,11 @@ def problems_of(place: Path, passphrase: bytes | None = None, **overrides: str) 
 def test_home_fresh_loads_and_its_material_parses(home: Path) -> None:
     """What `init` makes can be run as it is."""
     loaded = load_home(home)
-    material = loaded.material("p0", snapshot=loaded.snapshot, nonce_key=b"n" * 32)
-    assert material.config() == loaded.config
-    assert (material.stream, material.home) == ("p0", str(home))
-    assert material.server_key.startswith(b"-----BEGIN PRIVATE KEY-----")
-    assert set(material.trust) == {"root", "client", "worker", "master", "server"}
+    inputs = loaded.inputs("p0", snapshot=loaded.snapshot, nonce_key=b"n" * 32)
+    assert inputs.config() == loaded.config
+    assert (inputs.stream, inputs.home) == ("p0", str(home))
+    assert inputs.server_key.startswith(b"-----BEGIN PRIVATE KEY-----")
+    assert set(inputs.trust) == {"root", "client", "worker", "master", "server"}
 
 
 def test_home_sealed_loads_with_its_passphrase_only(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class Rig:
             tables += f'host = "{host}"\n'
         tables += '[[routes]]\npath = "/jobs/*"\nmaster = "jobs"\n'
         self.bench = Bench(tables, policy=OPEN, limits=limits)
-        self.master = self.bench.services.generation.masters["jobs"]
+        self.master = self.bench.process.generation.masters["jobs"]
         assert isinstance(self.master, MasterPool)
 
     def requester(self) -> Requester:
@@ -101,7 +101,7 @@ class Rig:
 
     async def close(self) -> None:
         self.master.close()
-        for live in tuple(self.bench.services.registry):
+        for live in tuple(self.bench.process.registry):
             live.end.abort()  # type: ignore[attr-defined]
         await asyncio.sleep(0)
         self.bench.close()
@@ -112,7 +112,7 @@ async def rig(*ports: int, limits: str = "", host: str | None = None) -> AsyncIt
     made = Rig(*ports, limits=limits, host=host)
     try:
         yield made
-        assert made.bench.services.exchanges == 0
+        assert made.bench.process.exchanges == 0
     finally:
         await made.close()
 
@@ -193,7 +193,7 @@ async def test_master_that_closes_while_a_request_is_on_its_way(method: str, sta
         assert answer.status == status
         if status == 502:
             assert answer.problem == "master-lost"
-        assert made.bench.services.counters.retries == (method == "GET")
+        assert made.bench.process.counters.retries == (method == "GET")
 
 
 async def test_master_with_a_dead_url_is_reached_by_the_other() -> None:
@@ -237,7 +237,7 @@ async def test_master_at_its_limit_waits_for_the_living_instead_of_dialling_the_
     """One URL is full, the other dead: a request waits, and dials once, not as fast as it can."""
     with dead_port() as dead:
         async with origin() as jobs, rig(jobs.port, dead, limits="master_connections = 1") as made:
-            made.bench.services.loop = counting = CountingLoop(made.bench.services.loop)  # type: ignore[assignment]
+            made.bench.process.loop = counting = CountingLoop(made.bench.process.loop)  # type: ignore[assignment]
             jobs.answer = lambda _: None
             first, second = made.requester(), made.requester()
             first.ask("/jobs/1")

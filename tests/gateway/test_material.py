@@ -8,13 +8,13 @@ import orjson
 import pytest
 
 from gateway.config.values import ConfigInvalid
-from gateway.control.process_inputs import Material, MaterialInvalid, read_overrides
+from gateway.control.process_inputs import ProcessInputs, ProcessInputsInvalid, read_overrides
 from gateway.state.snapshot import StateSnapshot, UserRecord
 
 CONFIG = 'trust_domain = "test.internal"\n[digest]\nrealm = "test"\n'
 
 
-def material(**changes: Any) -> Material:
+def inputs(**changes: Any) -> ProcessInputs:
     values: dict[str, Any] = {
         "config_text": CONFIG,
         "overrides": {"listen": "127.0.0.1:0", "processes": "1"},
@@ -32,40 +32,40 @@ def material(**changes: Any) -> Material:
         "nonce_key": b"the-nonce-key-of-thirty-two-byte",
         "stream": "p0",
     }
-    return Material(**(values | changes))
+    return ProcessInputs(**(values | changes))
 
 
-def wire(value: Material) -> dict[str, Any]:
+def wire(value: ProcessInputs) -> dict[str, Any]:
     """What arrives: JSON and back."""
     return dict(orjson.loads(orjson.dumps(value.to_wire())))
 
 
 def test_material_through_the_wire_is_the_same() -> None:
     """A data process works from exactly what the supervisor checked."""
-    assert Material.from_wire(wire(material())) == material()
+    assert ProcessInputs.from_wire(wire(inputs())) == inputs()
 
 
 def test_material_shows_no_key_in_its_repr() -> None:
     """A material that ends up in a log or a traceback gives nothing away."""
-    shown = repr(material())
+    shown = repr(inputs())
     for secret in ("the-server-key", "the-nonce-key", "0123abcd"):
         assert secret not in shown
 
 
-@pytest.mark.parametrize("name", sorted(material().to_wire()))
+@pytest.mark.parametrize("name", sorted(inputs().to_wire()))
 def test_material_without_a_field_is_refused(name: str) -> None:
     """Nothing is filled in by guessing."""
-    value = wire(material())
+    value = wire(inputs())
     del value[name]
-    with pytest.raises(MaterialInvalid, match=name):
-        Material.from_wire(value)
+    with pytest.raises(ProcessInputsInvalid, match=name):
+        ProcessInputs.from_wire(value)
 
 
-@pytest.mark.parametrize("name", sorted(material().to_wire()))
+@pytest.mark.parametrize("name", sorted(inputs().to_wire()))
 def test_material_with_a_field_of_another_type_is_refused(name: str) -> None:
     """Types are looked at where values come in, and refused without being quoted."""
-    with pytest.raises(MaterialInvalid):
-        Material.from_wire(wire(material()) | {name: 7})
+    with pytest.raises(ProcessInputsInvalid):
+        ProcessInputs.from_wire(wire(inputs()) | {name: 7})
 
 
 @pytest.mark.parametrize(
@@ -73,17 +73,17 @@ def test_material_with_a_field_of_another_type_is_refused(name: str) -> None:
 )
 def test_material_malformed_is_refused_without_quoting_it(change: dict[str, Any]) -> None:
     """The error names the field; what was in it may have been a key."""
-    with pytest.raises(MaterialInvalid) as caught:
-        Material.from_wire(wire(material()) | change)
+    with pytest.raises(ProcessInputsInvalid) as caught:
+        ProcessInputs.from_wire(wire(inputs()) | change)
     assert "secret!" not in str(caught.value)
 
 
 def test_material_config_is_that_of_text_and_options() -> None:
     """The process parses the same text with the same options as the supervisor did."""
-    config = material().config()
+    config = inputs().config()
     assert (config.trust_domain, config.listen.port, str(config.home)) == ("test.internal", 0, "/srv/home")
     with pytest.raises(ConfigInvalid):
-        material(config_text="nonsense = 1").config()
+        inputs(config_text="nonsense = 1").config()
 
 
 def test_overrides_absent_stay_absent() -> None:

@@ -26,7 +26,7 @@ async def two() -> AsyncIterator[Meshed]:
         meshed = await Meshed.start(Path(folder), config=POOL)
         yield meshed
         for bench in meshed.benches:
-            await until(lambda bench=bench: not bench.services.exchanges and not bench.pool.pool.line)  # type: ignore[misc]
+            await until(lambda bench=bench: not bench.process.exchanges and not bench.pool.pool.line)  # type: ignore[misc]
         check_at_rest(meshed)
         meshed.close()
         for _ in range(10):  # closed connections tell their owners
@@ -37,7 +37,7 @@ def check_at_rest(meshed: Meshed) -> None:
     """Nothing runs and nothing waits anywhere."""
     for bench in meshed.benches:
         pool = bench.pool.pool
-        assert bench.services.exchanges == 0
+        assert bench.process.exchanges == 0
         assert (pool.waiting, len(pool.line)) == (0, 0)
         assert pool.free == sum(len(worker.idle) for worker in pool.workers.values())
         assert pool.total == pool.free, "a slot is still leased"
@@ -79,7 +79,7 @@ async def test_request_reaches_a_worker_of_the_other_process(two: Meshed) -> Non
     lines = head.split(b"\r\n")
     assert lines[0] == b"POST /job?x=1 HTTP/1.1"
     assert lines[1].startswith(b"Host: w1.render.")
-    assert there.services.exchanges == 1, "a drain waits for it"
+    assert there.process.exchanges == 1, "a drain waits for it"
     await here.sees(1, 0)
     worker.link.owner.data_received(OK)
     reply = await answer(asker)
@@ -295,10 +295,10 @@ async def test_revoked_worker_is_cut_while_another_process_uses_it(two: Meshed) 
     asker = here.requester()
     assert asker.ask(ANY, "GET") is None
     await request(worker)
-    worker.reversed.cut("revoked")
+    worker.reversed.disconnect("revoked")
     assert worker.link.aborted
     assert (await answer(asker)).problem == "worker-lost"
-    assert there.services.exchanges == 0
+    assert there.process.exchanges == 0
     assert here.audit.of("dispatch")[-1]["reason"] == "cut: revoked"
 
 
@@ -392,7 +392,7 @@ async def test_lender_ends_the_connection_when_the_borrower_dies(two: Meshed) ->
     await request(worker)
     here.die()
     await until(lambda: worker.link.aborted)
-    assert there.services.exchanges == 0
+    assert there.process.exchanges == 0
     assert asker.link.aborted
 
 
@@ -446,7 +446,7 @@ async def test_events_tell_of_workers_of_all_processes(two: Meshed) -> None:
     await here.sees(1, 1)
     again.reset()
     await told("event: worker-left")
-    for stream in tuple(here.services.streams):
+    for stream in tuple(here.process.streams):
         stream.close()
 
 
@@ -468,7 +468,7 @@ async def test_connections_of_an_identity_are_counted_in_all_processes(two: Mesh
     identity = here.worker("w1").peer.identity
     there.worker("w1")
     there.worker("w1")
-    await until(lambda: here.services.registry.held(identity) == 3 and there.services.registry.held(identity) == 3)
+    await until(lambda: here.process.registry.held(identity) == 3 and there.process.registry.held(identity) == 3)
 
 
 async def test_drain_hands_out_nothing_more(two: Meshed) -> None:
@@ -479,9 +479,9 @@ async def test_drain_hands_out_nothing_more(two: Meshed) -> None:
     await request(worker)
     assert waiting.ask(ANY, "GET", "Prefer: wait=30") is None
     await until(lambda: len(there.pool.pool.line) == 1)
-    there.services.draining = True
+    there.process.draining = True
     there.pool.stop()
-    here.services.draining = True
+    here.process.draining = True
     here.pool.stop()
     assert (await answer(waiting)).problem == "draining"
     worker.link.owner.data_received(OK)
@@ -511,7 +511,7 @@ async def test_older_start_of_a_worker_stays_away_from_every_process(two: Meshed
     await here.sees(0, 0)
     assert [bench.pool.newer_start("w1", "a") for bench in two.benches] == ["b", "b"]
     for bench in two.benches:
-        bench.services.elapsed += 31.0
+        bench.process.elapsed += 31.0
     assert [bench.pool.newer_start("w1", "a") for bench in two.benches] == [None, None]
 
 
@@ -527,7 +527,7 @@ async def test_newer_start_whose_process_dies_is_gone(two: Meshed) -> None:
     there.die()
     await here.sees(0, 0)
     assert here.pool.newer_start("w1", "a") == "b"
-    here.services.elapsed += 31.0
+    here.process.elapsed += 31.0
     assert here.pool.newer_start("w1", "a") is None
 
 
@@ -547,7 +547,7 @@ async def test_process_that_starts_learns_which_starts_were_superseded() -> None
         learned = fresh.learn(0, told)
         assert [(what.worker, what.instance) for what in learned.started] == [("w1", "b")]
         there.mesh.elsewhere.learn(0, told)
-        pool = HostedPool(there.services, there.pool.config, "test.internal")
+        pool = HostedPool(there.process, there.pool.config, "test.internal")
         for what in learned.ordered:
             pool.ordered(what)
         assert pool.newer_start("w1", "a") == "b"

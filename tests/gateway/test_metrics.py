@@ -16,7 +16,7 @@ from support.bench import POOL, Bench, PlaneBench, client_peer
 from gateway.config.values import MetricsConfig, TcpAddress
 from gateway.core.counters import Counters
 from gateway.dataplane.metrics import _COUNTS, measure, metrics_text
-from gateway.http.hosts import Authorities
+from gateway.http.hosts import HostMatcher
 from gateway.ingress.metrics_acceptor import MetricsAcceptor
 
 CONFIG = POOL + '[masters.jobs]\nurls = ["http://127.0.0.1:1"]\n[pools.far]\nmode = "relay"\nmaster = "jobs"\n'
@@ -31,7 +31,7 @@ async def bench() -> Iterator[Bench]:  # type: ignore[misc]  # an async fixture,
 
 def scrape(bench: Bench) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Every sample by name and labels."""
-    text = metrics_text({"": measure(bench.services)}).decode()
+    text = metrics_text({"": measure(bench.process)}).decode()
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
@@ -76,8 +76,8 @@ def test_metrics_tell_the_present_numbers(bench: Bench) -> None:
     assert samples["rhttp_exchanges", ()] == 3
     assert samples["rhttp_generation", ()] == 1
     assert samples["rhttp_draining", ()] == 0
-    bench.services.draining = True
-    bench.services.elapsed += 7
+    bench.process.draining = True
+    bench.process.elapsed += 7
     samples = scrape(bench)
     assert samples["rhttp_draining", ()] == 1
     assert samples["rhttp_state_age_seconds", ()] == pytest.approx(7, abs=0.01)
@@ -87,7 +87,7 @@ def test_metrics_carry_no_identity(bench: Bench) -> None:
     """Who works or asks here is for the audit log; names as labels also grow without bound."""
     bench.worker("secret-worker")
     bench.requester(client_peer("secret-client")).ask("/-/pools")
-    assert b"secret" not in metrics_text({"": measure(bench.services)})
+    assert b"secret" not in metrics_text({"": measure(bench.process)})
 
 
 # ---- the listener ----
@@ -98,7 +98,7 @@ async def listening(home: Path, limits: str = "", sock: socket.socket | None = N
     """A metrics listener with one line to tell; its port is that of `sock`."""
     plane = await PlaneBench.start(home, POOL, limits=limits)
     sock = sock or socket.create_server(("127.0.0.1", 0))
-    acceptor = MetricsAcceptor(plane.services, sock, lambda _, then: then(b"rhttp_up 1\n"))
+    acceptor = MetricsAcceptor(plane.process, sock, lambda _, then: then(b"rhttp_up 1\n"))
     acceptor.start()
     yield acceptor
     acceptor.end()
@@ -217,10 +217,10 @@ async def test_metrics_listener_for_other_machines_knows_addresses_and_its_names
 ) -> None:
     """A page has a name; under a bare address there is only who has that address."""
     async with listening(tmp_path) as acceptor:
-        generation = acceptor._services.generation
+        generation = acceptor._process.generation
         far = MetricsConfig(listen=TcpAddress(host="0.0.0.0", port=9100))
         generation.config = replace(generation.config, metrics=far)
-        generation.authorities = Authorities(["localhost", "gw.example.com"])
+        generation.authorities = HostMatcher(["localhost", "gw.example.com"])
         assert acceptor._covers(host) == covered
 
 

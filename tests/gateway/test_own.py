@@ -10,7 +10,7 @@ import pytest
 from support.bench import POOL, Answer, Bench, Requester, client_peer, master_peer, worker_peer
 from support.policies import OPEN
 
-from gateway.admission.request_record import Call
+from gateway.admission.request_record import RequestRecord
 from gateway.ingress import endpoints
 from rhttp.http1.head import parse_request_head
 
@@ -88,7 +88,7 @@ def test_health_is_told_to_whoever_has_a_certificate(bench: Bench) -> None:
     assert (head.status, head.content) == (200, b"")
     refused = answered(asker.ask("/-/health", "POST"))
     assert (refused.status, refused.fields["allow"]) == (405, "GET, HEAD")
-    bench.services.draining = True
+    bench.process.draining = True
     draining = answered(asker.ask("/-/health"))
     assert (draining.status, json.loads(draining.content)) == (503, {"status": "draining"})
 
@@ -161,7 +161,7 @@ def test_dispatch_passes_path_and_query_as_they_are(bench: Bench, asker: Request
 def test_dispatch_is_refused_while_the_gateway_drains(bench: Bench, asker: Requester) -> None:
     """Nothing new is leased; the line says why."""
     worker = bench.worker()
-    bench.services.draining = True
+    bench.process.draining = True
     assert answered(asker.ask(ANY)).problem == "draining"
     assert not worker.taken()
     assert bench.audit.lines[-1]["reason"] == "draining"
@@ -180,10 +180,10 @@ async def test_event_streams_have_a_number() -> None:
         bench.close()
 
 
-def call(bench: Bench, *lines: str) -> Call:
+def record(bench: Bench, *lines: str) -> RequestRecord:
     """A request with these field lines."""
     head = parse_request_head("\r\n".join(["GET / HTTP/1.1", "Host: x", *lines, "", ""]).encode("latin-1"))
-    return Call(head, client_peer(), "tls", "r", bench.services.generation)
+    return RequestRecord(head, client_peer(), "tls", "r", bench.process.generation)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def call(bench: Bench, *lines: str) -> Call:
 )
 def test_wait_that_is_preferred_is_read_by_rfc_7240(bench: Bench, lines: list[str], seconds: int) -> None:
     """Whole seconds; the first one counts, what is malformed is no wish."""
-    assert endpoints._preferred_wait(call(bench, *lines)) == seconds
+    assert endpoints._preferred_wait(record(bench, *lines)) == seconds
 
 
 @pytest.mark.parametrize(
@@ -225,4 +225,4 @@ def test_wait_that_is_preferred_is_read_by_rfc_7240(bench: Bench, lines: list[st
 )
 def test_label_that_is_preferred_is_one_pair_or_no_wish(bench: Bench, line: str, label: object) -> None:
     """At its limits it is read, one character above it is not."""
-    assert endpoints._preferred_label(call(bench, f"Rhttp-Prefer-Label: {line}")) == label
+    assert endpoints._preferred_label(record(bench, f"Rhttp-Prefer-Label: {line}")) == label

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from support.bench import POOL, Answer, Bench, Requester, Worker, issuer_of, make_material
+from support.bench import POOL, Answer, Bench, Requester, Worker, issuer_of, make_inputs
 from support.digests import PASSWORD, user
 from support.policies import OPEN
 
@@ -29,8 +29,8 @@ class Pair:
 
     def __init__(self, policy: str = OPEN, **peer: Any) -> None:
         self.bench = Bench(policy=policy)
-        self.services = self.bench.services
-        self.services.epoch = NOON
+        self.process = self.bench.process
+        self.process.epoch = NOON
         values: dict[str, Any] = {"serial": "0a", "fingerprint": b"m" * 32, "expires": 1e12, "source": "192.0.2.1"}
         values["issuer"] = issuer_of("master")
         self.asker: Requester = self.bench.requester(
@@ -89,7 +89,7 @@ async def test_repeated_request_is_the_same_to_worker_requester_and_log(pair: Pa
 
 async def test_certificate_that_was_revoked_meanwhile_is_refused(pair: Pair) -> None:
     """The certificate is looked at every time."""
-    pair.services.snapshot = StateSnapshot(version=2, users={}, revoked=frozenset({"0a"}), labels={})
+    pair.process.snapshot = StateSnapshot(version=2, users={}, revoked=frozenset({"0a"}), labels={})
     assert pair.ask().status == 403
     assert pair.reason() == "revoked"
 
@@ -99,25 +99,23 @@ async def test_certificate_that_ran_out_meanwhile_is_refused(closing: list[Pair]
     pair = Pair(expires=NOON + 5)
     closing.append(pair)
     assert pair.ask().status == 200
-    pair.services.epoch = NOON + 6
+    pair.process.epoch = NOON + 6
     assert pair.ask().status == 403
     assert pair.reason() == "expired"
 
 
 async def test_state_that_went_stale_meanwhile_refuses(pair: Pair) -> None:
     """Who cannot hear of revocations admits nobody."""
-    pair.services.elapsed += 11
+    pair.process.elapsed += 11
     assert pair.ask().status == 503
     assert pair.reason() == "state_stale"
 
 
 async def test_new_policy_is_asked_about_the_next_request(pair: Pair) -> None:
     """A reload reaches connections that are open."""
-    material = make_material(POOL, policy=OPEN + '@id("no") forbid (principal, action, resource);')
-    services = pair.services
-    services.generation = build_generation(
-        services, read_config(material), material, pair.bench.lasting, services.generation
-    )
+    inputs = make_inputs(POOL, policy=OPEN + '@id("no") forbid (principal, action, resource);')
+    process = pair.process
+    process.generation = build_generation(process, read_config(inputs), inputs, pair.bench.lasting, process.generation)
     assert pair.ask().status == 401  # denied without credentials: a challenge, not a final word
     assert pair.reason() == "absent"
 
@@ -129,7 +127,7 @@ async def test_policy_that_reads_the_time_is_asked_again_in_the_next_minute(clos
     pair = Pair(OPEN + late)
     closing.append(pair)
     for seconds, status in ((0, 200), (59, 200), (60, 401), (61, 401)):
-        pair.services.epoch = NOON + seconds
+        pair.process.epoch = NOON + seconds
         assert pair.ask().status == status
 
 
@@ -143,7 +141,7 @@ async def test_request_with_another_head_is_read_anew(pair: Pair) -> None:
 
 async def test_drain_refuses_the_repeated_request(pair: Pair) -> None:
     """Nothing new goes to workers."""
-    pair.services.draining = True
+    pair.process.draining = True
     assert pair.ask().problem == "draining"
 
 
@@ -161,8 +159,8 @@ async def digested() -> AsyncIterator[tuple[Pair, DigestClient]]:
 
 
 def enable(pair: Pair, *, enabled: bool) -> None:
-    realm = pair.services.generation.config.digest.realm
-    pair.services.credentials = Credentials([user("m1", realm=realm, enabled=enabled)])
+    realm = pair.process.generation.config.digest.realm
+    pair.process.credentials = Credentials([user("m1", realm=realm, enabled=enabled)])
 
 
 def line_of(client: DigestClient) -> str:

@@ -58,8 +58,8 @@ class Alone:
 
     async def prepare(self, place: Path, policy: str = "") -> Done:
         loaded = make_loaded(place, FakeState(), policy)
-        wire = loaded.material("p0", snapshot=loaded.snapshot, nonce_key=b"n" * 32).to_wire()
-        return await self.call(lambda number: Prepare(id=number, material=wire))
+        wire = loaded.inputs("p0", snapshot=loaded.snapshot, nonce_key=b"n" * 32).to_wire()
+        return await self.call(lambda number: Prepare(id=number, inputs=wire))
 
 
 @asynccontextmanager
@@ -131,7 +131,7 @@ async def test_process_applies_state_while_it_prepares(tmp_path: Path) -> None:
 async def test_process_with_unusable_material_answers_a_problem(tmp_path: Path) -> None:
     """A material that is none refuses the reload and ends nothing."""
     async with alone() as one:
-        done = await one.call(lambda number: Prepare(id=number, material={"config_text": "x"}))
+        done = await one.call(lambda number: Prepare(id=number, inputs={"config_text": "x"}))
         assert "cannot be used" in done.problems[0][1]
         assert (await one.prepare(tmp_path)).problems == ()
 

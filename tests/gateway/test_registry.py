@@ -18,7 +18,7 @@ class Connection:
         self._registry = registry
         registry.add(self)
 
-    def cut(self, reason: str) -> None:
+    def disconnect(self, reason: str) -> None:
         self.reasons.append(reason)
         self._registry.remove(self)
 
@@ -67,7 +67,7 @@ def test_registry_cuts_one_that_takes_another_along() -> None:
     lives: list[Connection] = []
 
     class Pair(Connection):
-        def cut(self, reason: str) -> None:
+        def disconnect(self, reason: str) -> None:
             for live in tuple(lives):
                 live.reasons.append(reason)
                 registry.remove(live)

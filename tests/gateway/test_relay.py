@@ -31,8 +31,8 @@ async def master() -> AsyncIterator[Master]:
 async def rig(master: Master) -> AsyncIterator[Rig]:
     made = Rig(master.port)
     yield made
-    for live in tuple(made.bench.services.registry):
-        live.cut("end of test")
+    for live in tuple(made.bench.process.registry):
+        live.disconnect("end of test")
     made.bench.close()
 
 
@@ -60,8 +60,8 @@ async def test_relay_passes_bytes_both_ways(rig: Rig, master: Master) -> None:
     await sent(worker.link, b"GET / HTTP/1.1\r\n\r\n")
     worker.link.owner.data_received(b"\x00anything")
     assert await asyncio.wait_for(reader.readexactly(9), 20) == b"\x00anything"
-    services = rig.bench.services
-    assert (services.counters.connections, services.registry.by_role()) == (1, {"worker": 1})
+    process = rig.bench.process
+    assert (process.counters.connections, process.registry.by_role()) == (1, {"worker": 1})
     told = rig.pool.describe()
     assert told["slots"] == {"total": 1, "free": None}
     assert told["workers"][0]["name"] == "w1"  # type: ignore[index]
@@ -71,7 +71,7 @@ async def test_relay_passes_bytes_both_ways(rig: Rig, master: Master) -> None:
 async def test_relay_probes_both_sides(rig: Rig, master: Master) -> None:
     """A worker or master that vanishes without a word is noticed, though the gateway reads nothing of what passes."""
     worker, _, _ = await switched(rig, master)
-    limits = rig.bench.services.generation.config.limits
+    limits = rig.bench.process.generation.config.limits
     for link in (worker.link, worker.link.owner.other):
         sock = link.get_extra_info("socket")
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
@@ -186,7 +186,7 @@ async def test_relay_passes_a_half_close_and_then_the_other(rig: Rig, master: Ma
 async def test_relay_is_cut_for_a_reason(rig: Rig, master: Master) -> None:
     """Revocation holds for relayed connections as for hosted ones; so does a drain."""
     worker, reader, _ = await switched(rig, master)
-    assert rig.bench.services.registry.cut_where(lambda peer: "revoked" if peer.name == "w1" else None) == 1
+    assert rig.bench.process.registry.cut_where(lambda peer: "revoked" if peer.name == "w1" else None) == 1
     assert worker.link.aborted
     with contextlib.suppress(ConnectionError):
         assert await asyncio.wait_for(reader.read(), 20) == b""
@@ -235,7 +235,7 @@ async def test_relay_that_cannot_be_said_is_not_asked_for(rig: Rig, master: Mast
     """No line, no request to the master: not even a connection once the log is known to take none."""
     rig.bench.audit.fails_on = "request.sent"
     if known:
-        rig.bench.services.record("request.sent", {"outcome": "sent"})
+        rig.bench.process.record("request.sent", {"outcome": "sent"})
     worker = rig.worker()
     got = await worker.answered()
     assert (got.status, got.problem) == (503, "audit-unavailable")

@@ -30,8 +30,8 @@ async def master() -> AsyncIterator[Master]:
 async def rig(master: Master) -> AsyncIterator[Rig]:
     made = Rig(master.port)
     yield made
-    for live in tuple(made.bench.services.registry):
-        live.cut("end of test")
+    for live in tuple(made.bench.process.registry):
+        live.disconnect("end of test")
     made.bench.close()
 
 
@@ -142,15 +142,15 @@ async def test_relay_that_a_reload_forbids_while_the_master_thinks_does_not_open
     await ended(reader)
     assert [line["reason"] for line in bench.audit.of("auth.refused")] == ["absent"]
     assert bench.audit.of("reverse.opened") == []
-    assert [pool.connections() for pool in bench.services.generation.pools.values()] == [[]]
+    assert [pool.connections() for pool in bench.process.generation.pools.values()] == [[]]
     bench.close()
 
 
 async def test_relay_of_a_worker_that_expires_while_the_master_thinks_does_not_open(rig: Rig, master: Master) -> None:
     """Its certificate is looked at again, by the time of the 101."""
     worker, reader, writer = await asked(rig, master)
-    rig.bench.services.epoch = 2e12
-    rig.bench.services.state_at = rig.bench.services.elapsed
+    rig.bench.process.epoch = 2e12
+    rig.bench.process.state_at = rig.bench.process.elapsed
     writer.write(AGREED)
     got = await worker.answered()
     assert got.status == 403
@@ -162,7 +162,7 @@ async def test_relay_of_a_worker_that_expires_while_the_master_thinks_does_not_o
 async def test_relay_does_not_open_in_a_gateway_that_drains(rig: Rig, master: Master) -> None:
     """The worker comes back to whoever serves next."""
     worker, reader, writer = await asked(rig, master)
-    rig.bench.services.draining = True
+    rig.bench.process.draining = True
     writer.write(AGREED)
     got = await worker.answered()
     assert (got.status, got.problem) == (503, "draining")

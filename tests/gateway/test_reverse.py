@@ -48,8 +48,8 @@ def test_worker_switches_roles_and_serves(bench: Bench, method: str) -> None:
     worker.send(ASK % method.encode())
     assert worker.link.take() == PTTH_1_0.answer
     assert isinstance(worker.link.owner, ClientEnd)
-    services = bench.services
-    assert (services.counters.connections, services.registry.count, services.counters.reversed_opened) == (1, 1, 1)
+    process = bench.process
+    assert (process.counters.connections, process.registry.count, process.counters.reversed_opened) == (1, 1, 1)
     assert bench.events()[:2] == ["audit reverse.opened", "write w1"]
     (line,) = bench.audit.of("reverse.opened")
     assert (line["identity"], line["target"], line["status"]) == ("worker/w1", TARGET, 101)
@@ -61,7 +61,7 @@ def test_worker_switches_roles_and_serves(bench: Bench, method: str) -> None:
     assert answer is not None
     assert answer.status == 204
     worker.link.reset()
-    assert services.counters.connections == services.registry.count == 1
+    assert process.counters.connections == process.registry.count == 1
     assert [line["reason"] for line in bench.audit.of("reverse.closed")] == ["connection lost"]
 
 
@@ -81,7 +81,7 @@ def test_worker_that_sends_before_the_switch_is_cut(bench: Bench) -> None:
     assert worker.link.aborted
     assert worker.link.take() == b""
     assert bench.pool.pool.total == 0
-    assert (bench.services.counters.connections, bench.services.registry.count) == (0, 0)
+    assert (bench.process.counters.connections, bench.process.registry.count) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_worker_of_an_unknown_pool_is_told_so(bench: Bench) -> None:
 
 def test_worker_while_draining_is_sent_away(bench: Bench) -> None:
     """503, come back later."""
-    bench.services.draining = True
+    bench.process.draining = True
     worker, answer = switch(bench, *UPGRADE)
     assert (answer.status, answer.problem) == (503, "draining")
     assert worker.link.eof
@@ -195,8 +195,8 @@ def test_older_start_of_a_worker_is_refused_while_the_newer_one_is_there(bench: 
     new.link.owner.connection_lost(None)
     _again, answer = switch(bench, *UPGRADE, "Rhttp-Instance: a")
     assert answer.status == 409
-    bench.services.elapsed += 31.0
-    bench.services.state_at = bench.services.elapsed
+    bench.process.elapsed += 31.0
+    bench.process.state_at = bench.process.elapsed
     _again, answer = switch(bench, *UPGRADE, "Rhttp-Instance: a")
     assert answer.status == 101
 

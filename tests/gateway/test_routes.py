@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.route_paths import is_reserved
+from gateway.config.route_paths import is_reserved, route_path_problem
 from gateway.config.values import RouteConfig
-from gateway.http.routes import RouteTable, route_path_problem
+from gateway.http.routes import RouteTable
 from rhttp.http1.target import BadTarget, TargetFault, readings
 
 

@@ -45,7 +45,7 @@ def test_request_ids_of_two_processes_differ() -> None:
 
 def test_entropy_is_never_given_twice(bench: Bench) -> None:
     """Twelve bytes each, also where the supply is drawn anew."""
-    given = [bench.services.entropy() for _ in range(400)]
+    given = [bench.process.entropy() for _ in range(400)]
     assert {len(one) for one in given} == {12}
     assert len(set(given)) == len(given)
 
@@ -53,17 +53,17 @@ def test_entropy_is_never_given_twice(bench: Bench) -> None:
 @pytest.mark.parametrize(("age", "is_stale"), [(0.0, False), (10.0, False), (10.25, True), (-5.0, False)])
 def test_state_is_stale_beyond_its_limit(bench: Bench, age: float, is_stale: bool) -> None:
     """At the limit it still holds."""
-    services = bench.services
-    services.elapsed = 1000.0
-    services.state_at = services.elapsed - age
-    assert services.state_is_stale() is is_stale
+    process = bench.process
+    process.elapsed = 1000.0
+    process.state_at = process.elapsed - age
+    assert process.state_is_stale() is is_stale
 
 
 def test_time_of_day_follows_the_clock_as_it_is_set_now(bench: Bench) -> None:
     """What was a minute ago is shown a minute before now, whatever the clock said then."""
-    services = bench.services
-    services.epoch, services.elapsed = 2_000_000_000.0, 500.0
-    assert services.time_of_day(440.0) == 1_999_999_940.0
+    process = bench.process
+    process.epoch, process.elapsed = 2_000_000_000.0, 500.0
+    assert process.time_of_day(440.0) == 1_999_999_940.0
 
 
 @pytest.mark.parametrize(("when_full", "may"), [("refuse", False), ("continue", True)])
@@ -72,14 +72,14 @@ def test_line_that_cannot_be_written_counts_and_decides(when_full: str, may: boo
     loop = asyncio.new_event_loop()
     try:
         bench = Bench(POOL + f'[audit]\nwhen_full = "{when_full}"\n', loop=loop)
-        services = bench.services
-        assert services.record("request", {"outcome": "allowed"}) is True
-        assert services.counters.audit_lost == 0
+        process = bench.process
+        assert process.record("request", {"outcome": "allowed"}) is True
+        assert process.counters.audit_lost == 0
         bench.audit.full = True
-        assert services.record("request", {"outcome": "allowed"}) is may
-        assert services.counters.audit_lost == 1
-        services.record_refusal("request", {"outcome": "refused"})
-        assert services.counters.audit_lost == 2
+        assert process.record("request", {"outcome": "allowed"}) is may
+        assert process.counters.audit_lost == 1
+        process.record_refusal("request", {"outcome": "refused"})
+        assert process.counters.audit_lost == 2
         bench.close()
     finally:
         loop.close()
@@ -87,11 +87,11 @@ def test_line_that_cannot_be_written_counts_and_decides(when_full: str, may: boo
 
 async def test_line_that_is_recorded_soon_is_told_within_the_turn(bench: Bench) -> None:
     """Now, or at the end of the turn when the log collects lines: before anything else that waits for it."""
-    services, at_once, later = bench.services, Waiting(), Waiting()
-    services.record_soon("dispatch.sent", {"outcome": "sent"}, at_once)
+    process, at_once, later = bench.process, Waiting(), Waiting()
+    process.record_soon("dispatch.sent", {"outcome": "sent"}, at_once)
     assert at_once.heard == [True]
     bench.audit.waits = True
-    services.record_soon("dispatch.sent", {"outcome": "sent"}, later)
+    process.record_soon("dispatch.sent", {"outcome": "sent"}, later)
     assert later.heard == []
     await asyncio.sleep(0)
     assert later.heard == [True]
@@ -99,9 +99,9 @@ async def test_line_that_is_recorded_soon_is_told_within_the_turn(bench: Bench) 
 
 def test_cut_and_closed_connections_are_told_with_who_they_were(bench: Bench) -> None:
     """The identity, the serial, the source; the reason; and how long a reversed connection lasted."""
-    services, peer = bench.services, client_peer("alice")
-    services.record_cut(peer, "tls", "revoked")
-    services.record_closed(peer, "render", "r1", services.elapsed - 1.5, "drain")
+    process, peer = bench.process, client_peer("alice")
+    process.record_cut(peer, "tls", "revoked")
+    process.record_closed(peer, "render", "r1", process.elapsed - 1.5, "drain")
     who = {"identity": "client/alice", "serial": "0a", "source": "192.0.2.1", "listener": "tls"}
     cut, closed = bench.audit.lines
     assert cut == {"event": "connection.cut", **who, "outcome": "cut", "reason": "revoked"}
@@ -114,4 +114,4 @@ def test_cut_and_closed_connections_are_told_with_who_they_were(bench: Bench) ->
         "target": "/-/reverse/render",
         "ms": 1500.0,
     }
-    assert services.counters.cut == 1
+    assert process.counters.cut == 1

@@ -27,8 +27,8 @@ from auth.principal import Principal
 from gateway.audit.line import AuditUnavailable
 from gateway.audit.writer import Recorded
 from gateway.control.descriptors import Inherited
-from gateway.control.process_inputs import Material
-from gateway.core.context import Services
+from gateway.control.process_inputs import ProcessInputs
+from gateway.core.context import ProcessContext
 from gateway.core.peer import CertifiedPeer, LocalPeer, Peer
 from gateway.dataplane.generation import build_generation, lasting_parts, read_config
 from gateway.dataplane.plane import DataPlane
@@ -42,24 +42,24 @@ POOL = '[pools.render]\nmode = "hosted"\nqueue = 3\n'
 
 
 @functools.cache
-def _loaded() -> tuple[tempfile.TemporaryDirectory[str], Material]:
+def _loaded() -> tuple[tempfile.TemporaryDirectory[str], ProcessInputs]:
     folder = tempfile.TemporaryDirectory(prefix="rhttp-bench-")
     loaded = load(copy_home(Path(folder.name) / "home"), overrides={}, passphrase=None)
-    return folder, loaded.material("p0", snapshot=loaded.snapshot, nonce_key=b"n" * 32)
+    return folder, loaded.inputs("p0", snapshot=loaded.snapshot, nonce_key=b"n" * 32)
 
 
-def make_material(config: str = POOL, *, policy: str | None = None, limits: str = "", **changes: Any) -> Material:
+def make_inputs(config: str = POOL, *, policy: str | None = None, limits: str = "", **changes: Any) -> ProcessInputs:
     """What the supervisor would send: a fresh home with these tables in its configuration."""
-    material = _loaded()[1]
-    text = f"{material.config_text}\n{config}\n"
+    inputs = _loaded()[1]
+    text = f"{inputs.config_text}\n{config}\n"
     if limits:
         text += f"[limits]\n{limits}\n"
-    changes["policy_text"] = material.policy_text if policy is None else policy
-    return dataclasses.replace(material, config_text=text, **changes)
+    changes["policy_text"] = inputs.policy_text if policy is None else policy
+    return dataclasses.replace(inputs, config_text=text, **changes)
 
 
 class MemoryAudit:
-    """What `Services` asks of an `AuditWriter`; `full` makes every write fail."""
+    """What `ProcessContext` asks of an `AuditWriter`; `full` makes every write fail."""
 
     previous = "none"
     healthy = True
@@ -138,11 +138,11 @@ class BenchLink(FakeLink):
 
     def __init__(self, name: str, bench: Bench) -> None:
         # Counted as the acceptors count theirs, and paused as early.
-        services = bench.services
+        process = bench.process
         super().__init__(
-            wheel=services.wheel,
-            tally=services.counters,
-            high_water=services.generation.config.limits.buffer_bytes,
+            wheel=process.wheel,
+            tally=process.counters,
+            high_water=process.generation.config.limits.buffer_bytes,
         )
         self.name = name
         self._log = bench.log
@@ -200,9 +200,9 @@ class Requester:
         self.link = BenchLink(peer.name, bench)
         bench.links.append(self.link)
         self.connection = Connection(
-            bench.services, peer, listener, "TLSv1.3" if isinstance(peer, CertifiedPeer) else None
+            bench.process, peer, listener, "TLSv1.3" if isinstance(peer, CertifiedPeer) else None
         )
-        bench.services.registry.add(self.connection)
+        bench.process.registry.add(self.connection)
         self.end = self.connection.end
         self.end.connection_made(self.link)  # type: ignore[arg-type]
         self.link.set_protocol(self.end)
@@ -240,7 +240,7 @@ class Worker:
     ) -> None:
         self.link = BenchLink(name, bench)
         bench.links.append(self.link)
-        hosted = bench.services.generation.pools[pool]
+        hosted = bench.process.generation.pools[pool]
         assert isinstance(hosted, HostedPool)
         self.peer = worker_peer(name, pool, labels)
         hosted.host(
@@ -249,10 +249,10 @@ class Worker:
             protocol="ptth/1.0",
             instance=instance,
             request_id="r",
-            asked=Context("tls", "ptth/1.0", "SHA-256", now=bench.services.epoch),
+            asked=Context("tls", "ptth/1.0", "SHA-256", now=bench.process.epoch),
         )
         # Not the link's owner when the slot was lent at once.
-        ends = [live.end for live in bench.services.registry if isinstance(live, ReversedConnection)]
+        ends = [live.end for live in bench.process.registry if isinstance(live, ReversedConnection)]
         self.end: Any = next((end for end in ends if end.link is self.link), self.link.owner)
         self.reversed: ReversedConnection = self.end.tag
 
@@ -276,8 +276,8 @@ def issuer_of(role: str) -> bytes:
 
 def other_ca(role: Role) -> Mapping[str, bytes]:
     """The trust of the benches' home, with another CA for this role under the same root."""
-    folder, material = _loaded()
-    return {**material.trust, role.value: new_ca(Path(folder.name) / "home", role)}
+    folder, inputs = _loaded()
+    return {**inputs.trust, role.value: new_ca(Path(folder.name) / "home", role)}
 
 
 def worker_peer(name: str, pool: str = "render", labels: tuple[tuple[str, str], ...] = ()) -> Peer:
@@ -304,7 +304,7 @@ def master_peer(name: str = "m1", **changes: Any) -> Peer:
 
 
 class Bench:
-    """`Services` with one generation in force. Make it inside a running event loop or give it one; `close` it."""
+    """`ProcessContext` with one generation in force. Make it inside a running event loop or give it one; `close` it."""
 
     def __init__(
         self,
@@ -317,15 +317,15 @@ class Bench:
         self.log: list[tuple[str, Any]] = []
         self.links: list[BenchLink] = []
         self.audit = MemoryAudit(self.log)
-        self.material = make_material(config, policy=policy, limits=limits)
-        self.services = Services(loop or asyncio.get_running_loop(), self.audit)  # type: ignore[arg-type]
+        self.inputs = make_inputs(config, policy=policy, limits=limits)
+        self.process = ProcessContext(loop or asyncio.get_running_loop(), self.audit)  # type: ignore[arg-type]
         self._prepare()
-        parsed = read_config(self.material)
-        self.lasting = lasting_parts(parsed, self.material)
-        self.services.generation = build_generation(self.services, parsed, self.material, self.lasting, None)
-        self.services.look_at_clocks()
-        self.services.state_at = self.services.elapsed
-        self.services.date = b"Date: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
+        parsed = read_config(self.inputs)
+        self.lasting = lasting_parts(parsed, self.inputs)
+        self.process.generation = build_generation(self.process, parsed, self.inputs, self.lasting, None)
+        self.process.look_at_clocks()
+        self.process.state_at = self.process.elapsed
+        self.process.date = b"Date: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
 
     def _prepare(self) -> None:
         """For what is to be in place before the first generation is."""
@@ -348,13 +348,13 @@ class Bench:
     @property
     def pool(self) -> HostedPool:
         """The pool ``render``."""
-        pool = self.services.generation.pools["render"]
+        pool = self.process.generation.pools["render"]
         assert isinstance(pool, HostedPool)
         return pool
 
     def turn(self, seconds: float) -> None:
         """Let time pass."""
-        self.services.wheel.turn(self.services.wheel.now + seconds)
+        self.process.wheel.turn(self.process.wheel.now + seconds)
 
     def events(self) -> list[str]:
         """What happened, by kind."""
@@ -368,29 +368,29 @@ class Bench:
 class PlaneBench(Bench):
     """A `DataPlane` with a first configuration in force, its audit log in memory. Make it with `start`."""
 
-    def __init__(self, plane: DataPlane, material: Material) -> None:
+    def __init__(self, plane: DataPlane, inputs: ProcessInputs) -> None:
         self.log = []
         self.links = []
         self.audit = MemoryAudit(self.log)
         self.plane = plane
-        self.material = material
-        self.services = plane.services
-        self.services.audit.close()
-        self.services.audit = self.audit  # type: ignore[assignment]
-        self.services.state_at = self.services.elapsed
+        self.inputs = inputs
+        self.process = plane.process
+        self.process.audit.close()
+        self.process.audit = self.audit  # type: ignore[assignment]
+        self.process.state_at = self.process.elapsed
 
     @classmethod
     async def start(cls, home: Path, config: str = POOL, *, policy: str | None = None, limits: str = "") -> Self:
         """The audit log's folder is made in `home` and not used any further."""
-        material = make_material(config, policy=policy, limits=limits, home=str(home))
+        inputs = make_inputs(config, policy=policy, limits=limits, home=str(home))
         plane = DataPlane(Inherited(control=-1))
-        assert await plane.prepare(material) == []
+        assert await plane.prepare(inputs) == []
         plane.commit()
-        return cls(plane, material)
+        return cls(plane, inputs)
 
     async def reload(self, config: str = POOL, **changes: Any) -> list[tuple[str, str]]:
         """Prepare another configuration, and commit it when nothing is wrong with it."""
-        problems = await self.plane.prepare(make_material(config, **{"home": self.material.home, **changes}))
+        problems = await self.plane.prepare(make_inputs(config, **{"home": self.inputs.home, **changes}))
         if not problems:
             self.plane.commit()
         return problems

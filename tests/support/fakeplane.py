@@ -17,18 +17,18 @@ from pathlib import Path
 
 from gateway.control.channel import Drained
 from gateway.control.descriptors import Inherited, Sockets, own_of
-from gateway.control.process_inputs import Material
+from gateway.control.process_inputs import ProcessInputs
 from gateway.dataplane.main import run
 from gateway.state.snapshot import StateSnapshot
 
 
-def _is_told(material: Material, word: str) -> bool:
-    return not {word, f"{material.stream}:{word}"}.isdisjoint(material.policy_text.split())
+def _is_told(inputs: ProcessInputs, word: str) -> bool:
+    return not {word, f"{inputs.stream}:{word}"}.isdisjoint(inputs.policy_text.split())
 
 
-async def _held(material: Material, word: str) -> None:
-    place = Path(material.home)
-    while _is_told(material, word) and (place / "hold").exists():
+async def _held(inputs: ProcessInputs, word: str) -> None:
+    place = Path(inputs.home)
+    while _is_told(inputs, word) and (place / "hold").exists():
         (place / "held").touch()
         await asyncio.sleep(0.01)
 
@@ -38,8 +38,8 @@ class FakeDataPlane:
 
     def __init__(self, inherited: Inherited) -> None:
         self.inherited = inherited
-        self.prepared: Material | None = None
-        self.live: Material | None = None
+        self.prepared: ProcessInputs | None = None
+        self.live: ProcessInputs | None = None
         self.commits = 0
         self.rollbacks = 0
         self.states: list[int] = []
@@ -50,13 +50,13 @@ class FakeDataPlane:
         self.servers: list[asyncio.Server] = []
         self.mesh: socket.socket | None = None
 
-    async def prepare(self, material: Material) -> list[tuple[str, str]]:
-        if _is_told(material, "crash-prepare"):
+    async def prepare(self, inputs: ProcessInputs) -> list[tuple[str, str]]:
+        if _is_told(inputs, "crash-prepare"):
             raise RuntimeError("prepare was told to crash")
-        if _is_told(material, "refuse"):
+        if _is_told(inputs, "refuse"):
             return [("routes.0.path", "the policy text says refuse")]
-        await _held(material, "hold-prepare")
-        self.prepared = material
+        await _held(inputs, "hold-prepare")
+        self.prepared = inputs
         return []
 
     def commit(self) -> None:
@@ -130,8 +130,8 @@ class FakeDataPlane:
         return Drained()
 
     def status(self) -> dict[str, object]:
-        material = self.live
-        assert material is not None
+        inputs = self.live
+        assert inputs is not None
         assert self.newest is not None
         return {
             "connections": {"open": 2, "workers": 1},
@@ -141,10 +141,10 @@ class FakeDataPlane:
             "rollbacks": self.rollbacks,
             "states": self.states,
             "fresh": len(self.fresh),
-            "policy": material.policy_text,
+            "policy": inputs.policy_text,
             "snapshot": self.newest.version,
             "started_with": self.started_with,
-            "nonce_key": material.nonce_key.hex(),
+            "nonce_key": inputs.nonce_key.hex(),
             "arguments": sys.argv,
             "inherited": self.inherited.arguments(),
             "place": [self.inherited.index, self.inherited.processes],

@@ -61,9 +61,9 @@ class Process(Bench):
         super().__init__(POOL, limits=LIMITS, loop=loop)
 
     def _prepare(self) -> None:
-        self.services.wheel = self._wheel
+        self.process.wheel = self._wheel
         inherited = Inherited(control=-1, index=self._index, processes=2)
-        mesh = join(self.services, inherited, Path("/nowhere"), lambda *_: None)
+        mesh = join(self.process, inherited, Path("/nowhere"), lambda *_: None)
         assert mesh is not None
         self.mesh = mesh
 
@@ -205,7 +205,7 @@ class Flow:
         """No exchange is under way anywhere, and each slot is free or gone."""
         for process in (self.here, self.there):
             pool = process.pool.pool
-            assert process.services.exchanges == 0, "an exchange waits for ever"
+            assert process.process.exchanges == 0, "an exchange waits for ever"
             assert pool.total == pool.free == sum(len(worker.idle) for worker in pool.workers.values())
         for worker in self.workers:
             if not worker.link.is_closing():
@@ -219,8 +219,8 @@ class Flow:
 
     def close(self) -> None:
         for process in (self.here, self.there):
-            for live in tuple(process.services.registry):
-                live.cut("end of test")
+            for live in tuple(process.process.registry):
+                live.disconnect("end of test")
             process.mesh.close()
             process.close()
         self.pump(1 << 20)

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from support.bench import POOL, Bench, make_material
+from support.bench import POOL, Bench, make_inputs
 
 from gateway.cluster.peers import Mesh
 from gateway.control.descriptors import Inherited, mesh_path
-from gateway.core.context import Services
+from gateway.core.context import ProcessContext
 from gateway.dataplane.generation import build_generation, lasting_parts, read_config
 from gateway.dataplane.wiring import join
 
@@ -26,17 +26,17 @@ class MeshBench(Bench):
         self.index = index
         self.peers: dict[int, bool] = {}
         self.mesh_socket = sock
-        services = Services(asyncio.get_running_loop(), self.audit)  # type: ignore[arg-type]
-        mesh = join(services, Inherited(control=-1, index=index, processes=processes), folder, self.peers.__setitem__)
+        process = ProcessContext(asyncio.get_running_loop(), self.audit)  # type: ignore[arg-type]
+        mesh = join(process, Inherited(control=-1, index=index, processes=processes), folder, self.peers.__setitem__)
         assert mesh is not None
         self.mesh: Mesh = mesh
-        services.look_at_clocks()
-        services.state_at = services.elapsed
-        services.date = self.services.date
-        material = make_material(config, limits=limits)
-        parsed = read_config(material)
-        self.services = services
-        services.generation = build_generation(services, parsed, material, lasting_parts(parsed, material), None)
+        process.look_at_clocks()
+        process.state_at = process.elapsed
+        process.date = self.process.date
+        inputs = make_inputs(config, limits=limits)
+        parsed = read_config(inputs)
+        self.process = process
+        process.generation = build_generation(process, parsed, inputs, lasting_parts(parsed, inputs), None)
 
     def sums(self) -> tuple[int, int]:
         """Slots in all processes, free ones, as this one sees them."""
@@ -49,8 +49,8 @@ class MeshBench(Bench):
     def die(self) -> None:
         """As a process that is killed: every connection of its mesh is gone, and its workers'."""
         self.mesh.close()
-        for live in tuple(self.services.registry):
-            live.cut("killed")
+        for live in tuple(self.process.registry):
+            live.disconnect("killed")
 
 
 async def until(condition: Callable[[], Any]) -> None:

@@ -49,7 +49,7 @@ class Rig:
 
     def __init__(self, port: int, path: str = "") -> None:
         self.bench = Bench(relay_config(port) + (f'path = "{path}"\n' if path else ""), policy=OPEN)
-        pool = self.bench.services.generation.pools["far"]
+        pool = self.bench.process.generation.pools["far"]
         assert isinstance(pool, RelayPool)
         self.pool = pool
 
@@ -61,8 +61,8 @@ class Rig:
 
     def check_over(self) -> None:
         """Nothing is left of it."""
-        services = self.bench.services
-        assert (services.counters.connections, services.registry.count) == (0, 0)
+        process = self.bench.process
+        assert (process.counters.connections, process.registry.count) == (0, 0)
         assert self.pool.connections() == []
 
 

@@ -259,7 +259,7 @@ def test_issue_failing_after_signing_revokes_what_nobody_got(
 
 def issue_meanwhile(home: Home, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """A command that runs while another one of this process is half done; it does not wait for its turn."""
-    code = "from gateway import runfiles\nrunfiles.PATIENCE = 0\nfrom gateway.cli.main import cli\ncli()"
+    code = "from gateway.home import locks\nlocks.PATIENCE = 0\nfrom gateway.cli.main import cli\ncli()"
     command = [sys.executable, "-c", code, "issue-client", "--home", str(home.path), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 

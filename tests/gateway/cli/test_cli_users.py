@@ -359,7 +359,7 @@ def test_without_an_audit_line_people_are_still_locked_out(
     """A full disk must not keep an intruder in: it is done, the gateway is told, and the failure is told too."""
     bench.add("alice")
     told: list[str] = []
-    monkeypatch.setattr("gateway.home.session.Desk.tell_gateway", lambda _desk, path: told.append(path))
+    monkeypatch.setattr("gateway.home.session.HomeSession.tell_gateway", lambda _session, path: told.append(path))
     _break_the_log(monkeypatch)
     result = bench.run(act, "alice")
     assert result.exit_code == 1
