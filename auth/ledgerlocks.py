@@ -61,7 +61,13 @@ class LockMemory:
         self._address = addressof(self._first)
 
     def lock_at(self, offset: int) -> c_void_p:
-        """The lock that lies there."""
+        """The lock that lies there.
+
+        Raises:
+            ValueError: the memory was let go of.
+        """
+        if self._first is None:
+            raise ValueError("the memory is closed")
         return c_void_p(self._address + offset)
 
     def close(self) -> None:

@@ -25,9 +25,9 @@ from typing import Final, Protocol
 
 ENTROPY_BYTES: Final = 12
 NONCE_BYTES: Final = 52
+STAMP_END: Final = 12
+RANDOM_END: Final = 28
 
-_STAMP: Final = 12
-_SIGNED: Final = 28
 _MAC_BYTES: Final = 18
 _BLOCK: Final = 64
 _MAX_VERDICTS: Final = 16384  # about 5 MiB; an HMAC is cheap, so losing them all is
@@ -118,10 +118,10 @@ class NonceIssuer:
         else:
             # compare_digest first and alone decides; the stamp is only read from text that we signed.
             if len(nonce) != NONCE_BYTES or not hmac.compare_digest(
-                nonce[_SIGNED:], self._mac(nonce[:_SIGNED], listener, binding)
+                nonce[RANDOM_END:], self._mac(nonce[:RANDOM_END], listener, binding)
             ):
                 return NonceStatus.FORGED
-            minted = int(nonce[:_STAMP], 16) / 1000
+            minted = int(nonce[:STAMP_END], 16) / 1000
             if len(self._verdicts) >= self._max_verdicts:
                 self._verdicts.clear()
             self._verdicts[nonce] = (binding, listener, minted)
@@ -234,7 +234,7 @@ class NonceLedger:
 
     def _open(self, identity: str, nonce: bytes, nc: int, now: float) -> Spend:
         self._sweep(now)
-        stamp = nonce[:_STAMP]
+        stamp = nonce[:STAMP_END]
         account = self._accounts.get(identity)
         if stamp <= self._floor or (account is not None and stamp <= account.floor):
             return Spend.STALE
@@ -254,7 +254,7 @@ class NonceLedger:
         oldest_alive = b"%012x" % max(0, int((now - self._lifetime) * 1000))
         for _ in range(3):
             nonce = next(iter(self._entries), None)
-            if nonce is None or nonce[:_STAMP] >= oldest_alive:
+            if nonce is None or nonce[:STAMP_END] >= oldest_alive:
                 return
             self._forget(nonce)
 
@@ -262,7 +262,7 @@ class NonceLedger:
         entry = self._entries.pop(nonce)
         account = self._accounts[entry.identity]
         del account.nonces[nonce]
-        account.floor = max(account.floor, nonce[:_STAMP])
+        account.floor = max(account.floor, nonce[:STAMP_END])
         if not account.nonces:
             # Accounts live no longer than their nonces, so the floor becomes everyone's. It is about as old as the
             # oldest nonce held: at worst a peer that was slow to spend its nonce answers one more challenge.

@@ -27,7 +27,7 @@ from mmap import mmap
 from typing import Final
 
 from auth.ledgerlocks import LockMemory, fresh_lock, release, take
-from auth.ledgertable import KEY_BYTES, KEY_END, STAMP_TEXT, Geometry, LedgerTable, Place
+from auth.ledgertable import KEY_BYTES, MAX_COUNTER, Geometry, LedgerTable, Place
 from auth.nonces import Spend
 
 _SIZE_SEALS: Final = F_SEAL_SHRINK | F_SEAL_GROW
@@ -43,8 +43,8 @@ _MAX_PLACES: Final = 16384  # about 8 MiB; a nonce is found again by one search 
 def create(window: int = 1024, per_identity: int = 256, *, total: int = 65536) -> int:
     """Make a table; answer its descriptor, which is closed on exec unless it is passed on by name (``pass_fds``).
 
-    The file has no name, its size is sealed. With the bounds by default it has 5 MiB from the start, for its locks,
-    and 15 MiB when all was used: window/8 + 100 bytes a nonce, whole pages for each 256 or 4 * per_identity.
+    The file has no name, its size is sealed. With the bounds by default it has 4 MiB from the start, for its locks,
+    and 15 MiB when all was used: window/8 + 104 bytes a nonce, whole pages for each 256 or 4 * per_identity.
 
     Args:
         window: counters a nonce that may arrive out of order.
@@ -84,22 +84,17 @@ class SharedLedger:
 
     Args:
         fd: the table. It stays open until `close`, by which it is closed, too.
-        lifetime: seconds after which a nonce may make room. Shorter than the issuer's is safe.
 
     Raises:
         ValueError: the descriptor is no table of this version, or its size could still change.
         OSError: it cannot be mapped.
     """
 
-    def __init__(self, fd: int, lifetime: float = 300.0) -> None:
+    def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._lifetime = lifetime
         self._memory = _mapped(fd)
         self._table = LedgerTable(self._memory)
         self._locks = LockMemory(self._memory)
-        self._stripe_locks = [
-            self._locks.lock_at(self._table.stripe_lock_at(stripe)) for stripe in range(self._table.geometry.stripes)
-        ]
         self._places: dict[bytes, Place] = {}
         self._jams: dict[int, float] = {}
         #: Spends that were not made because a lock was not to be had, by this process.
@@ -118,19 +113,18 @@ class SharedLedger:
         return self._table.geometry.per_identity
 
     def configure(self, window: int, per_identity: int, lifetime: float) -> None:
-        """Go on with another lifetime.
+        """See `NonceLedger.configure`; the lifetime says nothing here: the oldest nonce makes room, whatever its age.
 
         Raises:
-            ValueError: other bounds than the table was made for; nothing was changed.
+            ValueError: other bounds than the table was made for.
         """
+        del lifetime
         if (window, per_identity) != (self.window, self.per_identity):
             raise ValueError("the window and the nonces of an identity are fixed for the life of a shared ledger")
-        self._lifetime = lifetime
 
     def close(self) -> None:
         """Unmap the table and close its descriptor; it lives on where others have it."""
         self._places.clear()  # and with them the locks, which must not be used any more
-        self._stripe_locks.clear()
         self._locks.close()
         self._table.close()
         self._memory.close()
@@ -146,6 +140,8 @@ class SharedLedger:
         Raises:
             ValueError: the ledger is closed, or a counter of more than 32 bits.
         """
+        if not 0 <= nc <= MAX_COUNTER:
+            raise ValueError("a counter has 32 bits")
         place = self._places.get(nonce)
         if place is not None:
             if place.identity != identity:
@@ -154,10 +150,8 @@ class SharedLedger:
             if spent is not None:
                 return spent
             del self._places[nonce]
-        if not self._stripe_locks:
-            raise ValueError("the ledger is closed")
         stripe, tag = self._table.find_home(identity)
-        lock = self._stripe_locks[stripe]
+        lock = self._locks.lock_at(stripe)
         if not take(lock) and not self._wait(lock, now):
             return Spend.BUSY
         try:
@@ -184,32 +178,26 @@ class SharedLedger:
         if table.is_marked(stripe):
             table.recover(stripe, max(0, int(now * 1000)))
             self.recoveries += 1
-        key, stamp = nonce[STAMP_TEXT:KEY_END], int(nonce[:STAMP_TEXT], 16)
-        slot = table.find(stripe, key)
-        if slot >= 0:
-            if not table.is_owned(stripe, slot, tag, stamp):
-                return Spend.STALE
-            return self._place(identity, stripe, slot, nonce)
-        slot = table.choose(stripe, tag, stamp)
-        if slot < 0:
+        slot = table.find(stripe, nonce)
+        is_new = slot < 0
+        if is_new:
+            slot = table.choose(stripe, tag, nonce)
+        if slot < 0 or not (is_new or table.is_owned(stripe, slot, tag, nonce)):
             return Spend.STALE
-        place = self._place(identity, stripe, slot, nonce)
-        if not take(place.lock) and not self._wait(place.lock, now):
-            return Spend.BUSY
-        try:
-            alive = max(0, int((now - self._lifetime) * 1000))
-            table.open(place, stripe, slot, tag, stamp, nc, alive=alive)
-        finally:
-            release(place.lock)
-        return Spend.FRESH
-
-    def _place(self, identity: str, stripe: int, slot: int, nonce: bytes) -> Place:
-        """Remember that a nonce lies there, or is about to: a spend looks whether it does."""
         if len(self._places) >= _MAX_PLACES:
             self._places.clear()
-        lock = self._locks.lock_at(self._table.lock_at(stripe, slot))
-        place = self._places[nonce] = self._table.place(identity, stripe, slot, nonce[STAMP_TEXT:KEY_END], lock)
-        return place
+        lock = self._locks.lock_at(table.cell_at(stripe, slot))
+        # A new nonce does not lie there yet: a spend looks whether it does.
+        place = self._places[nonce] = table.place(identity, stripe, slot, nonce, lock)
+        if not is_new:
+            return place
+        if not take(lock) and not self._wait(lock, now):
+            return Spend.BUSY
+        try:
+            table.open(place, stripe, slot, tag, nonce, nc)
+        finally:
+            release(lock)
+        return Spend.FRESH
 
     def _wait(self, lock: c_void_p, now: float) -> bool:
         """Try for a lock that somebody holds; False: not in time."""

@@ -91,7 +91,7 @@ def lasting_parts(config: Config, inputs: ProcessInputs, shared: int | None = No
     digest = config.digest
     ledger: NonceLedger | SharedLedger
     if shared is not None:
-        ledger = SharedLedger(shared, digest.nonce_lifetime)
+        ledger = SharedLedger(shared)
     else:
         ledger = NonceLedger(digest.window, digest.nonces_per_identity, lifetime=digest.nonce_lifetime)
     return Lasting(key=NonceKey(inputs.nonce_key), ledger=ledger)

@@ -9,7 +9,17 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from support.ledgers import NOW, identity_in, other_processes, slot_lock, small_ledger, stamped, stripe_lock, stripe_of
+from support.ledgers import (
+    NOW,
+    identity_in,
+    mark_of,
+    other_processes,
+    slot_lock,
+    small_ledger,
+    stamped,
+    stripe_lock,
+    stripe_of,
+)
 
 from auth.nonces import Spend
 from auth.sharedledger import SharedLedger, create
@@ -68,11 +78,11 @@ def test_spend_by_a_process_that_started_again_sees_what_was_spent(ledger: Share
 def test_spend_after_a_process_was_killed_at_a_first_spend_is_stale_and_others_go_on(ledger: SharedLedger) -> None:
     """Its lock is the kernel's to release; what it left half-written opens nothing; a new nonce works at once."""
     nonce, theirs = stamped(0), stamped(1, 1)
+    lock = stripe_lock(ledger, "a")
     away = identity_in(ledger, lambda stripe: stripe != stripe_of(ledger, "a"))
-    base = ledger._table._base(stripe_of(ledger, "a"))
     assert ledger.spend("a", nonce, 1, NOW) is Spend.FRESH
     with other_processes(ledger._fd) as (other,):
-        other.tell("take", stripe_lock(ledger, "a"), base, base + 64)
+        other.tell("take", lock, mark_of(lock), lock + ledger._table._keys_at)
         assert other.hear() == "taken"
         assert ledger.spend("a", stamped(0, 2), 1, NOW) is Spend.BUSY  # not to be had while it lives
         assert ledger.recoveries == 0
@@ -92,7 +102,8 @@ def test_spend_after_a_process_was_killed_at_a_nonces_counters_is_stale_for_that
     for one in (nonce, others_nonce):
         assert ledger.spend("a", one, 1, NOW) is Spend.FRESH
     with other_processes(ledger._fd) as (other,):
-        other.tell("take", slot_lock(ledger, nonce), ledger._places[nonce].mark_at)
+        lock = slot_lock(ledger, nonce)
+        other.tell("take", lock, mark_of(lock))
         assert other.hear() == "taken"
         assert ledger.spend("a", nonce, 2, NOW) is Spend.BUSY
         os.kill(other.process.pid, signal.SIGKILL)

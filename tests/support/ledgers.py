@@ -13,7 +13,7 @@ from mmap import mmap
 from pathlib import Path
 from typing import Any
 
-from auth.ledgerlocks import fresh_lock
+from auth.ledgerlocks import LOCK_BYTES, fresh_lock
 from auth.ledgertable import Geometry, LedgerTable
 from auth.nonces import Spend
 from auth.sharedledger import SharedLedger
@@ -27,11 +27,9 @@ def stamped(milliseconds: int, number: int = 0) -> bytes:
     return b"%012x%016d" % (STAMP + milliseconds, number) + b"m" * 24
 
 
-def small_table(
-    *, window: int = 8, per_identity: int = 4, stripes: int = 1, slots: int = 16, floors: int = 4
-) -> tuple[int, Geometry]:
+def small_table(*, window: int = 8, per_identity: int = 4, stripes: int = 1, slots: int = 16) -> tuple[int, Geometry]:
     """A table of a geometry that `create` would not choose, as it would make it."""
-    geometry = Geometry(window=window, per_identity=per_identity, stripes=stripes, slots=slots, floors=floors)
+    geometry = Geometry(window=window, per_identity=per_identity, stripes=stripes, slots=slots)
     fd = os.memfd_create("test", os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, geometry.table_bytes)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
@@ -43,9 +41,9 @@ def small_table(
 
 
 @contextmanager
-def small_ledger(*, lifetime: float = 300.0, **geometry: int) -> Iterator[SharedLedger]:
+def small_ledger(**geometry: int) -> Iterator[SharedLedger]:
     """A ledger over a table of its own."""
-    ledger = SharedLedger(small_table(**geometry)[0], lifetime)
+    ledger = SharedLedger(small_table(**geometry)[0])
     try:
         yield ledger
     finally:
@@ -135,16 +133,27 @@ def identity_in(ledger: SharedLedger, wanted: Callable[[int], bool]) -> str:
 
 def stripe_lock(ledger: SharedLedger, identity: str) -> int:
     """Where in the table the lock of an identity's stripe lies."""
-    return ledger._table.stripe_lock_at(stripe_of(ledger, identity))
+    return stripe_of(ledger, identity)
 
 
 def slot_lock(ledger: SharedLedger, nonce: bytes) -> int:
     """Where in the table the lock of a nonce lies that this ledger spent from."""
-    address = ledger._places[nonce].lock.value
-    assert address is not None
-    return address - ledger._locks._address
+    return ledger._places[nonce].cell_at
+
+
+def mark_of(lock_at: int) -> int:
+    """Where the mark of what such a lock covers is."""
+    return lock_at + LOCK_BYTES
 
 
 def stripe_of(ledger: SharedLedger, identity: str) -> int:
-    """The stripe that an identity's nonces lie in."""
+    """The stripe that an identity's nonces lie in: where in the table it begins."""
     return ledger._table.find_home(identity)[0]
+
+
+def twin_of(ledger: SharedLedger, identity: str) -> str:
+    """Another identity of the same stripe that has the same floor."""
+    slots = ledger._table.geometry.slots
+    stripe, tag = ledger._table.find_home(identity)
+    homes = ((name, ledger._table.find_home(name)) for name in (f"t{number}" for number in range(1_000_000)))
+    return next(name for name, home in homes if home[0] == stripe and home[1] % slots == tag % slots)
