@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stage import DemoFailed, Running, Stage, require, say
+from testbed import DemoFailed, Running, Testbed, require, say
 
 POOL = "text"
 SLOTS = 2
@@ -63,21 +63,21 @@ class Tier:
 # ---- what is set up ----
 
 
-def make_tier(stage: Stage, name: str, *, join: Path | None = None) -> Tier:
+def make_tier(testbed: Testbed, name: str, *, join: Path | None = None) -> Tier:
     """A home, a master that waits for its gateway, and the gateway."""
-    home = stage.place / name
-    stage.run("rhttp-pki", "init", "--trust-domain", f"{name}.internal", home=home)
+    home = testbed.place / name
+    testbed.run("rhttp-pki", "init", "--trust-domain", f"{name}.internal", home=home)
     dispatch = f"unix:{home}/run/dispatch.sock"
     joining = ["--join", str(join)] if join is not None else []
     python = ["python", "-m", "mapreduce", "--dispatch", dispatch, "--pool", POOL, "--listen", "127.0.0.1:0"]
-    master = stage.start(f"master of {name}", *python, *joining)
+    master = testbed.start(f"master of {name}", *python, *joining)
     url = master.ready(r"listening on (http://\S+)")[1]
-    say(f"   {url}; and this goes into {stage.short(str(home))}/gateway.toml:")
+    say(f"   {url}; and this goes into {testbed.short(str(home))}/gateway.toml:")
     tables = CONFIG.format(master=url, pool=POOL)
     say("\n".join(f"     | {line}".rstrip() for line in tables.strip().splitlines()))
     path = home / "gateway.toml"
     path.write_text(set_listen(path.read_text(), "127.0.0.1:0") + tables)
-    gateway = stage.start(f"gateway of {name}", "rhttp-pki", "gateway", home=home)
+    gateway = testbed.start(f"gateway of {name}", "rhttp-pki", "gateway", home=home)
     listen = gateway.ready(r"TLS listener on https://(\S+)")[1]
     gateway.ready("gateway: ready")
     # The port is known now; bundles take the gateway's address from the file.
@@ -91,11 +91,11 @@ def set_listen(text: str, address: str) -> str:
     return re.sub(r"(?m)^listen = \S+", f'listen = "{address}"', text)
 
 
-def start_worker(stage: Stage, tier: Tier, name: str, rack: str) -> None:
+def start_worker(testbed: Testbed, tier: Tier, name: str, rack: str) -> None:
     """A worker gets its bundle, dials the gateway, and switches roles."""
-    stage.run("rhttp-pki", "issue-worker", name, "--pool", POOL, "--label", f"rack={rack}", home=tier.home)
+    testbed.run("rhttp-pki", "issue-worker", name, "--pool", POOL, "--label", f"rack={rack}", home=tier.home)
     bundle = str(tier.bundle(name))
-    worker = stage.start(
+    worker = testbed.start(
         f"worker {name}", "rhttp-pki", "worker", bundle, "--app", "mapreduce.worker:app", "--slots", str(SLOTS)
     )
     worker.ready(rf"^worker {name}: {SLOTS} slots connected")
@@ -105,43 +105,43 @@ def start_worker(stage: Stage, tier: Tier, name: str, rack: str) -> None:
 # ---- what a client does ----
 
 
-def curl(stage: Stage, bundle: Path, *arguments: str, quiet: bool = False) -> tuple[int, dict[str, Any]]:
+def curl(testbed: Testbed, bundle: Path, *arguments: str, quiet: bool = False) -> tuple[int, dict[str, Any]]:
     """A request with the certificate and password of a bundle: status and JSON."""
     command = ("curl", "-sS", "-K", f"{bundle}/curl.conf", *arguments)
     if not quiet:
-        stage.show(command)
-    body, _, status = stage.run(*command, "--max-time", "60", "-w", _STATUS, quiet=True).rpartition("\n")
+        testbed.show(command)
+    body, _, status = testbed.run(*command, "--max-time", "60", "-w", _STATUS, quiet=True).rpartition("\n")
     try:
         return int(status), json.loads(body or "{}")
     except ValueError:
         raise DemoFailed(f"curl got no JSON but {status}: {body[:200]!r}") from None
 
 
-def slots(stage: Stage, tier: Tier, *, quiet: bool = True) -> tuple[int, int]:
+def slots(testbed: Testbed, tier: Tier, *, quiet: bool = True) -> tuple[int, int]:
     """Total and free slots as the master of a tier tells them to its client."""
-    status, body = curl(stage, tier.bundle("alice"), f"{tier.url}/slots", quiet=quiet)
+    status, body = curl(testbed, tier.bundle("alice"), f"{tier.url}/slots", quiet=quiet)
     if status != 200:
         raise DemoFailed(f"GET /slots answers {status}: {body}")
     return body["slots"]["total"], body["slots"]["free"]
 
 
-def count_words(stage: Stage, tier: Tier, order: Path) -> dict[str, Any]:
+def count_words(testbed: Testbed, tier: Tier, order: Path) -> dict[str, Any]:
     """Submit the job, watch it, fetch all of its result."""
     alice, content = tier.bundle("alice"), ("-H", "Content-Type: application/json", "--data-binary", f"@{order}")
-    status, job = curl(stage, alice, *content, f"{tier.url}/jobs?top=0")
+    status, job = curl(testbed, alice, *content, f"{tier.url}/jobs?top=0")
     if status not in (200, 202):
         raise DemoFailed(f"POST /jobs answers {status}: {job}")
     where = f"{tier.url}/jobs/{job['id']}"
-    stage.show(["curl", "-K", f"{alice}/curl.conf", "-H", "Prefer: wait=1", f"{where}?top={TOP}"])
+    testbed.show(["curl", "-K", f"{alice}/curl.conf", "-H", "Prefer: wait=1", f"{where}?top={TOP}"])
     shown = None
     while job["status"] == "running":
         if (units := job["units"]) != shown and units["total"]:
             say(f"   {units['done']} of {units['total']} units done")
             shown = units
-        status, job = curl(stage, alice, "-H", "Prefer: wait=1", f"{where}?top={TOP}", quiet=True)
+        status, job = curl(testbed, alice, "-H", "Prefer: wait=1", f"{where}?top={TOP}", quiet=True)
     if job["status"] != "done":
         raise DemoFailed(f"the job failed: {job}")
-    return curl(stage, alice, where, quiet=True)[1]
+    return curl(testbed, alice, where, quiet=True)[1]
 
 
 # ---- what is counted ----
@@ -159,9 +159,9 @@ def read_sources(most: int | None) -> list[dict[str, str]]:
     ]
 
 
-def write_order(stage: Stage, sources: list[dict[str, str]], name: str) -> Path:
+def write_order(testbed: Testbed, sources: list[dict[str, str]], name: str) -> Path:
     """The job as a file. It is spread over the racks of the workers, where they have any."""
-    path = stage.place / name
+    path = testbed.place / name
     path.write_text(json.dumps({"kind": "wordcount", "spread": ["rack"], "texts": sources}))
     return path
 
@@ -188,70 +188,70 @@ def check(job: dict[str, Any], alone: Counter[str], total: int, units: int) -> N
 # ---- the story ----
 
 
-def play(stage: Stage, tiers: int, files: int | None) -> None:
+def play(testbed: Testbed, tiers: int, files: int | None) -> None:
     """All of it, from nothing to a checked audit log."""
-    stage.step("A home with its certification authorities, a master, and the gateway in front of it")
-    top = make_tier(stage, "home" if tiers == 1 else "upper")
+    testbed.step("A home with its certification authorities, a master, and the gateway in front of it")
+    top = make_tier(testbed, "home" if tiers == 1 else "upper")
     homes = [top]
 
-    stage.step("A client")
-    stage.run("rhttp-pki", "issue-client", "alice", home=top.home)
+    testbed.step("A client")
+    testbed.run("rhttp-pki", "issue-client", "alice", home=top.home)
 
     lower = top
     if tiers == 2:
-        stage.step("A second tier: another home and gateway, whose master joins the upper one as a worker")
-        stage.run("rhttp-pki", "issue-worker", "lower", "--pool", POOL, home=top.home)
-        lower = make_tier(stage, "lower", join=top.bundle("lower"))
+        testbed.step("A second tier: another home and gateway, whose master joins the upper one as a worker")
+        testbed.run("rhttp-pki", "issue-worker", "lower", "--pool", POOL, home=top.home)
+        lower = make_tier(testbed, "lower", join=top.bundle("lower"))
         homes.append(lower)
 
-    stage.step("Three workers, which dial out")
-    start_worker(stage, lower, "w1", "a")
-    start_worker(stage, lower, "w2", "b")
-    start_worker(stage, top, "w3", "b")
+    testbed.step("Three workers, which dial out")
+    start_worker(testbed, lower, "w1", "a")
+    start_worker(testbed, lower, "w2", "b")
+    start_worker(testbed, top, "w3", "b")
     whole = 3 * SLOTS
-    slots(stage, top, quiet=False)
+    slots(testbed, top, quiet=False)
     where = "of both tiers, " if tiers == 2 else ""
-    stage.until(f"GET /slots at the top tells the sum {where}{whole}", lambda: slots(stage, top) == (whole, whole))
+    testbed.until(f"GET /slots at the top tells the sum {where}{whole}", lambda: slots(testbed, top) == (whole, whole))
 
-    stage.step("Word count over the standard library's own sources")
+    testbed.step("Word count over the standard library's own sources")
     sources = read_sources(files)
-    order = write_order(stage, sources, "job.json")
+    order = write_order(testbed, sources, "job.json")
     say(f"   {len(sources)} files, {order.stat().st_size / 1e6:.1f} MB")
     alone = count_alone(sources)
-    job = count_words(stage, top, order)
+    job = count_words(testbed, top, order)
     check(job, alone, alone.total(), 3 if files is None else 1)
 
-    stage.step("A client certificate does not take the reverse role")
+    testbed.step("A client certificate does not take the reverse role")
     upgrade = ("-H", "Connection: Upgrade", "-H", "Upgrade: PTTH/1.0", f"{top.url}/-/reverse/{POOL}")
-    refused(curl(stage, top.bundle("alice"), *upgrade), "the gateway refuses alice the reverse role")
+    refused(curl(testbed, top.bundle("alice"), *upgrade), "the gateway refuses alice the reverse role")
 
-    stage.step("A worker certificate does not submit jobs")
+    testbed.step("A worker certificate does not submit jobs")
     content = ("-H", "Content-Type: text/plain", "--data-binary", "a word", f"{top.url}/jobs?kind=wordcount")
-    refused(curl(stage, top.bundle("w3"), *content), "the gateway refuses w3 a job")
-    status, _ = curl(stage, top.bundle("alice"), *content)
+    refused(curl(testbed, top.bundle("w3"), *content), "the gateway refuses w3 a job")
+    status, _ = curl(testbed, top.bundle("alice"), *content)
     require(status in (200, 202), "and takes the same job from alice")
 
-    stage.step("A revoked worker is cut off at once, and the next job still finishes")
-    said = stage.run("rhttp-pki", "revoke", "w2", "--reason", "keyCompromise", home=lower.home)
+    testbed.step("A revoked worker is cut off at once, and the next job still finishes")
+    said = testbed.run("rhttp-pki", "revoke", "w2", "--reason", "keyCompromise", home=lower.home)
     say(f"   {said.strip()}")
     require(
-        names(stage, lower) == connected(lower, without="w2"), "when `revoke` is back, w2 is not connected any more"
+        names(testbed, lower) == connected(lower, without="w2"), "when `revoke` is back, w2 is not connected any more"
     )
     left = whole - SLOTS
-    stage.until(f"GET /slots at the top tells {left}", lambda: slots(stage, top) == (left, left))
-    job = count_words(stage, top, order)
+    testbed.until(f"GET /slots at the top tells {left}", lambda: slots(testbed, top) == (left, left))
+    job = count_words(testbed, top, order)
     check(job, alone, alone.total(), 1)
     require(not any(name.split("/")[-1] == "w2" for name in job["workers"]), "w2 had no part in it")
     lower.workers["w2"].ready("the gateway refused the certificate")
-    require(names(stage, lower) == connected(lower, without="w2"), "and is refused whenever it dials again")
+    require(names(testbed, lower) == connected(lower, without="w2"), "and is refused whenever it dials again")
 
-    stage.step("All of it ends in order")
-    stage.end(*(worker for tier in homes for worker in tier.workers.values()))
-    stage.end(*(tier.master for tier in reversed(homes)), *(tier.gateway for tier in reversed(homes)))
+    testbed.step("All of it ends in order")
+    testbed.end(*(worker for tier in homes for worker in tier.workers.values()))
+    testbed.end(*(tier.master for tier in reversed(homes)), *(tier.gateway for tier in reversed(homes)))
 
-    stage.step("The audit log proves itself, and shows one changed byte")
+    testbed.step("The audit log proves itself, and shows one changed byte")
     for tier in homes:
-        prove_log(stage, tier)
+        prove_log(testbed, tier)
 
 
 def refused(answer: tuple[int, dict[str, Any]], promise: str) -> None:
@@ -260,9 +260,9 @@ def refused(answer: tuple[int, dict[str, Any]], promise: str) -> None:
     require(status == 403 and problem.get("type") == "urn:rhttp:problem:forbidden", f"{promise}: {status}")
 
 
-def names(stage: Stage, tier: Tier) -> set[str]:
+def names(testbed: Testbed, tier: Tier) -> set[str]:
     """Who is connected to a gateway now."""
-    pools = json.loads(stage.run("rhttp-pki", "status", "--json", home=tier.home))["pools"]
+    pools = json.loads(testbed.run("rhttp-pki", "status", "--json", home=tier.home))["pools"]
     return {worker["name"] for pool in pools for worker in pool["workers"]}
 
 
@@ -271,21 +271,21 @@ def connected(tier: Tier, *, without: str) -> set[str]:
     return set(tier.workers) - {without}
 
 
-def prove_log(stage: Stage, tier: Tier) -> None:
+def prove_log(testbed: Testbed, tier: Tier) -> None:
     """`audit verify` on the log, on a copy, and on the copy with one byte changed."""
-    said = stage.run("rhttp-pki", "audit", "verify", home=tier.home)
+    said = testbed.run("rhttp-pki", "audit", "verify", home=tier.home)
     say(f"   {said.strip().splitlines()[-1]}")
-    copy = stage.place / f"{tier.home.name}-audit"
-    stage.show(["cp", "-r", f"{tier.home}/audit", str(copy)])
+    copy = testbed.place / f"{tier.home.name}-audit"
+    testbed.show(["cp", "-r", f"{tier.home}/audit", str(copy)])
     shutil.copytree(tier.home / "audit", copy)
-    stage.run("rhttp-pki", "audit", "verify", str(copy), home=tier.home)
+    testbed.run("rhttp-pki", "audit", "verify", str(copy), home=tier.home)
     file = copy / "p0-000001.jsonl"
     data = bytearray(file.read_bytes())
     at = data.index(b'"outcome":"allowed"') + len(b'"outcome":"')
     data[at] ^= 0x20  # "Allowed"
     file.write_bytes(data)
-    say(f"   one byte of {stage.short(str(file))} is another one now")
-    said = stage.run("rhttp-pki", "audit", "verify", str(copy), home=tier.home, status=1)
+    say(f"   one byte of {testbed.short(str(file))} is another one now")
+    said = testbed.run("rhttp-pki", "audit", "verify", str(copy), home=tier.home, status=1)
     require("BAD" in said, said.strip().splitlines()[0])
 
 
@@ -296,15 +296,15 @@ def main() -> int:
     parser.add_argument("--files", type=int, metavar="N", help="count over the first N source files only")
     options = parser.parse_args()
     try:
-        with Stage(timeout=TIMEOUT) as stage:
-            say(f"Everything lies in {stage.place}, called $DEMO here, and goes away at the end.")
-            play(stage, options.tiers, options.files)
+        with Testbed(timeout=TIMEOUT) as testbed:
+            say(f"Everything lies in {testbed.place}, called $DEMO here, and goes away at the end.")
+            play(testbed, options.tiers, options.files)
     except (DemoFailed, BrokenPipeError):
         return 1
     except KeyboardInterrupt:
         return 130
-    if stage.place.exists():
-        say(f"demo: failed: {stage.place} is still there")
+    if testbed.place.exists():
+        say(f"demo: failed: {testbed.place} is still there")
         return 1
     say("demo: ok")
     return 0

@@ -3,79 +3,56 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rig.home import Bundle, issue_worker
-from rig.processes import RIG_CORE, BenchFailed, Rig, Server, Standing, cpu_seconds, pinned, told_line
-from rig.report import median
-from rig.stage import (
+from rig.home import POOL, Bundle
+from rig.processes import RIG_CORE, BenchFailed, Rig, Standing, pinned, told_line
+from rig.testbed import (
+    BEFORE,
     CPU,
-    CROWD,
     OURS,
-    RELAY_PATH,
     REVERSE_PATH,
     SPEED,
     TAIL,
     Options,
-    Stage,
+    Target,
+    Testbed,
     Turn,
-    new_report,
-    stage,
+    counted,
+    open_testbed,
     take_turns,
 )
 
-HELD_SECONDS = 900.0
 MOST_RELAYED = 4000
 """Workers that one process relays: each takes two of its descriptors."""
 MASTERS_CONNECTIONS = 32
 
 
-@contextlib.contextmanager
-def standing_master(rig: Rig, *, port: int, conns: int, seconds: float, flying: int = 0) -> Iterator[Standing]:
+def standing_master(
+    rig: Rig, *, port: int, conns: int, seconds: float, flying: int = 0, core: int | None = RIG_CORE
+) -> contextlib.AbstractContextManager[Standing]:
     """A master on `port` for at most `conns` connections, whose rounds last `seconds`; ready on entry.
 
     `flying` requests are under way, each down the connection that is idle longest; 0: one on each connection.
     """
     arguments = ["--rounds", "--port", str(port), "--conns", str(conns), "--flying", str(flying)]
-    with rig.standing("master", arguments, seconds=seconds) as master:
-        yield master
+    return rig.standing("master", arguments, seconds=seconds, core=core)
 
 
-@contextlib.contextmanager
-def relayed_workers(on: Stage, server: Server, count: int, *, seconds: float, flying: int = 0) -> Iterator[Turn]:
-    """`count` workers that reached their master through `server`; the block gets the turn that measures them."""
-    ours = server is on.gateway
-    port = on.masters[OURS if ours else "haproxy"]
-    arguments = on.home.relay_worker.rig_arguments(server.relay_port, RELAY_PATH)
-    crowd = [*arguments, "--conns", str(count), *CROWD]
-    with (
-        standing_master(on.rig, port=port, conns=count + 8, seconds=seconds, flying=flying) as master,
-        on.rig.held(crowd, seconds=HELD_SECONDS, mode="worker"),
-    ):
-
-        def once(_: float) -> Mapping[str, float]:
-            before = cpu_seconds(server.pid)
-            counts = master.round(seconds)
-            spent = cpu_seconds(server.pid) - before
-            if not counts["done"]:
-                raise BenchFailed(f"nothing came through {server.name}: {server.complaint()}")
-            return told(counts, spent)
-
-        yield once
-
-
-def told(counts: Mapping[str, Any], spent: float) -> dict[str, float]:
-    """The columns of one turn."""
-    return {
-        "per_s": counts["per_second"],
-        "cpu_us": spent * 1e6 / counts["done"],
-        "p50_us": counts["p50_us"],
-        "p99_us": counts["p99_us"],
-    }
+def relayed_workers(
+    on: Testbed, target: Target, count: int, *, flying: int = 0, core: int | None = RIG_CORE
+) -> Standing:
+    """A master whose `count` workers reached it through the target; they stay until the testbed ends."""
+    master = standing_master(
+        on.rig, port=target.master, conns=count + 8, seconds=on.options.seconds, flying=flying, core=core
+    )
+    standing = on.running.enter_context(master)
+    on.running.enter_context(on.crowd(target, count, core=core, relayed=True))
+    return standing
 
 
 def relayed(options: Options) -> dict[str, Any]:
@@ -85,11 +62,11 @@ def relayed(options: Options) -> dict[str, Any]:
     passes bytes from the first one on.
     """
     peers = tuple(name for name in options.peers if name == "haproxy")
-    with stage(options, peers=peers) as on, contextlib.ExitStack() as crowds:
-        report = new_report("relayed", options, {"workers": options.workers, "depth": 1}, peers)
+    with open_testbed(options, peers=peers) as on:
+        report = on.report("relayed", {"workers": options.workers, "depth": 1})
         turns = {
-            name: crowds.enter_context(relayed_workers(on, server, options.workers, seconds=options.seconds))
-            for name, server in on.servers().items()
+            name: counted(target, relayed_workers(on, target, options.workers).round)
+            for name, target in on.targets.items()
         }
         return report.finish(**take_turns(report, turns, options, ratios=(SPEED, CPU, TAIL)))
 
@@ -104,24 +81,19 @@ def hosted(options: Options) -> dict[str, Any]:
     conns = min(MASTERS_CONNECTIONS, options.workers)
     beside = min(MOST_RELAYED, options.workers)
     settings = {"workers": options.workers, "conns": conns, "relayed_workers": beside}
-    with stage(options, peers=(), workers=options.workers + beside) as on:
-        report = new_report("hosted", options, settings, ())
-        arguments = ["--plain", "--port", str(on.dispatch), "--path", "/-/pools/bench/any/job", "--conns", str(conns)]
-        crowd = [*on.home.worker.rig_arguments(on.gateway.port, REVERSE_PATH), "--conns", str(options.workers)]
+    with open_testbed(options, workers=options.workers + beside) as on:
+        report = on.report("hosted", settings)
 
-        def once(seconds: float) -> Mapping[str, float]:
-            before = cpu_seconds(on.gateway.pid)
-            counts = on.rig.run("client", arguments, seconds=seconds)
-            spent = cpu_seconds(on.gateway.pid) - before
-            if not counts["done"]:
-                raise BenchFailed(f"nothing was dispatched: {on.gateway.complaint()}")
-            return told(counts, spent)
+        def dispatches(target: Target) -> Turn:
+            on.running.enter_context(on.crowd(target, options.workers, core=RIG_CORE))
+            masters = on.masters(target, conns, seconds=options.seconds, core=RIG_CORE)
+            return counted(target, on.running.enter_context(masters).round)
 
-        with (
-            on.rig.held([*crowd, *CROWD], seconds=HELD_SECONDS, mode="worker"),
-            relayed_workers(on, on.gateway, beside, seconds=options.seconds, flying=conns) as beside_them,
-        ):
-            return report.finish(**take_turns(report, {"hosted": once, "relayed": beside_them}, options))
+        turns = {"hosted": dispatches(on.ours)}
+        turns["relayed"] = counted(on.ours, relayed_workers(on, on.ours, beside, flying=conns).round)
+        if BEFORE in on.targets:
+            turns[BEFORE] = dispatches(on.targets[BEFORE])
+        return report.finish(**take_turns(report, turns, options))
 
 
 def revocation(options: Options) -> dict[str, Any]:
@@ -130,29 +102,30 @@ def revocation(options: Options) -> dict[str, Any]:
     `started` is how long the command takes to start and do nothing (`--help`), in the same round: what is left of
     `closed` is revoking and cutting. `returned` is when the command, which waits for the cut, has ended.
     """
-    with stage(options, peers=()) as on:
-        report = new_report("revocation", options, {}, ())
-        home = on.home.folder
-        for number in range(1, options.rounds + 1):
-            bundle = issue_worker(on.home.command, home, f"revoked-{number}")
-            row: dict[str, Any] = {"round": number, **revoked_once(on, bundle)}
-            report.row(**row)
+    with open_testbed(options, bare=True) as on:
+        target = on.gateway(OURS)
+        report = on.report("revocation", {})
+        names = [f"revoked-{number}" for number in range(1, options.rounds + 1)]
+        target.home.order(*(("issue-worker", name, "--pool", POOL) for name in names))
+        for number, name in enumerate(names, 1):
+            report.row(hidden=(), round=number, **revoked_once(on, target, target.home.bundle(name)))
         columns = ("started_ms", "closed_ms", "returned_ms", "closed_after_start_ms")
-        return report.finish(**{f"median_{name}": median(report.column(name)) for name in columns})
+        return report.finish(**{f"median_{name}": statistics.median(report.column(name)) for name in columns})
 
 
-def revoked_once(on: Stage, bundle: Bundle) -> dict[str, float]:
+def revoked_once(on: Testbed, target: Target, bundle: Bundle) -> dict[str, float]:
     """Admit the worker, revoke it, and take the times."""
+    home = target.home
     began = time.monotonic()
-    quiet(on.home.command, "--help").wait(60)
+    quiet(home.command, "--help").wait(60)
     started = time.monotonic() - began
-    arguments = [*bundle.rig_arguments(on.gateway.port, REVERSE_PATH), "--conns", "1"]
-    with on.rig.held(arguments, seconds=120) as worker:
+    arguments = [*bundle.rig_arguments(target.server.port, REVERSE_PATH), "--conns", "1"]
+    with on.rig.standing("idle", arguments, seconds=120) as worker:
         began = time.monotonic()
-        command = quiet(on.home.command, "revoke", bundle.name, "--home", str(on.home.folder))
+        command = quiet(home.command, "revoke", bundle.name, "--home", str(home.folder))
         try:
-            if told_line(worker, 30) != "closed":
-                raise BenchFailed(f"the connection of {bundle.name} was not closed: {on.gateway.complaint()}")
+            if told_line(worker.process, 30) != "closed":
+                raise BenchFailed(f"the connection of {bundle.name} was not closed: {target.server.complaint()}")
             closed = time.monotonic() - began
             if command.wait(30):
                 raise BenchFailed(f"rhttp-pki revoke {bundle.name} failed with status {command.returncode}")
@@ -161,19 +134,11 @@ def revoked_once(on: Stage, bundle: Bundle) -> dict[str, float]:
             if command.poll() is None:
                 command.kill()
                 command.wait()
-    return {
-        "started_ms": started * 1000,
-        "closed_ms": closed * 1000,
-        "returned_ms": returned * 1000,
-        "closed_after_start_ms": (closed - started) * 1000,
-    }
+    times = {"started": started, "closed": closed, "returned": returned, "closed_after_start": closed - started}
+    return {f"{name}_ms": value * 1000 for name, value in times.items()}
 
 
 def quiet(command: Path, *arguments: str) -> subprocess.Popen[bytes]:
     """A command of ours, on the rig core as everything that is not the server, its output thrown away."""
-    return subprocess.Popen(
-        pinned(RIG_CORE, [command, *arguments]),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    nothing = subprocess.DEVNULL
+    return subprocess.Popen(pinned(RIG_CORE, [command, *arguments]), stdin=nothing, stdout=nothing, stderr=nothing)

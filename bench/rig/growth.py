@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import statistics
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rig.home import POOL, client_identities_file, data_processes
-from rig.processes import Rig, Standing, cpu_by_process, cpu_since, pss_kib
-from rig.report import Report, median
-from rig.stage import CROWD, DIALS, REVERSE_PATH, Gateway, Options, another, bare_stage, new_report
+from rig.processes import RIG_CORE, Standing, cpu_by_process, cpu_since, pss_kib
+from rig.report import Report
+from rig.testbed import DIALS, Options, Target, Testbed, counted, open_testbed
 
 WORKERS = (10, 100, 1000, 3000, 10000)
 CONNECTIONS = (1, 10, 100, 1000, 5000)
@@ -21,8 +21,9 @@ FEWEST_EACH = 4
 CLIENTS = 8
 LEAST_PER_SECOND = 10_000
 TURN_SECONDS = 0.6
-STAND_SECONDS = 3600.0
-JOB = f"/-/pools/{POOL}/any/job"
+SHOWN = ("per_s", "cpu_us", "p50_us", "p99_us")
+Row = dict[str, float]
+StandingRig = contextlib.AbstractContextManager[Standing]
 
 
 def growth(options: Options) -> dict[str, Any]:
@@ -38,22 +39,22 @@ def growth(options: Options) -> dict[str, Any]:
     workers = tuple(size for size in WORKERS if size <= options.workers) or (options.workers,)
     connections = tuple(size for size in CONNECTIONS if size <= options.workers)
     settings = {"turn_seconds": seconds, "workers": max(workers), "connections": max(connections)}
-    with bare_stage(options) as (rig, folder, origin):
-        report = new_report("growth", options, settings, ())
-        found: dict[str, list[dict[str, float]]] = {"workers": [], "connections": [], "load": []}
-        room = max(*workers, *connections)
-        with another(options, folder=folder, origin=origin, name="one", workers=room) as gateway:
-            place = Place(rig=rig, gateway=gateway, report=report, rounds=options.rounds, seconds=seconds)
-            load_at = min(LOAD_AT, max(workers))
-            with contextlib.ExitStack() as crowds:
-                for size, old in zip(workers, (0, *workers), strict=False):
-                    found["workers"].append(place.with_workers(size, size - old, crowds))
-                    if size == load_at:
-                        capacity = found["workers"][-1]["per_s"]
-                        found["load"] = [place.with_load(size, capacity, share) for share in LOADS]
-            clients = client_identities_file(gateway.home, CLIENTS, "/jobs/bytes/16")
-            for size in connections:
-                found["connections"].append(place.with_connections(size, clients))
+    with open_testbed(options, bare=True) as on:
+        report = on.report("growth", settings)
+        place = Place(on, on.gateway(workers=max(*workers, *connections)), report, seconds)
+        found: dict[str, list[Row]] = {"workers": [], "connections": [], "load": []}
+        with on.for_now():
+            for size, old in zip(workers, (0, *workers), strict=False):
+                found["workers"].append(place.with_workers(size, size - old))
+                if size == min(LOAD_AT, max(workers)):
+                    capacity = found["workers"][-1]["per_s"]
+                    found["load"] = [place.with_load(size, capacity, share) for share in LOADS]
+        home = place.target.home
+        clients = home.identities_file(
+            {f"client-{number}": (("issue-client",), "/jobs/bytes/16") for number in range(CLIENTS)}
+        )
+        for size in connections:
+            found["connections"].append(place.with_connections(size, clients))
         report.data.update(found)
         smallest, largest = found["workers"][0], found["workers"][-1]
         return report.finish(
@@ -68,35 +69,32 @@ def growth(options: Options) -> dict[str, Any]:
 class Place:
     """One gateway with one data process, and how each size is measured there."""
 
-    def __init__(self, *, rig: Rig, gateway: Gateway, report: Report, rounds: int, seconds: float) -> None:
-        self._rig = rig
-        self._gateway = gateway
+    def __init__(self, on: Testbed, target: Target, report: Report, seconds: float) -> None:
+        self.target = target
+        self._on = on
         self._report = report
-        self._rounds = rounds
+        self._rounds = on.options.rounds
         self._seconds = seconds
-        self._data = data_processes(gateway.home)
+        self._data = target.home.data_processes()
 
-    def with_workers(self, size: int, more: int, crowds: contextlib.ExitStack) -> dict[str, float]:
+    def with_workers(self, size: int, more: int) -> Row:
         """`more` workers come, so that there are `size`; then dispatches."""
-        arguments = [*self._gateway.home.worker.rig_arguments(self._gateway.server.port, REVERSE_PATH), *CROWD]
-        before = cpu_by_process(self._gateway.server.pid)
-        crowd = self._rig.standing("worker", [*arguments, "--conns", str(more)], seconds=STAND_SECONDS)
-        crowds.enter_context(crowd)
-        admission = cpu_since(self._gateway.server.pid, before) * 1e6 / more
+        before = cpu_by_process(self.target.server.pid)
+        self._on.running.enter_context(self._on.crowd(self.target, more, core=RIG_CORE))
+        admission = cpu_since(self.target.server.pid, before) * 1e6 / more
         memory = self._memory()
         conns = min(BUSY, size)
         found = self._measured("workers", size, lambda *extra: self._masters(conns, *extra))
         return {**found, "pss_kib": memory, "admission_us": admission}
 
-    def with_load(self, size: int, capacity: float, share: float) -> dict[str, float]:
+    def with_load(self, size: int, capacity: float, share: float) -> Row:
         """Dispatches at a share of what the process can do."""
         with self._masters(2 * BUSY, "--rate", str(capacity * share)) as standing:
-            rows = [self._round(standing) for _ in range(self._rounds)]
-        found = {name: median([row[name] for row in rows]) for name in rows[0]}
-        self._report.row(hidden=(), what="load", size=size, share=share, **found)
+            found = medians([self._round(standing) for _ in range(self._rounds)])
+        self._report.row(what="load", size=size, share=share, hidden=(), **found)
         return {"size": size, "utilisation": share, "asked_per_s": share * capacity, **found}
 
-    def with_connections(self, size: int, clients: Path) -> dict[str, float]:
+    def with_connections(self, size: int, clients: Path) -> Row:
         """Requests over `size` keep-alive connections."""
         before = self._memory()
         # In a rush of thousands each has to have its turn several times before a round says anything.
@@ -105,23 +103,19 @@ class Place:
 
         @contextlib.contextmanager
         def standing(*extra: str) -> Iterator[Standing]:
-            port = ["--port", str(self._gateway.server.port), "--ca", str(self._gateway.home.root)]
-            arguments = [*port, "--identities", str(clients), "--conns", str(size), "--dials", str(DIALS), "--rounds"]
-            with self._rig.standing("client", [*arguments, *extra], seconds=seconds) as made:
+            arguments = ["--port", str(self.target.server.port), "--ca", str(self.target.home.certificate("root"))]
+            arguments += ["--identities", str(clients), "--conns", str(size), "--dials", str(DIALS), "--rounds"]
+            with self._on.rig.standing("client", [*arguments, *extra], seconds=seconds) as made:
                 memory.append(self._memory())
                 yield made
 
         found = self._measured("connections", size, standing)
         return {**found, "pss_kib": memory[-1] - before}
 
-    def _masters(self, conns: int, *extra: str) -> contextlib.AbstractContextManager[Standing]:
-        port = ["--plain", "--port", str(self._gateway.dispatch), "--path", JOB]
-        arguments = [*port, "--conns", str(conns), "--rounds", *extra]
-        return self._rig.standing("client", arguments, seconds=self._seconds)
+    def _masters(self, conns: int, *extra: str) -> StandingRig:
+        return self._on.masters(self.target, conns, *extra, seconds=self._seconds, core=RIG_CORE)
 
-    def _measured(
-        self, what: str, size: int, standing: Callable[..., contextlib.AbstractContextManager[Standing]]
-    ) -> dict[str, float]:
+    def _measured(self, what: str, size: int, standing: Callable[..., StandingRig]) -> Row:
         """Rounds without a pause and calm ones in turn, on connections of their own: at once where they are few."""
         with contextlib.ExitStack() as both:
             busy = both.enter_context(standing())
@@ -130,25 +124,18 @@ class Place:
             rows = []
             for _ in range(self._rounds):
                 row = self._round(busy)
-                row |= {f"calm_{name}": value for name, value in self._round(calm).items()}
-                rows.append(row)
-        found = {name: median([row[name] for row in rows]) for name in rows[0]}
-        self._report.row(hidden=(), what=what, size=size, share=1.0, **{k: v for k, v in found.items() if k in SHOWN})
+                rows.append(row | {f"calm_{name}": value for name, value in self._round(calm).items()})
+        found = medians(rows)
+        self._report.row(what=what, size=size, share=1.0, hidden=(), **{name: found[name] for name in SHOWN})
         return {"size": size, **found}
 
-    def _round(self, standing: Standing) -> dict[str, float]:
-        before = cpu_by_process(self._gateway.server.pid)
-        counts = standing.round(self._seconds)
-        spent = cpu_since(self._gateway.server.pid, before)
-        return {
-            "per_s": counts["per_second"],
-            "cpu_us": spent * 1e6 / max(1, counts["done"]),
-            "p50_us": counts["p50_us"],
-            "p99_us": counts["p99_us"],
-        }
+    def _round(self, standing: Standing) -> Row:
+        return dict(counted(self.target, standing.round)(self._seconds))
 
     def _memory(self) -> float:
         return float(sum(map(pss_kib, self._data)))
 
 
-SHOWN: Sequence[str] = ("per_s", "cpu_us", "p50_us", "p99_us")
+def medians(rows: list[Row]) -> Row:
+    """The middle value of each column."""
+    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}

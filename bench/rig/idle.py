@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import statistics
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from rig.apache import ADMISSION_PATH
-from rig.home import data_processes
-from rig.processes import RIG_CORE, Server, Standing, cpu_seconds, pss_kib, tree
-from rig.report import median
-from rig.stage import CROWD, OURS, REVERSE_PATH, Options, Stage, new_report, stage
+from rig.peers import ADMISSION_PATH
+from rig.processes import Standing, cpu_seconds, pss_kib, tree
+from rig.testbed import CROWD, OURS, REVERSE_PATH, Options, Target, Testbed, open_testbed
 
 FIRST_WORKERS = 200
 WITHOUT_THREADS = ("nginx", "haproxy", "envoy")
@@ -25,58 +21,57 @@ def idle(options: Options) -> dict[str, Any]:
     """Memory of one idle connection, and processor time and traffic of all of them while nothing happens.
 
     Memory is the growth of a server's processes by N silent connections, divided by N. Ours are admitted workers under
-    the default liveness limits. The peers' are keep-alive connections after one answer; Apache, which may give each a
-    thread, is left out. All crowds stay, then nobody does anything in five windows of 7 s (`--seconds` with fewer than
-    5,000 workers): `cpu_percent` is of one core, for the whole process tree; `http_bytes` what our workers read and
-    wrote inside TLS, `wire_bytes` its records.
+    the default liveness limits; their keys are of `key_type`, and they present themselves as `chain` says. The peers'
+    are keep-alive connections of clients after one answer; Apache, which may give each a thread, is left out. All
+    crowds stay, then nobody does anything in five windows of 7 s (`--seconds` with fewer than 5,000 workers):
+    `cpu_percent` is of one core, for the whole process tree; `http_bytes` what our workers read and wrote inside TLS,
+    `wire_bytes` its records.
     """
     peers = tuple(name for name in options.peers if name in WITHOUT_THREADS)
     window = LONG_WINDOW if options.workers >= MANY_WORKERS else options.seconds
-    windows = f"{WINDOWS} of {window:g} s"
-    settings = {"workers": options.workers, "windows": windows}
-    with stage(options, peers=peers) as on, contextlib.ExitStack() as crowds:
-        report = new_report("idle", options, settings, peers)
+    settings = {"workers": options.workers, "key_type": options.key_type, "chain": options.chain}
+    with open_testbed(options, peers=peers) as on:
+        report = on.report("idle", {**settings, "windows": f"{WINDOWS} of {window:g} s"})
         standing: dict[str, Standing] = {}
         # What is loaded and grown once must not be divided among the workers, and memory that a first crowd left behind
         # must not hide what a second one needs: so the first ones stay while the others come.
         results: dict[str, float] = {}
-        for name, server in on.servers().items():
-            crowds.enter_context(held(on, name, server, min(FIRST_WORKERS, options.workers)))
-            measured = data_processes(on.home) if name == OURS else tree(server.pid)
+        for name, target in on.targets.items():
+            silent(on, target, min(FIRST_WORKERS, options.workers))
+            measured = target.home.data_processes() if target.is_ours else tree(target.server.pid)
             before = sum(map(pss_kib, measured))
-            standing[name] = crowds.enter_context(held(on, name, server, options.workers))
+            standing[name] = silent(on, target, options.workers)
             full = sum(map(pss_kib, measured))
             kib = (full - before) / options.workers
-            results["kib_per_worker" if name == OURS else f"{name}_kib_per_connection"] = kib
+            column = "kib_per_worker" if target.is_ours else "kib_per_connection"
+            results[column if name == OURS else f"{name}_{column}"] = kib
             report.row(server=name, workers=options.workers, before_kib=before, full_kib=full, kib_per_worker=kib)
         time.sleep(SETTLE_SECONDS)
-        quiet = quiet_windows(on.servers(), standing[OURS], window)
-        report.data["windows"] = quiet
-        for column in quiet[0]:
-            results[column] = median([one[column] for one in quiet])
+        report.data["windows"] = quiet_windows(on, standing[OURS], window)
+        for column in report.data["windows"][0]:
+            results[column] = statistics.median(one[column] for one in report.data["windows"])
         return report.finish(**results)
 
 
-def held(on: Stage, name: str, server: Server, count: int) -> contextlib.AbstractContextManager[Standing]:
+def silent(on: Testbed, target: Target, count: int) -> Standing:
     """So many silent connections more at one server."""
-    arguments: Sequence[str | Path]
-    if name == OURS:
-        arguments = on.home.worker.rig_arguments(server.port, REVERSE_PATH)
+    if target.is_ours:
+        arguments = target.home.worker.rig_arguments(target.server.port, REVERSE_PATH)
     else:
-        arguments = [*on.home.client.rig_arguments(server.port, ADMISSION_PATH), "--upgrade", "none", "--method", "GET"]
-    size = ["--conns", str(count), *CROWD]
-    return on.rig.standing("idle", [*arguments, *size], seconds=3600, core=RIG_CORE)
+        arguments = target.home.client.rig_arguments(target.server.port, ADMISSION_PATH)
+        arguments += ["--upgrade", "none", "--method", "GET"]
+    return on.running.enter_context(on.rig.standing("idle", [*arguments, "--conns", str(count), *CROWD]))
 
 
-def quiet_windows(servers: Mapping[str, Server], workers: Standing, seconds: float) -> list[dict[str, float]]:
+def quiet_windows(on: Testbed, workers: Standing, seconds: float) -> list[dict[str, float]]:
     """Windows in which nobody does anything: what each server used, and what our workers saw, in each."""
     windows = []
     workers.round(seconds)
     for _ in range(WINDOWS):
-        before = {name: cpu_seconds(server.pid) for name, server in servers.items()}
+        before = {name: cpu_seconds(target.server.pid) for name, target in on.targets.items()}
         began = time.monotonic()
         time.sleep(seconds)
-        spent = {name: cpu_seconds(server.pid) - before[name] for name, server in servers.items()}
+        spent = {name: cpu_seconds(target.server.pid) - before[name] for name, target in on.targets.items()}
         took = time.monotonic() - began
         counts = workers.round(seconds)
         window = {f"{name}_cpu_percent": 100 * used / took for name, used in spent.items()}

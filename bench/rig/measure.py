@@ -1,35 +1,41 @@
-"""Measurements of clients and of admissions. Each starts its own servers, alternates between them, and stops them."""
+"""Measurements of clients and of admissions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from rig.apache import ADMISSION_PATH
+from rig.builds import command_plain, find_command
 from rig.home import NONCES_PER_IDENTITY
-from rig.processes import BenchFailed, Server, cpu_seconds, tree
-from rig.stage import (
+from rig.peers import ADMISSION_PATH
+from rig.testbed import (
     CPU,
+    OURS,
     REVERSE_PATH,
     SPEED,
     Options,
     Ratio,
-    Stage,
+    Target,
+    Testbed,
     Turn,
-    new_report,
-    stage,
+    counted,
+    open_testbed,
     take_turns,
 )
 
 MEBI = 1 << 20
+MEBI_IN_MB = MEBI / 1e6
+PLAIN, INTERPRETED = "plain", "interpreted"
 
 
 def requests(options: Options) -> dict[str, Any]:
     """Keep-alive requests through mutual TLS, a role rule and a proxy, with Digest where the server has it.
 
-    `ratio_X` compares requests a second with peer X. `cpu_ratio_X` compares the processor time that the whole server
-    spends on a request (over 1: the peer needs more): the same where nothing else runs, and still of use where
-    something does. With several `paths` the requests ask for one after the other, all below the same route.
+    `ratio_X` compares requests a second with X, a peer or our build before. `cpu_ratio_X` compares the processor time
+    that the whole server spends on a request (over 1: the other needs more): the same where nothing else runs, and
+    still of use where something does. With several `paths` the requests ask for one after the other, all below the same
+    route.
     """
     settings = {
         "conns": options.conns,
@@ -38,66 +44,85 @@ def requests(options: Options) -> dict[str, Any]:
         **({"paths": options.paths} if options.paths > 1 else {}),
         "nonces_per_identity": NONCES_PER_IDENTITY,
     }
-    with stage(options, peers=options.peers) as on:
-        report = new_report("requests", options, settings, options.peers)
-        turns = {name: exchanges(on, server, options) for name, server in on.servers().items()}
+    with open_testbed(options, peers=options.peers) as on:
+        report = on.report("requests", settings)
+        turns = {name: exchanges(on, target) for name, target in on.targets.items()}
         return report.finish(**take_turns(report, turns, options))
+
+
+def builds(options: Options) -> dict[str, Any]:
+    """The small requests through builds of ours and through Apache.
+
+    They are the build that is measured elsewhere, what a plain `pip install .` gives, and the interpreted one.
+    `ratio_apache` is of the first, `plain_ratio_apache` and `interpreted_ratio_apache` of the others.
+    """
+    root = options.bench.parent
+    commands = {
+        OURS: options.commands[OURS],
+        PLAIN: command_plain(root, options.build),
+        INTERPRETED: find_command(root, interpreted=True),
+    }
+    peers = tuple(name for name in options.peers if name == "apache")
+    with open_testbed(replace(options, commands=commands), peers=peers) as on:
+        settings = {"conns": options.conns, "reply_bytes": options.reply, "body_bytes": options.body}
+        report = on.report("builds", settings)
+        turns = {name: exchanges(on, target) for name, target in on.targets.items()}
+        pairs = [(name, peer) for name in commands for peer in peers] + [(OURS, PLAIN), (OURS, INTERPRETED)]
+        return report.finish(**take_turns(report, turns, options, pairs=pairs))
+
+
+def ahead(options: Options) -> list[dict[str, Any]]:
+    """Small requests over a route through gateways that differ in `[audit] ahead`: GET, then POST of 16 bytes.
+
+    `ratio_X` compares the default's requests a second with those of the value X, `cpu_ratio_X` its processor time of a
+    request. GET has a line ahead with "all" alone, POST with "all" and with the default.
+    """
+    reports = []
+    with open_testbed(options, bare=True) as on:
+        for value in ("unsafe", "all", "none"):
+            on.gateway(value, ahead=value)
+        for method, body in (("GET", 0), ("POST", 16)):
+            settings = {"method": method, "conns": options.conns, "reply_bytes": options.reply, "body_bytes": body}
+            report = on.report("ahead", settings)
+            with on.for_now():
+                turns = {value: exchanges(on, target, body=body) for value, target in on.targets.items()}
+                reports.append(report.finish(**take_turns(report, turns, options)))
+    return reports
 
 
 def bulk(options: Options) -> dict[str, Any]:
     """Answers of 1 MiB: megabytes a second, and processor time of a megabyte."""
-    with stage(options, peers=options.peers) as on:
+    with open_testbed(options, peers=options.peers) as on:
         conns = min(options.conns, 8)
-        report = new_report("bulk", options, {"conns": conns, "reply_bytes": MEBI}, options.peers)
+        report = on.report("bulk", {"conns": conns, "reply_bytes": MEBI})
 
-        def turn(server: Server) -> Turn:
-            once = exchanges(on, server, options, conns=conns, reply=MEBI, body=0)
+        def turn(target: Target) -> Turn:
+            once = exchanges(on, target, conns=conns, reply=MEBI, body=0)
 
             def in_megabytes(seconds: float) -> Mapping[str, float]:
                 told = once(seconds)
-                megabytes = MEBI / 1e6
-                return {"mb_per_s": told["per_s"] * megabytes, "cpu_us_per_mb": told["cpu_us"] / megabytes}
+                return {"mb_per_s": told["per_s"] * MEBI_IN_MB, "cpu_us_per_mb": told["cpu_us"] / MEBI_IN_MB}
 
             return in_megabytes
 
         ratios = (Ratio(name="ratio", of="mb_per_s"), Ratio(name="cpu_ratio", of="cpu_us_per_mb", less_is_better=True))
-        turns = {name: turn(server) for name, server in on.servers().items()}
+        turns = {name: turn(target) for name, target in on.targets.items()}
         return report.finish(**take_turns(report, turns, options, ratios=ratios))
 
 
 def exchanges(
-    on: Stage,
-    server: Server,
-    options: Options,
-    *,
-    conns: int | None = None,
-    reply: int | None = None,
-    body: int | None = None,
+    on: Testbed, target: Target, *, conns: int | None = None, reply: int | None = None, body: int | None = None
 ) -> Turn:
-    """A turn of clients at one server, over keep-alive connections."""
+    """A turn of clients at one server, over keep-alive connections that stand until the testbed ends."""
+    options = on.options
     size = options.reply if reply is None else reply
     content = options.body if body is None else body
-    arguments = [
-        *on.home.client.rig_arguments(server.port, f"/jobs/{'{}/' if options.paths > 1 else ''}bytes/{size}"),
-        *(("--paths", str(options.paths)) if options.paths > 1 else ()),
-        *("--conns", str(options.conns if conns is None else conns), "--settle"),
-        *(("--method", "POST", "--body", str(content)) if content else ()),
-    ]
-
-    def once(seconds: float) -> Mapping[str, float]:
-        # The rig reads the processor time: between its first and its last counted answer, handshakes not in it.
-        family = [word for pid in tree(server.pid) for word in ("--pid", str(pid))]
-        counts = on.rig.run("client", [*arguments, *family], seconds=seconds)
-        if not counts["done"]:
-            raise BenchFailed(f"{server.name} answered nothing: {server.complaint()}")
-        return {
-            "per_s": counts["per_second"],
-            "cpu_us": counts["server_cpu_s"] * 1e6 / counts["done"],
-            "p50_us": counts["p50_us"],
-            "p99_us": counts["p99_us"],
-        }
-
-    return once
+    path = f"/jobs/{'{}/' if options.paths > 1 else ''}bytes/{size}"
+    arguments = [*target.home.client.rig_arguments(target.server.port, path), "--rounds"]
+    arguments += ["--conns", str(conns or options.conns), "--paths", str(options.paths if options.paths > 1 else 0)]
+    arguments += ["--method", "POST", "--body", str(content)] if content else []
+    standing = on.running.enter_context(on.rig.standing("client", arguments, seconds=options.seconds))
+    return counted(target, standing.round)
 
 
 def admission(options: Options) -> dict[str, Any]:
@@ -108,25 +133,21 @@ def admission(options: Options) -> dict[str, Any]:
     tree.
     """
     conns = min(options.conns, 16)
-    settings = {"conns": conns, "tls": "1.3 and 1.2 as negotiated, never resumed"}
-    with stage(options, peers=options.peers) as on:
-        report = new_report("admission", options, settings, options.peers)
+    settings = {"conns": conns, "chain": options.chain, "tls": "1.3 and 1.2 as negotiated, never resumed"}
+    with open_testbed(options, peers=options.peers) as on:
+        report = on.report("admission", settings)
 
-        def turn(server: Server) -> Turn:
-            if server is on.gateway:
-                arguments = [*on.home.worker.rig_arguments(server.port, REVERSE_PATH), "--upgrade", "PTTH/1.0"]
+        def turn(target: Target) -> Turn:
+            if target.is_ours:
+                arguments = [
+                    *target.home.worker.rig_arguments(target.server.port, REVERSE_PATH),
+                    "--upgrade",
+                    "PTTH/1.0",
+                ]
             else:
-                arguments = on.home.client.rig_arguments(server.port, ADMISSION_PATH)
+                arguments = target.home.client.rig_arguments(target.server.port, ADMISSION_PATH)
+            arguments += ["--conns", str(conns)]
+            return counted(target, lambda seconds: on.rig.run("connect", arguments, seconds=seconds))
 
-            def once(seconds: float) -> Mapping[str, float]:
-                before = cpu_seconds(server.pid)
-                counts = on.rig.run("connect", [*arguments, "--conns", str(conns)], seconds=seconds)
-                spent = cpu_seconds(server.pid) - before
-                if not counts["done"]:
-                    raise BenchFailed(f"{server.name} admitted nobody: {server.complaint()}")
-                return {"cpu_us": spent * 1e6 / counts["done"], "per_s": counts["per_second"]}
-
-            return once
-
-        turns = {name: turn(server) for name, server in on.servers().items()}
+        turns = {name: turn(target) for name, target in on.targets.items()}
         return report.finish(**take_turns(report, turns, options, ratios=(CPU, SPEED)))

@@ -29,6 +29,7 @@
  * --churn R    worker: once all are admitted, R times a second one that is not at work leaves (close_notify, close)
  *              and a new one comes; "left" counts. SIGUSR2 ends that, and begins it again
  * --paths N    "{}" in the path becomes 0 ... N-1 in turn, one request after the other
+ * --chain named    the leaf alone where the server names its issuing CA in the CertificateRequest; whole (default): all
  * --identities F   lines of `certificate key user password-file path`: connection i comes as line i modulo their number
  *
  * Build: cc -O2 -o mtlsload mtlsload.c -lssl -lcrypto -lm     (Debian: libssl-dev)
@@ -37,7 +38,7 @@
  *          [--method M] [--path /p] [--header 'K: v']... [--body BYTES]
  *          [--upgrade TOKEN|none] [--ramp CONNS_PER_SECOND] [--sni NAME] [--reply BYTES] [--tls12] [--rounds] [--settle]
  *          [--bare] [--rate R] [--dials N] [--churn R] [--paths N] [--identities F]
- *          [--flying N]
+ *          [--flying N] [--chain whole|named]
  *          [--pid PID]...   processes of the server under test: adds their CPU seconds over the run and
  *                           their proportional memory (PSS) at its end, children not included
  * Prints one JSON object: counts, errors by kind, rates, latency percentiles in microseconds.
@@ -87,7 +88,7 @@ struct conn {
 static struct {
     enum mode mode; const char *host, *cert, *key, *ca, *user, *password, *method, *path, *upgrade, *sni;
     const char *headers[16]; int pids[64], npids, nheaders, port, conns, body, reply, plain, tls12, switching, rounds, settle;
-    double seconds, ramp, rate, churn; int bare, dials, paths, flying;
+    double seconds, ramp, rate, churn; int named, bare, dials, paths, flying;
 } o = { .host = "127.0.0.1", .method = "GET", .path = "/", .conns = 32, .seconds = 5, .reply = 16, .ramp = 0 };
 
 static struct identity *ids; static int nids;
@@ -427,12 +428,20 @@ static void ask(struct conn *c) {
     request(c);
     if (flush_(c) < 0) { e_io++; drop(c); } else if (!c->outlen) c->st = RECV;
 }
+/* what is sent is only what the server lacks: it has the CAs that it names */
+static int choose_chain(SSL *ssl, void *unused) {
+    const STACK_OF(X509_NAME) *names = SSL_get0_peer_CA_list(ssl); X509 *leaf = SSL_get_certificate(ssl); (void)unused;
+    for (int i = 0; leaf && i < sk_X509_NAME_num(names); i++)
+        if (!X509_NAME_cmp(sk_X509_NAME_value(names, i), X509_get_issuer_name(leaf))) { SSL_clear_chain_certs(ssl); break; }
+    return 1;
+}
 static SSL_CTX *context(const char *cert, const char *key) {
     SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
     SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION); if (o.tls12) SSL_CTX_set_max_proto_version(ctx, TLS1_2_VERSION);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     if (cert && (SSL_CTX_use_certificate_chain_file(ctx, cert) != 1 || SSL_CTX_use_PrivateKey_file(ctx, key ? key : cert, SSL_FILETYPE_PEM) != 1)) die("cannot read the certificate or its key");
+    if (o.named) { SSL_CTX_set_mode(ctx, SSL_MODE_NO_AUTO_CHAIN); SSL_CTX_set_cert_cb(ctx, choose_chain, NULL); }
     if (o.ca) { if (SSL_CTX_load_verify_locations(ctx, o.ca, NULL) != 1) die("cannot read --ca"); SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL); }
     static const unsigned char alpn[] = "\x08http/1.1"; SSL_CTX_set_alpn_protos(ctx, alpn, sizeof alpn - 1);
     return ctx;
@@ -509,6 +518,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(k, "--header")) { if (o.nheaders < 16) o.headers[o.nheaders++] = v; } else if (!strcmp(k, "--upgrade")) o.upgrade = v;
         else if (!strcmp(k, "--ramp")) o.ramp = atof(v); else if (!strcmp(k, "--sni")) o.sni = v; else if (!strcmp(k, "--reply")) o.reply = atoi(v);
         else if (!strcmp(k, "--rate")) o.rate = atof(v); else if (!strcmp(k, "--churn")) o.churn = atof(v); else if (!strcmp(k, "--dials")) o.dials = atoi(v); else if (!strcmp(k, "--flying")) o.flying = atoi(v);
+        else if (!strcmp(k, "--chain")) o.named = !strcmp(v, "named");
         else if (!strcmp(k, "--paths")) o.paths = atoi(v); else if (!strcmp(k, "--identities")) identities = v;
         else if (!strcmp(k, "--pid")) { if (o.npids < 64) o.pids[o.npids++] = atoi(v); }
         else die("unknown option");
@@ -523,6 +533,7 @@ int main(int argc, char **argv) {
     if (identities) read_identities(identities);
     else { ids = malloc(sizeof *ids); nids = 1; ids[0] = (struct identity){ .ctx = context(o.cert, o.key), .user = o.user, .password = o.password, .path = o.path }; }
     bodybuf = malloc(o.body + 1); memset(bodybuf, 'b', o.body); size_t most = o.reply > MAX_REPLY ? o.reply : MAX_REPLY; replybuf = malloc(most); memset(replybuf, 'r', most);
+    signal(SIGPIPE, SIG_IGN);
     ep = epoll_create1(0); cs = calloc(o.conns, sizeof *cs);
     for (int i = 0; i < o.conns; i++) { cs[i].fd = -1; cs[i].st = DEAD; cs[i].id = &ids[i % nids]; }
     idlers = calloc(o.conns, sizeof *idlers);

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rig import ahead, churn, dispatch, growth, idle, measure, polling, several, storm
-from rig.stage import Options
+from rig import churn, dispatch, growth, idle, measure, polling, several, storm
+from rig.testbed import Options
 
-Reports = dict[str, Any] | list[dict[str, Any]]
-Measurement = Callable[[Options], Reports]
+Measurement = Callable[[Options], dict[str, Any] | list[dict[str, Any]]]
 MEASUREMENTS: Mapping[str, Measurement] = {
     "requests": measure.requests,
-    "ahead": ahead.ahead,
+    "builds": measure.builds,
+    "ahead": measure.ahead,
     "bulk": measure.bulk,
     "admission": measure.admission,
     "storm": storm.storm,
@@ -31,22 +31,25 @@ MEBI = 1 << 20
 MANY_PATHS = 100_000
 """More than any table of what was asked before holds: no request finds its target there."""
 
+Plan = Sequence[tuple[str, Mapping[str, Any]]]
 # What each step changes of the command line. README.md says how long each takes, with 5 rounds of 2 s and four peers.
 # Sizes without a goal that are near another's have shorter turns.
-ALL: tuple[tuple[str, Mapping[str, int]], ...] = (
+ALL: Plan = (
     ("requests", {"conns": 1, "reply": 16}),
     ("requests", {"conns": 32, "reply": 16}),
     ("requests", {"conns": 32, "reply": 16, "paths": MANY_PATHS}),
-    ("requests", {"conns": 256, "reply": 16}),
+    ("requests", {"conns": 256, "reply": 16, "seconds": 1}),
     ("requests", {"conns": 32, "reply": 16384, "seconds": 1}),
     ("requests", {"conns": 32, "reply": MEBI, "seconds": 1}),
     ("requests", {"conns": 32, "reply": 16, "body": MEBI, "seconds": 1}),
-    ("ahead", {}),
+    ("builds", {"conns": 32, "reply": 16}),
+    ("ahead", {"seconds": 1}),
     ("bulk", {}),
     ("admission", {}),
     ("storm", {"workers": 10000}),
     ("idle", {"workers": 1000}),
     ("idle", {"workers": 10000}),
+    ("idle", {"workers": 10000, "key_type": "ed25519", "peers": ()}),
     ("relayed", {"workers": 32}),
     ("relayed", {"workers": 1000}),
     ("relayed", {"workers": 4000}),
@@ -61,21 +64,20 @@ ALL: tuple[tuple[str, Mapping[str, int]], ...] = (
     ("polling", {"workers": 1000}),
 )
 # Without `polling`, which cannot be shorter than pollers are idle, and without what needs thousands of workers.
-QUICK: tuple[tuple[str, Mapping[str, int]], ...] = (
+QUICK: Plan = (
     ("requests", {"conns": 32, "reply": 16}),
-    ("ahead", {}),
+    ("requests", {"conns": 32, "reply": 16, "paths": MANY_PATHS}),
     ("bulk", {}),
     ("admission", {}),
     ("storm", {"workers": 500}),
     ("idle", {"workers": 500}),
     ("relayed", {"workers": 32}),
     ("hosted", {"workers": 32}),
+    ("cross", {}),
     ("revocation", {}),
 )
-
-
 # One measurement by itself: what it takes unless the command line says otherwise.
-ALONE: Mapping[str, tuple[tuple[str, Mapping[str, int]], ...]] = {
+ALONE: Mapping[str, Plan] = {
     "storm": (("storm", {"workers": 10000}),),
     "churn": (("churn", {"workers": 10000}),),
     # What a host with many cores would do follows from what a second process adds and what crossing costs.
@@ -99,10 +101,9 @@ class Step:
 
 def steps(what: str, options: Options, *, workers_asked: bool = False) -> list[Step]:
     """The measurements of one run, each with its own options; `workers_asked`: their number is the command line's."""
-    plan = {"all": ALL, "quick": QUICK, **ALONE}.get(what, ((what, {}),))
     found = []
-    for name, changes in plan:
-        values: dict[str, Any] = dict(changes)
+    for name, changes in {"all": ALL, "quick": QUICK, **ALONE}.get(what, ((what, {}),)):
+        values = dict(changes)
         if workers_asked and what in ALONE:
             values.pop("workers", None)
         if "seconds" in values:

@@ -1,121 +1,124 @@
-"""Plots as plain SVG text: axes, lines, points and a legend; pure."""
+"""Plots as plain SVG text: axes with ticks that follow from the values, lines, dots and a legend; pure."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 Point = tuple[float, float]
-FONT = 'font-family="Helvetica,Arial,sans-serif" font-size="12"'
+FONT = 'font-family="Helvetica,Arial,sans-serif" font-size="12" fill="#222222"'
 INK, PALE = "#222222", "#dddddd"
 LEFT, TOP, BOTTOM, RIGHT = 76.0, 40.0, 48.0, 26.0
+WIDTH, HEIGHT, ACROSS, LEGENDS = 470.0, 330.0, 2, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """Points that are joined, or, as `dots`, not; drawn dashed when they are not a measurement."""
+class Series:
+    """Points: joined, or as `dots`; by `steps`, where what was so stays so until the next; `dashed`: no measurement."""
 
     points: Sequence[Point]
     colour: str
     dashed: bool = False
     dots: bool = False
-    steps: bool = False  # from point to point by steps: what was so stays so until the next
+    steps: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Axis:
-    """What an axis shows: its ends, the values that get a mark, and what it is called. Logarithmic when told."""
+    """From `low` to `high`, logarithmic when told; what lies outside is put on the end."""
 
     name: str
     low: float
     high: float
-    ticks: Sequence[tuple[float, str]]
     log: bool = False
 
-    def share(self, value: float) -> float:
-        """Where a value lies between the ends: 0 to 1, and what lies outside is put on the end."""
+    @classmethod
+    def of(cls, name: str, values: Sequence[float], *, log: bool = False) -> Axis:
+        """Around the values: whole powers of ten, or from 0 to a round number."""
+        if log:
+            low = math.floor(math.log10(min(values)))
+            return cls(name, 10.0**low, 10.0 ** max(math.ceil(math.log10(max(values))), low + 1), log)
+        step = cls(name, 0.0, max(*values, 1e-9)).step
+        return cls(name, 0.0, step * max(1, math.ceil(max(values) / step - 1e-9)))
+
+    @property
+    def step(self) -> float:
+        """A round number, of which four or five reach the end."""
+        power = 10.0 ** math.floor(math.log10(self.high / 4))
+        return next(n * power for n in (1.0, 2.0, 2.5, 5.0, 10.0) if n * power >= self.high / 4 * 0.999)
+
+    def ticks(self) -> list[float]:
+        """The values that get a mark."""
         if self.log:
-            value, low, high = (math.log10(max(number, 1e-12)) for number in (value, self.low, self.high))
-        else:
-            low, high = self.low, self.high
+            return [10.0**n for n in range(round(math.log10(self.low)), round(math.log10(self.high)) + 1)]
+        return [self.step * n for n in range(int(self.high / self.step + 1e-9) + 1)]
+
+    def share(self, value: float) -> float:
+        """Where a value lies between the ends, from 0 to 1."""
+        ends = (value, self.low, self.high)
+        value, low, high = (math.log10(max(one, 1e-12)) for one in ends) if self.log else ends
         return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Panel:
     """One plot: two axes and what is drawn between them."""
 
     title: str
     x: Axis
     y: Axis
-    lines: Sequence[Line] = field(default_factory=tuple)
+    series: Sequence[Series]
+
+    def drawn(self) -> list[str]:
+        """Its parts."""
+        wide, high = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+
+        def at(x: float, y: float) -> Point:
+            return LEFT + wide * self.x.share(x), TOP + high * (1 - self.y.share(y))
+
+        parts = [text(LEFT, TOP - 16, self.title, more=' font-weight="bold"')]
+        for value in self.x.ticks():
+            across, _ = at(value, 0)
+            parts.append(path([(across, TOP), (across, TOP + high)], PALE))
+            parts.append(text(across, TOP + high + 18, f"{value:,g}", anchor="middle"))
+        for value in self.y.ticks():
+            _, up = at(0, value)
+            parts.append(path([(LEFT, up), (LEFT + wide, up)], PALE))
+            parts.append(text(LEFT - 8, up + 4, f"{value:,g}", anchor="end"))
+        parts.append(path([(LEFT, TOP), (LEFT, TOP + high), (LEFT + wide, TOP + high)], INK))
+        parts.append(text(LEFT + wide / 2, TOP + high + 38, self.x.name, anchor="middle"))
+        middle = TOP + high / 2
+        parts.append(text(14, middle, self.y.name, anchor="middle", more=f' transform="rotate(-90 14 {middle:.0f})"'))
+        for one in self.series:
+            places = [at(x, y) for x, y in one.points]
+            if one.dots:
+                parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{one.colour}"/>' for x, y in places]
+                continue
+            if one.steps:
+                corners = ((before, (now[0], before[1])) for before, now in itertools.pairwise(places))
+                places = [*itertools.chain.from_iterable(corners), places[-1]]
+            parts.append(path(places, one.colour, dashed=one.dashed, thick=True))
+        return parts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Legend:
-    """One entry below the plots."""
-
-    name: str
-    colour: str
-    dashed: bool = False
-
-
-def svg(panels: Sequence[Panel], legend: Sequence[Legend], *, width: float = 470.0, height: float = 340.0) -> str:
-    """The panels side by side, the legend below them, on white, as one SVG document."""
-    rows = math.ceil(len(legend) / 4)
-    whole, tall = width * len(panels), height + 22 * rows + 8
+def svg(panels: Sequence[Panel], legend: Sequence[tuple[str, str, bool]] = ()) -> str:
+    """The panels, two in a row, and below them the legend (name, colour, dashed), on white, as one SVG document."""
+    whole, below = WIDTH * ACROSS, HEIGHT * math.ceil(len(panels) / ACROSS)
+    tall = below + 22 * math.ceil(len(legend) / LEGENDS) + 8
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {whole:.0f} {tall:.0f}" role="img">',
         f'<rect width="{whole:.0f}" height="{tall:.0f}" fill="#ffffff"/>',
     ]
     for number, panel in enumerate(panels):
-        parts += [f'<g transform="translate({number * width:.0f},0)">', *drawn(panel, width, height), "</g>"]
-    for number, entry in enumerate(legend):
-        x, y = LEFT + (number % 4) * (whole - LEFT) / 4, height + 22 * (number // 4) + 8
-        parts.append(path([(x, y), (x + 28, y)], entry.colour, dashed=entry.dashed))
-        parts.append(text(x + 34, y + 4, entry.name))
+        place = f"{number % ACROSS * WIDTH:.0f},{number // ACROSS * HEIGHT:.0f}"
+        parts += [f'<g transform="translate({place})">', *panel.drawn(), "</g>"]
+    for number, (name, colour, dashed) in enumerate(legend):
+        x, y = LEFT + number % LEGENDS * (whole - LEFT) / LEGENDS, below + 22 * (number // LEGENDS) + 8
+        parts += [path([(x, y), (x + 28, y)], colour, dashed=dashed), text(x + 34, y + 4, name)]
     return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def drawn(panel: Panel, width: float, height: float) -> list[str]:
-    """The parts of one panel."""
-    wide, high = width - LEFT - RIGHT, height - TOP - BOTTOM
-
-    def across(value: float) -> float:
-        return LEFT + wide * panel.x.share(value)
-
-    def up(value: float) -> float:
-        return TOP + high * (1 - panel.y.share(value))
-
-    parts = [text(LEFT, TOP - 16, panel.title, bold=True)]
-    for value, name in panel.x.ticks:
-        parts.append(path([(across(value), TOP), (across(value), TOP + high)], PALE))
-        parts.append(text(across(value), TOP + high + 18, name, anchor="middle"))
-    for value, name in panel.y.ticks:
-        parts.append(path([(LEFT, up(value)), (LEFT + wide, up(value))], PALE))
-        parts.append(text(LEFT - 8, up(value) + 4, name, anchor="end"))
-    parts.append(path([(LEFT, TOP), (LEFT, TOP + high), (LEFT + wide, TOP + high)], INK))
-    parts.append(text(LEFT + wide / 2, TOP + high + 38, panel.x.name, anchor="middle"))
-    middle = TOP + high / 2
-    parts.append(text(14, middle, panel.y.name, anchor="middle", more=f' transform="rotate(-90 14 {middle:.0f})"'))
-    for line in panel.lines:
-        parts += shapes(line, across, up)
-    return parts
-
-
-def shapes(line: Line, across: Callable[[float], float], up: Callable[[float], float]) -> list[str]:
-    """One line, or its dots."""
-    places = [(across(x), up(y)) for x, y in line.points]
-    if line.dots:
-        return [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{line.colour}"/>' for x, y in places]
-    if line.steps:
-        corners = ((before, (now[0], before[1])) for before, now in itertools.pairwise(places))
-        last = places[-1]
-        places = [*itertools.chain.from_iterable(corners), last]
-    return [path(places, line.colour, dashed=line.dashed, thick=True)]
 
 
 def path(places: Sequence[Point], colour: str, *, dashed: bool = False, thick: bool = False) -> str:
@@ -125,9 +128,6 @@ def path(places: Sequence[Point], colour: str, *, dashed: bool = False, thick: b
     return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{2 if thick else 1}"{more}/>'
 
 
-def text(x: float, y: float, words: str, *, anchor: str = "start", bold: bool = False, more: str = "") -> str:
+def text(x: float, y: float, words: str, *, anchor: str = "start", more: str = "") -> str:
     """Some words."""
-    weight = ' font-weight="bold"' if bold else ""
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" {FONT} fill="{INK}" text-anchor="{anchor}"{weight}{more}>{escape(words)}</text>'
-    )
+    return f'<text x="{x:.1f}" y="{y:.1f}" {FONT} text-anchor="{anchor}"{more}>{escape(words)}</text>'

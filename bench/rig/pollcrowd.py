@@ -15,7 +15,7 @@ from rig.home import Bundle
 from rig.pollmaster import OPENED_AT_A_TIME, Desk, Dispatcher, Ledger, close_all, field, read_head
 from rig.pollmodel import Polling, phases
 from rig.processes import BenchFailed
-from rig.stage import REVERSE_PATH
+from rig.testbed import REVERSE_PATH
 
 _PARAMETER = re.compile(rb'(\w+)="?([^",]*)"?')
 

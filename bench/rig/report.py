@@ -2,70 +2,52 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
-import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rig.home import interpreter
+from rig import builds
+
+facts = functools.cache(builds.facts)
 
 
-def versions(command: Path) -> dict[str, str]:
-    """The versions that decide about a number."""
-    python = interpreter(command)
-    wanted = "cryptography pyopenssl uvloop httptools".split()  # noqa: SIM905
-    script = (
-        "import json, platform, rhttp.http1.server, importlib.metadata as m\n"
-        "from cryptography.hazmat.backends.openssl import backend\n"
-        "facts = {'python': platform.python_version(), 'gateway_openssl': backend.openssl_version_text()}\n"
-        "facts['build'] = 'interpreted' if rhttp.http1.server.__file__.endswith('.py') else 'compiled'\n"
-        f"facts.update({{name: m.version(name) for name in {['rhttp-pki', *wanted]!r}}})\n"
-        "print(json.dumps(facts))\n"
-    )
-    ours: dict[str, str] = {"gateway": "unknown"}
-    if python.exists():
-        told = subprocess.run(
-            [python, "-P", "-c", script], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
-        )
-        ours = json.loads(told.stdout) if told.returncode == 0 else ours
-    openssl = subprocess.run(
-        ["openssl", "version"], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
-    )
+def machine() -> dict[str, str]:
+    """The processor (its model's name, or else the architecture), kernel and OpenSSL of the system."""
+    cpu = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(": ")[2] for line in cpu if line.startswith("model name")]
+    openssl = builds.run("openssl", "version", what="openssl is missing").strip()
     return {
-        **ours,
-        "system_openssl": openssl.stdout.strip(),
+        "system_openssl": openssl,
         "kernel": platform.release(),
-        "processor": processor(),
+        "processor": models[0] if models else platform.machine(),
     }
-
-
-def processor() -> str:
-    """The processor's model name, or the architecture where /proc tells none."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(": ")[2]
-    return platform.machine()
 
 
 class Report:
     """Collects the rows of one measurement and prints them as they come."""
 
     def __init__(
-        self, title: str, command: Path, settings: Mapping[str, Any], peers: Mapping[str, Mapping[str, str]]
+        self,
+        title: str,
+        commands: Mapping[str, Path],
+        settings: Mapping[str, Any],
+        peers: Mapping[str, Mapping[str, str]],
     ) -> None:
+        ours = {name: facts(command) for name, command in commands.items()}
         self.data: dict[str, Any] = {
             "measurement": title,
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "settings": dict(settings),
             "cores": os.cpu_count(),
             "load_before": os.getloadavg(),
-            "versions": versions(command),
+            "versions": {**next(iter(ours.values())), **machine()},
+            "builds": ours,
             "peers": {name: dict(facts) for name, facts in peers.items()},
             "rows": [],
         }
@@ -92,10 +74,17 @@ class Report:
             print(f"{name}: {shown(value)}")
         load = [" ".join(f"{value:.2f}" for value in self.data[when]) for when in ("load_before", "load_after")]
         print(f"load averages: {load[0]} before, {load[1]} after")
-        print("versions: " + ", ".join(f"{name} {value}" for name, value in self.data["versions"].items()))
+        print(f"versions: {listed(self.data['versions'])}")
+        for name, build in list(self.data["builds"].items())[1:]:
+            print(f"{name}: {listed(build)}")
         for name, facts in self.data["peers"].items():
             print(f"{name}: {facts['build']}; Digest: {facts['digest']}; role rule: {facts['role_rule']}")
         return self.data
+
+
+def listed(values: Mapping[str, Any]) -> str:
+    """Names and values in one line."""
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def shown(value: Any) -> str:
@@ -105,16 +94,10 @@ def shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def median(values: Sequence[float]) -> float:
-    """The middle value."""
-    return statistics.median(values)
-
-
 def save(path: Path | None, reports: Sequence[Mapping[str, Any]]) -> None:
     """Write all reports of this run as one JSON document to a file, or to stdout's end when none was named."""
-    text = json.dumps({"reports": list(reports)}, indent=2)
     if path is None:
         print(f"\n{json.dumps({'reports': list(reports)})}")
     else:
-        path.write_text(text + "\n")
+        path.write_text(json.dumps({"reports": list(reports)}, indent=2) + "\n")
         print(f"JSON: {path}", file=sys.stderr)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from rig.home import POOL, data_processes, gateway_status
-from rig.processes import BenchFailed, Rig, Standing, cpu_by_process, cpu_since
+from rig.dispatch import relayed_workers
+from rig.processes import RIG_CORE, BenchFailed, Standing, cpu_by_process
 from rig.shares import limited
-from rig.stage import (
+from rig.testbed import (
+    BEFORE,
     CPU,
     MIDDLE,
-    RELAY_PATH,
-    REVERSE_PATH,
+    OURS,
     SPEED,
     TAIL,
-    Gateway,
     Options,
+    Target,
+    Testbed,
     Turn,
-    another,
-    bare_stage,
-    new_report,
+    counted,
+    open_testbed,
     take_turns,
 )
 
@@ -30,7 +28,6 @@ SHARE = 0.25
 WORKERS = 64
 CONNECTIONS = 64
 TRIES = 40
-STAND_SECONDS = 3600.0
 
 
 def processes(options: Options) -> list[dict[str, Any]]:
@@ -43,130 +40,88 @@ def processes(options: Options) -> list[dict[str, Any]]:
     """
     settings = {"share_of_a_core": SHARE, "conns": CONNECTIONS, "workers": WORKERS, "cores": "a core each"}
     reports = []
-    with bare_stage(options) as (rig, folder, origin), contextlib.ExitStack() as running:
-        gateways = {
-            name: running.enter_context(
-                another(options, folder=folder, origin=origin, name=name, workers=256, processes=count, core=None)
-            )
-            for name, count in (("two", 2), ("one", 1))
-        }
-        data = {name: data_processes(gateway.home) for name, gateway in gateways.items()}
-        for pids in data.values():
-            running.enter_context(limited(pids, SHARE))
-        kinds = {"requests": client_rounds, "hosted": hosted_rounds, "relayed": relayed_rounds}
-        for kind, rounds in kinds.items():
-            report = new_report(f"processes: {kind}", options, settings, ())
-            with contextlib.ExitStack() as crowds:
-                turns = {
-                    name: measured(crowds.enter_context(rounds(rig, gateway, options.seconds)), gateway, data[name])
-                    for name, gateway in gateways.items()
-                }
+    with open_testbed(options, bare=True) as on:
+        for name, count in (("two", 2), ("one", 1)):
+            target = on.gateway(name, workers=256, processes=count, core=None)
+            on.running.enter_context(limited(target.home.data_processes(), SHARE))
+        for kind, rounds in {"requests": client_rounds, "hosted": hosted_rounds, "relayed": relayed_rounds}.items():
+            report = on.report(f"processes: {kind}", settings)
+            with on.for_now():
+                turns = {name: with_shares(target, rounds(on, target)) for name, target in on.targets.items()}
                 reports.append(report.finish(**take_turns(report, turns, options)))
     return reports
 
 
-def measured(standing: Standing, gateway: Gateway, data: list[int]) -> Turn:
+def with_shares(target: Target, standing: Standing) -> Turn:
     """A turn of a standing rig, with the share of a core that each data process used."""
+    data = target.home.data_processes()
+    turn = counted(target, standing.round)
 
     def once(seconds: float) -> Mapping[str, float]:
-        before = cpu_by_process(gateway.server.pid)
-        counts = standing.round(seconds)
-        after = cpu_by_process(gateway.server.pid)
-        if not counts["done"]:
-            raise BenchFailed(f"nothing was served: {gateway.server.complaint()}")
-        shares = [(after.get(pid, 0.0) - before.get(pid, 0.0)) / counts["seconds"] for pid in data]
-        return {
-            "per_s": counts["per_second"],
-            "cpu_us": cpu_since(gateway.server.pid, before) * 1e6 / counts["done"],
-            "p50_us": counts["p50_us"],
-            "p99_us": counts["p99_us"],
-            "share": sum(shares) / len(shares),
-        }
+        before = cpu_by_process(target.server.pid)
+        told = turn(seconds)
+        after = cpu_by_process(target.server.pid)
+        shares = [(after.get(pid, 0.0) - before.get(pid, 0.0)) / seconds for pid in data]
+        return {**told, "share": sum(shares) / len(shares)}
 
     return once
 
 
-def client_rounds(rig: Rig, gateway: Gateway, seconds: float) -> contextlib.AbstractContextManager[Standing]:
-    """Clients with keep-alive connections that stand for the whole time."""
-    arguments = gateway.home.client.rig_arguments(gateway.server.port, "/jobs/bytes/16")
+def client_rounds(on: Testbed, target: Target) -> Standing:
+    """Clients with keep-alive connections."""
+    arguments = target.home.client.rig_arguments(target.server.port, "/jobs/bytes/16")
     arguments += ["--conns", str(CONNECTIONS), "--rounds"]
-    return rig.standing("client", arguments, seconds=seconds, core=None)
+    return on.running.enter_context(on.rig.standing("client", arguments, seconds=on.options.seconds, core=None))
 
 
-@contextlib.contextmanager
-def hosted_rounds(rig: Rig, gateway: Gateway, seconds: float) -> Iterator[Standing]:
+def hosted_rounds(on: Testbed, target: Target) -> Standing:
     """Masters on the dispatch listener, and workers that the gateway keeps."""
-    crowd = [*gateway.home.worker.rig_arguments(gateway.server.port, REVERSE_PATH), "--conns", str(WORKERS)]
-    masters = dispatch_arguments(gateway, f"/-/pools/{POOL}/any/job", CONNECTIONS // 2)
-    with (
-        rig.standing("worker", crowd, seconds=STAND_SECONDS, core=None),
-        rig.standing("client", masters, seconds=seconds, core=None) as standing,
-    ):
-        yield standing
+    on.running.enter_context(on.crowd(target, WORKERS, core=None))
+    return on.running.enter_context(on.masters(target, CONNECTIONS // 2, seconds=on.options.seconds, core=None))
 
 
-@contextlib.contextmanager
-def relayed_rounds(rig: Rig, gateway: Gateway, seconds: float) -> Iterator[Standing]:
+def relayed_rounds(on: Testbed, target: Target) -> Standing:
     """A master with relayed workers."""
-    crowd = [*gateway.home.relay_worker.rig_arguments(gateway.server.port, RELAY_PATH), "--conns", str(WORKERS)]
-    master = ["--rounds", "--port", str(gateway.master), "--conns", str(WORKERS + 8)]
-    with (
-        rig.standing("master", master, seconds=seconds, core=None) as standing,
-        rig.standing("worker", crowd, seconds=STAND_SECONDS, core=None),
-    ):
-        yield standing
-
-
-def dispatch_arguments(gateway: Gateway, path: str, conns: int) -> list[str | Path]:
-    """The rig's options to be a master on the dispatch listener, between whose rounds the connections stand."""
-    port = ["--port", str(gateway.dispatch)]
-    return ["--plain", *port, "--path", path, "--conns", str(conns), "--rounds"]
+    return relayed_workers(on, target, WORKERS, core=None)
 
 
 def cross(options: Options) -> dict[str, Any]:
     """A dispatch for a worker that another data process holds, beside one for a worker of the same process.
 
     One worker, one connection to the dispatch listener in each process, one request at a time: `p50_us` is the way of
-    one dispatch and nothing else. `ratio` and `cpu_ratio` below 1 are what the way through another process costs.
+    one dispatch and nothing else. `ratio_local` and `cpu_ratio_local` below 1 are what the way through another process
+    costs. With a build before, `ratio_before_crossing` and `local_ratio_before_local` compare both ways with its own,
+    and `before_crossing_ratio_before_local` says what crossing cost there.
     """
-    with bare_stage(options) as (rig, folder, origin), contextlib.ExitStack() as running:
-        gateway = running.enter_context(
-            another(options, folder=folder, origin=origin, name="two", workers=256, processes=2)
-        )
-        report = new_report("cross", options, {"workers": 1, "conns": 1, "processes": 2}, ())
-        crowd = [*gateway.home.worker.rig_arguments(gateway.server.port, REVERSE_PATH), "--conns", "1"]
-        running.enter_context(rig.standing("worker", crowd, seconds=STAND_SECONDS))
-        holder = next(number for number, count in enumerate(held(gateway, "worker")) if count)
-        masters = masters_by_process(rig, gateway, running, options)
-        data = data_processes(gateway.home)
-        turns = {
-            "crossing": measured(masters[1 - holder], gateway, data),
-            "local": measured(masters[holder], gateway, data),
-        }
-        return report.finish(**take_turns(report, turns, options, ratios=(SPEED, CPU, MIDDLE, TAIL)))
+    turns: dict[str, Turn] = {}
+    pairs = [("crossing", "local")]
+    with open_testbed(options, workers=256, processes=2) as on:
+        for name, target in on.targets.items():
+            on.running.enter_context(on.crowd(target, 1, core=RIG_CORE))
+            holder = next(number for number, count in enumerate(target.home.counted("connections", "worker")) if count)
+            masters = masters_by_process(on, target)
+            prefix = "" if name == OURS else f"{name}_"
+            turns[f"{prefix}crossing"] = counted(target, masters[1 - holder].round)
+            turns[f"{prefix}local"] = counted(target, masters[holder].round)
+        if BEFORE in on.targets:
+            of_before = ("before_crossing", "before_local")
+            pairs += [("crossing", of_before[0]), ("local", of_before[1]), of_before]
+        report = on.report("cross", {"workers": 1, "conns": 1, "processes": 2})
+        return report.finish(**take_turns(report, turns, options, ratios=(SPEED, CPU, MIDDLE, TAIL), pairs=pairs))
 
 
-def held(gateway: Gateway, kind: str) -> list[int]:
-    """How many connections of a kind each data process holds, p0 first."""
-    return [int(one.get("connections", {}).get(kind, 0)) for one in gateway_status(gateway.home)["processes"]]
-
-
-def masters_by_process(
-    rig: Rig, gateway: Gateway, running: contextlib.ExitStack, options: Options
-) -> dict[int, Standing]:
+def masters_by_process(on: Testbed, target: Target) -> dict[int, Standing]:
     """A master with one connection in each data process: connections are made until the kernel has given each one.
 
     Raises:
         BenchFailed: one process got none in many tries.
     """
     found: dict[int, Standing] = {}
-    arguments = dispatch_arguments(gateway, f"/-/pools/{POOL}/any/job", 1)
     for _ in range(TRIES):
-        before = held(gateway, "master")
-        standing = running.enter_context(rig.standing("client", arguments, seconds=options.seconds))
-        grown = [
-            number for number, (old, new) in enumerate(zip(before, held(gateway, "master"), strict=True)) if new > old
-        ]
+        before = target.home.counted("connections", "master")
+        standing = on.running.enter_context(on.masters(target, 1, seconds=on.options.seconds, core=RIG_CORE))
+        now = target.home.counted("connections", "master")
+        grown = [number for number, (old, new) in enumerate(zip(before, now, strict=True)) if new > old]
         if len(grown) == 1:
             found.setdefault(grown[0], standing)
         if len(found) == len(before):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from rig.apache import ADMISSION_PATH
-from rig.home import data_processes
-from rig.processes import BenchFailed, Rig, Server, Standing, cpu_by_process, cpu_seconds, cpu_since
-from rig.stage import OURS, REVERSE_PATH, Options, Stage, Turn, another, new_report, stage, take_turns
+from rig.peers import ADMISSION_PATH
+from rig.processes import BenchFailed, Standing, cpu_by_process, cpu_seconds, cpu_since
+from rig.testbed import REVERSE_PATH, Options, Target, Testbed, Turn, open_testbed, take_turns
 
 DIALS = 256
 BARE = "bare"
@@ -35,47 +32,37 @@ def storm(options: Options) -> dict[str, Any]:
     peers = tuple(name for name in options.peers if name == "haproxy")
     few = max(1, options.workers // BARE_SHARE)
     settings = {"workers": options.workers, "dials_under_way": min(DIALS, options.workers), "own_bare": few}
-    with stage(options, peers=peers) as on, contextlib.ExitStack() as running:
-        report = new_report("storm", options, settings, peers)
-        second = running.enter_context(
-            another(options, folder=on.folder, origin=on.origin, name=BARE, workers=options.workers)
-        )
-        ours = trusting(on.home.worker.rig_arguments(on.gateway.port, REVERSE_PATH))
-        own = trusting(second.home.worker.rig_arguments(second.server.port, REVERSE_PATH))
-        workers = running.enter_context(crowd(on.rig, ours, options.workers))
-        turns = {
-            OURS: storms(on.gateway, workers),
-            BARE: storms(second.server, running.enter_context(crowd(on.rig, [*own, "--bare"], few))),
+    with open_testbed(options, peers=peers) as on:
+        on.gateway(BARE)
+        report = on.report("storm", {**settings, "chain": options.chain})
+        workers = {
+            name: crowd(on, target, few if name == BARE else options.workers, bare=name in {BARE, *peers})
+            for name, target in on.targets.items()
         }
-        for name, server in on.peers.items():
-            arguments = [*trusting(on.home.client.rig_arguments(server.port, ADMISSION_PATH)), "--bare"]
-            turns[name] = storms(server, running.enter_context(crowd(on.rig, arguments, options.workers)))
+        turns = {name: storms(on.targets[name], standing) for name, standing in workers.items()}
         results = take_turns(report, turns, options, warm_up=False)
-        return report.finish(**results, **killed(on, workers))
+        return report.finish(**results, **killed(on.ours, workers[on.ours.name]))
 
 
-def trusting(arguments: list[str | Path]) -> list[str | Path]:
-    """Without the root certificate: who does not look at the server's path has more time for handshakes."""
-    at = arguments.index("--ca")
-    return [*arguments[:at], *arguments[at + 2 :]]
+def crowd(on: Testbed, target: Target, count: int, *, bare: bool) -> Standing:
+    """All of them, for the first time; `bare`: they shake hands and ask nothing."""
+    bundle, path = (target.home.worker, REVERSE_PATH) if target.is_ours else (target.home.client, ADMISSION_PATH)
+    arguments = bundle.rig_arguments(target.server.port, path)
+    at = arguments.index("--ca")  # who does not look at the server's path has more time for handshakes
+    arguments[at : at + 2] = ["--conns", str(count), "--dials", str(DIALS), "--rounds", *(["--bare"] if bare else [])]
+    return on.running.enter_context(on.rig.standing("idle", arguments))
 
 
-def crowd(rig: Rig, arguments: Sequence[str | Path], count: int) -> contextlib.AbstractContextManager[Standing]:
-    """All of them, for the first time."""
-    size = ["--conns", str(count), "--dials", str(DIALS), "--rounds"]
-    return rig.standing("idle", [*arguments, *size], seconds=3600)
-
-
-def storms(server: Server, standing: Standing) -> Turn:
+def storms(target: Target, standing: Standing) -> Turn:
     """A turn that cuts them and waits until all are back."""
 
     def once(_: float) -> Mapping[str, float]:
-        before, rig_before = cpu_by_process(server.pid), cpu_seconds(standing.process.pid)
+        before, rig_before = cpu_by_process(target.server.pid), cpu_seconds(standing.process.pid)
         counts = standing.round(STORM_SECONDS)
         return {
             "per_s": counts["conns"] / counts["ready_s"],
             "total_s": counts["ready_s"],
-            "cpu_us": cpu_since(server.pid, before) * 1e6 / counts["conns"],
+            "cpu_us": cpu_since(target.server.pid, before) * 1e6 / counts["conns"],
             "p50_ms": counts["p50_us"] / 1000,
             "p99_ms": counts["p99_us"] / 1000,
             "rig_cpu_us": (cpu_seconds(standing.process.pid) - rig_before) * 1e6 / counts["conns"],
@@ -84,14 +71,14 @@ def storms(server: Server, standing: Standing) -> Turn:
     return once
 
 
-def killed(on: Stage, workers: Standing) -> dict[str, float]:
+def killed(target: Target, workers: Standing) -> dict[str, float]:
     """One storm after the data process was killed: from SIGKILL until all workers are back with its successor."""
-    victims = data_processes(on.home)
+    victims = target.home.data_processes()
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
-    before = cpu_by_process(on.gateway.pid)
+    before = cpu_by_process(target.server.pid)
     counts = workers.round(STORM_SECONDS, allow=frozenset({"tcp", "tls", "io"}))
-    if set(victims) & set(data_processes(on.home)):
+    if set(victims) & set(target.home.data_processes()):
         raise BenchFailed("a killed data process is said to be there still")
-    spent = cpu_since(on.gateway.pid, before)
+    spent = cpu_since(target.server.pid, before)
     return {"killed_total_s": counts["ready_s"], "killed_cpu_us": spent * 1e6 / counts["conns"]}

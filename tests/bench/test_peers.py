@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -17,32 +18,31 @@ import pytest
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 sys.path.insert(0, str(BENCH))
 
-from rig.apache import ADMISSION_PATH  # noqa: E402
+from rig.builds import command_before, find_command  # noqa: E402
 from rig.dispatch import standing_master  # noqa: E402
-from rig.home import find_command  # noqa: E402
-from rig.peers import PEERS, chosen_peers  # noqa: E402
+from rig.pages import results_text  # noqa: E402
+from rig.peers import ADMISSION_PATH, PEERS, chosen_peers  # noqa: E402
 from rig.plan import MEASUREMENTS, steps  # noqa: E402
 from rig.processes import BenchFailed, Rig, free_port, told_line  # noqa: E402
 from rig.programs import debian_program  # noqa: E402
 from rig.report import Report  # noqa: E402
-from rig.results import results_text  # noqa: E402
-from rig.stage import CPU, SPEED, Options, Turn, stage, take_turns  # noqa: E402
+from rig.testbed import CPU, SPEED, Options, Turn, open_testbed, take_turns  # noqa: E402
 
-LONG = {"polling", "processes", "cross", "churn", "growth"}
+LONG = {"polling", "processes", "churn", "growth", "ahead", "builds"}
 FACTS = {"slow": {"build": "slow/1.0", "digest": "MD5", "role_rule": "a name"}}
 
 
 def options(folder: Path, **changes: int) -> Options:
     """Two short rounds."""
     values = {"rounds": 3, "conns": 4, "reply": 16, "workers": 8, **changes}
-    return Options(bench=BENCH, command=folder / "rhttp-pki", seconds=0.2, peers=(), **values)
+    return Options(bench=BENCH, commands={"gateway": folder / "rhttp-pki"}, seconds=0.2, **values)
 
 
 @pytest.fixture
 def report(tmp_path: Path) -> Report:
     """A report of a server that is installed nowhere."""
     (tmp_path / "rhttp-pki").write_text("#!/nowhere/python\n")
-    return Report("requests", tmp_path / "rhttp-pki", {"conns": 4}, FACTS)
+    return Report("requests", {"gateway": tmp_path / "rhttp-pki"}, {"conns": 4}, FACTS)
 
 
 def turns(order: list[str]) -> dict[str, Turn]:
@@ -110,6 +110,49 @@ def test_plan_growth_alone_measures_the_second_process_first_and_takes_the_worke
     assert steps("growth", options(tmp_path), workers_asked=True)[-1].options.workers == 8
 
 
+def test_take_turns_compares_the_pairs_it_is_told(report: Report, tmp_path: Path) -> None:
+    """A second build of ours is held against a peer too, under a name of its own."""
+    three = {**turns([]), "before": lambda _: {"per_s": 8.0, "cpu_us": 5.0}}
+    pairs = [("gateway", "slow"), ("before", "slow")]
+    results = take_turns(report, three, options(tmp_path), ratios=(CPU,), pairs=pairs, warm_up=False)
+    assert {name: value for name, value in results.items() if "ratio" in name} == {
+        "cpu_ratio_slow": pytest.approx(2.0),
+        "before_cpu_ratio_slow": pytest.approx(4.0),
+    }
+
+
+def test_command_before_is_found_in_an_environment_and_refused_where_there_is_none(tmp_path: Path) -> None:
+    """Who names the build before wrongly learns it before anything is measured."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "rhttp-pki").touch()
+    assert command_before(BENCH.parent, tmp_path, str(tmp_path)) == tmp_path / "bin" / "rhttp-pki"
+    with pytest.raises(BenchFailed, match="no-such-commit is neither a commit nor a virtual environment"):
+        command_before(BENCH.parent, tmp_path, "no-such-commit")
+
+
+def test_command_before_unpacks_a_commit_and_builds_it_as_its_own_scripts_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit is built from its own sources, in a place of its own, and the checkout is left alone."""
+    repository, build = tmp_path / "checkout", tmp_path / "build"
+    (repository / "scripts").mkdir(parents=True)
+    (repository / "scripts" / "lib.sh").write_text(
+        'here="$(dirname "${BASH_SOURCE[0]}")/.." there="$here/.build/compiled/bin"\n'
+        'make_compiled_venv() { mkdir -p "$there"; cp "$here/version" "$there/rhttp-pki"; }\n'
+    )
+    (repository / "version").write_text("the first\n")
+    for name in ("GIT_AUTHOR", "GIT_COMMITTER"):
+        monkeypatch.setenv(f"{name}_NAME", "bench")
+        monkeypatch.setenv(f"{name}_EMAIL", "bench@bench.internal")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run(["git", "-C", repository, *command], check=True)
+    (repository / "version").write_text("not committed\n")
+    command = command_before(repository, build, "HEAD")
+    assert command.is_relative_to(build / "before")
+    assert command.read_text() == "the first\n"
+    assert command_before(repository, build, "HEAD") == command
+
+
 def test_debian_program_not_installed_is_unpacked_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,13 +169,13 @@ def test_debian_program_not_installed_is_unpacked_not_installed(
         (tools / name).write_text(f"#!/bin/sh\n{script}")
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    program = debian_program(tmp_path, "no-such-server", ["no-such-package"])
+    program = debian_program(tmp_path, name="no-such-server", packages=["no-such-package"])
     assert program.path.is_relative_to(tmp_path)
     assert program.path.exists()
     assert program.environment()["LD_LIBRARY_PATH"].endswith("x86_64-linux-gnu")
     assert "install" not in calls.read_text()
     before = calls.read_text()
-    assert debian_program(tmp_path, "no-such-server", ["no-such-package"]) == program
+    assert debian_program(tmp_path, name="no-such-server", packages=["no-such-package"]) == program
     assert calls.read_text() == before  # once is enough
 
 
@@ -151,10 +194,10 @@ def rig() -> Rig:
 
 
 @pytest.mark.parametrize(("path", "size"), [("/jobs/bytes/70000", 70000), ("/jobs/bytes/0", 0), ("/jobs/x", 16)])
-def test_rig_origin_answers_with_the_size_in_the_path(rig: Rig, tmp_path: Path, path: str, size: int) -> None:
+def test_rig_origin_answers_with_the_size_in_the_path(rig: Rig, path: str, size: int) -> None:
     """One origin serves all sizes, so that all servers are asked for the same."""
-    with rig.origin(reply=16, folder=tmp_path) as port:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    with rig.origin() as origin:
+        connection = http.client.HTTPConnection("127.0.0.1", origin.port, timeout=10)
         connection.request("GET", path)
         content = connection.getresponse().read()
         connection.close()
@@ -167,43 +210,41 @@ def test_rig_master_works_in_rounds_and_is_silent_between(rig: Rig) -> None:
     crowd = ["--plain", "--port", str(port), "--conns", "8"]
     with (
         standing_master(rig, port=port, conns=8, seconds=0.2) as master,
-        rig.held(crowd, seconds=30, mode="worker") as workers,
+        rig.standing("worker", crowd, seconds=30) as workers,
     ):
         rounds = [master.round(0.2) for _ in range(3)]
-        assert workers.poll() is None
+        assert workers.process.poll() is None
     assert all(counts["done"] > 100 for counts in rounds)
     assert all(counts["upgraded"] == 8 for counts in rounds)
     assert all(0.1 < counts["seconds"] < 1 for counts in rounds)
     assert all(counts["p99_us"] > 0 for counts in rounds)
 
 
-def test_rig_idle_says_when_the_peer_has_closed(rig: Rig, tmp_path: Path) -> None:
+def test_rig_idle_says_when_the_peer_has_closed(rig: Rig) -> None:
     """The moment of a close is told when it happens: the time from a revocation ends there."""
-    with rig.origin(reply=16, folder=tmp_path) as port:
-        held = rig.held(["--plain", "--port", str(port), "--conns", "2", "--upgrade", "none"], seconds=30)
-        silent = held.__enter__()
-    try:
-        assert told_line(silent, 10) == "closed"
-    finally:
-        held.__exit__(None, None, None)
+    with contextlib.ExitStack() as silent:
+        with rig.origin() as origin:
+            arguments = ["--plain", "--port", str(origin.port), "--conns", "2", "--upgrade", "none"]
+            standing = silent.enter_context(rig.standing("idle", arguments, seconds=30))
+        assert told_line(standing.process, 10) == "closed"
 
 
 @pytest.mark.long
-def test_peers_demand_the_client_role(rig: Rig, tmp_path: Path) -> None:
+def test_peers_demand_the_client_role(rig: Rig) -> None:
     """Each peer does the work that it is said to do: no certificate and a worker's certificate get nothing."""
-    wanted = Options(
-        bench=BENCH, command=find_command(BENCH.parent), rounds=1, seconds=0.2, conns=2, reply=16, workers=2
-    )
-    with stage(wanted, peers=tuple(PEERS)) as on:
-        for server in on.peers.values():
+    commands = {"gateway": find_command(BENCH.parent)}
+    wanted = Options(bench=BENCH, commands=commands, rounds=1, seconds=0.2, conns=2, workers=2)
+    with open_testbed(wanted, peers=tuple(PEERS)) as on:
+        for name in PEERS:
+            target = on.targets[name]
             for path in ("/jobs/bytes/16", ADMISSION_PATH):
-                right = [*on.home.client.rig_arguments(server.port, path), "--conns", "2"]
+                right = [*target.home.client.rig_arguments(target.server.port, path), "--conns", "2"]
                 assert rig.run("client", right, seconds=0.2)["done"] > 0
-                wrong = [*on.home.worker.rig_arguments(server.port, path), "--conns", "1"]
+                wrong = [*target.home.worker.rig_arguments(target.server.port, path), "--conns", "1"]
                 with pytest.raises(BenchFailed, match="counted errors"):
                     rig.run("connect", wrong, seconds=0.2)
-            anonymous = ssl.create_default_context(cafile=str(on.home.root))
-            connection = http.client.HTTPSConnection("localhost", server.port, context=anonymous, timeout=10)
+            anonymous = ssl.create_default_context(cafile=str(target.home.certificate("root")))
+            connection = http.client.HTTPSConnection("localhost", target.server.port, context=anonymous, timeout=10)
             with pytest.raises((OSError, http.client.HTTPException)):
                 answer(connection)
 
@@ -231,7 +272,9 @@ def test_bench_quick_measures_everything_and_writes_the_page(tmp_path: Path) -> 
         check=False,
     )
     assert told.returncode == 0, told.stderr
-    reports = {report["measurement"]: report["results"] for report in json.loads(out.read_text())["reports"]}
+    reports: dict[str, dict[str, float]] = {}
+    for report in json.loads(out.read_text())["reports"]:
+        reports.setdefault(report["measurement"], report["results"])
     assert set(reports) == set(MEASUREMENTS) - LONG
     for peer in PEERS:
         assert reports["requests"][f"ratio_{peer}"] > 0
@@ -242,4 +285,5 @@ def test_bench_quick_measures_everything_and_writes_the_page(tmp_path: Path) -> 
     assert reports["idle"]["http_bytes"] == 0
     assert reports["relayed"]["ratio_haproxy"] > 0
     assert reports["hosted"]["ratio_relayed"] > 0
+    assert reports["cross"]["ratio_local"] > 0
     assert reports["revocation"]["median_closed_ms"] > 0

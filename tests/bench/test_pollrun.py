@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,16 +19,19 @@ import pytest
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 sys.path.insert(0, str(BENCH))
 
-from rig import polling, whypage  # noqa: E402
-from rig.home import find_command  # noqa: E402
-from rig.plot import Axis, Legend, Line, Panel, svg  # noqa: E402
+from rig import polling  # noqa: E402
+from rig.builds import find_command  # noqa: E402
+from rig.pages import marks, write_page  # noqa: E402
+from rig.plot import Axis, Panel, Series, svg  # noqa: E402
 from rig.polling import Batch, Idle, Seen  # noqa: E402
-from rig.pollmaster import HomeSession, Ledger, Master, MasterEnd  # noqa: E402
+from rig.pollingpage import polling_page  # noqa: E402
+from rig.pollmaster import Desk, Ledger, Master, MasterEnd  # noqa: E402
 from rig.pollmodel import Course, Polling, summary  # noqa: E402
 from rig.processes import BenchFailed  # noqa: E402
-from rig.results import with_figures  # noqa: E402
-from rig.stage import Options  # noqa: E402
+from rig.report import Report  # noqa: E402
+from rig.testbed import Options  # noqa: E402
 
+BEGIN, END = marks("polling")
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -41,7 +46,7 @@ class Wire(asyncio.Transport):
         self.written.append(bytes(data))
 
 
-def asking(desk: HomeSession) -> tuple[MasterEnd, Wire]:
+def asking(desk: Desk) -> tuple[MasterEnd, Wire]:
     """A connection that asks the desk for work."""
     end, wire = MasterEnd(Master({"d": desk})), Wire()
     end.connection_made(wire)
@@ -52,7 +57,7 @@ def asking(desk: HomeSession) -> tuple[MasterEnd, Wire]:
 
 async def test_desk_gives_the_oldest_job_to_who_asks_and_says_when_there_is_none() -> None:
     """A poll has one job, or none, and is answered at once."""
-    desk = HomeSession()
+    desk = Desk()
     desk.put(b"0 1.5")
     desk.put(b"1 2.5")
     answers = [asking(desk)[1].written for _ in range(3)]
@@ -63,7 +68,7 @@ async def test_desk_gives_the_oldest_job_to_who_asks_and_says_when_there_is_none
 
 async def test_desk_that_holds_answers_when_a_job_is_there_and_loses_none_to_the_dead() -> None:
     """A held poll gets the job as it arrives, the longest held first; one whose connection ended gets nothing."""
-    desk = HomeSession(hold=60.0)
+    desk = Desk(hold=60.0)
     (gone, lost), (_, first), (_, second) = asking(desk), asking(desk), asking(desk)
     gone.connection_lost(None)
     desk.put(b"0 1.0")
@@ -75,7 +80,7 @@ async def test_desk_that_holds_answers_when_a_job_is_there_and_loses_none_to_the
 
 async def test_desk_that_holds_lets_go_in_time() -> None:
     """No poll is held for longer than was said."""
-    desk = HomeSession(hold=0.02)
+    desk = Desk(hold=0.02)
     _, wire = asking(desk)
     async with asyncio.timeout(5):
         while not wire.written:
@@ -105,7 +110,7 @@ def test_polling_measures_real_workers_of_each_kind(monkeypatch: pytest.MonkeyPa
     ways = {"reversed": None, "held": None, "timer": Polling(interval=0.5), "eager": Polling(interval=0.5, eager=True)}
     monkeypatch.setattr(polling, "WAYS", ways)
     command = find_command(BENCH.parent, interpreted=True)
-    options = Options(bench=BENCH, command=command, rounds=1, seconds=1.0, conns=1, reply=16, workers=6)
+    options = Options(bench=BENCH, commands={"gateway": command}, rounds=1, seconds=1.0, workers=6)
     with polling.place(options) as where:
         idle = asyncio.run(polling.measured(where, Batch(("timer", "eager", "held"), 1.0, 1.0)))
         quiet = asyncio.run(polling.measured(where, Batch(("reversed",), 0.2, 1.0)))
@@ -132,27 +137,19 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Any]
     monkeypatch.setattr(polling, "SWEEP_END", 70.0)
     (tmp_path / "rhttp-pki").write_text("#!/nowhere/python\n")
 
-    class Nowhere:
-        """Where nobody is."""
+    commands = {"gateway": tmp_path / "rhttp-pki"}
+    nowhere = SimpleNamespace(on=SimpleNamespace(report=lambda title, settings: Report(title, commands, settings, {})))
 
-        def __enter__(self) -> None:
-            return None
-
-        def __exit__(self, *_: object) -> None:
-            return None
-
-    async def invented(where: None, batch: Batch) -> dict[str, Seen]:
+    async def invented(where: object, batch: Batch) -> dict[str, Seen]:
         courses = [Course(arrival=0.0, begun=0.25, finished=3.0), Course(arrival=1.0, begun=1.75, finished=4.0)]
         late = {"stream": 0.004, "burst": 0.001}
         return {
             way: Seen(courses, courses, Idle(333.0, 21.5) if way == batch.ways[0] else None, late) for way in batch.ways
         }
 
-    monkeypatch.setattr(polling, "place", lambda options: Nowhere())
+    monkeypatch.setattr(polling, "place", lambda options: contextlib.nullcontext(nowhere))
     monkeypatch.setattr(polling, "measured", invented)
-    told = polling.polling(
-        Options(bench=BENCH, command=tmp_path / "rhttp-pki", rounds=1, seconds=1.0, conns=1, reply=16, workers=20)
-    )
+    told = polling.polling(Options(bench=BENCH, commands=commands, rounds=1, seconds=1.0, workers=20))
     found: Mapping[str, Any] = json.loads(json.dumps(told))
     return found
 
@@ -174,9 +171,9 @@ def test_polling_report_has_measured_and_modelled_side_by_side(report: Mapping[s
 
 def test_page_gets_its_figures_between_its_marks_and_nowhere_else(report: Mapping[str, Any], tmp_path: Path) -> None:
     """The words stay as they are, old figures go, and a second run changes nothing."""
-    page = tmp_path / whypage.PAGE
-    page.write_text(f"# Why\n\nBefore.\n\n{whypage.BEGIN}\n\nold 99\n\n{whypage.END}\n\nAfter.\n")
-    whypage.write_page(tmp_path, [{"measurement": "idle"}, report], command="bench/run polling --page")
+    page = tmp_path / "why.md"
+    page.write_text(f"# Why\n\nBefore.\n\n{BEGIN}\n\nold 99\n\n{END}\n\nAfter.\n")
+    write(page, [{"measurement": "idle"}, report])
     text = page.read_text()
     assert text.startswith("# Why\n\nBefore.\n")
     assert text.endswith("\n\nAfter.\n")
@@ -185,56 +182,73 @@ def test_page_gets_its_figures_between_its_marks_and_nowhere_else(report: Mappin
     assert "| timer pollers, 3 s | 333.0 | 21.5 ms |" in text
     assert "less than 4.0 ms late" in text
     assert "| reversed connections | 500 ms (0) | 750 ms (0) |" in text
-    whypage.write_page(tmp_path, [report], command="bench/run polling --page")
+    write(page, [report])
     assert page.read_text() == text
-    drawing = ET.fromstring((tmp_path / whypage.PLOT).read_text())
+    drawing = ET.fromstring((tmp_path / "polling.svg").read_text())
     assert len(drawing.findall(f".//{SVG}circle")) == len(polling.WAYS)
 
 
-@pytest.mark.parametrize(
-    "text", ["no marks", whypage.BEGIN, f"{whypage.END} {whypage.BEGIN}", 2 * whypage.BEGIN + whypage.END]
-)
-def test_page_without_its_marks_is_refused(text: str) -> None:
+def write(page: Path, reports: Sequence[Mapping[str, Any]]) -> None:
+    """Write the figures into a page."""
+    write_page(page, reports, of="polling", made=polling_page, command="bench/run polling --page")
+
+
+@pytest.mark.parametrize("text", ["no marks", BEGIN, f"{END} {BEGIN}", 2 * BEGIN + END])
+def test_page_without_its_marks_is_refused(report: Mapping[str, Any], tmp_path: Path, text: str) -> None:
     """Figures are never put in a place that nobody chose."""
+    page = tmp_path / "why.md"
+    page.write_text(text)
     with pytest.raises(BenchFailed, match="must have the lines"):
-        with_figures(text, ["x"], begin=whypage.BEGIN, end=whypage.END, page=whypage.PAGE)
+        write(page, [report])
+    assert page.read_text() == text
 
 
 def test_page_of_another_measurement_is_refused(tmp_path: Path) -> None:
     """There is nothing to write when polling was not measured."""
     with pytest.raises(BenchFailed, match="needs the measurement"):
-        whypage.write_page(tmp_path, [], command="bench/run idle --page")
+        write(tmp_path / "why.md", [])
 
 
-def test_page_in_docs_has_its_marks_and_its_plot() -> None:
+@pytest.mark.parametrize(("of", "name"), [("polling", "why.md"), ("growth", "growth.md")])
+def test_page_in_docs_has_its_marks_and_its_plot(of: str, name: str) -> None:
     """The page that we keep can be written anew, and no figure outside the marks is somebody's memory."""
     docs = BENCH.parent / "docs"
-    text = (docs / whypage.PAGE).read_text(encoding="utf-8")
-    with_figures(text, [], begin=whypage.BEGIN, end=whypage.END, page=whypage.PAGE)
-    before, _, rest = text.partition(whypage.BEGIN)
-    after = rest.partition(whypage.END)[2]
+    text = (docs / name).read_text(encoding="utf-8")
+    begin, end = marks(of)
+    before, _, rest = text.partition(begin)
+    figures, found, after = rest.partition(end)
+    assert found
     assert " ms" not in before + after
-    assert "](polling.svg)" in after
-    ET.fromstring((docs / whypage.PLOT).read_text(encoding="utf-8"))
+    assert f"]({of}.svg)" in figures + after
+    ET.fromstring((docs / f"{of}.svg").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(("log", "value", "share"), [(False, 25.0, 0.25), (True, 10.0, 0.5), (True, 0.0, 0.0)])
 def test_axis_places_values_and_keeps_what_lies_outside(log: bool, value: float, share: float) -> None:
     """A point is where its value is; one beyond the end is on the end."""
-    axis = Axis(name="x", low=1.0 if log else 0.0, high=100.0, ticks=(), log=log)
+    axis = Axis("x", 1.0 if log else 0.0, 100.0, log)
     assert axis.share(value) == pytest.approx(share)
     assert axis.share(1000.0) == 1.0
 
 
-def test_svg_is_well_formed_whatever_it_is_told(report: Mapping[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("values", "log", "ticks"),
+    [
+        ([7.0, 31.0], False, [0, 10, 20, 30, 40]),
+        ([0.9], False, [0, 0.25, 0.5, 0.75, 1.0]),
+        ([3.0, 900.0], True, [1, 10, 100, 1000]),
+    ],
+)
+def test_axis_of_values_has_round_ticks_around_them(values: list[float], log: bool, ticks: list[float]) -> None:
+    """Whoever reads a plot can tell a value without a ruler."""
+    assert Axis.of("x", values, log=log).ticks() == pytest.approx(ticks)
+
+
+def test_svg_is_well_formed_whatever_it_is_told() -> None:
     """Names with signs of XML in them do no harm; lines and legend are all there."""
-    axis = Axis(name="a < b & c", low=0, high=2, ticks=[(1, "<1>")])
-    lines: Sequence[Line] = [
-        Line(points=[(0, 0), (1, 1), (2, 1)], colour="#123456", steps=steps) for steps in (False, True)
-    ]
-    drawing = ET.fromstring(
-        svg([Panel(title="<&>", x=axis, y=axis, lines=lines)], [Legend(name="&", colour="#123456")])
-    )
+    axis = Axis("a < b & c", 0, 2)
+    series = [Series(points=[(0, 0), (1, 1), (2, 1)], colour="#123456", steps=steps) for steps in (False, True)]
+    drawing = ET.fromstring(svg([Panel("<&>", axis, axis, series)], [("&", "#123456", False)]))
     drawn = [line.attrib["points"].split() for line in drawing.iter(f"{SVG}polyline")]
     coloured = [line for line in drawing.iter(f"{SVG}polyline") if line.attrib["stroke"] == "#123456"]
     assert len(coloured) == 3

@@ -17,11 +17,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from cryptography import x509
+from OpenSSL import SSL
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 sys.path.insert(0, str(BENCH))
 
+from rig.builds import find_command  # noqa: E402
 from rig.dispatch import standing_master  # noqa: E402
+from rig.home import BenchHome, make_home  # noqa: E402
 from rig.processes import BenchFailed, Rig, cpu_by_process, cpu_since, free_port  # noqa: E402
 from rig.shares import bandwidth_root, limited  # noqa: E402
 
@@ -36,26 +40,26 @@ def rig() -> Rig:
     return Rig(BENCH)
 
 
-def test_standing_client_serves_rounds_over_the_same_connections(rig: Rig, tmp_path: Path) -> None:
+def test_standing_client_serves_rounds_over_the_same_connections(rig: Rig) -> None:
     """Connections stay between the rounds, and each round counts for itself."""
-    with rig.origin(reply=16, folder=tmp_path) as port:
-        arguments = ["--plain", "--port", str(port), "--conns", "4", "--rounds"]
+    with rig.origin() as origin:
+        arguments = ["--plain", "--port", str(origin.port), "--conns", "4", "--rounds"]
         with rig.standing("client", arguments, seconds=0.2) as standing:
             rounds = [standing.round(0.2) for _ in range(3)]
     assert all(counts["done"] > 100 for counts in rounds)
     assert {counts["tls"] for counts in rounds} == {4}
 
 
-def test_standing_client_paced_asks_at_the_rate_whatever_it_could_do(rig: Rig, tmp_path: Path) -> None:
+def test_standing_client_paced_asks_at_the_rate_whatever_it_could_do(rig: Rig) -> None:
     """Requests come when they are due, not when the last answer did."""
-    with rig.origin(reply=16, folder=tmp_path) as port:
-        arguments = ["--plain", "--port", str(port), "--conns", "8", "--rounds", "--rate", "300"]
+    with rig.origin() as origin:
+        arguments = ["--plain", "--port", str(origin.port), "--conns", "8", "--rounds", "--rate", "300"]
         with rig.standing("client", arguments, seconds=0.5) as standing:
             done = [standing.round(0.5)["done"] for _ in range(4)]
     assert 4 * 150 * 0.6 < sum(done) < 4 * 150 * 1.4
 
 
-def test_standing_client_that_is_refused_says_so(rig: Rig, tmp_path: Path) -> None:
+def test_standing_client_that_is_refused_says_so(rig: Rig) -> None:
     """A master that gets no good answer is no measurement, and does not wait for one."""
     port = free_port()
     with (
@@ -66,10 +70,10 @@ def test_standing_client_that_is_refused_says_so(rig: Rig, tmp_path: Path) -> No
         pass
 
 
-def test_standing_storm_cuts_all_and_counts_until_all_are_back(rig: Rig, tmp_path: Path) -> None:
+def test_standing_storm_cuts_all_and_counts_until_all_are_back(rig: Rig) -> None:
     """Each storm is all of them, and takes the time that it took this time."""
-    with rig.origin(reply=16, folder=tmp_path) as port:
-        arguments = ["--plain", "--port", str(port), "--conns", "50", "--upgrade", "none", "--method", "GET"]
+    with rig.origin() as origin:
+        arguments = ["--plain", "--port", str(origin.port), "--conns", "50", "--upgrade", "none", "--method", "GET"]
         with rig.standing("idle", [*arguments, "--dials", "8", "--rounds"], seconds=60) as standing:
             storms = [standing.round(10) for _ in range(2)]
     for counts in storms:
@@ -108,6 +112,39 @@ def test_rig_dials_no_more_at_a_time_than_told(rig: Rig) -> None:
                 process.kill()
             for one in accepted:
                 one.close()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> BenchHome:
+    """A home as the bench makes it, by the interpreted build."""
+    command = find_command(BENCH.parent, interpreted=True)
+    return make_home(command, tmp_path_factory.mktemp("bench") / "home", origin=9, workers=1, key_type="ed25519")
+
+
+@pytest.mark.parametrize(("names_it", "chain", "sent"), [(True, "named", 0), (False, "named", 1), (True, "whole", 1)])
+def test_rig_sends_the_issuing_ca_as_it_is_told(
+    rig: Rig, home: BenchHome, names_it: bool, chain: str, sent: int
+) -> None:
+    """Workers of the rig present themselves as our agents do: the leaf alone, if the server names their CA."""
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.use_certificate_chain_file(str(home.certificate("server")))
+    context.use_privatekey_file(str(home.server_key))
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *_: True)
+    authority = x509.load_pem_x509_certificate(home.certificate("worker-ca" if names_it else "client-ca").read_bytes())
+    context.add_client_ca(authority)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        arguments = home.worker.rig_arguments(listener.getsockname()[1], "/")
+        command = [rig.binary, "idle", *arguments, "--bare", "--conns", "1", "--chain", chain, "--seconds", "30"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            try:
+                accepted = listener.accept()[0]
+                connection = SSL.Connection(context, accepted)
+                connection.set_accept_state()
+                connection.do_handshake()
+                assert len(connection.get_peer_cert_chain() or []) == sent
+            finally:
+                process.kill()
+                accepted.close()
 
 
 class Noting(http.server.BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""The stage of the demo: a temporary folder, commands, processes, and the promise that nothing of it stays.
+"""The testbed of the demo: a temporary folder, commands, processes, and the promise that nothing of it stays.
 
 Every command is shown as a user would type it, with the folder as ``$DEMO``. None takes a secret as an argument.
 """
@@ -120,7 +120,7 @@ class Running:
         self._reader.join(_END_TIMEOUT)
 
 
-class Stage:
+class Testbed:
     """The temporary folder and all that runs. When the context is left, whatever happened in it, both are gone."""
 
     def __init__(self, *, timeout: int) -> None:
