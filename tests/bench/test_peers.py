@@ -145,7 +145,7 @@ def test_command_before_unpacks_a_commit_and_builds_it_as_its_own_scripts_do(
         monkeypatch.setenv(f"{name}_NAME", "bench")
         monkeypatch.setenv(f"{name}_EMAIL", "bench@bench.internal")
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
-        subprocess.run(["git", "-C", repository, *command], check=True)
+        subprocess.run(["git", "-C", repository, *command], check=True, timeout=60)
     (repository / "version").write_text("not committed\n")
     command = command_before(repository, build, "HEAD")
     assert command.is_relative_to(build / "before")
