@@ -1,17 +1,33 @@
-"""Build hook: compiles the hot modules with mypyc when RHTTP_PKI_COMPILE=1; without it the wheel is pure Python.
+"""Our build backend: hatchling, and mypyc for the hot modules where a C compiler and this Python's headers are.
 
-They are one group, since calls between compiled modules are then C calls, and that is where the gain is. A compiler
-that is missing fails a build that asked for it: a slow gateway by accident would be the worse surprise.
+The hot modules are one group, since calls between compiled modules are then C calls, and that is where the gain is.
+
+RHTTP_PKI_COMPILE=1 demands the compiled wheel: what is missing fails the build in one line. =0 makes the interpreted
+one. Unset, it is compiled where that can be done; else the wheel is interpreted and holds a line that says why
+(`rhttp.build` tells it wherever the product tells its version, because pip shows nobody what a build says).
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import re
+import shlex
 import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import hatchling.build
+from hatchling.build import *  # noqa: F403 - a backend's hooks; one is our own
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+ROOT = Path(__file__).resolve().parent
 
 HOT = {
     "auth": "cedar credentials ledgerlocks ledgertable nonces policy sharedledger verifier",
@@ -32,24 +48,144 @@ HOT = {
 }
 GROUP = "rhttp_pki"
 
+Obstacle = tuple[str, str]
+"""What stands in the way of compiling, and what to do about it."""
+
+
+def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
+    """What a wheel needs (PEP 517); only when it will be compiled, mypyc and what it reads types of."""
+    needs: list[str] = hatchling.build.get_requires_for_build_wheel(config_settings)
+    why = decide(os.environ.get("RHTTP_PKI_COMPILE"), lambda: find_obstacle(os.environ))
+    return needs if why else [*needs, *pinned(compile_needs())]
+
 
 class MypycBuildHook(BuildHookInterface[Any]):
-    """Puts the compiled modules beside their sources into a wheel.
+    """Puts the compiled modules beside their sources into a wheel, or the line that says why there are none.
 
     Nothing compiled ever lies in the source tree, where it would win over a source that was edited since; so an
     editable install is always interpreted.
     """
 
     PLUGIN_NAME = "custom"
+    _work: tempfile.TemporaryDirectory[str] | None = None
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatchling before the wheel is put together."""
-        if self.target_name != "wheel" or version == "editable" or os.environ.get("RHTTP_PKI_COMPILE") != "1":
+        if self.target_name != "wheel" or version == "editable":
             return
-        built = compile_hot(Path(self.root))
+        self._work = tempfile.TemporaryDirectory(prefix="rhttp-pki-build-")
+        work = Path(self._work.name)
+        choice = os.environ.get("RHTTP_PKI_COMPILE")
+        why = decide(choice, lambda: find_obstacle(os.environ) or find_missing(compile_needs(), installed))
+        if not why:
+            why = decide(choice, lambda: compile_hot(Path(self.root), work))
+        if why:
+            self.app.display_warning(f"rhttp-pki: interpreted: {why}")
+            (work / "interpreted.txt").write_text(f"{why}\n", encoding="utf-8")
+            build_data["force_include"][str(work / "interpreted.txt")] = "rhttp/interpreted.txt"
+            return
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
+        built = work / "lib"
         build_data["force_include"] |= {str(path): str(path.relative_to(built)) for path in built.rglob("*.so")}
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Called when the wheel is there."""
+        if self._work is not None:
+            self._work.cleanup()
+
+
+def decide(choice: str | None, look: Callable[[], Obstacle | None]) -> str:
+    """Whether to compile: "" says yes, anything else is why not. `look` is asked only when it matters.
+
+    Raises:
+        SystemExit: compiling is demanded and cannot be done, or the choice is none; the text is one line.
+    """
+    if choice == "0":
+        return "RHTTP_PKI_COMPILE=0 when it was built"
+    if choice not in (None, "", "1"):
+        raise SystemExit(f"rhttp-pki: RHTTP_PKI_COMPILE={choice!r} is none of 0 (interpreted), 1 (compiled) and unset")
+    obstacle = look()
+    if obstacle is None:
+        return ""
+    what, mend = obstacle
+    if choice == "1":
+        raise SystemExit(f"rhttp-pki: RHTTP_PKI_COMPILE=1 demands a compiled build: {what}; {mend}")
+    return f"{what} when it was built; {mend}, then pip install again"
+
+
+def find_obstacle(environment: Mapping[str, str]) -> Obstacle | None:
+    """What this machine lacks for compiling, found out by compiling a line of C; None when it lacks nothing."""
+    if sys.implementation.name != "cpython":
+        return f"{sys.implementation.name} cannot load it", "use CPython"
+    compiler = find_compiler(environment)
+    if compiler is None:
+        named = environment.get("CC")
+        return f"no C compiler{f' CC={named}' if named else ''}", "install gcc and python3-dev"
+    folders = {sysconfig.get_path("include"), sysconfig.get_path("platinclude")}
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.is_file():
+        series = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        return f"no {header}", f"install the headers of this Python (Debian: {series}-dev)"
+    with tempfile.TemporaryDirectory(prefix="rhttp-pki-try-") as place:
+        source = Path(place, "try.c")
+        source.write_text("#include <Python.h>\nint tried(void) { return 0; }\n", encoding="utf-8")
+        command = [*compiler, "-shared", "-fPIC", *(f"-I{folder}" for folder in sorted(folders))]
+        tried = subprocess.run(  # noqa: S603 - the compiler that its user names
+            [*command, "-o", str(source.with_suffix(".so")), str(source)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    if tried.returncode == 0:
+        return None
+    said = next((line for line in tried.stderr.splitlines() if "error" in line), f"status {tried.returncode}")
+    return f"{compiler[0]} does not work ({said.strip()})", "install libc6-dev"
+
+
+def find_compiler(environment: Mapping[str, str]) -> list[str] | None:
+    """The command of the C compiler: CC, else the one that this Python was made with, else a usual one."""
+    if named := environment.get("CC"):
+        candidates = [named]
+    else:
+        candidates = [str(sysconfig.get_config_var("CC") or "cc"), "cc", "gcc", "clang"]
+    for candidate in candidates:
+        words = shlex.split(candidate)
+        if words and shutil.which(words[0], path=environment.get("PATH")):
+            return words
+    return None
+
+
+def find_missing(names: list[str], is_installed: Callable[[str], bool]) -> Obstacle | None:
+    """What a build without isolation, which installs nothing, did not find."""
+    missing = [name for name in names if not is_installed(name)]
+    if not missing:
+        return None
+    return f"without isolation and without {', '.join(missing)}", "install requirements-dev.lock"
+
+
+def installed(name: str) -> bool:
+    """Whether a distribution is there."""
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def compile_needs() -> list[str]:
+    """The distributions that mypyc needs: itself, and everything that our own modules import, for its types."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return ["mypy", "setuptools", *(re.split(r"[^A-Za-z0-9-]", line)[0] for line in project["dependencies"])]
+
+
+def pinned(names: list[str]) -> list[str]:
+    """The lines ``name==version`` of the lock: the versions that the tests ran with."""
+    lock = (ROOT / "requirements-dev.lock").read_text(encoding="utf-8")
+    versions = dict(re.findall(r"^([a-z0-9-]+)==([^\s;]+)", lock, re.MULTILINE))
+    return [f"{name}=={versions[name]}" for name in names]
 
 
 def sources() -> list[str]:
@@ -57,36 +193,24 @@ def sources() -> list[str]:
     return [f"{package.replace('.', '/')}/{name}.py" for package, names in HOT.items() for name in names.split()]
 
 
-def compile_hot(root: Path) -> Path:
-    """Run mypyc and the C compiler, a minute or two on one core; answer the folder with what they made.
+def compile_hot(root: Path, work: Path) -> Obstacle | None:
+    """Run mypyc and the C compiler, a minute or two on one core; what they make lies in ``work/lib``."""
+    from mypyc.build import mypycify
+    from setuptools import Distribution
 
-    Raises:
-        RuntimeError: this environment lacks what types are read from: build without isolation, in one that has all of
-            requirements-dev.lock.
-    """
-    try:
-        import OpenSSL  # noqa: F401 - any of the libraries will do: an isolated build has none
-        from mypyc.build import mypycify
-        from setuptools import Distribution
-    except ImportError as error:
-        raise RuntimeError(
-            f"RHTTP_PKI_COMPILE=1 needs {error.name}: install requirements-dev.lock, then build with"
-            " --no-build-isolation; or unset it for a wheel that is interpreted"
-        ) from error
-    work = root / "build" / "compiled"
-    shutil.rmtree(work, ignore_errors=True)
     here = Path.cwd()
     os.chdir(root)
     try:
-        extensions = mypycify(
-            sources(), opt_level="3", debug_level="0", group_name=GROUP, target_dir="build/compiled/c"
-        )
+        os.environ["CC"] = shlex.join(find_compiler(os.environ) or ["cc"])
+        extensions = mypycify(sources(), opt_level="3", debug_level="0", group_name=GROUP, target_dir=str(work / "c"))
         distribution = Distribution({"name": GROUP, "ext_modules": extensions})
         distribution.script_name = "hatch_build.py"
         command = distribution.get_command_obj("build_ext")
-        command.build_lib = "build/compiled/lib"
-        command.build_temp = "build/compiled/objects"
+        command.build_lib = str(work / "lib")
+        command.build_temp = str(work / "objects")
         distribution.run_command("build_ext")
+    except (Exception, SystemExit) as error:  # mypyc exits when it finds something wrong, having told it
+        return f"mypyc or {os.environ['CC']} failed ({' '.join(str(error).split())})", "look at pip install -v"
     finally:
         os.chdir(here)
-    return work / "lib"
+    return None

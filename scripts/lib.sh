@@ -88,9 +88,9 @@ make_venv() {
     exec 9<&-
 }
 
-# Makes or refreshes .build/compiled: the same packages, and the project as a wheel whose hot modules mypyc compiled
-# (hatch_build.py). Quick when no source changed; otherwise a minute or two. Fails with one clear line where it cannot be
-# done, and leaves nothing half made: whoever calls goes on interpreted.
+# Makes or refreshes .build/compiled: the same packages, and the project as the compiled wheel that `pip install .` makes
+# (hatch_build.py), so that what is tested is what users get. Quick when no source changed; otherwise some minutes. Fails
+# with one clear line where it cannot be done, and leaves nothing half made: whoever calls goes on interpreted.
 make_compiled_venv() {
     local python stamp want dist
     exec 8<"$ROOT"
@@ -107,15 +107,14 @@ make_compiled_venv() {
             not_compiled
             return 1
         fi
-        say "making .build/compiled with $("$python" --version), a minute or two"
+        say "making .build/compiled with $("$python" --version), some minutes"
         rm -rf "$COMPILED"
         mkdir -p "$BUILD"
         dist="$(mktemp -d)"
         if ! { "$python" -m venv "$COMPILED" &&
             "$COMPILED/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
                 --require-hashes --no-deps -r "$ROOT/requirements-dev.lock" &&
-            RHTTP_PKI_COMPILE=1 "$COMPILED/bin/python" -m pip wheel --quiet --disable-pip-version-check --no-input \
-                --no-deps --no-build-isolation --wheel-dir "$dist" "$ROOT" &&
+            RHTTP_PKI_COMPILE=1 build_wheel "$COMPILED/bin/python" "$ROOT" "$dist" &&
             "$COMPILED/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
                 --no-deps --no-index "$dist"/*.whl; }; then
             rm -rf "$COMPILED" "$dist"
@@ -127,6 +126,11 @@ make_compiled_venv() {
     fi
     flock -u 8
     exec 8<&-
+}
+
+# build_wheel PYTHON PROJECT FOLDER: the project's wheel, by pip's isolated build.
+build_wheel() {
+    "$1" -m pip wheel --quiet --disable-pip-version-check --no-input --no-deps --wheel-dir "$3" "$2"
 }
 
 not_compiled() {

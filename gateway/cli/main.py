@@ -108,8 +108,23 @@ def _describe(error: Exception) -> str:
     return f"internal error ({type(error).__name__}), a bug; run it again with {_DEBUG}=1 and report what that prints"
 
 
+def _tell_version(context: click.Context, _parameter: click.Parameter, is_asked: bool) -> None:
+    if is_asked and not context.resilient_parsing:
+        from rhttp import build
+
+        click.echo(f"rhttp-pki {build.version()} ({build.describe()})")
+        context.exit()
+
+
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="rhttp-pki", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_tell_version,
+    help="Show the version, and whether it is the compiled build, and exit.",
+)
 @common_options
 def cli(_settings: Settings) -> None:
     """Access-control gateway for Reverse HTTP: certificates by role, HTTP Digest, policies, audit."""

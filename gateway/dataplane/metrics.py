@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from gateway.core.context import ProcessContext
 from gateway.pools.hosted import HostedPool
+from rhttp import build
 
 _COUNTS: Final = {
     "requests": "Requests answered over routes and own paths.",
@@ -49,6 +50,8 @@ def measure(process: ProcessContext) -> list[Family]:
 
     for name, text in _COUNTS.items():
         add(name, text, getattr(counters, name), counts=True)
+    facts = ["version", "kind"], [([build.version(), build.KIND], 1.0)]
+    families.append(("rhttp_build_info", False, "1; its labels say what is installed.", *facts))
     add("connections", "Open connections.", counters.connections)
     roles = [([role], float(count)) for role, count in process.registry.by_role().items()]
     for name, kind, text in _OF_LISTENERS:

@@ -21,6 +21,7 @@ from gateway.home.layout import Home, HomeInvalid
 from gateway.home.locks import AlreadyRunning, GatewayLock, RunFolderUnsafe, require_private
 from gateway.supervisor.launcher import COMMAND, Child
 from gateway.supervisor.sockets import ADMIN_MODE, Listener, ListenFailed, Purpose, bind_all, bind_unix, close_all
+from rhttp import build
 
 if TYPE_CHECKING:
     from gateway.supervisor.load import Loaded
@@ -30,16 +31,6 @@ SPARE_DESCRIPTORS: Final = 512
 
 _OF_EACH_OTHER: Final = 4
 """Descriptors that a data process has of each: its listening sockets, and two connections with it."""
-
-
-def product_version() -> str:
-    """The installed version, ``0`` in a tree that is not installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("rhttp-pki")
-    except PackageNotFoundError:
-        return "0"
 
 
 def raise_descriptor_limit(config: Config) -> str | None:
@@ -202,7 +193,7 @@ def _serve(
             trail,
             say=say,
             log=log,
-            version=product_version(),
+            version=build.version(),
             command=command,
             ahead=ahead,
             ledger=ledger,

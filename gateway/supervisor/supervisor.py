@@ -32,6 +32,7 @@ from gateway.supervisor.launcher import COMMAND, Child
 from gateway.supervisor.load import Loaded, fixed_changes
 from gateway.supervisor.signer import Signer, Trail
 from gateway.supervisor.sockets import Listener, Purpose
+from rhttp import build
 from rhttp.clock import elapsed
 
 STATUS_TIMEOUT: Final = 1.0
@@ -139,7 +140,7 @@ class Supervisor:
             write_note(note, {"pid": os.getpid(), "version": self._version, "listeners": self._places})
             for purpose, listener in self._public():
                 self._say(f"{'TLS' if purpose == 'tls' else purpose} listener on {listener.url}")
-            self._say("ready")
+            self._say(f"ready ({build.describe()})")
             return await self._until_ended()
         finally:
             for task in self._background:

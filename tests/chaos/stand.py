@@ -138,7 +138,7 @@ class Stand:
         assert gateway.stdout is not None
         ends = time.monotonic() + _READY
         for line in gateway.stdout:
-            if line.strip() == b"gateway: ready":
+            if line.startswith(b"gateway: ready"):
                 threading.Thread(target=_drain, args=(gateway,), daemon=True).start()
                 return
             if time.monotonic() > ends:

@@ -18,6 +18,7 @@ from gateway.core.counters import Counters
 from gateway.dataplane.metrics import _COUNTS, measure, metrics_text
 from gateway.http.hosts import HostMatcher
 from gateway.ingress.metrics_acceptor import MetricsAcceptor
+from rhttp import build
 
 CONFIG = POOL + '[masters.jobs]\nurls = ["http://127.0.0.1:1"]\n[pools.far]\nmode = "relay"\nmaster = "jobs"\n'
 
@@ -46,6 +47,11 @@ def test_metrics_name_every_counter(bench: Bench) -> None:
     assert set(Counters().as_dict()) - told_as_gauges - untold == set(_COUNTS)
     samples = scrape(bench)
     assert all((f"rhttp_{name}_total", ()) in samples for name in _COUNTS)
+
+
+def test_metrics_say_which_build_it_is(bench: Bench) -> None:
+    """A gateway that lost its compiler in an upgrade shows beside its numbers."""
+    assert scrape(bench)["rhttp_build_info", (("kind", build.KIND), ("version", build.version()))] == 1.0
 
 
 def test_metrics_tell_the_present_numbers(bench: Bench) -> None:

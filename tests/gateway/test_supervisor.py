@@ -21,6 +21,7 @@ from gateway.config.limits import Limits
 from gateway.config.values import ConfigProblem, LoadFailed, MetricsConfig, StateConfig, TcpAddress, UnixAddress
 from gateway.supervisor import fleet, signer
 from gateway.supervisor.load import fixed_changes
+from rhttp import build
 
 
 async def refused_start(place: Path, policy: str) -> tuple[int, FakeGateway]:
@@ -44,7 +45,7 @@ async def test_start_says_every_listener_with_its_real_address_then_ready(tmp_pa
             f"TLS listener on https://127.0.0.1:{port}",
             f"dispatch listener on unix:{tmp_path}/run/dispatch.sock",
             f"metrics listener on http://127.0.0.1:{other}",
-            "ready",
+            f"ready ({build.describe()})",
         ]
         for purpose in ("tls", "dispatch", "metrics"):
             assert (await run.knock(purpose))[0] == purpose

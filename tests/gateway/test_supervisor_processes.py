@@ -241,7 +241,7 @@ async def test_start_serves_nobody_with_the_state_of_before_it(tmp_path: Path) -
         gateway.state.now = snapshot(7, revoked=1)
         await until(lambda: gateway.supervisor._watch.snapshot.version == 7)
         (tmp_path / "hold").unlink()
-        await gateway.until(lambda: "ready" in gateway.said)
+        await gateway.until(gateway.is_ready)
         entries = await Running(gateway, task).processes()
         assert [(entry["started_with"], entry["states"]) for entry in entries] == [(7, [7])] * 2
     finally:

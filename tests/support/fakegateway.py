@@ -163,6 +163,10 @@ class FakeGateway:
                 self.changed.clear()
                 await self.changed.wait()
 
+    def is_ready(self) -> bool:
+        """Whether it said so."""
+        return any(line.startswith("ready") for line in self.said)
+
     def close(self) -> None:
         close_all(self.listeners)
         self.admin.close()
@@ -173,7 +177,7 @@ class FakeGateway:
 async def _main(place: Path) -> int:
     gateway = FakeGateway(place)
     running = asyncio.create_task(gateway.supervisor.run())
-    await gateway.until(lambda: "ready" in gateway.said)
+    await gateway.until(gateway.is_ready)
     print("ready", flush=True)
     return await running
 

@@ -36,7 +36,7 @@ class Served:
             words = line.split()
             if words[2:4] == ["listener", "on"]:
                 self.listeners[words[1].lower()] = words[4]
-            if words == ["gateway:", "ready"]:
+            if words[:2] == ["gateway:", "ready"]:
                 return
         self._process.wait(_PATIENCE)
         raise AssertionError(f"the gateway ended with {self._process.returncode} before it was ready: {self.errors()}")

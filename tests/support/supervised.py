@@ -65,10 +65,10 @@ async def running(place: Path, policy: str = "", **config: Any) -> AsyncIterator
     gateway = FakeGateway(place, policy, **config)
     task = asyncio.create_task(gateway.supervisor.run())
     try:
-        ready = asyncio.create_task(gateway.until(lambda: "ready" in gateway.said))
+        ready = asyncio.create_task(gateway.until(gateway.is_ready))
         await asyncio.wait({ready, task}, return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
-        assert "ready" in gateway.said, gateway.logged
+        assert gateway.is_ready(), gateway.logged
         yield Running(gateway, task)
     finally:
         if not task.done():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,8 +72,10 @@ def test_command_that_is_cut_short_is_told_what_begins_like_that() -> None:
 
 
 def test_version_is_that_of_the_package() -> None:
-    """`--version` says what is installed."""
-    assert CliRunner().invoke(cli, ["--version"], prog_name="rhttp-pki").output.startswith("rhttp-pki ")
+    """`--version` says what is installed, and whether it is compiled."""
+    kind = "compiled" if os.environ.get("RHTTP_PKI_COMPILED") == "1" else "interpreted"
+    out = CliRunner().invoke(cli, ["--version"], prog_name="rhttp-pki").output
+    assert re.fullmatch(rf"rhttp-pki [0-9][0-9.]* \({kind}(: .+)?\)\n", out)
 
 
 def test_home_from_the_environment_is_used(tmp_path: Path) -> None:
