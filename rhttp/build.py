@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from rhttp import timers
 
-__all__ = ["KIND", "describe", "version"]
+__all__ = ["KIND", "describe", "find_clash", "version"]
 
 KIND: Final[Literal["compiled", "interpreted"]] = (
     "compiled" if str(timers.__file__).endswith(tuple(EXTENSION_SUFFIXES)) else "interpreted"
@@ -45,3 +45,15 @@ def version() -> str:
         except PackageNotFoundError:
             continue
     return "0"
+
+
+def find_clash() -> str | None:
+    """Why nothing runs here: two distributions own this package, and the one installed last wrote over the other."""
+    try:
+        found = [version_of(distribution) for distribution in ("rhttp-pki", "rhttp")]
+    except PackageNotFoundError:
+        return None
+    return (
+        f"rhttp-pki {found[0]} and rhttp {found[1]} are installed in one environment, where each wrote over the other;"
+        " uninstall both, then install one: rhttp-pki has the worker in it"
+    )

@@ -136,10 +136,12 @@ EDGE = frozenset(
         "rhttp/tls/tls_link.py",
         "rhttp/worker/agent.py",
         "rhttp/worker/asgi.py",
+        "rhttp/worker/command.py",
         "rhttp/worker/connect.py",
         "rhttp/worker/dial.py",
         "rhttp/worker/forwarder.py",
         "rhttp/worker/lifespan.py",
+        "rhttp/worker/output.py",
         "rhttp/worker/secret_file.py",
         "rhttp/worker/worker.py",
     }

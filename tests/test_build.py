@@ -8,12 +8,17 @@ import stat
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
+import click
 import pytest
+from click.testing import CliRunner
 
+from gateway.cli.main import cli
 from rhttp import build
+from rhttp.worker.command import worker_command
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_COMPILER = ("no C compiler", "install gcc and python3-dev")
@@ -173,6 +178,40 @@ def test_description_is_the_kind_and_the_reason_that_the_build_left(tmp_path: Pa
 def test_kind_is_that_of_the_modules_that_are_loaded() -> None:
     """Told by a hot module's file, so that no flag can say otherwise."""
     assert (build.KIND == "compiled") == (os.environ.get("RHTTP_PKI_COMPILED") == "1")
+
+
+def test_clash_of_both_distributions_in_one_environment_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They own the same files, so whichever came last wrote over the other, and removing one breaks the other."""
+    assert build.find_clash() is None
+    metadata = tmp_path / "rhttp-9.9.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: rhttp\nVersion: 9.9\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for command in (["gateway", "--check"], ["worker", str(tmp_path), "--forward", "http://127.0.0.1:1"]):
+        result = CliRunner().invoke(cli, ["--home", str(tmp_path), *command])
+        assert result.exit_code == 1
+        assert "and rhttp 9.9 are installed in one environment" in result.stderr
+        assert "uninstall both, then install one" in result.stderr
+
+
+def test_worker_distribution_depends_on_a_part_of_ours() -> None:
+    """Its dependencies, with their bounds, are some of those of the whole: one place decides what we rely on."""
+    whole, part = (tomllib.loads((ROOT / name / "pyproject.toml").read_text())["project"] for name in ("", "rhttp"))
+    assert set(part["dependencies"]) < set(whole["dependencies"])
+    assert part["requires-python"] == whole["requires-python"]
+
+
+def test_worker_command_takes_the_options_of_ours() -> None:
+    """`rhttp-worker` is `rhttp-pki worker` without what concerns a home."""
+    ours = cli.get_command(click.Context(cli), "worker")
+    assert ours is not None
+    common = {"home", "passphrase_file"}
+    assert [option.to_info_dict() for option in ours.params if option.name not in common] == [
+        option.to_info_dict() for option in worker_command.params if option.name != "version"
+    ]
+    assert ours.help == worker_command.help
 
 
 def install(place: Path, *options: str, **environment: str) -> Path:

@@ -20,7 +20,7 @@ from gateway.audit.files import Segment, list_segments, read_lines, segment_name
 from gateway.audit.line import MAX_LINE
 from gateway.audit.verify import AuditUnreadable, Report, verify_directory
 from gateway.cli.common import Settings, common_options, fail
-from gateway.cli.output import is_unread
+from rhttp.worker.output import is_unread
 
 _STATUS_TIMEOUT = 10.0
 _POLL = 0.25  # seconds between two looks with -f

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from gateway.cli.common import Settings, common_options, fail
-from gateway.cli.output import tolerate_closed_pipes
+from rhttp.worker.output import DEBUG, describe_failure, tolerate_closed_pipes
 
 __all__ = ["cli", "main"]
 
@@ -43,7 +43,6 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 """Each command: the module that defines it (any attribute of it that is a command of that name), and what it does."""
 
-_DEBUG = "RHTTP_PKI_DEBUG"
 _OURS = frozenset({"gateway", "auth", "pki", "rhttp"})
 
 
@@ -85,7 +84,7 @@ class Root(click.Group):
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except Exception as error:
-            if os.environ.get(_DEBUG) == "1":
+            if os.environ.get(DEBUG) == "1":
                 raise
             fail(_describe(error))
 
@@ -99,13 +98,7 @@ def _describe(error: Exception) -> str:
         from gateway.state.database import unavailable
 
         return str(unavailable(error))
-    if isinstance(error, OSError):
-        place = error.filename if isinstance(error.filename, str) else "a file"
-        why = error.strerror or type(error).__name__
-        return f"cannot use {place}: {why}; check its permissions and the disk"
-    if isinstance(error, ModuleNotFoundError):
-        return f"the module {error.name} is not installed; install rhttp-pki again, with its dependencies"
-    return f"internal error ({type(error).__name__}), a bug; run it again with {_DEBUG}=1 and report what that prints"
+    return describe_failure(error, install="rhttp-pki")
 
 
 def _tell_version(context: click.Context, _parameter: click.Parameter, is_asked: bool) -> None:

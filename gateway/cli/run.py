@@ -15,6 +15,7 @@ from gateway.admin.status import cut_in_words
 from gateway.cli.common import Settings, common_options, fail
 from gateway.config.processes import MAX_PROCESSES
 from gateway.supervisor.launcher import Child, start_ahead
+from rhttp import build
 
 if TYPE_CHECKING:
     from gateway.admin.client import AdminFailed
@@ -41,6 +42,8 @@ def gateway_command(
     """
     given = {"listen": listen, "dispatch": dispatch, "processes": None if processes is None else str(processes)}
     overrides = {key: value for key, value in given.items() if value is not None}
+    if clash := build.find_clash():
+        fail(clash)
     passphrase = settings.passphrase()
     ahead = [] if check else start_ahead(settings.home, processes)
     try:

@@ -54,11 +54,14 @@ def eventually(is_so: Callable[[], Any], patience: float = _PATIENCE) -> Any:
 
 
 class WorkerProcess:
-    """A running `rhttp-pki worker`; a context manager that leaves no process behind."""
+    """A running `rhttp-pki worker`, or another command that takes the same; leaves no process behind."""
 
-    def __init__(self, bundle: Path, gateway: str, *arguments: str, cwd: Path | None = None) -> None:
-        command = (sys.executable, "-m", "gateway.cli.main", "worker", str(bundle), "--gateway", gateway, *arguments)
-        root = str(Path(__file__).parent.parent.parent)
+    def __init__(
+        self, bundle: Path, gateway: str, *arguments: str, cwd: Path | None = None, program: Path | None = None
+    ) -> None:
+        ours = (sys.executable, "-m", "gateway.cli.main", "worker")
+        command = (*(ours if program is None else (program,)), str(bundle), "--gateway", gateway, *arguments)
+        root = {"PYTHONPATH": str(Path(__file__).parent.parent.parent)} if program is None else {}
         self._errors = (bundle.parent / f"{bundle.name}.stderr").open("a+b")
         self._process = subprocess.Popen(
             command,
@@ -66,7 +69,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             cwd=cwd,
-            env=os.environ | {"PYTHONPATH": root},
+            env=os.environ | root,
             text=True,
         )
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway.cli.worker import _Teller
 from rhttp import Status
+from rhttp.worker.command import _Teller
 
 
 def status(open_: int, *, wanted: int = 4, problem: str | None = None, draining: bool = False) -> Status:

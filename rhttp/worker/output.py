@@ -1,7 +1,8 @@
-"""What a command prints when nobody reads it any more: ``rhttp-pki audit tail | head`` is no error, for any command.
+"""What a command of ours prints when it fails, and when nobody reads it any more.
 
-Output to a pipe whose reader went away is dropped. The command goes on to its own end and exit status, so that no act
-is broken off in its middle, and no proof counts as good, because somebody had seen enough.
+``rhttp-pki audit tail | head`` is no error, for any command: output to a pipe whose reader went away is dropped. The
+command goes on to its own end and exit status, so that no act is broken off in its middle, and no proof counts as good,
+because somebody had seen enough.
 """
 
 from __future__ import annotations
@@ -14,7 +15,24 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["is_unread", "tolerate_closed_pipes"]
+__all__ = ["DEBUG", "describe_failure", "is_unread", "tolerate_closed_pipes"]
+
+DEBUG = "RHTTP_PKI_DEBUG"
+"""The environment variable that shows a traceback, when it is 1."""
+
+
+def describe_failure(error: Exception, *, install: str) -> str:
+    """What one line can say of a failure that nobody expected; `install` is what to install when a module is missing.
+
+    Only texts written for people are shown: others may quote their input.
+    """
+    if isinstance(error, OSError):
+        place = error.filename if isinstance(error.filename, str) else "a file"
+        why = error.strerror or type(error).__name__
+        return f"cannot use {place}: {why}; check its permissions and the disk"
+    if isinstance(error, ModuleNotFoundError):
+        return f"the module {error.name} is not installed; install {install} again, with its dependencies"
+    return f"internal error ({type(error).__name__}), a bug; run it again with {DEBUG}=1 and report what that prints"
 
 
 class _Pipe(io.FileIO):
