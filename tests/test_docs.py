@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md"), *ROOT.glob("examples/**/*.md")])
+PAGES = sorted(
+    page for places in ("*", "docs/*", "bench/*", "findings/*", "examples/**/*") for page in ROOT.glob(f"{places}.md")
+)
 # reference.shapes.md is a part of reference.md, which has its links and anchors.
 WHOLE = [page for page in PAGES if page.name != "reference.shapes.md"]
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")

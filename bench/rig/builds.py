@@ -61,11 +61,27 @@ def facts(command: Path) -> dict[str, str]:
     return told
 
 
-def make_compiled(root: Path) -> Path | None:
-    """The command of the compiled build, made or refreshed by `make_compiled_venv`; None where that cannot be done."""
-    script = '. "$1/scripts/lib.sh"; make_compiled_venv >&2'
+def make(root: Path, function: str, place: str) -> Path | None:
+    """The command in `.build/PLACE` of a checkout, made or refreshed by its own `lib.sh`; None where that fails."""
+    script = f'. "$1/scripts/lib.sh"; {function} >&2'
     made = subprocess.run(["bash", "-c", script, "bench", str(root)], stdin=subprocess.DEVNULL, check=False)
-    return root / ".build" / "compiled" / "bin" / "rhttp-pki" if made.returncode == 0 else None
+    return root / ".build" / place / "bin" / "rhttp-pki" if made.returncode == 0 else None
+
+
+def make_compiled(root: Path) -> Path | None:
+    """The command of the compiled build."""
+    return make(root, "make_compiled_venv", "compiled")
+
+
+def command_interpreted(root: Path) -> Path:
+    """The command of the interpreted build.
+
+    Raises:
+        BenchFailed: it could not be made.
+    """
+    if (made := make(root, "make_venv", "venv")) is None:
+        raise BenchFailed("no interpreted build; what it lacks stands above")
+    return made
 
 
 def find_command(root: Path, *, interpreted: bool = False) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rig.builds import command_plain, find_command
+from rig.builds import command_interpreted, command_plain
 from rig.home import NONCES_PER_IDENTITY
 from rig.peers import ADMISSION_PATH
 from rig.testbed import (
@@ -60,7 +60,7 @@ def builds(options: Options) -> dict[str, Any]:
     commands = {
         OURS: options.commands[OURS],
         PLAIN: command_plain(root, options.build),
-        INTERPRETED: find_command(root, interpreted=True),
+        INTERPRETED: command_interpreted(root),
     }
     peers = tuple(name for name in options.peers if name == "apache")
     with open_testbed(replace(options, commands=commands), peers=peers) as on:
