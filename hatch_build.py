@@ -44,7 +44,7 @@ HOT = {
     "rhttp.digest": "authorization_cache formula grammar",
     "rhttp.http1": "answer client closing content fields head head_cache limits request server status target",
     "rhttp": "places timers",
-    "rhttp.tls": "handshake link outbox plain record tls_link",
+    "rhttp.tls": "binding handshake link outbox plain record tls_link",
 }
 GROUP = "rhttp_pki"
 

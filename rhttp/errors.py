@@ -32,6 +32,10 @@ class LocalProtocolError(RhttpError):
         super().__init__("local", detail)
 
 
+class UnfitLibrary(Exception):  # noqa: N818 - says what is the case
+    """A library that is installed lacks what we need of it. Its text says what, and what is known to be good."""
+
+
 class Loss(enum.StrEnum):
     """Why a client-side end could not deliver a whole answer."""
 

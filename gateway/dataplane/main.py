@@ -47,6 +47,7 @@ from gateway.control.channel import (
 from gateway.control.descriptors import Inherited, Sockets, take_over
 from gateway.control.process_inputs import ProcessInputs, ProcessInputsInvalid
 from gateway.state.snapshot import StateSnapshot
+from rhttp.errors import UnfitLibrary
 
 LINES_DUE: Final = 1000
 """Audit lines after which a checkpoint is asked for before its second is over."""
@@ -316,8 +317,12 @@ def _inherited(arguments: Sequence[str]) -> Inherited | None:
 def main() -> NoReturn:
     """Entry point of ``python -m gateway.dataplane.main``."""
     become_a_child()
-    from gateway.dataplane.plane import DataPlane  # here, so that the tests' processes need not load the real one
-
+    try:
+        from gateway.dataplane.plane import DataPlane  # here, so that the tests' processes need not load the real one
+    except UnfitLibrary as error:
+        if _inherited(sys.argv[1:]) is not None:  # else it was said by a start that came to nothing
+            _log(str(error))
+        sys.exit(_BROKEN)
     sys.exit(run(sys.argv[1:], DataPlane))
 
 

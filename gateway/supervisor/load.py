@@ -40,6 +40,7 @@ from pki.errors import PkiError
 from pki.keys import load_private_key
 from pki.names import Role
 from pki.verify import TrustStore
+from rhttp.errors import UnfitLibrary
 from rhttp.worker.text_file import NotText, decode_text
 
 MAX_TEXT: Final = 4 * 1024 * 1024
@@ -223,6 +224,7 @@ def load(
     except HomeInvalid as error:
         raise LoadFailed((ConfigProblem(path="", message=str(error)),)) from None
     reader = _Reader(home, passphrase)
+    _check_library(reader)
     config_text = reader.text_of(home.config)
     config = None if config_text is None else _config(reader, config_text, overrides)
     policy_text = None
@@ -285,6 +287,13 @@ def _config(reader: _Reader, text: str, overrides: Mapping[str, str]) -> Config 
     for key, message in reader.attempt("certs", lambda: reader.home.changed_for_good(fixed), HomeInvalid) or ():
         reader.problem(key, message)
     return config
+
+
+def _check_library(reader: _Reader) -> None:
+    try:
+        import rhttp.tls.binding  # noqa: F401 - it looks for what it needs, and we need none of it
+    except UnfitLibrary as error:
+        reader.problem("", str(error))
 
 
 def _check_policy(reader: _Reader, text: str, config: Config | None) -> None:

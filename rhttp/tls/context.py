@@ -16,8 +16,8 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
-from OpenSSL._util import lib
 
+from rhttp.tls.binding import context_pointer, lib
 from rhttp.tls.handshake import HTTP11, MAX_DEPTH, Verify, choose_http11, verify_with
 
 # TLS 1.2 suites: forward secrecy and AEAD only. TLS 1.3 has no others.
@@ -78,9 +78,9 @@ def _context(method: int, chain: bytes | None, key: bytes | None) -> SSL.Context
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(CIPHERS)
     # pyOpenSSL offers neither; without them the library's own lists hold, which grow with its versions.
-    if not lib.SSL_CTX_set1_curves_list(context._context, GROUPS):
+    if not lib.SSL_CTX_set1_curves_list(context_pointer(context), GROUPS):
         raise ValueError("OpenSSL does not take the list of groups")
-    if not lib.SSL_CTX_set1_sigalgs_list(context._context, SIGNATURES):
+    if not lib.SSL_CTX_set1_sigalgs_list(context_pointer(context), SIGNATURES):
         raise ValueError("OpenSSL does not take the list of signature algorithms")
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from cryptography import x509
-from OpenSSL import SSL, crypto
-from OpenSSL._util import ffi, lib
+from OpenSSL import SSL
+
+from rhttp.tls.binding import certificate_at, connection_of, context_pointer, ffi, lib, set_verify
 
 MAX_DEPTH: Final = 4
 HTTP11: Final = b"http/1.1"
@@ -85,7 +86,7 @@ class PresentedPath:
         found = []
         for pointer in self._pointers:
             lib.X509_up_ref(pointer)
-            found.append(crypto.X509._from_raw_x509_ptr(pointer).to_cryptography())
+            found.append(certificate_at(pointer).to_cryptography())
         return found
 
 
@@ -102,7 +103,7 @@ def verify_with(context: SSL.Context, mode: int, verify: Verify) -> None:
     def on_verify(ok: int, store: Any) -> int:
         # An exception must not leave this callback: it could surface in another connection's turn.
         try:
-            connection = SSL.Connection._reverse_mapping.get(_extra_of(store, _SSL_INDEX))
+            connection = connection_of(_extra_of(store, _SSL_INDEX))
             handshake = None if connection is None else connection.get_app_data()
             if not isinstance(handshake, Handshake):
                 return 0
@@ -119,10 +120,7 @@ def verify_with(context: SSL.Context, mode: int, verify: Verify) -> None:
             return 0
 
     callback = ffi.callback("int (*)(int, X509_STORE_CTX *)", on_verify, error=0)
-    # Where pyOpenSSL keeps its own, and every connection that it makes keeps it alive.
-    context._verify_helper = None
-    context._verify_callback = callback
-    lib.SSL_CTX_set_verify(context._context, mode, callback)
+    set_verify(context, mode, callback)
 
 
 def _judge(handshake: Handshake, store: Any, verify: Verify) -> bool:
@@ -152,7 +150,7 @@ def _on_alpn(ssl: Any, out: Any, out_size: Any, offered: Any, size: int, _: Any)
             out_size[0] = len(HTTP11)
             return _CHOSEN
         at = end
-    connection = SSL.Connection._reverse_mapping.get(ssl)
+    connection = connection_of(ssl)
     handshake = None if connection is None else connection.get_app_data()
     if isinstance(handshake, Handshake):
         handshake.refusal = "alpn"
@@ -168,4 +166,4 @@ _ALPN: Final = ffi.callback(
 
 def choose_http11(context: SSL.Context) -> None:
     """Agree on HTTP/1.1 with whoever offers protocols; who offers others only gets no_application_protocol."""
-    lib.SSL_CTX_set_alpn_select_cb(context._context, _ALPN, ffi.NULL)
+    lib.SSL_CTX_set_alpn_select_cb(context_pointer(context), _ALPN, ffi.NULL)

@@ -1,8 +1,7 @@
 """Reading and writing TLS records with one copy: what `Connection.recv` and `.send` do, without their detours.
 
 pyOpenSSL takes new memory for every read and wraps every buffer. These two call the same functions of OpenSSL through
-the same binding and raise the same errors. They use parts of pyOpenSSL that it does not promise to keep, here and
-nowhere else; the tests of `rhttp.tls.tls_link` hold them.
+the same binding (`rhttp.tls.binding`) and raise the same errors.
 """
 
 from __future__ import annotations
@@ -10,7 +9,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from OpenSSL import SSL
-from OpenSSL._util import ffi, lib
+
+from rhttp.tls.binding import connection_of, ffi, forget_alpn, lib, raise_error, ssl_pointer
 
 RECORD: Final = 16384
 """Plaintext of the largest record; a shorter read means that the socket holds no whole record more."""
@@ -39,7 +39,7 @@ WANTS_WRITE: Final = 2
 
 def _on_event(ssl: Any, where: int, code: int) -> None:
     if where == SSL.SSL_CB_READ_ALERT and not code & 0xFF:
-        connection = SSL.Connection._reverse_mapping.get(ssl)
+        connection = connection_of(ssl)
         note = None if connection is None else connection.get_app_data()
         if note is not None:
             note.has_ended = True
@@ -52,12 +52,11 @@ def watch_end(connection: SSL.Connection) -> None:
     """From now on note a close_notify: ``has_ended`` of the connection's application data becomes true.
 
     OP_IGNORE_UNEXPECTED_EOF makes OpenSSL report a bare FIN as one, in its flags as well; only the alert tells. To be
-    called when the handshake is done: during it OpenSSL would call some twenty times for nothing.
-
-    The answer to ALPN is let go as well: OpenSSL copied it when it was given, and pyOpenSSL keeps it to the end.
+    called when the handshake is done: during it OpenSSL would call some twenty times for nothing. What only the
+    handshake needed is let go as well.
     """
-    lib.SSL_set_info_callback(connection._ssl, _EVENT)
-    connection._alpn_select_callback_args = None
+    lib.SSL_set_info_callback(ssl_pointer(connection), _EVENT)
+    forget_alpn(connection)
 
 
 def do_handshake(connection: SSL.Connection) -> int:
@@ -66,7 +65,7 @@ def do_handshake(connection: SSL.Connection) -> int:
     Raises:
         SSL.Error: as `SSL.Connection.do_handshake`, but neither `WantReadError` nor `WantWriteError`.
     """
-    ssl = connection._ssl
+    ssl = ssl_pointer(connection)
     _clear()
     result: int = _shake(ssl)
     if result == 1:
@@ -76,7 +75,7 @@ def do_handshake(connection: SSL.Connection) -> int:
         return WANTS_READ
     if error == _WANT_WRITE:
         return WANTS_WRITE
-    connection._raise_ssl_error(ssl, result)
+    raise_error(connection, ssl, result)
     return WANTS_READ
 
 
@@ -87,7 +86,7 @@ def has_taken_hello(connection: SSL.Connection) -> bool:
 
 def shutdown(connection: SSL.Connection) -> None:
     """Send close_notify, once; a peer that is gone need not hear it."""
-    ssl = connection._ssl
+    ssl = ssl_pointer(connection)
     if not _shut_down(ssl) & SSL.SENT_SHUTDOWN:
         _clear()
         _shutdown(ssl)
@@ -99,7 +98,7 @@ def read(connection: SSL.Connection) -> bytes | None:
     Raises:
         SSL.Error: as `SSL.Connection.recv`, but not `WantReadError`.
     """
-    ssl = connection._ssl
+    ssl = ssl_pointer(connection)
     _clear()  # SSL_get_error takes whatever another connection left in the thread's queue for this one's
     count: int = _read(ssl, _BUFFER, RECORD)
     if count > 0:
@@ -107,7 +106,7 @@ def read(connection: SSL.Connection) -> bytes | None:
         return data
     if _error(ssl, count) == _WANT_READ:
         return None
-    connection._raise_ssl_error(ssl, count)
+    raise_error(connection, ssl, count)
     return None
 
 
@@ -117,10 +116,10 @@ def write(connection: SSL.Connection, data: bytes | memoryview) -> int:
     Raises:
         SSL.Error: as `SSL.Connection.send`; after `WantWriteError` the same bytes must be given again.
     """
-    ssl = connection._ssl
+    ssl = ssl_pointer(connection)
     plain = data if type(data) is bytes else ffi.from_buffer(data)
     _clear()
     count: int = _write(ssl, plain, len(data))
     if count <= 0:
-        connection._raise_ssl_error(ssl, count)
+        raise_error(connection, ssl, count)
     return count

@@ -1,0 +1,129 @@
+"""The private parts of pyOpenSSL that we stand on: all of them, and nowhere else.
+
+pyOpenSSL does not promise to keep them, so they are looked for when this module is loaded, which everything does that
+speaks TLS. Who finds one gone starts nothing: the error says what is missing, what is installed, and what is known to
+be good. The functions here are those parts of its objects; what OpenSSL itself offers is in `lib` and `ffi`.
+
+Trust: pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from OpenSSL import SSL, crypto
+
+from rhttp.errors import UnfitLibrary
+
+try:
+    from OpenSSL import _util
+except ImportError:
+    _util = None  # type: ignore[assignment]
+
+ffi: Final[Any] = getattr(_util, "ffi", None)
+lib: Final[Any] = getattr(_util, "lib", None)
+
+KNOWN_GOOD: Final = {"pyOpenSSL": "26.4.0", "cryptography": "50.0.2"}
+"""What we are tested with, and lock."""
+
+PARTS: Final[Mapping[str, str]] = {
+    "OpenSSL._util.ffi": "NULL buffer callback from_buffer gc new unpack",
+    "OpenSSL._util.lib": (
+        "ERR_clear_error EVP_get_digestbyname SSL_CTX_set1_curves_list SSL_CTX_set1_sigalgs_list"
+        " SSL_CTX_set_alpn_select_cb SSL_CTX_set_verify SSL_ERROR_WANT_READ SSL_ERROR_WANT_WRITE"
+        " SSL_TLSEXT_ERR_ALERT_FATAL SSL_TLSEXT_ERR_OK SSL_do_handshake SSL_get_error"
+        " SSL_get_ex_data_X509_STORE_CTX_idx SSL_get_shutdown SSL_read SSL_set_info_callback SSL_shutdown SSL_write"
+        " X509_STORE_CTX_get1_chain X509_STORE_CTX_get_error X509_STORE_CTX_get_error_depth"
+        " X509_STORE_CTX_get_ex_data X509_STORE_CTX_set_error X509_V_OK X509_digest X509_free X509_up_ref"
+        " sk_X509_free sk_X509_num sk_X509_value"
+    ),
+    "OpenSSL.SSL.Context": "_context _verify_callback _verify_helper",
+    "OpenSSL.SSL.Connection": "_alpn_select_callback_args _raise_ssl_error _reverse_mapping _ssl",
+    "OpenSSL.crypto.X509": "_from_raw_x509_ptr",
+}
+
+
+def missing_parts() -> list[str]:
+    """Those of `PARTS` that what is installed does not have."""
+    context = SSL.Context(SSL.TLS_METHOD)
+    places: dict[str, object] = {
+        "OpenSSL._util.ffi": ffi,
+        "OpenSSL._util.lib": lib,
+        "OpenSSL.SSL.Context": context,
+        "OpenSSL.SSL.Connection": SSL.Connection(context, None),
+        "OpenSSL.crypto.X509": crypto.X509,
+    }
+    parts = [(place, name) for place, names in PARTS.items() for name in names.split()]
+    return [f"{place}.{name}" for place, name in parts if not hasattr(places[place], name)]
+
+
+def require_parts() -> None:
+    """See to it that every part is there.
+
+    Raises:
+        UnfitLibrary: some are not.
+    """
+    missing = missing_parts()
+    if missing:
+        installed, good = _named({name: _version(name) for name in KNOWN_GOOD}), _named(KNOWN_GOOD)
+        raise UnfitLibrary(
+            f"the installed {installed} lacks what TLS needs here: {', '.join(missing)}; known to be good: {good}"
+        )
+
+
+def _version(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # here: it takes longer to load than all the rest
+
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "of no version"
+
+
+def _named(versions: Mapping[str, str]) -> str:
+    return " with ".join(f"{name} {number}" for name, number in versions.items())
+
+
+require_parts()
+
+
+def context_pointer(context: SSL.Context) -> Any:
+    """``SSL_CTX *`` of a context."""
+    return context._context
+
+
+def ssl_pointer(connection: SSL.Connection) -> Any:
+    """``SSL *`` of a connection."""
+    return connection._ssl
+
+
+def connection_of(ssl: Any) -> SSL.Connection | None:
+    """The connection that an ``SSL *`` belongs to, if it still lives."""
+    return SSL.Connection._reverse_mapping.get(ssl)
+
+
+def raise_error(connection: SSL.Connection, ssl: Any, result: int) -> None:
+    """Raise what became of a call that ended with ``result``.
+
+    Raises:
+        SSL.Error: always.
+    """
+    connection._raise_ssl_error(ssl, result)
+
+
+def set_verify(context: SSL.Context, mode: int, callback: Any) -> None:
+    """Have OpenSSL ask ``callback`` itself; it is kept where pyOpenSSL keeps its own, which lives with connections."""
+    context._verify_helper = None
+    context._verify_callback = callback
+    lib.SSL_CTX_set_verify(context._context, mode, callback)
+
+
+def forget_alpn(connection: SSL.Connection) -> None:
+    """Let go of the answer to ALPN: OpenSSL copied it when it was given, and pyOpenSSL keeps it to the end."""
+    connection._alpn_select_callback_args = None
+
+
+def certificate_at(pointer: Any) -> crypto.X509:
+    """The certificate at an ``X509 *``, which belongs to it from now on."""
+    return crypto.X509._from_raw_x509_ptr(pointer)
