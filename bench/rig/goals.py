@@ -119,7 +119,7 @@ def goal_rows(reports: Sequence[ReportData], goals: Iterable[Goal] = GOALS) -> l
     for goal in goals:
         matching = [report for report in reports if goal.matches(report)]
         if not matching:
-            found.append((goal.what, "", goal.wanted, "", "", "not measured"))
+            found.append((goal.what, size(goal.settings), goal.wanted, "", "", "not measured"))
         for report in matching:
             value = goal.value(report["results"])
             # The rows of the rounds, or the windows of idle workers; rows that are a peer's alone are not ours.
@@ -127,11 +127,10 @@ def goal_rows(reports: Sequence[ReportData], goals: Iterable[Goal] = GOALS) -> l
             rounds = [goal.value(row) for row in rows if goal.result in row]
             spread = f"{shown(min(rounds))} to {shown(max(rounds))}" if rounds else ""
             verdict = "reached" if goal.is_reached(value) else "**not reached**"
-            found.append((goal.what, size(report), goal.wanted, shown(value), spread, verdict))
+            found.append((goal.what, size(report["settings"]), goal.wanted, shown(value), spread, verdict))
     return found
 
 
-def size(report: ReportData) -> str:
+def size(settings: Mapping[str, Any]) -> str:
     """What tells two runs of one measurement apart."""
-    settings = report["settings"]
-    return ", ".join(f"{settings[name]:,} {name}" for name in ("workers", "conns", "paths") if name in settings)
+    return ", ".join(f"{settings[name]:,} {name}" for name in ("workers", "conns", "paths") if settings.get(name))

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from rig import pollmodel as model
-from rig.pollcrowd import Crowd, Pollers, Reversed, sleep_until
-from rig.pollmaster import HOLD_SECONDS, Desk, Dispatcher, Ledger, Master
-from rig.pollmodel import Course, Job, Polling, Summary, begun_curve, summary
+from rig.pollmaster import HOLD_SECONDS, JobQueue, Ledger, MasterEnd, now, sleep_until
+from rig.pollmodel import Course, Job, Polling, begun_curve, summary
+from rig.pollworkers import Crowd, Pollers, Reversed
 from rig.processes import BenchFailed, cpu_seconds, free_port, tree
 from rig.report import Report
 from rig.testbed import Options, Target, Testbed, open_testbed
@@ -38,18 +38,9 @@ KEEPS_UP = 0.97  # above, the queue grows for as long as one looks
 PATIENCE = 120.0
 LOOK_SECONDS, SETTLE_SECONDS = 0.02, 3.0
 DESCRIPTORS = 16_000
-HIDDEN = ("p50_ms", "model_p50", "p99_ms", "model_p99")
+HIDDEN = ("p50_ms", "model_p50_ms", "p99_ms", "model_p99_ms")
 IDLE_POLLERS = (1, 10, 100, 1000)
 LONG_SERVICES = (60.0, 600.0)  # longer than any interval, or the formula does not hold
-FIGURES = ("mean", "p50", "p99", "worst", "lost_per_job")
-COLUMNS = (
-    ("mean", "ms", 1000),
-    ("p50", "ms", 1000),
-    ("p99", "ms", 1000),
-    ("worst", "ms", 1000),
-    ("lost_per_job", "s", 1),
-)
-
 WAYS: Mapping[str, Polling | None] = {
     "reversed": None,
     "held": None,
@@ -164,11 +155,11 @@ def client_name(way: str) -> str:
 
 async def measured(where: Place, batch: Batch) -> dict[str, Seen]:
     """One batch: the first crowd idle, all with a stream of jobs, then all with a burst."""
-    desks = {client_name(way): Desk(hold=HOLD_SECONDS if way == "held" else 0.0) for way in batch.ways}
-    dispatcher = Dispatcher(where.target.dispatch)
-    master = Master(desks)
-    await master.listen(where.master)
-    crowds = {way: crowd(where, way, desks, dispatcher) for way in batch.ways}
+    queues = {client_name(way): JobQueue(hold=HOLD_SECONDS if way == "held" else 0.0) for way in batch.ways}
+    ends: set[MasterEnd] = set()
+    loop = asyncio.get_running_loop()
+    master = await loop.create_server(lambda: MasterEnd(queues, ends), "127.0.0.1", where.master)
+    crowds = {way: crowd(where, way, queues) for way in batch.ways}
     late: dict[str, float] = {}
     try:
         for each in crowds.values():
@@ -177,7 +168,7 @@ async def measured(where: Place, batch: Batch) -> dict[str, Seen]:
         gc.freeze()  # or every collection walks thousands of connections, in the middle of what is timed
         first, *others = crowds.values()
         first.start()
-        idle = await idling(where, desks[client_name(batch.ways[0])], first, batch.idle_seconds)
+        idle = await idling(where, queues[client_name(batch.ways[0])], first, batch.idle_seconds)
         for each in others:
             each.start()
         await asyncio.sleep(SETTLE_SECONDS if others else 0)  # held polls, which all begin now, have to be there
@@ -185,17 +176,18 @@ async def measured(where: Place, batch: Batch) -> dict[str, Seen]:
         async with lateness(late, "stream"):
             streams = await asyncio.gather(*(served(each, jobs) for each in crowds.values()))
         for each in crowds.values():
-            await each.until(each.is_idle, seconds=PATIENCE, what="the last work of a stream")
-        if "reversed" in crowds:
-            await dispatcher.open(BURST_PER_WORKER * where.workers)
+            await each.until(each.ledger.all_finished, seconds=PATIENCE, what="the last work of a stream")
+            await each.expect(BURST_PER_WORKER * where.workers)
         async with lateness(late, "burst"):
             bursts = await asyncio.gather(*(served(each, burst_jobs(where.workers)) for each in crowds.values()))
     finally:
         gc.unfreeze()
         for each in crowds.values():
             await each.close()
-        await dispatcher.close()
-        await master.close()
+        master.close()
+        for end in ends:
+            end.cut()
+        await asyncio.sleep(0)  # in the loop's next turn they are gone
     return {
         way: Seen(stream, burst, idle if way == batch.ways[0] else None, late)
         for way, stream, burst in zip(crowds, streams, bursts, strict=True)
@@ -205,13 +197,13 @@ async def measured(where: Place, batch: Batch) -> dict[str, Seen]:
 @contextlib.asynccontextmanager
 async def lateness(found: dict[str, float], load: str) -> AsyncIterator[None]:
     """How late timers of this process are while the block runs: what else runs on its core is in what it measures."""
-    clock, late = asyncio.get_running_loop().time, [0.0]
+    late = [0.0]
 
     async def watch() -> None:
         while True:
-            due = clock() + LOOK_SECONDS
+            due = now() + LOOK_SECONDS
             await sleep_until(due)
-            late.append(clock() - due)
+            late.append(now() - due)
 
     task = asyncio.get_running_loop().create_task(watch())
     try:
@@ -221,30 +213,21 @@ async def lateness(found: dict[str, float], load: str) -> AsyncIterator[None]:
         found[load] = sorted(late)[len(late) * 99 // 100]
 
 
-def crowd(where: Place, way: str, desks: Mapping[str, Desk], dispatcher: Dispatcher) -> Crowd:
+def crowd(where: Place, way: str, queues: Mapping[str, JobQueue]) -> Crowd:
     """The workers of one kind, not yet connected."""
+    home, port, name = where.target.home, where.target.server.port, client_name(way)
     if way == "reversed":
-        return Reversed(where.target.home.worker, dispatcher, workers=where.workers, port=where.target.server.port)
-    name = client_name(way)
-    return Pollers(
-        where.target.home.bundle(name),
-        desks[name],
-        WAYS[way],
-        workers=where.workers,
-        port=where.target.server.port,
-        seed=SEED,
-    )
+        return Reversed(home.worker, dispatch=where.target.dispatch, workers=where.workers, port=port)
+    return Pollers(home.bundle(name), queues[name], WAYS[way], workers=where.workers, port=port, seed=SEED)
 
 
-async def idling(where: Place, desk: Desk, waiting: Crowd, seconds: float) -> Idle:
+async def idling(where: Place, queue: JobQueue, waiting: Crowd, seconds: float) -> Idle:
     """What an idle crowd asks of the gateway, measured for so long."""
-    clock = asyncio.get_running_loop().time
-    started, asked, cpu = clock(), desk.asked, running_seconds(where.target.server.pid)
-    limit = started + seconds
-    await waiting.until(lambda: clock() >= limit, seconds=seconds + 5, what="idling")
-    passed = clock() - started
+    started, asked, cpu = now(), queue.asked, running_seconds(where.target.server.pid)
+    await waiting.until(lambda: now() >= started + seconds, seconds=seconds + 5, what="idling")
+    passed = now() - started
     spent = running_seconds(where.target.server.pid) - cpu
-    return Idle(requests_per_s=(desk.asked - asked) / passed, cpu_ms_per_s=spent * 1000 / passed)
+    return Idle(requests_per_s=(queue.asked - asked) / passed, cpu_ms_per_s=spent * 1000 / passed)
 
 
 def running_seconds(pid: int) -> float:
@@ -266,11 +249,11 @@ async def served(crowd: Crowd, jobs: Sequence[Job]) -> list[Course]:
         BenchFailed: not all began within two minutes after the last arrived, or a connection failed.
     """
     crowd.ledger = Ledger()
-    start = asyncio.get_running_loop().time()
+    start = now()
     for job in jobs:
         await sleep_until(start + job.arrival)
         crowd.submit(job.service)
-    await crowd.until(crowd.has_begun, seconds=PATIENCE, what="the beginning of all jobs")
+    await crowd.until(crowd.ledger.all_begun, seconds=PATIENCE, what="the beginning of all jobs")
     return crowd.ledger.courses()
 
 
@@ -289,12 +272,11 @@ def courses_of(way: str, jobs: Sequence[Job], *, workers: int, seed: int) -> lis
     return model.simulate(jobs, workers=workers, way=WAYS[way], seed=seed)
 
 
-def modelled(way: str, jobs: Sequence[Job], *, workers: int) -> Summary:
+def modelled(way: str, jobs: Sequence[Job], *, workers: int) -> dict[str, float]:
     """What the model says, as means over several draws of the phases."""
     seeds = MODEL_SEEDS if WAYS[way] else MODEL_SEEDS[:1]
     drawn = [summary(courses_of(way, jobs, workers=workers, seed=seed), workers=workers) for seed in seeds]
-    means = {name: statistics.mean(getattr(one, name) for one in drawn) for name in FIGURES}
-    return Summary(jobs=len(jobs), **means)
+    return {name: statistics.mean(one[name] for one in drawn) for name in drawn[0]}
 
 
 def tell(report: Report, batch: Batch, way: str, seen: Seen, *, workers: int) -> dict[str, float]:
@@ -306,21 +288,22 @@ def tell(report: Report, batch: Batch, way: str, seen: Seen, *, workers: int) ->
     for load, courses in (("stream", seen.stream), ("burst", seen.burst)):
         real = summary(courses, workers=workers)
         row(report, way, load, workers, real, modelled(way, planned[load], workers=workers), late=seen.late[load])
-        results |= {f"{way}_{load}_wait_ms": real.mean * 1000, f"{way}_{load}_lost_s_per_job": real.lost_per_job}
+        results[f"{way}_{load}_wait_ms"] = real["mean_ms"]
+        results[f"{way}_{load}_lost_s_per_job"] = real["lost_per_job_s"]
     return results
 
 
 def simulated(report: Report, way: str) -> dict[str, float]:
     """The rows of ten thousand simulated workers of one kind, and the results."""
-    workers = SIMULATED_WORKERS
+    workers, jobs = SIMULATED_WORKERS, burst_jobs(SIMULATED_WORKERS)
     stream = modelled(way, stream_jobs(workers, SIMULATED_SECONDS), workers=workers)
-    burst = modelled(way, burst_jobs(workers), workers=workers)
+    burst = modelled(way, jobs, workers=workers)
     row(report, way, "stream", workers, None, stream)
     row(report, way, "burst", workers, None, burst)
     return {
-        f"{way}_stream_{workers}_simulated_wait_ms": stream.mean * 1000,
-        f"{way}_burst_{workers}_simulated_wait_ms": burst.mean * 1000,
-        f"{way}_burst_{workers}_simulated_lost_worker_hours": burst.lost_per_job * burst.jobs / 3600,
+        f"{way}_stream_{workers}_simulated_wait_ms": stream["mean_ms"],
+        f"{way}_burst_{workers}_simulated_wait_ms": burst["mean_ms"],
+        f"{way}_burst_{workers}_simulated_lost_worker_hours": burst["lost_per_job_s"] * len(jobs) / 3600,
     }
 
 
@@ -342,18 +325,16 @@ def row(
     way: str,
     load: str,
     workers: int,
-    real: Summary | None,
-    model_says: Summary,
+    real: Mapping[str, float] | None,
+    model_says: Mapping[str, float],
     *,
     late: float | None = None,
 ) -> None:
     """One row: waits in milliseconds, work lost in worker-seconds a job; `-` where nothing was measured."""
-    cells: dict[str, Any] = {"way": way, "load": load, "workers": workers, "jobs": model_says.jobs}
-    for name, unit, factor in COLUMNS:
-        cells[f"{name}_{unit}"] = getattr(real, name) * factor if real else "-"
-        cells[f"model_{name}"] = getattr(model_says, name) * factor
-    cells["bench_late_ms"] = "-" if late is None else late * 1000
-    report.row(hidden=HIDDEN, **cells)
+    cells: dict[str, Any] = {"way": way, "load": load, "workers": workers}
+    for name, value in model_says.items():
+        cells |= {name: real[name] if real else "-", f"model_{name}": value}
+    report.row(hidden=HIDDEN, **cells, bench_late_ms="-" if late is None else late * 1000)
 
 
 def sweep(workers: int) -> dict[str, list[tuple[float, float]]]:
@@ -370,7 +351,7 @@ def sweep(workers: int) -> dict[str, list[tuple[float, float]]]:
                 jobs = model.stream(seed=seed, rate=rate, seconds=SWEEP_END, service=SERVICE)
                 courses = courses_of(name, jobs, workers=workers, seed=seed)
                 settled += [course.wait for course in courses if course.arrival >= SWEEP_SETTLED]
-            if rate * statistics.fmean(model.pause_after(job.service, way) for job in jobs) > KEEPS_UP * workers:
+            if rate * statistics.fmean(way.pause_after(job.service) for job in jobs) > KEEPS_UP * workers:
                 break
             found[name].append((busy, statistics.fmean(settled)))
     return found

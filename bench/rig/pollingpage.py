@@ -28,7 +28,7 @@ def polling_page(report: ReportData, _: Sequence[ReportData]) -> tuple[list[str]
         """A row for each way: measured, and modelled in brackets; so many of the column's unit are a second."""
 
         def cells(row: Mapping[str, Any]) -> list[str]:
-            pairs = [(row[k] / unit, row[f"model_{k.rpartition('_')[0]}"] / unit) for k, unit in columns]
+            pairs = [(row[k] / unit, row[f"model_{k}"] / unit) for k, unit in columns]
             return [f"{span(real)} ({span(modelled)})" for real, modelled in pairs]
 
         return [(name, *cells(row)) for way, (name, _) in NAMES.items() if (row := rows.get((way, load, at)))]
@@ -75,9 +75,9 @@ def polling_page(report: ReportData, _: Sequence[ReportData]) -> tuple[list[str]
             [
                 (
                     name,
-                    span(rows[way, "stream", many]["model_mean"] / 1000),
-                    span(row["model_mean"] / 1000),
-                    span(row["model_worst"] / 1000),
+                    span(rows[way, "stream", many]["model_mean_ms"] / 1000),
+                    span(row["model_mean_ms"] / 1000),
+                    span(row["model_worst_ms"] / 1000),
                     f"{results[f'{way}_burst_{many}_simulated_lost_worker_hours']:,.1f} worker-hours",
                 )
                 for way, (name, _) in NAMES.items()

@@ -1,4 +1,4 @@
-"""The master's side of `bench/run polling`: queues that pollers ask, and dispatches to workers that are connected.
+"""The master's side of `bench/run polling`: the jobs, what becomes of them, and the queues that pollers ask.
 
 All that is measured is written into ledgers, by one clock: master and workers run in one process, on the rig core.
 """
@@ -6,7 +6,6 @@ All that is measured is written into ledgers, by one clock: master and workers r
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections import deque
 from collections.abc import Mapping
@@ -15,23 +14,31 @@ from rig.pollmodel import Course
 from rig.processes import BenchFailed
 
 HOLD_SECONDS = 30.0
-OPENED_AT_A_TIME = 32
+
+
+def now() -> float:
+    """The loop's clock."""
+    return asyncio.get_running_loop().time()
+
+
+async def sleep_until(at: float) -> None:
+    """Sleep until the loop's clock says `at`; at once when it does already."""
+    if (pause := at - now()) > 0:
+        await asyncio.sleep(pause)
 
 
 class Ledger:
     """What becomes of the jobs of one crowd in one phase; jobs are known by their number."""
 
     def __init__(self) -> None:
-        self._arrival: list[float] = []
-        self._service: list[float] = []
+        self._jobs: list[tuple[float, float]] = []  # arrival, service
         self._begun: dict[int, float] = {}
         self._finished: dict[int, float] = {}
 
     def arrived(self, service: float) -> int:
         """A job is there, now; its number."""
-        self._arrival.append(asyncio.get_running_loop().time())
-        self._service.append(service)
-        return len(self._arrival) - 1
+        self._jobs.append((now(), service))
+        return len(self._jobs) - 1
 
     def begun(self, number: int, at: float) -> None:
         """A worker had the first byte of it.
@@ -45,27 +52,26 @@ class Ledger:
 
     def finished(self, number: int) -> None:
         """The worker's work is done, now."""
-        self._finished[number] = asyncio.get_running_loop().time()
+        self._finished[number] = now()
 
-    @property
     def all_begun(self) -> bool:
-        return len(self._begun) == len(self._arrival)
+        """Has every job reached a worker?"""
+        return len(self._begun) == len(self._jobs)
 
-    @property
     def all_finished(self) -> bool:
-        return len(self._finished) == len(self._arrival)
+        """Is every job done?"""
+        return len(self._finished) == len(self._jobs)
 
     def courses(self) -> list[Course]:
         """All jobs; one that is still being worked on ends when its work will have been done."""
         return [
-            Course(arrival=at, begun=begun, finished=self._finished.get(number, begun + self._service[number]))
-            for number, at in enumerate(self._arrival)
-            for begun in [self._begun[number]]
+            Course(at, self._begun[number], self._finished.get(number, self._begun[number] + service))
+            for number, (at, service) in enumerate(self._jobs)
         ]
 
 
-class Desk:
-    """The queue of one crowd of pollers: who asks gets the oldest job, or 204, at once or after `hold` seconds.
+class JobQueue:
+    """The jobs of one crowd of pollers: who asks gets the oldest, or 204, at once or after `hold` seconds.
 
     A poll is held for between half of `hold` and all of it, or polls that began together would end together for ever.
     """
@@ -80,9 +86,8 @@ class Desk:
     def put(self, job: bytes) -> None:
         """A job for whoever asks next, or for the poll that has been held longest."""
         if self._held:
-            end, timer = next(iter(self._held.items()))
-            del self._held[end]
-            timer.cancel()
+            end = next(iter(self._held))
+            self.forget(end)
             end.answer(job)
         else:
             self._waiting.append(job)
@@ -90,66 +95,43 @@ class Desk:
     def ask(self, end: MasterEnd) -> None:
         """Somebody asks for a job."""
         self.asked += 1
-        if self._waiting:
-            end.answer(self._waiting.popleft())
-        elif self._hold:
-            self._held[end] = asyncio.get_running_loop().call_later(
-                self._chance.uniform(self._hold / 2, self._hold), self._release, end
-            )
+        if self._waiting or not self._hold:
+            end.answer(self._waiting.popleft() if self._waiting else None)
         else:
-            end.answer(None)
+            pause = self._chance.uniform(self._hold / 2, self._hold)
+            self._held[end] = asyncio.get_running_loop().call_later(pause, self._release, end)
 
-    def gone(self, end: MasterEnd) -> None:
-        """Its connection ended: nothing can be given to it."""
+    def forget(self, end: MasterEnd) -> None:
+        """It is not held any longer: it has its answer, or its connection ended and nothing can be given to it."""
         if timer := self._held.pop(end, None):
             timer.cancel()
 
     def _release(self, end: MasterEnd) -> None:
-        del self._held[end]
+        self.forget(end)
         end.answer(None)
 
 
-class Master:
-    """What pollers ask: a desk for each crowd, on a port for the gateway."""
-
-    def __init__(self, desks: Mapping[str, Desk]) -> None:
-        self.desks = desks
-        self.ends: set[MasterEnd] = set()
-        self._server: asyncio.Server | None = None
-
-    async def listen(self, port: int) -> None:
-        """Begin to serve."""
-        self._server = await asyncio.get_running_loop().create_server(lambda: MasterEnd(self), "127.0.0.1", port)
-
-    async def close(self) -> None:
-        """End all connections."""
-        if self._server is not None:
-            self._server.close()
-        for end in self.ends:
-            end.cut()
-        await asyncio.sleep(0)  # in the loop's next turn they are gone
-
-
 class MasterEnd(asyncio.Protocol):
-    """One connection of the gateway to the master: `GET /jobs/DESK/next`, one request after the other, no content."""
+    """One connection of the gateway to the master: `GET /jobs/QUEUE/next`, one request after the other, no content."""
 
-    def __init__(self, master: Master) -> None:
-        self._master = master
+    def __init__(self, queues: Mapping[str, JobQueue], ends: set[MasterEnd]) -> None:
+        self._queues = queues
+        self._ends = ends  # all that are open
         self._buffer = b""
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._master.ends.add(self)
+        self._ends.add(self)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         while b"\r\n\r\n" in self._buffer:
             head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
-            desk = self._master.desks.get(head.split(b"/", 3)[2].decode())
-            if desk is not None:
-                desk.ask(self)
+            queue = self._queues.get(head.split(b"/", 3)[2].decode())
+            if queue is not None:
+                queue.ask(self)
             else:  # of an earlier crowd, whose connections have just ended
                 self.answer(None)
 
@@ -163,96 +145,11 @@ class MasterEnd(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._master.ends.discard(self)
-        for desk in self._master.desks.values():
-            desk.gone(self)
+        self._ends.discard(self)
+        for queue in self._queues.values():
+            queue.forget(self)
 
     def cut(self) -> None:
         """End it."""
         if self._transport is not None:
             self._transport.abort()
-
-
-class Dispatcher:
-    """A master that sends jobs down through the gateway's dispatch listener, over connections that it keeps."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._kept: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-        self._writers: list[asyncio.StreamWriter] = []
-
-    async def open(self, count: int) -> None:
-        """Have `count` connections ready, as a master with so many jobs at a time keeps them."""
-        while count > 0:
-            some = [self._dial() for _ in range(min(count, OPENED_AT_A_TIME))]
-            self._kept += await asyncio.gather(*some)
-            count -= len(some)
-
-    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-        self._writers.append(writer)
-        return reader, writer
-
-    async def send(self, job: bytes) -> None:
-        """One job to any worker that is free, or becomes free within a minute; returns with the worker's answer.
-
-        Raises:
-            BenchFailed: any answer but 200.
-        """
-        reader, writer = self._kept.pop() if self._kept else await self._dial()
-        target = job.replace(b" ", b"/")
-        writer.write(
-            b"GET /-/pools/bench/any/job/%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nPrefer: wait=60\r\n\r\n"
-            % (target, self._port)
-        )
-        status, _ = await read_answer(reader)
-        if status != 200:
-            raise BenchFailed(f"a dispatch was answered {status}")
-        self._kept.append((reader, writer))
-
-    async def close(self) -> None:
-        """End all connections."""
-        await close_all(self._writers)
-
-
-async def close_all(writers: list[asyncio.StreamWriter]) -> None:
-    """Cut connections and wait until they are gone."""
-    for writer in writers:
-        writer.transport.abort()
-    for writer in writers:
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-
-
-async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Status and head of an answer whose content, if any, has a stated length and is left out.
-
-    Raises:
-        BenchFailed: the connection ended.
-    """
-    head = await read_head(reader)
-    length = field(head, b"content-length")
-    if length:
-        await reader.readexactly(int(length))
-    return int(head.split(b" ", 2)[1]), head
-
-
-async def read_head(reader: asyncio.StreamReader) -> bytes:
-    """The next head.
-
-    Raises:
-        BenchFailed: the connection ended.
-    """
-    try:
-        return await reader.readuntil(b"\r\n\r\n")
-    except (asyncio.IncompleteReadError, OSError) as error:
-        raise BenchFailed(f"a connection of the bench ended: {error}") from error
-
-
-def field(head: bytes, name: bytes) -> bytes | None:
-    """The first value of a field in a head, or None."""
-    for line in head.split(b"\r\n")[1:]:
-        key, _, value = line.partition(b":")
-        if key.lower() == name:
-            return value.strip()
-    return None

@@ -25,7 +25,7 @@ from rig.pages import marks, write_page  # noqa: E402
 from rig.plot import Axis, Panel, Series, svg  # noqa: E402
 from rig.polling import Batch, Idle, Seen  # noqa: E402
 from rig.pollingpage import polling_page  # noqa: E402
-from rig.pollmaster import Desk, Ledger, Master, MasterEnd  # noqa: E402
+from rig.pollmaster import JobQueue, Ledger, MasterEnd  # noqa: E402
 from rig.pollmodel import Course, Polling, summary  # noqa: E402
 from rig.processes import BenchFailed  # noqa: E402
 from rig.report import Report  # noqa: E402
@@ -46,42 +46,42 @@ class Wire(asyncio.Transport):
         self.written.append(bytes(data))
 
 
-def asking(desk: Desk) -> tuple[MasterEnd, Wire]:
-    """A connection that asks the desk for work."""
-    end, wire = MasterEnd(Master({"d": desk})), Wire()
+def asking(queue: JobQueue) -> tuple[MasterEnd, Wire]:
+    """A connection that asks the queue for work."""
+    end, wire = MasterEnd({"q": queue}, set()), Wire()
     end.connection_made(wire)
-    end.data_received(b"GET /jobs/d/next HTTP/1.1\r\nHost: x\r\n")
+    end.data_received(b"GET /jobs/q/next HTTP/1.1\r\nHost: x\r\n")
     end.data_received(b"\r\n")
     return end, wire
 
 
-async def test_desk_gives_the_oldest_job_to_who_asks_and_says_when_there_is_none() -> None:
+async def test_queue_gives_the_oldest_job_to_who_asks_and_says_when_there_is_none() -> None:
     """A poll has one job, or none, and is answered at once."""
-    desk = Desk()
-    desk.put(b"0 1.5")
-    desk.put(b"1 2.5")
-    answers = [asking(desk)[1].written for _ in range(3)]
+    queue = JobQueue()
+    queue.put(b"0 1.5")
+    queue.put(b"1 2.5")
+    answers = [asking(queue)[1].written for _ in range(3)]
     assert [answer[0].split(b"\r\n\r\n")[1] for answer in answers] == [b"0 1.5", b"1 2.5", b""]
     assert answers[2] == [b"HTTP/1.1 204 No Content\r\n\r\n"]
-    assert desk.asked == 3
+    assert queue.asked == 3
 
 
-async def test_desk_that_holds_answers_when_a_job_is_there_and_loses_none_to_the_dead() -> None:
+async def test_queue_that_holds_answers_when_a_job_is_there_and_loses_none_to_the_dead() -> None:
     """A held poll gets the job as it arrives, the longest held first; one whose connection ended gets nothing."""
-    desk = Desk(hold=60.0)
-    (gone, lost), (_, first), (_, second) = asking(desk), asking(desk), asking(desk)
+    queue = JobQueue(hold=60.0)
+    (gone, lost), (_, first), (_, second) = asking(queue), asking(queue), asking(queue)
     gone.connection_lost(None)
-    desk.put(b"0 1.0")
+    queue.put(b"0 1.0")
     assert (lost.written, second.written) == ([], [])
     assert first.written[0].endswith(b"\r\n\r\n0 1.0")
-    desk.put(b"1 1.0")
+    queue.put(b"1 1.0")
     assert second.written[0].endswith(b"\r\n\r\n1 1.0")
 
 
-async def test_desk_that_holds_lets_go_in_time() -> None:
+async def test_queue_that_holds_lets_go_in_time() -> None:
     """No poll is held for longer than was said."""
-    desk = Desk(hold=0.02)
-    _, wire = asking(desk)
+    queue = JobQueue(hold=0.02)
+    _, wire = asking(queue)
     async with asyncio.timeout(5):
         while not wire.written:
             await asyncio.sleep(0)
@@ -92,9 +92,9 @@ async def test_ledger_knows_a_job_that_was_given_twice() -> None:
     """A job that two workers had would make every figure wrong."""
     ledger = Ledger()
     number = ledger.arrived(2.0)
-    assert not ledger.all_begun
+    assert not ledger.all_begun()
     ledger.begun(number, 5.0)
-    assert (ledger.all_begun, ledger.all_finished) == (True, False)
+    assert (ledger.all_begun(), ledger.all_finished()) == (True, False)
     assert [(course.begun, course.finished) for course in ledger.courses()] == [(5.0, 7.0)]
     with pytest.raises(BenchFailed, match="two workers"):
         ledger.begun(number, 6.0)
@@ -124,7 +124,7 @@ def test_polling_measures_real_workers_of_each_kind(monkeypatch: pytest.MonkeyPa
     assert quiet["reversed"].idle is not None
     assert quiet["reversed"].idle.requests_per_s == 0
     # Six pollers have to come one after another; a connection is just used.
-    means = {way: summary(seen.burst, workers=6).mean for way, seen in {**idle, **quiet}.items()}
+    means = {way: summary(seen.burst, workers=6)["mean_ms"] for way, seen in {**idle, **quiet}.items()}
     assert means["timer"] > 2 * means["reversed"]
     assert means["timer"] > 2 * means["held"]
 
@@ -159,7 +159,7 @@ def test_polling_report_has_measured_and_modelled_side_by_side(report: Mapping[s
     measured = [row for row in report["rows"] if row["workers"] == 20]
     assert len(measured) == 2 * len(polling.WAYS)
     assert {row["mean_ms"] for row in measured} == {500.0}
-    assert all(row["model_mean"] == 0 for row in measured if (row["way"], row["load"]) == ("reversed", "stream"))
+    assert all(row["model_mean_ms"] == 0 for row in measured if (row["way"], row["load"]) == ("reversed", "stream"))
     simulated = [row for row in report["rows"] if row["workers"] == 50]
     assert len(simulated) == len(measured)
     assert {row["mean_ms"] for row in simulated} == {"-"}
