@@ -63,7 +63,6 @@ ROOMS: dict[str, dict[str, str]] = {
 }
 
 MENDED_NEXT = (
-    "gateway/core/context.py",
     "gateway/pools/hosted.py",
     "gateway/pools/relay.py",
     "rhttp/ends.py",
@@ -96,8 +95,8 @@ EDGE = frozenset(
         "gateway/cluster/lines.py",
         "gateway/cluster/peers.py",
         "gateway/control/channel.py",
-        "gateway/control/descriptors.py",
         "gateway/core/context.py",
+        "gateway/control/descriptors.py",
         "gateway/dataplane/draining.py",
         "gateway/dataplane/main.py",
         "gateway/dataplane/plane.py",
@@ -366,8 +365,6 @@ def test_right_arrow_passes(name: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("gateway/core/context.py", "from gateway.pools.hosted import HostedPool"),
-        ("gateway/core/context.py", "from gateway import pools"),
         ("gateway/config/check.py", "import gateway.http.routes"),
         ("gateway/http/routes.py", "def late() -> None:\n    from gateway.ingress import connection\n"),
         ("gateway/pools/relay.py", "if TYPE_CHECKING:\n    from gateway.ingress.connection import Connection\n"),

@@ -6,16 +6,14 @@ Trust: pure.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from auth.policy import Allowed, Context, ResourceType
 from auth.verifier import Authenticated
 from gateway.audit.line import MAX_STRING, FieldRefused, Fields, RenderedFields, is_plain, render_fields, three_digits
+from gateway.core.context import Generation
 from gateway.core.peer import Peer
 from rhttp.http1.head import RequestHead
-
-if TYPE_CHECKING:
-    from gateway.core.context import Generation
 
 _monotonic: Final = time.monotonic
 _MAX_POLICIES: Final = 1024

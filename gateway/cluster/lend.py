@@ -9,7 +9,7 @@ Trust: meets bytes of untrusted workers; the other end is a process of this gate
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from gateway.cluster.frames import (
     CANCEL,
@@ -108,7 +108,7 @@ class Lender(asyncio.Protocol):
 
     def _wanted(self, wish: Wish) -> None:
         process = self._process
-        found = process.generation.pools.get(wish.pool)
+        found = cast("Any", process.generation).pools.get(wish.pool)
         if found is None or found.mode != "hosted" or process.draining:
             self._say(NONE)
             return

@@ -9,12 +9,10 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Protocol
-
-from OpenSSL import SSL
+from typing import Any, Final, Protocol
 
 from auth.cedar import Decider
 from auth.credentials import Credentials
@@ -27,8 +25,6 @@ from gateway.config.values import AuditConfig, Config
 from gateway.core.counters import Counters, ListenerCounts
 from gateway.core.peer import Peer
 from gateway.core.registry import Registry
-from gateway.http.hosts import HostMatcher
-from gateway.http.routes import RouteTable
 from gateway.state.snapshot import StateSnapshot
 from pki.verify import PeerVerifier
 from rhttp.clock import elapsed
@@ -38,14 +34,6 @@ from rhttp.timers import TimerWheel
 from rhttp.tls.link import Tally
 from rhttp.tls.outbox import Outbox
 from rhttp.tls.plain import PlainLink
-
-if TYPE_CHECKING:
-    from gateway.admission.request_record import RequestRecord
-    from gateway.cluster.peers import Mesh
-    from gateway.exchange.masters import MasterPool
-    from gateway.ingress.event_stream import EventStream
-    from gateway.pools.hosted import HostedPool
-    from gateway.pools.relay import RelayPool
 
 
 class Policies(Protocol):
@@ -57,29 +45,36 @@ class Policies(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Generation:
-    """One configuration in force."""
+    """One configuration in force, as far as decisions, exchanges and pools know it."""
 
     number: int
     config: Config
     limits: Http1Limits
-    routes: RouteTable
     engine: Policies
     verifier: DigestVerifier
     peers: PeerVerifier
     issuers: frozenset[bytes]
     """SHA-256 of each issuing CA in the store."""
-    context: SSL.Context
-    authorities: HostMatcher
-    dispatch_authorities: HostMatcher | None
-    """None: a unix socket, where ``Host`` means nothing."""
-    masters: Mapping[str, MasterPool]
-    pools: Mapping[str, HostedPool | RelayPool]
     via: bytes
     """Our pseudonym in ``Via``, lower case."""
     via_received: bytes
     """``1.1 pseudonym``."""
     unsaid: frozenset[bytes]
     """Methods of requests that leave for a master without a line of their own in the audit log."""
+
+
+class Stream(Protocol):
+    """An answer that has no end of its own, such as a pool's events."""
+
+    def close(self) -> None:
+        """End it in order."""
+
+
+class OtherProcesses(Protocol):
+    """The other data processes of this gateway, as those see them who ask for an answer about all."""
+
+    def gather(self, question: str, *, within: float, then: Callable[[Mapping[int, Any]], None]) -> None:
+        """Ask all, and call ``then`` with the answers by index of those who gave one within that many seconds."""
 
 
 _HEX: Final = tuple(format(number, "02x") for number in range(256))
@@ -193,7 +188,7 @@ class ProcessContext:
         self.wheel = TimerWheel(loop.time())
         self.outbox = Outbox(loop, audit.flush)
         self.registry = Registry()
-        self.mesh: Mesh | None = None
+        self.mesh: OtherProcesses | None = None
         """The other data processes of this gateway; None: there are none."""
         self.counters = Counters()
         self.listeners: dict[str, ListenerCounts] = {}
@@ -210,8 +205,8 @@ class ProcessContext:
         self.state_at = 0.0
         """When the state was read last, in seconds of `rhttp.clock`."""
         self.draining = False
-        self.streams: set[EventStream] = set()
-        """Open event streams."""
+        self.streams: set[Stream] = set()
+        """Open now; a drain ends them."""
         self.exchanges = 0
         """Requests that are being forwarded or wait for a slot."""
         self._entropy = b""
@@ -291,12 +286,6 @@ class ProcessContext:
         The answer to one that may not is what tries the log again.
         """
         return self.audit.writable or self.generation.config.audit.when_full == "continue"
-
-    def record_sent(self, record: RequestRecord) -> bool:
-        """Say that a request is about to leave for a master, where `[audit] ahead` wants that; whether it may."""
-        if record.head.method in record.generation.unsaid:
-            return self.may_send()
-        return self.record("request.sent", record.audit("sent"))
 
     def may_go_unrecorded(self) -> bool:
         """An audit line could not be written: whether what it tells of may happen all the same."""

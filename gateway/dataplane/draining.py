@@ -17,6 +17,7 @@ from gateway.core.context import ProcessContext
 from gateway.exchange.exchange import Exchange
 from gateway.ingress.acceptor import Acceptor, PlainGuest
 from gateway.ingress.connection import Connection
+from gateway.ingress.serving import serving_of
 from gateway.ingress.tls_acceptor import TlsAcceptor
 from gateway.pools.hosted import HostedPool, ReversedConnection
 from gateway.pools.relayed import Relayed
@@ -57,7 +58,7 @@ class Draining:
             for live in process.registry
             if isinstance(live, Connection) and isinstance(live.end.sink, Exchange)
         ]
-        for pool in process.generation.pools.values():
+        for pool in serving_of(process.generation).pools.values():
             if isinstance(pool, HostedPool):
                 pool.stop()
         for stream in tuple(process.streams):
@@ -169,5 +170,5 @@ class Draining:
             for guest in acceptor.places.guests():
                 if isinstance(guest, PlainGuest):
                     guest.end.abort()
-        for master in self._process.generation.masters.values():
+        for master in serving_of(self._process.generation).masters.values():
             master.close()

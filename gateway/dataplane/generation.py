@@ -21,11 +21,12 @@ from gateway.config.limits import Limits
 from gateway.config.toml import parse_config
 from gateway.config.values import Config, ConfigInvalid, TcpAddress
 from gateway.control.process_inputs import ProcessInputs, read_overrides
-from gateway.core.context import Generation, ProcessContext
+from gateway.core.context import ProcessContext
 from gateway.core.peer import SeenPath
 from gateway.exchange.masters import MasterPool
 from gateway.http.hosts import HostMatcher
 from gateway.http.routes import RouteTable
+from gateway.ingress.serving import Serving
 from gateway.pools.hosted import HostedPool
 from gateway.pools.relay import RelayPool
 from pki.errors import PkiError
@@ -112,10 +113,10 @@ def build_generation(
     config: Config,
     inputs: ProcessInputs,
     lasting: Lasting,
-    previous: Generation | None,
+    previous: Serving | None,
     *,
     engine: PolicyEngine | Refusals | None = None,
-) -> Generation:
+) -> Serving:
     """Everything for one configuration. Pools and masters that stay the same are the same objects as before.
 
     ``engine`` is what `load_policy` answered, when it was called before.
@@ -153,7 +154,7 @@ def build_generation(
     issuer = NonceIssuer(lasting.key, digest.realm.encode("ascii"), digest.nonce_lifetime)
     root = x509.load_pem_x509_certificate(inputs.trust["root"])
     via = "rhttp-" + hashlib.sha256(root.public_bytes(Encoding.DER)).hexdigest()[:16]
-    return Generation(
+    return Serving(
         number=previous.number + 1 if previous is not None else 1,
         config=config,
         limits=http1_limits(config.limits),
@@ -225,7 +226,7 @@ def http1_limits(limits: Limits) -> Http1Limits:
     )
 
 
-def _masters(process: ProcessContext, config: Config, previous: Generation | None) -> Mapping[str, MasterPool]:
+def _masters(process: ProcessContext, config: Config, previous: Serving | None) -> Mapping[str, MasterPool]:
     kept = previous.masters if previous is not None else {}
     return {
         name: kept[name] if name in kept and kept[name].config == master else MasterPool(process, master)
@@ -233,9 +234,7 @@ def _masters(process: ProcessContext, config: Config, previous: Generation | Non
     }
 
 
-def _pools(
-    process: ProcessContext, config: Config, previous: Generation | None
-) -> Mapping[str, HostedPool | RelayPool]:
+def _pools(process: ProcessContext, config: Config, previous: Serving | None) -> Mapping[str, HostedPool | RelayPool]:
     """A pool that keeps its name and mode is the same object, with its slots and queue; commit lets it adopt the new
     settings."""
     kept = previous.pools if previous is not None else {}

@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from gateway.core.context import ProcessContext
+from gateway.ingress.serving import serving_of
 from gateway.pools.hosted import HostedPool
 from rhttp import build
 
@@ -61,7 +62,7 @@ def measure(process: ProcessContext) -> list[Family]:
     add("exchanges", "Requests under way.", process.exchanges)
     slots: list[tuple[list[str], float]] = []
     waiting: list[tuple[list[str], float]] = []
-    for name, pool in process.generation.pools.items():
+    for name, pool in serving_of(process.generation).pools.items():
         if isinstance(pool, HostedPool):
             slots.append(([name, "free"], pool.pool.free))
             slots.append(([name, "busy"], pool.pool.total - pool.pool.free))

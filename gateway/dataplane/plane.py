@@ -13,11 +13,12 @@ from auth.credentials import Credentials
 from auth.policy import Allowed
 from gateway.audit.line import AuditUnavailable
 from gateway.audit.writer import AuditWriter
+from gateway.cluster.peers import Mesh
 from gateway.config.values import Config
 from gateway.control.channel import Drained
 from gateway.control.descriptors import Inherited, Sockets
 from gateway.control.process_inputs import ProcessInputs
-from gateway.core.context import Generation, ProcessContext
+from gateway.core.context import ProcessContext
 from gateway.core.peer import CertifiedPeer, LocalPeer, Peer
 from gateway.dataplane.draining import Draining
 from gateway.dataplane.generation import Lasting, Refusals, build_generation, lasting_parts, load_policy, read_config
@@ -25,10 +26,12 @@ from gateway.dataplane.metrics import measure, metrics_text
 from gateway.dataplane.wiring import join
 from gateway.ingress.acceptor import Acceptor, DispatchAcceptor
 from gateway.ingress.connection import Connection
+from gateway.ingress.event_stream import EventStream
 from gateway.ingress.gather import ask_all
 from gateway.ingress.metrics_acceptor import MetricsAcceptor
+from gateway.ingress.serving import Serving, serving_of
 from gateway.ingress.tls_acceptor import TlsAcceptor
-from gateway.pools.hosted import HostedPool, ReversedConnection
+from gateway.pools.hosted import ReversedConnection
 from gateway.pools.relayed import Relayed
 from gateway.state.snapshot import StateSnapshot
 from rhttp.http1.server import ServerEnd
@@ -43,9 +46,11 @@ class DataPlane:
         self._inherited = inherited
         self._process: ProcessContext | None = None
         self._lasting: Lasting | None = None
-        self._prepared: tuple[Generation, StateSnapshot] | None = None
+        self._prepared: tuple[Serving, StateSnapshot] | None = None
         self._newest: StateSnapshot | None = None
         """The state that was read last of all that came, in force from the first commit on."""
+        self._mesh: Mesh | None = None
+        """None: this process is the only one."""
         self._stream = ""
         self._tls: TlsAcceptor | None = None
         self._acceptors: list[Acceptor] = []
@@ -70,12 +75,12 @@ class DataPlane:
                 audit = AuditWriter.open(Path(inputs.home) / "audit", inputs.stream, config.audit)
                 loop = asyncio.get_running_loop()
                 self._process = ProcessContext(loop, audit)
-                join(self._process, self._inherited, Path(inputs.home) / "run", self._peer)
+                self._mesh = join(self._process, self._inherited, Path(inputs.home) / "run", self._peer)
             # Thousands of policies take seconds; meanwhile this process serves, and takes up what is revoked.
             engine = await asyncio.to_thread(load_policy, config, inputs)
             process = self.process
             assert self._lasting is not None
-            previous = process.generation if process.has_generation else None
+            previous = serving_of(process.generation) if process.has_generation else None
             generation = build_generation(process, config, inputs, self._lasting, previous, engine=engine)
         except Refusals as refusals:
             return refusals.problems
@@ -94,7 +99,7 @@ class DataPlane:
         (generation, snapshot), self._prepared = self._prepared, None
         if self._newest is None or snapshot.read >= self._newest.read:
             self._newest = snapshot
-        previous = process.generation if process.has_generation else None
+        previous = serving_of(process.generation) if process.has_generation else None
         process.generation = generation
         self._configure(generation.config)
         process.look_at_clocks()
@@ -112,7 +117,7 @@ class DataPlane:
         for name, pool in previous.pools.items():
             if generation.pools.get(name) is pool:
                 pool.adopt(generation.config.pools[name])
-            elif isinstance(pool, HostedPool):
+            else:
                 pool.stop()
         self._ask_again(previous, generation)
         process.record(
@@ -134,7 +139,7 @@ class DataPlane:
 
         self.process.registry.cut_where(reason_of)
 
-    def _ask_again(self, previous: Generation, generation: Generation) -> None:
+    def _ask_again(self, previous: Serving, generation: Serving) -> None:
         """Live reversed connections and event streams are asked again; those no longer allowed drain or end."""
         for live in self.process.registry:
             if not isinstance(live, ReversedConnection | Relayed):
@@ -147,6 +152,7 @@ class DataPlane:
             if not isinstance(decider.decide(live.asked._replace(now=self.process.epoch)), Allowed):
                 live.drain("policy")
         for stream in tuple(self.process.streams):
+            assert isinstance(stream, EventStream)
             name, record = stream.pool_name, stream.record
             decider = generation.engine.decider(record.peer.principal, "inspect", "Pool", name)
             context = record.context._replace(now=self.process.epoch)
@@ -205,9 +211,9 @@ class DataPlane:
         fields: dict[str, object] = {"outcome": "started", "process": self._stream, "previous": process.audit.previous}
         process.audit.write("gateway.start", fields)
         self._tick()
-        if process.mesh is not None and sockets.mesh is not None:
-            await process.mesh.start(sockets.mesh)
-            await process.mesh.complete()
+        if self._mesh is not None and sockets.mesh is not None:
+            await self._mesh.start(sockets.mesh)
+            await self._mesh.complete()
         if sockets.tls:
             self._tls = TlsAcceptor(process, sockets)
             self._acceptors.append(self._tls)
@@ -217,8 +223,8 @@ class DataPlane:
             self._acceptors.append(MetricsAcceptor(process, sockets.metrics, self._scrape))
         for acceptor in self._acceptors:
             acceptor.start()
-        if process.mesh is not None:
-            for index in process.mesh.missing():
+        if self._mesh is not None:
+            for index in self._mesh.missing():
                 self._peer(index, False)
 
     def _peer(self, index: int, is_up: bool) -> None:
@@ -249,8 +255,8 @@ class DataPlane:
         """Take nothing more; returns when nothing runs any more, at the latest when the time is up."""
         process = self.process
         cut = await Draining(process, self._acceptors).close(timeout)
-        if process.mesh is not None:
-            process.mesh.close()
+        if self._mesh is not None:
+            self._mesh.close()
         if self._ticker is not None:
             self._ticker.cancel()
         problems: list[tuple[str, str]] = []
@@ -270,7 +276,7 @@ class DataPlane:
     def status(self) -> dict[str, object]:
         """What is connected now, as JSON values."""
         process = self.process
-        generation = process.generation
+        generation = serving_of(process.generation)
         return {
             "stream": self._stream,
             "pid": os.getpid(),
@@ -289,7 +295,7 @@ class DataPlane:
     def _scrape(self, end: ServerEnd, then: Callable[[bytes], None]) -> None:
         """The metrics of all processes."""
         process = self.process
-        if process.mesh is None:
+        if self._mesh is None:
             then(metrics_text({"": measure(process)}))
             return
 

@@ -13,6 +13,7 @@ from gateway.cluster.peers import Mesh
 from gateway.control.descriptors import Inherited
 from gateway.core.context import ProcessContext
 from gateway.dataplane.metrics import measure
+from gateway.ingress.serving import serving_of
 from gateway.pools.hosted import HostedPool
 
 
@@ -25,20 +26,20 @@ def join(process: ProcessContext, inherited: Inherited, run: Path, on_peer: Call
         return None
 
     def hosted(name: str) -> HostedPool | None:
-        pool = process.generation.pools.get(name)
+        pool = serving_of(process.generation).pools.get(name)
         return pool if isinstance(pool, HostedPool) else None
 
     def all_news() -> bytes:
-        pools = [pool.pool for pool in process.generation.pools.values() if isinstance(pool, HostedPool)]
+        pools = [pool.pool for pool in serving_of(process.generation).pools.values() if isinstance(pool, HostedPool)]
         return whole(pools, process.registry.counts())
 
     def tell(question: str) -> object:
         word, _, name = question.partition(" ")
         match word:
             case "pools":
-                return [pool.describe() for pool in process.generation.pools.values()]
+                return [pool.describe() for pool in serving_of(process.generation).pools.values()]
             case "pool":
-                found = process.generation.pools.get(name)
+                found = serving_of(process.generation).pools.get(name)
                 return [] if found is None else [found.describe()]
             case "metrics":
                 return measure(process)

@@ -114,3 +114,10 @@ class Account:
     def deadline_passed(self) -> None:
         """The time of what it waits for is over."""
         raise NotImplementedError
+
+
+def record_sent(process: ProcessContext, record: RequestRecord) -> bool:
+    """Say that a request is about to leave for a master, where `[audit] ahead` wants that; whether it may."""
+    if record.head.method in record.generation.unsaid:
+        return process.may_send()
+    return process.record("request.sent", record.audit("sent"))

@@ -21,6 +21,7 @@ from gateway.http.hosts import cross_site
 from gateway.http.responses import answer_options, fail, refuse
 from gateway.ingress import endpoints
 from gateway.ingress.resolve import Plan
+from gateway.ingress.serving import serving_of
 from rhttp.http1.answer import CONTENT, READ
 from rhttp.http1.fields import TOKEN, values
 from rhttp.http1.head import SAFE, RequestHead
@@ -113,7 +114,7 @@ class Connection:
             self._once_more(end, record, plan)
             return
         # 2. The head means one thing only and is for us.
-        resolved = generation.routes.resolve(head.target, method=head.method)
+        resolved = serving_of(generation).routes.resolve(head.target, method=head.method)
         if isinstance(resolved, BadTarget):
             refuse(process, end, record, 400, "target-invalid", f"target_{resolved.fault.value.replace('-', '_')}")
             return
@@ -152,7 +153,7 @@ class Connection:
             refuse(process, end, record, 404, "not-found", "no_route")
             return
         admitted.require("request", "Route", route.name)
-        self.forward(end, record, admitted, generation.masters[route.master], target.normal)
+        self.forward(end, record, admitted, serving_of(generation).masters[route.master], target.normal)
 
     def _once_more(self, end: ServerEnd, record: RequestRecord, plan: Plan) -> None:
         """Fast path for a repeated request: of the checks behind the certificate's, only the time-dependent ones."""
@@ -226,7 +227,11 @@ class Connection:
         """The rest of step 2: authority, expectations, and pages that drive a browser here."""
         process, head = self._process, record.head
         authority = target.authority if target.authority is not None else head.host
-        ours = record.generation.dispatch_authorities if self.is_local else record.generation.authorities
+        ours = (
+            serving_of(record.generation).dispatch_authorities
+            if self.is_local
+            else serving_of(record.generation).authorities
+        )
         if authority is not None:
             if ours is not None:
                 covered = ours.covers(authority)
@@ -259,7 +264,7 @@ class Connection:
 
     def _check_origin(self, end: ServerEnd, record: RequestRecord) -> bool:
         """Whether no page of another site asks, by what browsers say of their own accord."""
-        if self.is_local and record.generation.dispatch_authorities is None:
+        if self.is_local and serving_of(record.generation).dispatch_authorities is None:
             return True  # no page reaches a unix socket: what is said here is told by a master, of its own requester
         reason = cross_site(record.head.fields, record.head.host, b"http" if self.is_local else b"https")
         if reason is not None:

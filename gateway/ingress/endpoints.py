@@ -20,6 +20,7 @@ from gateway.http.responses import answer_json, refuse
 from gateway.ingress.event_stream import EventStream
 from gateway.ingress.gather import ask_all
 from gateway.ingress.role_switch import ask_reverse
+from gateway.ingress.serving import serving_of
 from gateway.pools.hosted import HostedPool
 from gateway.pools.relay import RelayPool
 from rhttp.http1.fields import values
@@ -126,7 +127,7 @@ class _Desk:
         """All pools that the peer may inspect, and the sum of their slots."""
         allowed: list[HostedPool | RelayPool] = []
         refused: Refused | None = None
-        pools = self._call.generation.pools
+        pools = serving_of(self._call.generation).pools
         for name in pools or ("",):
             decision = self._ask("inspect", name)
             if isinstance(decision, Refused):
@@ -156,7 +157,7 @@ class _Desk:
         """One pool."""
         if self._admit("inspect", name) is None or not self._only_reads():
             return
-        pool = self._call.generation.pools.get(name)
+        pool = serving_of(self._call.generation).pools.get(name)
         if pool is None:
             self._refuse(404, "not-found", "no_pool")
             return
@@ -179,7 +180,7 @@ class _Desk:
         if self._call.head.method != b"GET":
             self._refuse(405, "method-not-allowed", "method", b"Allow: GET\r\n")
             return
-        pool = self._call.generation.pools.get(name)
+        pool = serving_of(self._call.generation).pools.get(name)
         if not isinstance(pool, HostedPool):
             self._refuse(404, "not-found", "no_pool" if pool is None else "pool_is_relayed")
             return
@@ -198,7 +199,7 @@ class _Desk:
         if admitted is None:
             return
         process, record = self._process, self._call
-        pool = record.generation.pools.get(name)
+        pool = serving_of(record.generation).pools.get(name)
         if not isinstance(pool, HostedPool):
             self._refuse(404, "not-found", "no_pool" if pool is None else "pool_is_relayed")
             return

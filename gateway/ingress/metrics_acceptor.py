@@ -14,6 +14,7 @@ from gateway.core.context import ProcessContext
 from gateway.core.counters import ListenerCounts
 from gateway.http.hosts import HostMatcher, is_address
 from gateway.ingress.acceptor import PlainAcceptor
+from gateway.ingress.serving import serving_of
 from rhttp.http1.head import RequestHead
 from rhttp.http1.limits import Http1Limits
 from rhttp.http1.server import ServerEnd
@@ -74,7 +75,7 @@ class MetricsAcceptor(PlainAcceptor):
         return None
 
     def _covers(self, authority: bytes) -> bool | None:
-        generation = self._process.generation
+        generation = serving_of(self._process.generation)
         listen = generation.config.metrics.listen
         if listen is None or is_loopback(listen.host):
             return HostMatcher([*_LOOPBACK, *([] if listen is None else [listen.host])]).covers(authority)

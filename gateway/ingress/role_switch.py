@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.admission.request_record import Admitted, RequestRecord
 from gateway.core.context import ProcessContext
 from gateway.http.responses import fail, refuse
+from gateway.ingress.serving import serving_of
 from gateway.pools.hosted import HostedPool
 from gateway.pools.relay import RelayPool
 from rhttp.http1.fields import TOKEN, values
@@ -33,7 +34,7 @@ def ask_reverse(
     """Switch roles, or say why not. The request was admitted: certificate, Digest, policy."""
     admitted.require("reverse", "Pool", name)
     end.close_after = True  # whatever is refused from here on closes; a switch takes the connection away
-    pool = record.generation.pools.get(name)
+    pool = serving_of(record.generation).pools.get(name)
     if pool is None:
         refuse(process, end, record, 404, "not-found", "no_pool")
         return
@@ -105,7 +106,7 @@ def _relay(
     variant: UpgradeVariant,
 ) -> None:
     assert pool.config.master is not None
-    master = record.generation.masters[pool.config.master]
+    master = serving_of(record.generation).masters[pool.config.master]
     fields = connection.fields_for(end, record)
     if fields is None:
         return

@@ -15,6 +15,7 @@ from gateway.core.counters import ListenerCounts
 from gateway.core.peer import SeenPath, peer_of
 from gateway.ingress.acceptor import Acceptor
 from gateway.ingress.connection import Connection
+from gateway.ingress.serving import serving_of
 from rhttp.places import Stage
 from rhttp.tls.tls_link import TlsLink
 
@@ -72,7 +73,7 @@ class TlsAcceptor(Acceptor):
         return TlsLink(
             process.loop,
             sock,
-            process.generation.context,
+            serving_of(process.generation).context,
             server=True,
             wheel=process.wheel,
             timeout=process.generation.config.limits.handshake_timeout,

@@ -6,11 +6,13 @@ Trust: meets untrusted workers.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 from auth.policy import Context
 from gateway.cluster.borrow import Borrower
 from gateway.cluster.directory import Happened, Ordered, Started, Superseded
 from gateway.cluster.lend import Lender
+from gateway.cluster.peers import Mesh
 from gateway.config.values import PoolConfig
 from gateway.core.context import ProcessContext
 from gateway.core.peer import Peer
@@ -71,8 +73,9 @@ class HostedPool:
         self.pool = Pool(config.name, queue=config.queue)
         self._borrower: Borrower | None = None
         if process.mesh is not None:
-            self.pool.watcher = process.mesh.news
-            self._borrower = Borrower(self, process.mesh)
+            mesh = cast("Mesh", process.mesh)
+            self.pool.watcher = mesh.news
+            self._borrower = Borrower(self, mesh)
         self._suffix = f".{config.name}.{trust_domain}".encode("ascii")
 
     def adopt(self, config: PoolConfig) -> None:

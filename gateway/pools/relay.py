@@ -15,6 +15,7 @@ from gateway.admission.checks import Refused, check_again
 from gateway.admission.request_record import RequestRecord
 from gateway.config.values import PoolConfig
 from gateway.core.context import ProcessContext
+from gateway.exchange.account import record_sent
 from gateway.exchange.masters import MasterPool
 from gateway.http.fields import response_fields
 from gateway.http.responses import fail
@@ -163,6 +164,11 @@ class RelayPool:
         self.config = config
         self._relayed: set[Relayed] = set()
         self._asking: set[asyncio.Task[None]] = set()
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """The configuration has it no more: switches that are under way do not come about."""
+        self._is_stopped = True
 
     def adopt(self, config: PoolConfig) -> None:
         """Go on under a new configuration; connections stay."""
@@ -207,7 +213,7 @@ class RelayPool:
             asking.gone = True
             failed(502, "master-unreachable", "master_unreachable")
             return
-        if not process.record_sent(record):
+        if not record_sent(process, record):
             asking.gone = True
             transport.abort()
             failed(503, "audit-unavailable", "audit")
@@ -271,7 +277,7 @@ class RelayPool:
         if end.link.is_closing():
             self.not_opened(record, "aborted", None, "worker gone")  # its end will hear of it in a moment
             return False
-        if process.generation.pools.get(self.config.name) is not self:
+        if self._is_stopped:
             self.failed(record, end, 503, "no-slot", "pool_gone")
             return False
         if process.draining:
