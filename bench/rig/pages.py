@@ -45,9 +45,10 @@ def write_page(page: Path, reports: Sequence[ReportData], *, of: str, made: Figu
     _, found_end, after = rest.partition(end)
     if not found or not found_end or begin in rest or end in after:
         raise BenchFailed(f"docs/{page.name} must have the lines {begin} and {end} once each")
+    versions = {name: report["versions"].get(name, "?") for name in ("processor", "kernel", "python", "build")}
     where = (
-        f"Measured by `{command}` on {report['at'][:10]}: {report['cores']} cores, {listed(report['versions'])}; load "
-        f"averages {loads(report)}."
+        f"Measured by `{command}` on {report['at'][:10]}: {report['cores']} cores, {listed(versions)}; load averages "
+        f"{loads(report)}."
     )
     lines, plots = made(report, reports)
     page.write_text(f"{before}{begin}\n\n" + "\n".join([where, "", *lines]).rstrip() + f"\n\n{end}{after}")

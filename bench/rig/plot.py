@@ -28,12 +28,13 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """From `low` to `high`, logarithmic when told; what lies outside is put on the end."""
+    """From `low` to `high`, logarithmic when told, with a mark `every` so much; what lies outside is put on the end."""
 
     name: str
     low: float
     high: float
     log: bool = False
+    every: float = 0.0
 
     @classmethod
     def of(cls, name: str, values: Sequence[float], *, log: bool = False) -> Axis:
@@ -41,20 +42,17 @@ class Axis:
         if log:
             low = math.floor(math.log10(min(values)))
             return cls(name, 10.0**low, 10.0 ** max(math.ceil(math.log10(max(values))), low + 1), log)
-        step = cls(name, 0.0, max(*values, 1e-9)).step
-        return cls(name, 0.0, step * max(1, math.ceil(max(values) / step - 1e-9)))
-
-    @property
-    def step(self) -> float:
-        """A round number, of which four or five reach the end."""
-        power = 10.0 ** math.floor(math.log10(self.high / 4))
-        return next(n * power for n in (1.0, 2.0, 2.5, 5.0, 10.0) if n * power >= self.high / 4 * 0.999)
+        rough = max(*values, 1e-9) / 4
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(n * power for n in (1.0, 2.0, 2.5, 5.0, 10.0) if n * power >= rough * 0.999)
+        return cls(name, 0.0, step * max(1, math.ceil(max(values) / step - 1e-9)), every=step)
 
     def ticks(self) -> list[float]:
         """The values that get a mark."""
         if self.log:
             return [10.0**n for n in range(round(math.log10(self.low)), round(math.log10(self.high)) + 1)]
-        return [self.step * n for n in range(int(self.high / self.step + 1e-9) + 1)]
+        step = self.every or self.high / 5
+        return [step * n for n in range(int(self.high / step + 1e-9) + 1)]
 
     def share(self, value: float) -> float:
         """Where a value lies between the ends, from 0 to 1."""

@@ -154,7 +154,7 @@ def polling_plot(report: ReportData) -> str:
     busy, wait = Axis("busy workers, %", 0, 100), Axis("mean wait, ms", 0.1, 20000, log=True)
     return svg(
         [
-            Panel(burst, Axis("seconds after the jobs were there", 0, 60), Axis("jobs begun, %", 0, 100), begun),
+            Panel(burst, Axis("seconds after the jobs were there", 0, 60, every=10), Axis("jobs begun, %", 0, 100), begun),
             Panel(stream, busy, wait, waits),
         ],
         [*((name, colour, False) for name, colour in NAMES.values()), ("model", "#555555", True)],

@@ -21,7 +21,7 @@ def machine() -> dict[str, str]:
     """The processor (its model's name, or else the architecture), kernel and OpenSSL of the system."""
     cpu = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(": ")[2] for line in cpu if line.startswith("model name")]
-    openssl = builds.run("openssl", "version", what="openssl is missing").strip()
+    openssl = builds.run("openssl", "version", what="openssl is missing").partition(" (")[0].strip()
     return {
         "system_openssl": openssl,
         "kernel": platform.release(),

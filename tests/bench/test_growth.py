@@ -150,7 +150,7 @@ def test_growth_page_has_measurements_models_and_the_host(docs: Path) -> None:
     assert text.endswith("After.\n")
     assert "4711" not in text
     assert "| 10,000 | 341.8 | 50.0 | 20,000 | 0.90, 3.00 | 0.30, 0.90 |" in text
-    assert "48.8 MiB + 0.0293 MiB for each" in text
+    assert "48.8 MiB + 30.0 KiB for each" in text
     assert "50.0 µs + 0.00 µs for each doubling" in text
     assert "0.30 ms + 0.200 ms" in text  # the load that the process did not keep up with is not in the fit
     assert "each process adds 0.80" in text
