@@ -160,7 +160,11 @@ def model_lines(growth: ReportData) -> list[str]:
     rule = f"every measurement within {CLOSE:.0%} of it"
     fits = [(model, model.fit(growth)) for model in MODELS]
     held = [
-        (model.name, model.formula.format(a=line.a, b=line.b, kib=line.b * 1024), ", ".join(f"{miss:+.0%}" for miss in line.misses))
+        (
+            model.name,
+            model.formula.format(a=line.a, b=line.b, kib=line.b * 1024),
+            ", ".join(f"{miss:+.0%}" for miss in line.misses),
+        )
         for model, line in fits
         if line.holds
     ]

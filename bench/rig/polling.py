@@ -39,8 +39,7 @@ PATIENCE = 120.0
 LOOK_SECONDS, SETTLE_SECONDS = 0.02, 3.0
 DESCRIPTORS = 16_000
 HIDDEN = ("p50_ms", "model_p50_ms", "p99_ms", "model_p99_ms")
-IDLE_POLLERS = (1, 10, 100, 1000)
-LONG_SERVICES = (60.0, 600.0)  # longer than any interval, or the formula does not hold
+RESULTS = ("mean_ms", "lost_per_job_s")
 WAYS: Mapping[str, Polling | None] = {
     "reversed": None,
     "held": None,
@@ -117,6 +116,7 @@ def polling(options: Options) -> dict[str, Any]:
     }
     results: dict[str, float] = {}
     curves: dict[str, Any] = {}
+    many = SIMULATED_WORKERS
     with place(options) as where:
         report = where.on.report("polling", settings)
         for batch in BATCHES:
@@ -125,12 +125,16 @@ def polling(options: Options) -> dict[str, Any]:
             except BenchFailed as error:
                 raise BenchFailed(f"{error}; the gateway's log ends: {where.target.server.complaint()}") from error
             for way, seen in found.items():
-                results |= tell(report, batch, way, seen, workers=options.workers)
-                modelled = courses_of(way, burst_jobs(options.workers), workers=options.workers, seed=SEED)
+                if seen.idle is not None:
+                    results |= {f"{way}_idle_{name}": value for name, value in asdict(seen.idle).items()}
+                stream, burst = stream_jobs(options.workers, batch.stream_seconds), burst_jobs(options.workers)
+                for load, jobs, real in (("stream", stream, seen.stream), ("burst", burst, seen.burst)):
+                    results |= tell(report, way, load, options.workers, jobs, real=real, late=seen.late[load])
+                modelled = model.simulate(burst, workers=options.workers, way=WAYS[way], seed=SEED)
                 curves[way] = {"measured": begun_curve(seen.burst), "modelled": begun_curve(modelled)}
     for way in WAYS:
-        results |= simulated(report, way)
-    results |= reckoned()
+        results |= tell(report, way, "stream", many, stream_jobs(many, SIMULATED_SECONDS))
+        results |= tell(report, way, "burst", many, burst_jobs(many))
     finished = report.finish(**results)
     return {**finished, "curves": curves, "sweep": sweep(options.workers)}
 
@@ -267,74 +271,29 @@ def burst_jobs(workers: int) -> list[Job]:
     return model.burst(seed=SEED, jobs=BURST_PER_WORKER * workers, service=SERVICE)
 
 
-def courses_of(way: str, jobs: Sequence[Job], *, workers: int, seed: int) -> list[Course]:
-    """What the model says of these jobs."""
-    return model.simulate(jobs, workers=workers, way=WAYS[way], seed=seed)
-
-
-def modelled(way: str, jobs: Sequence[Job], *, workers: int) -> dict[str, float]:
-    """What the model says, as means over several draws of the phases."""
-    seeds = MODEL_SEEDS if WAYS[way] else MODEL_SEEDS[:1]
-    drawn = [summary(courses_of(way, jobs, workers=workers, seed=seed), workers=workers) for seed in seeds]
-    return {name: statistics.mean(one[name] for one in drawn) for name in drawn[0]}
-
-
-def tell(report: Report, batch: Batch, way: str, seen: Seen, *, workers: int) -> dict[str, float]:
-    """The rows of one crowd, measured and modelled side by side, and its results."""
-    results: dict[str, float] = {}
-    if seen.idle is not None:
-        results |= {f"{way}_idle_{name}": value for name, value in asdict(seen.idle).items()}
-    planned = {"stream": stream_jobs(workers, batch.stream_seconds), "burst": burst_jobs(workers)}
-    for load, courses in (("stream", seen.stream), ("burst", seen.burst)):
-        real = summary(courses, workers=workers)
-        row(report, way, load, workers, real, modelled(way, planned[load], workers=workers), late=seen.late[load])
-        results[f"{way}_{load}_wait_ms"] = real["mean_ms"]
-        results[f"{way}_{load}_lost_s_per_job"] = real["lost_per_job_s"]
-    return results
-
-
-def simulated(report: Report, way: str) -> dict[str, float]:
-    """The rows of ten thousand simulated workers of one kind, and the results."""
-    workers, jobs = SIMULATED_WORKERS, burst_jobs(SIMULATED_WORKERS)
-    stream = modelled(way, stream_jobs(workers, SIMULATED_SECONDS), workers=workers)
-    burst = modelled(way, jobs, workers=workers)
-    row(report, way, "stream", workers, None, stream)
-    row(report, way, "burst", workers, None, burst)
-    return {
-        f"{way}_stream_{workers}_simulated_wait_ms": stream["mean_ms"],
-        f"{way}_burst_{workers}_simulated_wait_ms": burst["mean_ms"],
-        f"{way}_burst_{workers}_simulated_lost_worker_hours": burst["lost_per_job_s"] * len(jobs) / 3600,
-    }
-
-
-def reckoned() -> dict[str, float]:
-    """What arithmetic alone says: a lone job's wait by how many pollers are idle, and a full pool's loss by timers."""
-    results: dict[str, float] = {}
-    for interval in sorted({way.interval for way in WAYS.values() if way}):
-        results[f"reckoned_{interval:.0f}s_{SIMULATED_WORKERS}_idle_requests_per_s"] = SIMULATED_WORKERS / interval
-        for idle in IDLE_POLLERS:
-            results[f"reckoned_{interval:.0f}s_{idle}_idle_wait_ms"] = model.first_ask(interval, idle) * 1000
-        for service in LONG_SERVICES:
-            share = model.lost_share(interval, service)
-            results[f"reckoned_{interval:.0f}s_timer_jobs_of_{service:.0f}s_lost_percent"] = share * 100
-    return results
-
-
-def row(
+def tell(
     report: Report,
     way: str,
     load: str,
     workers: int,
-    real: Mapping[str, float] | None,
-    model_says: Mapping[str, float],
+    jobs: Sequence[Job],
     *,
+    real: Sequence[Course] = (),
     late: float | None = None,
-) -> None:
-    """One row: waits in milliseconds, work lost in worker-seconds a job; `-` where nothing was measured."""
-    cells: dict[str, Any] = {"way": way, "load": load, "workers": workers}
-    for name, value in model_says.items():
-        cells |= {name: real[name] if real else "-", f"model_{name}": value}
+) -> dict[str, float]:
+    """A row of these jobs, measured and modelled side by side (`-` where nothing was measured), and its results.
+
+    The model's figures are means over several draws of the phases.
+    """
+    seeds = MODEL_SEEDS if WAYS[way] else MODEL_SEEDS[:1]
+    drawn = [summary(model.simulate(jobs, workers=workers, way=WAYS[way], seed=one), workers=workers) for one in seeds]
+    measured = summary(real, workers=workers) if real else {}
+    told = {f"model_{name}": statistics.mean(one[name] for one in drawn) for name in drawn[0]}
+    cells: dict[str, Any] = {"way": way, "load": load, "workers": workers, "jobs": len(jobs)}
+    cells |= {name: measured.get(name, "-") for name in drawn[0]} | told
     report.row(hidden=HIDDEN, **cells, bench_late_ms="-" if late is None else late * 1000)
+    figures = measured or {f"{workers}_simulated_{name}": told[f"model_{name}"] for name in drawn[0]}
+    return {f"{way}_{load}_{name}": value for name, value in figures.items() if name.endswith(RESULTS)}
 
 
 def sweep(workers: int) -> dict[str, list[tuple[float, float]]]:
@@ -349,7 +308,7 @@ def sweep(workers: int) -> dict[str, list[tuple[float, float]]]:
             settled: list[float] = []
             for seed in SWEEP_SEEDS:
                 jobs = model.stream(seed=seed, rate=rate, seconds=SWEEP_END, service=SERVICE)
-                courses = courses_of(name, jobs, workers=workers, seed=seed)
+                courses = model.simulate(jobs, workers=workers, way=way, seed=seed)
                 settled += [course.wait for course in courses if course.arrival >= SWEEP_SETTLED]
             if rate * statistics.fmean(way.pause_after(job.service) for job in jobs) > KEEPS_UP * workers:
                 break

@@ -7,7 +7,9 @@ from typing import Any
 
 from rig.pages import ReportData, table
 from rig.plot import Axis, Panel, Series, svg
+from rig.pollmodel import first_ask, lost_share
 
+INTERVALS = (3, 30)
 NAMES: Mapping[str, tuple[str, str]] = {
     "reversed": ("reversed connections", "#000000"),
     "held": ("held polls", "#0a7d36"),
@@ -78,7 +80,7 @@ def polling_page(report: ReportData, _: Sequence[ReportData]) -> tuple[list[str]
                     span(rows[way, "stream", many]["model_mean_ms"] / 1000),
                     span(row["model_mean_ms"] / 1000),
                     span(row["model_worst_ms"] / 1000),
-                    f"{results[f'{way}_burst_{many}_simulated_lost_worker_hours']:,.1f} worker-hours",
+                    f"{row['model_lost_per_job_s'] * row['jobs'] / 3600:,.1f} worker-hours",
                 )
                 for way, (name, _) in NAMES.items()
                 if (row := rows.get((way, "burst", many)))
@@ -86,32 +88,26 @@ def polling_page(report: ReportData, _: Sequence[ReportData]) -> tuple[list[str]
         ),
         "**Reckoned** by the two formulas below:",
         "",
-        *table(["", "polls every 3 s", "polls every 30 s"], arithmetic(results, many)),
+        *table(["", *(f"polls every {t} s" for t in INTERVALS)], arithmetic(many)),
     ]
     return lines, polling_plot(report)
 
 
-def arithmetic(results: Mapping[str, float], many: int) -> list[tuple[str, ...]]:
-    """What the formulas say."""
+def arithmetic(many: int) -> list[tuple[str, ...]]:
+    """What the formulas say. Jobs are longer than any interval, or the second one does not hold."""
     return [
         *(
-            (
-                f"a lone job, {idle:,} of the pollers idle: mean wait",
-                *(span(results[f"reckoned_{t}s_{idle}_idle_wait_ms"] / 1000) for t in (3, 30)),
-            )
+            (f"a lone job, {idle:,} of the pollers idle: mean wait", *(span(first_ask(t, idle)) for t in INTERVALS))
             for idle in (1, 10, 100, 1000)
         ),
         *(
             (
                 f"a full pool, timers, jobs of {service} s: capacity lost",
-                *(f"{results[f'reckoned_{t}s_timer_jobs_of_{service}s_lost_percent']:.1f} %" for t in (3, 30)),
+                *(f"{100 * lost_share(t, service):.1f} %" for t in INTERVALS),
             )
             for service in (60, 600)
         ),
-        (
-            f"{many:,} idle pollers: requests a second",
-            *(f"{results[f'reckoned_{t}s_{many}_idle_requests_per_s']:,.0f}" for t in (3, 30)),
-        ),
+        (f"{many:,} idle pollers: requests a second", *(f"{many / t:,.0f}" for t in INTERVALS)),
     ]
 
 
@@ -154,7 +150,9 @@ def polling_plot(report: ReportData) -> str:
     busy, wait = Axis("busy workers, %", 0, 100), Axis("mean wait, ms", 0.1, 20000, log=True)
     return svg(
         [
-            Panel(burst, Axis("seconds after the jobs were there", 0, 60, every=10), Axis("jobs begun, %", 0, 100), begun),
+            Panel(
+                burst, Axis("seconds after the jobs were there", 0, 60, every=10), Axis("jobs begun, %", 0, 100), begun
+            ),
             Panel(stream, busy, wait, waits),
         ],
         [*((name, colour, False) for name, colour in NAMES.values()), ("model", "#555555", True)],

@@ -165,8 +165,8 @@ def test_polling_report_has_measured_and_modelled_side_by_side(report: Mapping[s
     assert {row["mean_ms"] for row in simulated} == {"-"}
     results = report["results"]
     assert results["timer_3s_idle_requests_per_s"] == 333.0
-    assert results["reckoned_30s_1_idle_wait_ms"] == 15_000
-    assert results["timer_30s_burst_50_simulated_lost_worker_hours"] > 0
+    assert results["timer_3s_burst_mean_ms"] == 500.0
+    assert results["timer_30s_burst_50_simulated_lost_per_job_s"] > 0
 
 
 def test_page_gets_its_figures_between_its_marks_and_nowhere_else(report: Mapping[str, Any], tmp_path: Path) -> None:
@@ -182,6 +182,7 @@ def test_page_gets_its_figures_between_its_marks_and_nowhere_else(report: Mappin
     assert "| timer pollers, 3 s | 333.0 | 21.5 ms |" in text
     assert "less than 4.0 ms late" in text
     assert "| reversed connections | 500 ms (0) | 750 ms (0) |" in text
+    assert "| a lone job, 1 of the pollers idle: mean wait | 1.5 s | 15.0 s |" in text
     write(page, [report])
     assert page.read_text() == text
     drawing = ET.fromstring((tmp_path / "polling.svg").read_text())
