@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,12 @@ def test_cpu_seconds_counts_the_child_too(busy_family: subprocess.Popen[str]) ->
     assert len(family) == 2
     assert 0.25 <= cpu_seconds(busy_family.pid) < 5
     assert cpu_seconds(family[1]) >= 0.25
+
+
+@pytest.mark.parametrize("name", ["connection", "ledger"])
+def test_micro_finds_all_that_it_measures(name: str) -> None:
+    """Measurements of one part import it by its name of today."""
+    assert callable(runpy.run_path(str(BENCH / "micro" / name))["main"])
 
 
 def test_pss_kib_of_a_process_is_its_memory() -> None:
