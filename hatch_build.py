@@ -43,7 +43,7 @@ HOT = {
     "gateway.state": "snapshot",
     "rhttp.digest": "authorization_cache formula grammar",
     "rhttp.http1": "answer client closing content fields head head_cache limits request server status target",
-    "rhttp": "places timers",
+    "rhttp": "memo places timers",
     "rhttp.tls": "binding handshake link outbox plain record tls_link",
 }
 GROUP = "rhttp_pki"

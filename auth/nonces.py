@@ -23,6 +23,8 @@ from enum import Enum
 from hashlib import sha256
 from typing import Final, Protocol
 
+from rhttp.memo import Memo
+
 ENTROPY_BYTES: Final = 12
 NONCE_BYTES: Final = 52
 STAMP_END: Final = 12
@@ -88,8 +90,7 @@ class NonceIssuer:
         self._key = key
         self._realm = realm
         self._lifetime = lifetime
-        self._max_verdicts = max_verdicts
-        self._verdicts: dict[bytes, tuple[bytes, bytes, float]] = {}
+        self._verdicts: Memo[bytes, tuple[bytes, bytes, float]] = Memo(max_verdicts)
 
     def mint(self, *, listener: bytes, binding: bytes, now: float, entropy: bytes) -> bytes:
         """A new nonce for a peer on a listener.
@@ -122,9 +123,7 @@ class NonceIssuer:
             ):
                 return NonceStatus.FORGED
             minted = int(nonce[:STAMP_END], 16) / 1000
-            if len(self._verdicts) >= self._max_verdicts:
-                self._verdicts.clear()
-            self._verdicts[nonce] = (binding, listener, minted)
+            self._verdicts.remember(nonce, (binding, listener, minted))
         if now - minted < self._lifetime:
             return NonceStatus.CURRENT
         self._verdicts.pop(nonce, None)

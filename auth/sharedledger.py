@@ -29,6 +29,7 @@ from typing import Final
 from auth.ledgerlocks import LockMemory, fresh_lock, release, take
 from auth.ledgertable import KEY_BYTES, MAX_COUNTER, Geometry, LedgerTable, Place
 from auth.nonces import Spend
+from rhttp.memo import Memo
 
 _SIZE_SEALS: Final = F_SEAL_SHRINK | F_SEAL_GROW
 _PATIENCE: Final = 0.05  # seconds; a holder is done in microseconds unless it lost its CPU, and then soon has it again
@@ -95,8 +96,8 @@ class SharedLedger:
         self._memory = _mapped(fd)
         self._table = LedgerTable(self._memory)
         self._locks = LockMemory(self._memory)
-        self._places: dict[bytes, Place] = {}
-        self._jams: dict[int, float] = {}
+        self._places: Memo[bytes, Place] = Memo(_MAX_PLACES)
+        self._jams: Memo[int, float] = Memo(_MAX_JAMS)
         #: Spends that were not made because a lock was not to be had, by this process.
         self.timeouts = 0
         #: Stripes that this process emptied, since whoever had written there was killed.
@@ -184,11 +185,9 @@ class SharedLedger:
             slot = table.choose(stripe, tag, nonce)
         if slot < 0 or not (is_new or table.is_owned(stripe, slot, tag, nonce)):
             return Spend.STALE
-        if len(self._places) >= _MAX_PLACES:
-            self._places.clear()
         lock = self._locks.lock_at(table.cell_at(stripe, slot))
         # A new nonce does not lie there yet: a spend looks whether it does.
-        place = self._places[nonce] = table.place(identity, stripe, slot, nonce, lock)
+        place = self._places.remember(nonce, table.place(identity, stripe, slot, nonce, lock))
         if not is_new:
             return place
         if not take(lock) and not self._wait(lock, now):
@@ -212,9 +211,7 @@ class SharedLedger:
                 continue
             if is_jammed or time.monotonic() >= deadline:
                 if not is_jammed:
-                    if len(self._jams) >= _MAX_JAMS:
-                        self._jams.clear()
-                    self._jams[address] = now + _JAM_MEMORY
+                    self._jams.remember(address, now + _JAM_MEMORY)
                 self.timeouts += 1
                 return False
             time.sleep(pause)

@@ -25,6 +25,7 @@ ARROWS: dict[str, dict[str, frozenset[str] | None]] = {
                 "http1.fields",
                 "http1.head",
                 "http1.target",
+                "memo",
                 "reversal.upgrade",
             }
         )

@@ -14,21 +14,18 @@ from gateway.audit.line import MAX_STRING, FieldRefused, Fields, RenderedFields,
 from gateway.core.context import Generation
 from gateway.core.peer import Peer
 from rhttp.http1.head import RequestHead
+from rhttp.memo import Memo
 
 _monotonic: Final = time.monotonic
 _MAX_POLICIES: Final = 1024
 """Sets of policy ids remembered in rendered form."""
 
 
-_policies: Final[dict[tuple[str, ...], bytes]] = {}
+_policies: Final[Memo[tuple[str, ...], bytes]] = Memo(_MAX_POLICIES)
 
 
 def _render_policies(ids: tuple[str, ...]) -> bytes:
-    rendered = render_fields({"policy": ids})
-    if len(_policies) >= _MAX_POLICIES:
-        _policies.clear()
-    _policies[ids] = rendered
-    return rendered
+    return _policies.remember(ids, render_fields({"policy": ids}))
 
 
 Question = tuple[str, ResourceType, str]

@@ -13,6 +13,7 @@ from typing import Final
 
 from rhttp.http1.fields import HOP_BY_HOP, Field, Fields, serialize
 from rhttp.http1.head import RequestHead, ResponseHead
+from rhttp.memo import Memo
 
 _INBOUND_NAMES: Final = HOP_BY_HOP | frozenset(
     {b"authorization", b"forwarded", b"x-real-ip", b"host", b"content-length", b"expect", b"via"}
@@ -27,11 +28,11 @@ _MEMO_NAME: Final = 64
 """Bytes of a name that is remembered: strangers choose them, and ours to strip are all shorter."""
 
 
-class _Memo(dict[bytes, bool]):
+class _Memo(Memo[bytes, bool]):
     """Whether a field name passes, remembered for the names that come again and again."""
 
     def __init__(self, names: frozenset[bytes], prefixes: tuple[bytes, ...]) -> None:
-        super().__init__()
+        super().__init__(_MEMO)
         self._names = names
         self._prefixes = prefixes
 
@@ -40,9 +41,7 @@ class _Memo(dict[bytes, bool]):
         plain = name.replace(b"_", b"-")
         passes = plain not in self._names and not plain.startswith(self._prefixes)
         if len(name) <= _MEMO_NAME:
-            if len(self) >= _MEMO:
-                self.clear()
-            self[name] = passes
+            self.remember(name, passes)
         return passes
 
 

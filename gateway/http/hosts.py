@@ -11,6 +11,7 @@ from typing import Final
 
 from rhttp.http1.fields import SharedFields
 from rhttp.http1.target import is_same_authority, split_authority
+from rhttp.memo import Memo
 
 _SAME_SITE: Final = frozenset({b"same-origin", b"none"})
 """What ``Sec-Fetch-Site`` (Fetch Metadata, section 2.3) says of our own pages, and of a user who asks without one."""
@@ -26,7 +27,7 @@ class HostMatcher:
 
     def __init__(self, hosts: Iterable[str]) -> None:
         self._hosts = frozenset(host.lower().rstrip(".").encode("ascii") for host in hosts)
-        self._memo: dict[bytes, bool | None] = {}
+        self._memo: Memo[bytes, bool | None] = Memo(_MEMO)
 
     def covers(self, authority: bytes) -> bool | None:
         """True: ours. False: somebody else's (421). None: no authority at all by its grammar (400)."""
@@ -37,9 +38,7 @@ class HostMatcher:
             parts = split_authority(authority)
             known = None if parts is None else parts[0].removesuffix(b".") in self._hosts
             if len(authority) <= _MEMO_AUTHORITY:
-                if len(memo) >= _MEMO:
-                    memo.clear()
-                memo[authority] = known
+                memo.remember(authority, known)
             return known
 
 

@@ -14,6 +14,7 @@ from typing import Final
 from gateway.config.route_paths import is_reserved
 from gateway.config.values import RouteConfig
 from rhttp.http1.target import BadTarget, Target, parse_target, readings
+from rhttp.memo import Memo
 
 _KNOWN_TARGETS: Final = 4096
 """Targets remembered with their route: most requests ask for what was asked for before."""
@@ -34,7 +35,7 @@ class RouteTable:
             if key in table:
                 raise ValueError(f"two routes have the path {route.path}")
             table[key] = route
-        self._known: dict[bytes, tuple[Target, RouteConfig | None]] = {}
+        self._known: Memo[bytes, tuple[Target, RouteConfig | None]] = Memo(_KNOWN_TARGETS)
         self._longest = max(map(len, self._prefixes), default=0)
 
     def match(self, path: bytes) -> RouteConfig | None:
@@ -71,9 +72,7 @@ class RouteTable:
         if isinstance(target, Target):
             found = target, self.match(target.path)
             if len(raw) <= _KNOWN_BYTES and not target.asterisk:
-                if len(self._known) >= _KNOWN_TARGETS:
-                    self._known.clear()
-                self._known[raw] = found
+                self._known.remember(raw, found)
             return found
         if target.literal_prefix is None:
             return target

@@ -15,6 +15,7 @@ from typing import Final
 
 from rhttp.http1.fields import SharedFields
 from rhttp.http1.head import RequestHead, ResponseHead, parse_request_head, parse_response_head
+from rhttp.memo import Memo
 
 _KEPT: Final = 1024
 """Heads of each kind; with `_SHORT` at most some 4 MiB a process."""
@@ -37,10 +38,9 @@ _CREDENTIALS: Final = frozenset(
 """Names of fields whose heads are not remembered: nonces and cookies, which would not come again anyhow."""
 _PRINTABLE: Final = bytes(range(0x20, 0x7F))
 
-# Plain dictionaries, asked for every message: `functools.lru_cache` takes several times as long. All are forgotten
-# when there are too many. A head that breaks a rule is never in them, and limits are looked at again.
-_requests: Final[dict[bytes, RequestHead]] = {}
-_responses: Final[dict[bytes, ResponseHead]] = {}
+# A head that breaks a rule is never in them, and limits are looked at again.
+_requests: Final[Memo[bytes, RequestHead]] = Memo(_KEPT)
+_responses: Final[Memo[bytes, ResponseHead]] = Memo(_KEPT)
 
 
 def read_request_head(block: bytes, *, max_fields: int, max_line: int) -> RequestHead:
@@ -97,9 +97,7 @@ def _request(block: bytes, max_fields: int, max_line: int) -> RequestHead:
     if head is None or len(head.fields) > max_fields:
         head = parse_request_head(block, max_fields=max_fields, max_line=max_line)
         if head.authorization is None and not _has_credentials(head.fields):
-            if len(_requests) >= _KEPT:
-                _requests.clear()
-            _requests[block] = head
+            _requests.remember(block, head)
     return head
 
 
@@ -108,7 +106,5 @@ def _response(block: bytes, max_fields: int) -> ResponseHead:
     if head is None or len(head.fields) > max_fields:
         head = parse_response_head(block, max_fields=max_fields)
         if not _has_credentials(head.fields):
-            if len(_responses) >= _KEPT:
-                _responses.clear()
-            _responses[block] = head
+            _responses.remember(block, head)
     return head

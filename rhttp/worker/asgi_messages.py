@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from rhttp.http1.fields import FORBIDDEN_IN_TRAILERS, TOKEN, Fields
 from rhttp.http1.head import RequestHead
+from rhttp.memo import Memo
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -38,21 +39,17 @@ _MEMO: Final = 1024
 """Field names remembered; applications use a few dozen."""
 
 
-class _Names(dict[bytes, tuple[bytes, int]]):
+class _Names(Memo[bytes, tuple[bytes, int]]):
     """Field names as applications spell them: lower case and kind, checked once."""
 
     def __missing__(self, name: bytes) -> tuple[bytes, int]:
         if not isinstance(name, bytes) or TOKEN.fullmatch(name) is None:
             raise ValueError("a field name is not a token, as bytes")
         lower = name.lower()
-        found = (lower, _KINDS.get(lower, _PLAIN))
-        if len(self) >= _MEMO:
-            self.clear()
-        self[name] = found
-        return found
+        return self.remember(name, (lower, _KINDS.get(lower, _PLAIN)))
 
 
-_names: Final = _Names()
+_names: Final = _Names(_MEMO)
 
 
 def build_scope(head: RequestHead, state: dict[str, Any] | None) -> Scope:
