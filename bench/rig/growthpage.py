@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rig.model import CLOSE, Costs, Fit, fit, queueing
+from rig.model import CLOSE, Fit, fit, queueing
 from rig.pages import ReportData, report_of, table
 from rig.plot import Axis, Panel, Series, svg
 
@@ -183,37 +183,33 @@ def reckoned(growth: ReportData, reports: Sequence[ReportData]) -> list[str]:
         return ["What a host would hold was not reckoned: two processes were not measured in the same run."]
     hosted, requests, crossing = (one["results"] for one in needed if one is not None)
     largest = growth["workers"][-1]
-    costs = Costs(
-        workers=int(largest["size"]),
-        memory_kib=largest["pss_kib"],
-        dispatch_us=largest["cpu_us"],
-        request_us=growth["connections"][-1]["cpu_us"],
-        admission_us=largest["admission_us"],
-        second=min(1.0, max(0.0, min(hosted["ratio_one"], requests["ratio_one"]) - 1)),
-        crossing=max(1.0, 1 / crossing["cpu_ratio_local"]),
-    )
-    host = costs.host(cores=CORES, utilisation=UTILISATION)
-    rows = []
-    for hosts in FLEETS:
-        back = host.return_after_loss(hosts)
-        slow, fast = hosts * host.crossing_dispatches_per_s, hosts * host.local_dispatches_per_s
-        rows.append(
-            (
-                *(str(hosts), whole(hosts * host.workers), whole(hosts * host.requests_per_s)),
-                *(f"{whole(slow)} to {whole(fast)}", "nobody takes them" if math.isinf(back) else f"{back:.1f} s"),
-            )
+    each, processes = int(largest["size"]), CORES - 1
+    second = min(1.0, max(0.0, min(hosted["ratio_one"], requests["ratio_one"]) - 1))
+    crosses = max(1.0, 1 / crossing["cpu_ratio_local"])
+    capacity = 1 + (processes - 1) * second  # times what one process does
+    rate = capacity * UTILISATION * 1e6
+    asked, local = rate / growth["connections"][-1]["cpu_us"], rate / largest["cpu_us"]
+    back = processes * each * largest["admission_us"] / 1e6 / capacity
+    rows = [
+        (
+            *(str(hosts), whole(hosts * processes * each), whole(hosts * asked)),
+            f"{whole(hosts * local / crosses)} to {whole(hosts * local)}",
+            f"{back / (hosts - 1):.1f} s" if hosts > 1 else "nobody takes them",
         )
+        for hosts in FLEETS
+    ]
     return [
         f"**A host with {CORES} cores** and a fleet of them, reckoned, not measured. Assumed: one data process on each "
-        f"core but one; {costs.workers:,} workers in each, as many as were measured; utilisation {UTILISATION:g}; "
-        f"each process adds {costs.second:.2f} of what the first one does, as the second one did in this run (the "
+        f"core but one; {each:,} workers in each, as many as were measured; utilisation {UTILISATION:g}; "
+        f"each process adds {second:.2f} of what the first one does, as the second one did in this run (the "
         "smaller of requests and hosted dispatches); no core is slower because the others are busy; the largest sizes "
         "above cost what they cost there. Dispatches lie between all through another process (measured: "
-        f"{costs.crossing:.2f} times the processor time of a local one) and all local. Nothing is shared between "
+        f"{crosses:.2f} times the processor time of a local one) and all local. Nothing is shared between "
         "hosts: each has its own workers.",
         "",
-        f"One host: {host.processes} processes, {host.workers:,} workers, {host.memory_gib:.1f} GiB for the gateway "
-        f"(the kernel's socket buffers come on top), all workers back {host.storm_s:.1f} s after all were cut.",
+        f"One host: {processes} processes, {processes * each:,} workers, "
+        f"{processes * largest['pss_kib'] / (1 << 20):.1f} GiB for the gateway (the kernel's socket buffers come on "
+        f"top), all workers back {back:.1f} s after all were cut.",
         "",
         *table(
             ["hosts", "workers", "requests a second", "dispatches a second", "workers of a lost host are back after"],

@@ -1,4 +1,4 @@
-"""Models of what growth costs, fitted to measurements, and what a host would hold by them; pure functions.
+"""Models of what growth costs, fitted to measurements; pure functions.
 
 All have the form `y = a + b * g(x)`: memory is linear in workers; a dispatch or a request costs a constant and
 something for each doubling; latency follows the load as in a queue with one server and jobs that all need the same
@@ -60,56 +60,3 @@ def fit(xs: Sequence[float], ys: Sequence[float], of: Callable[[float], float] =
 def queueing(utilisation: float) -> float:
     """The mean wait in M/D/1, in service times; infinite from a utilisation of 1 on."""
     return utilisation / (2 * (1 - utilisation)) if utilisation < 1 else math.inf
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Costs:
-    """What was measured with one process and two, and what a host is reckoned from; times in microseconds.
-
-    `workers` and `memory_kib` are of one process; `second` is what a second process adds, of what the first one does
-    (1: as much again); `crossing` what a dispatch costs that goes through another process, times a local one.
-    """
-
-    workers: int
-    memory_kib: float
-    dispatch_us: float
-    request_us: float
-    admission_us: float
-    second: float
-    crossing: float
-
-    def host(self, *, cores: int, utilisation: float) -> Host:
-        """A host with one data process on each core but one, if each adds what the second one added."""
-        processes = max(1, cores - 1)
-        capacity = 1 + (processes - 1) * self.second
-        rate = capacity * utilisation * 1e6
-        return Host(
-            processes=processes,
-            workers=processes * self.workers,
-            memory_gib=processes * self.memory_kib / (1 << 20),
-            requests_per_s=rate / self.request_us,
-            local_dispatches_per_s=rate / self.dispatch_us,
-            crossing_dispatches_per_s=rate / (self.dispatch_us * self.crossing),
-            storm_s=processes * self.workers * self.admission_us / 1e6 / capacity,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
-    """What one machine would hold at some utilisation.
-
-    Memory is the gateway's alone, not the kernel's socket buffers. Dispatches are all local or all through another
-    process: what really comes lies between. `storm_s`: all workers are back after all were cut.
-    """
-
-    processes: int
-    workers: int
-    memory_gib: float
-    requests_per_s: float
-    local_dispatches_per_s: float
-    crossing_dispatches_per_s: float
-    storm_s: float
-
-    def return_after_loss(self, hosts: int) -> float:
-        """Seconds until the workers of a lost host are back, if the others do nothing else; infinite without others."""
-        return self.storm_s / (hosts - 1) if hosts > 1 else math.inf

@@ -12,9 +12,8 @@ import gc
 import resource
 import statistics
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rig import pollmodel as model
 from rig.pollmaster import HOLD_SECONDS, JobQueue, Ledger, MasterEnd, now, sleep_until
@@ -50,8 +49,7 @@ WAYS: Mapping[str, Polling | None] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Crowds that are measured together: the first alone while idle, then all, each with its own jobs."""
 
     ways: tuple[str, ...]
@@ -67,8 +65,7 @@ BATCHES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where the crowds of one run meet."""
 
     on: Testbed
@@ -77,24 +74,16 @@ class Place:
     workers: int
 
 
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """What the gateway had to do while a crowd had no work."""
-
-    requests_per_s: float
-    cpu_ms_per_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """What was measured of one crowd: the courses of its jobs, and, of a batch's first, what idling cost.
 
-    `late` is by how much the bench itself was late, per load, in seconds: 99 of 100 of its timers did better.
+    `idle` has requests and the gateway's processor time; `late` is by how much the bench itself was late, per load, in
+    seconds: 99 of 100 of its timers did better.
     """
 
     stream: list[Course]
     burst: list[Course]
-    idle: Idle | None
+    idle: Mapping[str, float]
     late: Mapping[str, float]
 
 
@@ -125,8 +114,7 @@ def polling(options: Options) -> dict[str, Any]:
             except BenchFailed as error:
                 raise BenchFailed(f"{error}; the gateway's log ends: {where.target.server.complaint()}") from error
             for way, seen in found.items():
-                if seen.idle is not None:
-                    results |= {f"{way}_idle_{name}": value for name, value in asdict(seen.idle).items()}
+                results |= {f"{way}_idle_{name}": value for name, value in seen.idle.items()}
                 stream, burst = stream_jobs(options.workers, batch.stream_seconds), burst_jobs(options.workers)
                 for load, jobs, real in (("stream", stream, seen.stream), ("burst", burst, seen.burst)):
                     results |= tell(report, way, load, options.workers, jobs, real=real, late=seen.late[load])
@@ -193,7 +181,7 @@ async def measured(where: Place, batch: Batch) -> dict[str, Seen]:
             end.cut()
         await asyncio.sleep(0)  # in the loop's next turn they are gone
     return {
-        way: Seen(stream, burst, idle if way == batch.ways[0] else None, late)
+        way: Seen(stream, burst, idle if way == batch.ways[0] else {}, late)
         for way, stream, burst in zip(crowds, streams, bursts, strict=True)
     }
 
@@ -225,13 +213,13 @@ def crowd(where: Place, way: str, queues: Mapping[str, JobQueue]) -> Crowd:
     return Pollers(home.bundle(name), queues[name], WAYS[way], workers=where.workers, port=port, seed=SEED)
 
 
-async def idling(where: Place, queue: JobQueue, waiting: Crowd, seconds: float) -> Idle:
+async def idling(where: Place, queue: JobQueue, waiting: Crowd, seconds: float) -> dict[str, float]:
     """What an idle crowd asks of the gateway, measured for so long."""
     started, asked, cpu = now(), queue.asked, running_seconds(where.target.server.pid)
     await waiting.until(lambda: now() >= started + seconds, seconds=seconds + 5, what="idling")
     passed = now() - started
     spent = running_seconds(where.target.server.pid) - cpu
-    return Idle(requests_per_s=(queue.asked - asked) / passed, cpu_ms_per_s=spent * 1000 / passed)
+    return {"requests_per_s": (queue.asked - asked) / passed, "cpu_ms_per_s": spent * 1000 / passed}
 
 
 def running_seconds(pid: int) -> float:

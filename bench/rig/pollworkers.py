@@ -21,11 +21,14 @@ _PARAMETER = re.compile(rb'(\w+)="?([^",]*)"?')
 
 
 class Wire:
-    """One connection of streams, in the clear or with TLS."""
+    """A connection of the bench to the gateway; as an identity it answers Digest challenges (SHA-256, qop auth)."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
+    def __init__(self, streams: tuple[asyncio.StreamReader, asyncio.StreamWriter], name: str = "", password: str = ""):
+        self.reader, self.writer = streams
+        self._name = name
+        self._password = password
+        self._challenge: Mapping[bytes, bytes] = {}
+        self._count = 0
 
     async def read_head(self) -> bytes:
         """The next head.
@@ -38,53 +41,38 @@ class Wire:
         except (asyncio.IncompleteReadError, OSError) as error:
             raise BenchFailed(f"a connection of the bench ended: {error}") from error
 
-    async def ask(self, request: str) -> tuple[int, bytes, bytes, float]:
-        """Status, head and content of the answer to a request, and when its first byte was there."""
-        self.writer.write(request.encode())
-        head = await self.read_head()
-        at = now()
-        length = field(head, b"content-length")
-        return int(head.split(b" ", 2)[1]), head, await self.reader.readexactly(int(length)) if length else b"", at
+    async def get(self, target: str, fields: str = "") -> tuple[int, bytes, float]:
+        """Status and content of the answer, and when its first byte was there; a challenge is answered once."""
+        for _ in range(2):
+            lines = f"GET {target} HTTP/1.1\r\nHost: localhost\r\n{fields}{self._authorization(target)}\r\n"
+            self.writer.write(lines.encode())
+            head = await self.read_head()
+            at = now()
+            content = await self.reader.readexactly(int(field(head, b"content-length") or 0))
+            status = int(head.split(b" ", 2)[1])
+            if status != 401:
+                break
+            self._challenge, self._count = dict(_PARAMETER.findall(field(head, b"www-authenticate"))), 0
+        return status, content, at
+
+    def _authorization(self, target: str) -> str:
+        if not self._challenge:
+            return ""
+        self._count += 1
+        name, cnonce = self._name, secrets.token_hex(8)
+        realm, nonce = (self._challenge[key].decode() for key in (b"realm", b"nonce"))
+        secret, request = sha256(f"{name}:{realm}:{self._password}"), sha256(f"GET:{target}")
+        response = sha256(f"{secret}:{nonce}:{self._count:08x}:{cnonce}:auth:{request}")
+        return (
+            f'Authorization: Digest username="{name}", realm="{realm}", nonce="{nonce}", uri="{target}", '
+            f'algorithm=SHA-256, qop=auth, nc={self._count:08x}, cnonce="{cnonce}", response="{response}"\r\n'
+        )
 
 
 def field(head: bytes, name: bytes) -> bytes:
     """The first value of a field in a head, or nothing."""
     lines = (line.partition(b":") for line in head.split(b"\r\n")[1:])
     return next((value.strip() for key, _, value in lines if key.lower() == name), b"")
-
-
-class Caller(Wire):
-    """A connection of one identity, which answers the Digest challenge of its gateway (SHA-256, qop auth)."""
-
-    def __init__(self, name: str, password: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        super().__init__(reader, writer)
-        self.name = name
-        self.password = password
-        self.challenge: Mapping[bytes, bytes] = {}
-        self.count = 0
-
-    async def get(self, target: str, fields: str = "") -> tuple[int, bytes, float]:
-        """Status, content and moment of the answer; a challenge is answered once."""
-        for _ in range(2):
-            lines = f"GET {target} HTTP/1.1\r\nHost: localhost\r\n{fields}{self._authorization(target)}\r\n"
-            status, head, content, at = await self.ask(lines)
-            if status != 401:
-                break
-            self.challenge, self.count = dict(_PARAMETER.findall(field(head, b"www-authenticate"))), 0
-        return status, content, at
-
-    def _authorization(self, target: str) -> str:
-        if not self.challenge:
-            return ""
-        self.count += 1
-        name, cnonce = self.name, secrets.token_hex(8)
-        realm, nonce = (self.challenge[key].decode() for key in (b"realm", b"nonce"))
-        secret, request = sha256(f"{name}:{realm}:{self.password}"), sha256(f"GET:{target}")
-        response = sha256(f"{secret}:{nonce}:{self.count:08x}:{cnonce}:auth:{request}")
-        return (
-            f'Authorization: Digest username="{name}", realm="{realm}", nonce="{nonce}", uri="{target}", '
-            f'algorithm=SHA-256, qop=auth, nc={self.count:08x}, cnonce="{cnonce}", response="{response}"\r\n'
-        )
 
 
 def sha256(text: str) -> str:
@@ -100,7 +88,7 @@ class Crowd:
         self.ledger = Ledger()
         self._bundle = bundle
         self._port = port
-        self._callers: list[Caller] = []
+        self._callers: list[Wire] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[None] | None = None
 
@@ -114,20 +102,20 @@ class Crowd:
             some = [self._dial(context, password) for _ in range(min(missing, OPENED_AT_A_TIME))]
             self._callers += await asyncio.gather(*some)
 
-    async def _dial(self, context: ssl.SSLContext, password: str) -> Caller:
+    async def _dial(self, context: ssl.SSLContext, password: str) -> Wire:
         streams = await asyncio.open_connection("127.0.0.1", self._port, ssl=context, server_hostname="localhost")
-        caller = Caller(self._bundle.name, password, *streams)
+        caller = Wire(streams, self._bundle.name, password)
         await self.ready(caller)
         return caller
 
-    async def ready(self, caller: Caller) -> None:
+    async def ready(self, caller: Wire) -> None:
         """What a new connection does first."""
         raise NotImplementedError
 
     async def expect(self, jobs: int) -> None:
         """Be ready for so many jobs at one moment."""
 
-    async def work(self, number: int, caller: Caller) -> None:
+    async def work(self, number: int, caller: Wire) -> None:
         """What the worker of this number does for ever."""
         raise NotImplementedError
 
@@ -200,7 +188,7 @@ class Pollers(Crowd):
         self._way = way
         self._first = phases(seed=seed, workers=workers, interval=way.interval) if way else [0.0] * workers
 
-    async def ready(self, caller: Caller) -> None:
+    async def ready(self, caller: Wire) -> None:
         status, _, _ = await caller.get("/-/health")  # every poller has its nonce before it is measured
         if status != 200:
             raise BenchFailed(f"a poller that asked for the gateway's health was answered {status}")
@@ -208,7 +196,7 @@ class Pollers(Crowd):
     def submit(self, service: float) -> None:
         self._queue.put(b"%d %.6f" % (self.ledger.arrived(service), service))
 
-    async def work(self, number: int, caller: Caller) -> None:
+    async def work(self, number: int, caller: Wire) -> None:
         ask_at = now() + self._first[number]
         while True:
             await sleep_until(ask_at)
@@ -236,7 +224,7 @@ class Reversed(Crowd):
         self._kept: list[Wire] = []
         self._opened: list[Wire] = []
 
-    async def ready(self, caller: Caller) -> None:
+    async def ready(self, caller: Wire) -> None:
         status, _, _ = await caller.get(REVERSE_PATH, "Connection: Upgrade\r\nUpgrade: PTTH/1.0\r\n")
         if status != 101:
             raise BenchFailed(f"a worker that wanted to switch roles was answered {status}")
@@ -248,7 +236,7 @@ class Reversed(Crowd):
             self._kept += await asyncio.gather(*some)
 
     async def _open(self) -> Wire:
-        self._opened.append(Wire(*await asyncio.open_connection("127.0.0.1", self._dispatch)))
+        self._opened.append(Wire(await asyncio.open_connection("127.0.0.1", self._dispatch)))
         return self._opened[-1]
 
     def submit(self, service: float) -> None:
@@ -257,13 +245,12 @@ class Reversed(Crowd):
     async def _send(self, job: str) -> None:
         """One job to any worker that is free, or becomes free within a minute."""
         wire = self._kept.pop() if self._kept else await self._open()
-        host = f"Host: 127.0.0.1:{self._dispatch}"
-        status, *_ = await wire.ask(f"GET {JOB_PATH}/{job} HTTP/1.1\r\n{host}\r\nPrefer: wait=60\r\n\r\n")
+        status, *_ = await wire.get(f"{JOB_PATH}/{job}", "Prefer: wait=60\r\n")
         if status != 200:
             raise BenchFailed(f"a dispatch was answered {status}")
         self._kept.append(wire)
 
-    async def work(self, number: int, caller: Caller) -> None:
+    async def work(self, number: int, caller: Wire) -> None:
         while True:
             head = await caller.read_head()
             begun = now()

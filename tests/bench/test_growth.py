@@ -19,7 +19,7 @@ sys.path.insert(0, str(BENCH))
 
 from rig.goals import GOALS, Goal, goal_rows  # noqa: E402
 from rig.growthpage import growth_page  # noqa: E402
-from rig.model import Costs, fit, queueing  # noqa: E402
+from rig.model import fit, queueing  # noqa: E402
 from rig.pages import marks, results_text, write_page  # noqa: E402
 from rig.processes import BenchFailed  # noqa: E402
 
@@ -62,27 +62,6 @@ def test_queueing_is_half_a_service_time_at_half_load_and_infinite_at_all() -> N
     """The formula of M/D/1."""
     assert [queueing(0.0), queueing(0.5)] == [0.0, 0.5]
     assert math.isinf(queueing(1.0))
-
-
-def test_host_adds_for_each_process_what_the_second_one_added() -> None:
-    """Nothing is assumed to be better than it was measured."""
-    costs = Costs(
-        workers=1000,
-        memory_kib=33024.0,
-        dispatch_us=50,
-        request_us=40,
-        admission_us=1000,
-        second=0.9,
-        crossing=2.0,
-    )
-    one = costs.host(cores=3, utilisation=0.5)
-    assert (one.processes, one.workers) == (2, 2000)
-    assert one.local_dispatches_per_s == pytest.approx(1.9 * 0.5 * 20_000)
-    assert one.crossing_dispatches_per_s == pytest.approx(one.local_dispatches_per_s / 2)
-    assert one.memory_gib * (1 << 20) == pytest.approx(2 * 33024)
-    assert one.storm_s == pytest.approx(2000 * 0.001 / 1.9)
-    assert one.return_after_loss(3) == pytest.approx(one.storm_s / 2)
-    assert math.isinf(one.return_after_loss(1))
 
 
 def report(name: str, *, rows: list[dict[str, Any]] | None = None, **results: float) -> dict[str, Any]:
@@ -154,7 +133,9 @@ def test_growth_page_has_measurements_models_and_the_host(docs: Path) -> None:
     assert "50.0 µs + 0.00 µs for each doubling" in text
     assert "0.30 ms + 0.200 ms" in text  # the load that the process did not keep up with is not in the fit
     assert "each process adds 0.80" in text
-    assert "63 processes, 630,000 workers" in text
+    assert "63 processes, 630,000 workers, 21.0 GiB" in text
+    assert "| 1 | 630,000 | 607,200 | 303,600 to 607,200 | nobody takes them |" in text
+    assert "| 4 | 2,520,000 | 2,428,800 | 1,214,400 to 2,428,800 | 4.2 s |" in text
     tree = ElementTree.fromstring((docs / "growth.svg").read_text())
     assert tree.tag.endswith("svg")
 
