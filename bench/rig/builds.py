@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rig.processes import BenchFailed
+from rig.processes import BenchFailed, pinned
 
 MAKE_SECONDS = 1800
 FACTS = """\
@@ -64,7 +64,8 @@ def facts(command: Path) -> dict[str, str]:
 def make(root: Path, function: str, place: str) -> Path | None:
     """The command in `.build/PLACE` of a checkout, made or refreshed by its own `lib.sh`; None where that fails."""
     script = f'. "$1/scripts/lib.sh"; {function} >&2'
-    made = subprocess.run(["bash", "-c", script, "bench", str(root)], stdin=subprocess.DEVNULL, check=False)
+    command = pinned(None, ["bash", "-c", script, "bench", root])  # the bench itself stays on the rig core
+    made = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
     return root / ".build" / place / "bin" / "rhttp-pki" if made.returncode == 0 else None
 
 
@@ -145,6 +146,6 @@ def command_plain(root: Path, build: Path) -> Path:
         run(sys.executable, "-m", "venv", place, what="no virtual environment")
         pip = (place / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input")
         asked = {name: value for name, value in os.environ.items() if name != "RHTTP_PKI_COMPILE"}
-        run(*pip, root, what="pip install . failed", env=asked)
+        run(*pinned(None, [*pip, root]), what="pip install . failed", env=asked)
         stamp.write_text(wanted)
     return place / "bin" / "rhttp-pki"

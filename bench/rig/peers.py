@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from rig.builds import run
-from rig.home import TRUST_DOMAIN, BenchHome
+from rig.home import BenchHome
 from rig.processes import BenchFailed, Server, accepts, free_port, need, start
 from rig.programs import Program, debian_program, envoy_program, installed
 
@@ -58,22 +58,14 @@ class Peer:
         """Start it on the server core with the home's certificates, one worker thread; ready on return."""
         program = self.program(build)
         port, relay = free_port(), free_port()
-        values = prepared(home, folder) | {
-            "port": str(port),
-            "relay": str(relay),
-            "origin": str(origin),
-            "master": str(master),
-            "folder": str(folder),
-            "admission": ADMISSION_PATH,
-            "trust_domain": TRUST_DOMAIN,
-            "realm": REALM,
-        }
+        ports = {"port": port, "relay": relay, "origin": origin, "master": master}
+        values = {**prepared(home, folder), **{name: str(number) for name, number in ports.items()}}
         file = folder / self.conf
-        file.write_text(filled((CONF / self.conf).read_text(), values))
+        template = (CONF / self.conf).read_text()
+        file.write_text(filled(template, values))
         command: list[str | Path] = [program.path, *filled(self.arguments, {**values, "conf": str(file)}).split()]
         server = start(self.name, command, port=port, folder=folder, environment=program.environment())
-        has_relay = "@relay@" in (CONF / self.conf).read_text()
-        server.relay_port = relay if has_relay else port
+        server.relay_port = relay if "@relay@" in template else port
         server.wait_until(lambda: accepts(port) and accepts(server.relay_port))
         return server
 
@@ -99,19 +91,9 @@ def prepared(home: BenchHome, folder: Path) -> dict[str, str]:
     pem = folder / "server.pem"
     pem.touch(mode=0o600)
     pem.write_bytes(home.certificate("server").read_bytes() + home.server_key.read_bytes())
-    issuer = issuer_name(home, "client-ca")
-    return {
-        "certificate": str(home.certificate("server")),
-        "key": str(home.server_key),
-        "pem": str(pem),
-        "anchors": str(folder / "anchors.pem"),
-        "client_issuer": issuer,
-        "client_cn": common_name(issuer),
-        "worker_cn": common_name(issuer_name(home, "worker-ca")),
-        "modules": "/usr/lib/apache2/modules",
-        "user": user.pw_name,
-        "group": f"#{user.pw_gid}",
-    }
+    client, worker = issuer_name(home, "client-ca"), issuer_name(home, "worker-ca")
+    names = {"client_issuer": client, "client_cn": common_name(client), "worker_cn": common_name(worker)}
+    return {"folder": str(folder), "user": user.pw_name, "group": f"#{user.pw_gid}", **names}
 
 
 def issuer_name(home: BenchHome, authority: str) -> str:
@@ -173,7 +155,7 @@ _PEERS = (
         conf="envoy.yaml",
         arguments="-c @conf@ --concurrency 1 --disable-hot-restart --use-dynamic-base-id --log-level warning",
         # commit/version/state/kind/TLS library
-        version=("--version", r"version: \w+/([\d.]+)/\w+/(\w+)", r"/(\w+)\s*$"),
+        version=("--version", r"(envoy)\s+version: \w+/([\d.]+)/\w+/(\w+)", r"/(\w+)\s*$"),
         role_rule="prefix of the URI name",
     ),
 )
