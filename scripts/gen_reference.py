@@ -1,4 +1,4 @@
-"""Writes docs/reference.md: commands, configuration and problem types, from the code that implements them.
+"""Writes docs/reference.md: commands, configuration, problem types and own paths, from the code that implements them.
 
 Run through scripts/gen-reference. What no code can tell (the shapes that --json prints) is in docs/reference.shapes.md
 and goes to the end of the page as it is.
@@ -16,10 +16,12 @@ import click
 from gateway.cli.main import cli
 from gateway.config.models import GROUPS_TEXT, TABLES, Key, TopTable, keys_of
 from gateway.http.problems import PROBLEMS
+from gateway.ingress.endpoints import OWN_PATHS, Endpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference.md"
 SHAPES = ROOT / "docs" / "reference.shapes.md"
+OWN_PATHS_HERE = "<!-- own paths -->"
 COMMON = ("home", "passphrase_file")
 HEAD = """\
 # Reference
@@ -138,6 +140,29 @@ def problem_lines() -> Iterator[str]:
     yield from table(("type", "status", "title"), rows)
 
 
+def methods_of(endpoint: Endpoint) -> str:
+    """What a path takes; one that says nothing takes all methods."""
+    return endpoint.how or ", ".join(method.decode() for method in endpoint.methods) or "all that are implemented"
+
+
+def path_lines() -> Iterator[str]:
+    """The table of the gateway's own paths."""
+    heads = ("path", "listener, who", "methods", "policy is asked about", "answers beside those for every request")
+    yield from table(
+        heads,
+        (
+            (
+                f"`{endpoint.pattern}`",
+                endpoint.who,
+                methods_of(endpoint),
+                f"`{endpoint.action}` on {endpoint.resource}" if endpoint.action else "nothing",
+                endpoint.answers,
+            )
+            for endpoint in OWN_PATHS
+        ),
+    )
+
+
 def page() -> str:
     """The whole page."""
     lines = [
@@ -149,7 +174,10 @@ def page() -> str:
     ]
     text = "\n".join(lines)
     if SHAPES.exists():
-        text += SHAPES.read_text(encoding="utf-8")
+        shapes = SHAPES.read_text(encoding="utf-8")
+        if shapes.count(OWN_PATHS_HERE) != 1:
+            raise SystemExit(f"error: {SHAPES.name} must say once where the table of own paths stands; put it back")
+        text += shapes.replace(OWN_PATHS_HERE, "\n".join(path_lines()).rstrip("\n"))
     return text.rstrip("\n") + "\n"
 
 

@@ -8,14 +8,15 @@ Trust: untrusted client, worker and master.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from auth.cedar import Decider
-from auth.policy import Allowed, Context, Denied, ResourceType
+from auth.policy import Allowed, Context, Denied
 from auth.principal import Principal
 from auth.verifier import Authenticated, Unauthenticated
-from gateway.admission.request_record import Admitted, Question, RequestRecord
+from gateway.admission.request_record import Admitted, Question, Rendered, RequestRecord
 from gateway.core.context import Policies, ProcessContext
 from gateway.core.peer import CertifiedPeer, LocalPeer
 from rhttp.digest.authorization_cache import RecentAuthorization
@@ -24,57 +25,112 @@ _TLS: Final = b"tls"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class Refusal:
     """A negative answer: what the peer is told and what the audit log says."""
 
     status: int
     slug: str
-    event: str
     reason: str
+    event: str = "request"
     policy: tuple[str, ...] = ()
     stale: bool = False
     """For the challenge of a 401 (RFC 7616 section 3.3)."""
+    extra: bytes = b""
+    """Field lines of the answer."""
+    detail: Mapping[str, object] | None = None
+    """More for the audit log."""
+    closes: bool = False
+    """The connection ends behind the answer."""
+
+
+class _Decision:
+    """What policy allowed, for the next request of the connection that differs in nothing a policy can see."""
+
+    __slots__ = ("algorithm", "allowed", "engine", "method", "minute", "parent_id", "path", "question", "rendered")
+
+    def __init__(
+        self, engine: Policies, question: Question, record: RequestRecord, admitted: Admitted, minute: int
+    ) -> None:
+        self.engine = engine
+        self.question = question
+        self.allowed = admitted.allowed
+        self.algorithm = admitted.algorithm
+        self.method = record.head.method
+        self.minute = minute
+        self.path: bytes | None = record.target
+        """None: no policy looks at it."""
+        self.parent_id = record.parent_id
+        self.rendered: Rendered | None = None
+
+    def holds(
+        self, engine: Policies, question: Question, record: RequestRecord, algorithm: str | None, minute: int
+    ) -> bool:
+        """Whether it is about this request, too. Of the rest that policies see a connection has but one."""
+        return (
+            self.engine is engine
+            and self.question == question
+            and self.method == record.head.method
+            and self.minute == minute
+            and self.algorithm == algorithm
+            and (self.path is None or self.path == record.target)
+        )
+
+    def render(self, record: RequestRecord) -> None:
+        """Give the record the parts of its audit line that requests like it have in common."""
+        rendered = self.rendered
+        if rendered is None or self.parent_id != record.parent_id:
+            self.parent_id = record.parent_id
+            rendered = record.render()
+        else:
+            rendered = rendered.at(record.target)
+        self.rendered = record.rendered = rendered
 
 
 class ConnectionCache:
     """What the next request of one connection can reuse of the last one's checks; it changes no answer."""
 
-    __slots__ = ("authorization", "decider", "decider_of")
+    __slots__ = ("_decider", "_decider_of", "authorization", "decision")
 
     def __init__(self) -> None:
         self.authorization = RecentAuthorization()
-        self.decider: Decider | None = None
-        self.decider_of: tuple[Policies, Question] | None = None
+        self._decider: Decider | None = None
+        self._decider_of: tuple[Policies, Question] | None = None
+        self.decision: _Decision | None = None
 
     def decider_for(self, engine: Policies, principal: Principal, question: Question) -> Decider:
         """The prepared question; the principal is always the connection's."""
         of = (engine, question)
-        decider = self.decider
-        if decider is None or self.decider_of != of:
-            decider = self.decider = engine.decider(principal, *question)
-            self.decider_of = of
+        decider = self._decider
+        if decider is None or self._decider_of != of:
+            decider = self._decider = engine.decider(principal, *question)
+            self._decider_of = of
         return decider
 
 
-def check_peer(process: ProcessContext, record: RequestRecord) -> Refused | None:
+def check_peer(process: ProcessContext, record: RequestRecord) -> Refusal | None:
     """Step 1: the certificate still holds, and we still know enough to say so."""
     peer = record.peer
     if isinstance(peer, LocalPeer):
         return None
     if peer.issuer not in record.generation.issuers:  # the handshake may have begun before the reload that took it out
-        return Refused(status=403, slug="forbidden", event="auth.refused", reason="issuer_gone")
+        return _ended("issuer_gone")
     if peer.serial in process.snapshot.revoked:
-        return Refused(status=403, slug="forbidden", event="auth.refused", reason="revoked")
+        return _ended("revoked")
     if peer.expires <= process.epoch:
-        return Refused(status=403, slug="forbidden", event="auth.refused", reason="expired")
+        return _ended("expired")
     if process.state_is_stale():
-        return Refused(status=503, slug="state-stale", event="auth.refused", reason="state_stale")
+        return Refusal(status=503, slug="state-stale", event="auth.refused", reason="state_stale")
     return None
+
+
+def _ended(reason: str) -> Refusal:
+    """For good, so the connection ends, too; what may be over at the next request leaves it."""
+    return Refusal(status=403, slug="forbidden", event="auth.refused", reason=reason, closes=True)
 
 
 def check_digest(
     process: ProcessContext, record: RequestRecord, memory: ConnectionCache
-) -> Authenticated | Refused | None:
+) -> Authenticated | Refusal | None:
     """Step 2: Digest credentials. None: there are none, and policy says whether that will do.
 
     The dispatch listener asks for none: whoever may open it is its master.
@@ -97,7 +153,7 @@ def check_digest(
         recent=memory.authorization,
     )
     if isinstance(outcome, Unauthenticated):
-        return Refused(
+        return Refusal(
             status=401,
             slug="unauthenticated",
             event="auth.refused",
@@ -112,42 +168,62 @@ def check_policy(
     record: RequestRecord,
     memory: ConnectionCache,
     digest: Authenticated | None,
-    action: str,
-    resource_type: ResourceType,
-    resource: str,
-    *,
-    protocol: str = "http/1.1",
-    tls_version: str | None = None,
-) -> Admitted | Refused:
-    """Step 3: the policy's decision. A denial without Digest credentials is a challenge, not a final word."""
+    question: Question,
+) -> Admitted | Refusal:
+    """Step 3: the policy's decision, which the record keeps when it is a yes.
+
+    A denial without Digest credentials is a challenge, not a final word. Policies see the time to the minute, so a
+    decision holds until that is over.
+    """
     peer = record.peer
-    question = (action, resource_type, resource)
-    decider = memory.decider_for(record.generation.engine, peer.principal, question)
-    context = record.context = Context(
+    engine = record.generation.engine
+    minute = int(process.epoch) // 60
+    algorithm = None if digest is None else digest.algorithm
+    known = memory.decision
+    if known is not None and known.holds(engine, question, record, algorithm, minute):
+        admitted = record.admitted = Admitted(digest, known.allowed, question)
+        known.render(record)
+        return admitted
+    decider = memory.decider_for(engine, peer.principal, question)
+    outcome = _outcome(record, digest, decider.decide(circumstances(record, digest, process.epoch)), question)
+    if isinstance(outcome, Admitted):
+        record.admitted = outcome
+        known = memory.decision = _Decision(engine, question, record, outcome, minute)
+        if "path" not in decider.reads:
+            known.path = None
+    return outcome
+
+
+def circumstances(record: RequestRecord, digest: Authenticated | None, now: float) -> Context:
+    """What policies see of a request besides who asks and for what; ``now`` in epoch seconds."""
+    return Context(
         record.listener,
-        protocol,
+        record.protocol,
         digest.algorithm if digest is not None else None,
-        tls_version,
+        record.tls_version,
         record.head.method.decode("ascii"),
         record.target.decode("ascii"),
-        peer.source,
-        process.epoch,
+        record.peer.source,
+        now,
     )
-    return _outcome(record, digest, decider.decide(context), question)
 
 
-def check_again(process: ProcessContext, record: RequestRecord, kept: Admitted) -> Admitted | Refused:
+def check_again(process: ProcessContext, record: RequestRecord, kept: Admitted) -> Admitted | Refusal:
     """Certificate and policy once more, for a request that waited: by what is in force now, not when it came.
 
     Digest is not: who loses its user or password loses its connection by that, and with it a request that waits.
     """
     generation = record.generation = process.generation
+    record.rendered = None  # other policies may allow it now
     stopped = check_peer(process, record)
     if stopped is not None:
         return stopped
-    context = record.context = record.context._replace(now=process.epoch)
-    decision = generation.engine.decider(record.peer.principal, *kept.question).decide(context)
-    return _outcome(record, kept.digest, decision, kept.question)
+    decider = generation.engine.decider(record.peer.principal, *kept.question)
+    decision = decider.decide(circumstances(record, kept.digest, process.epoch))
+    outcome = _outcome(record, kept.digest, decision, kept.question)
+    if isinstance(outcome, Admitted):
+        record.admitted = outcome
+    return outcome
 
 
 def is_still_allowed(process: ProcessContext, record: RequestRecord) -> bool:
@@ -160,26 +236,17 @@ def is_still_allowed(process: ProcessContext, record: RequestRecord) -> bool:
 
 def _outcome(
     record: RequestRecord, digest: Authenticated | None, decision: Allowed | Denied, question: Question
-) -> Admitted | Refused:
+) -> Admitted | Refusal:
     if isinstance(decision, Allowed):
         return Admitted(digest, decision, question)
     if digest is None and isinstance(record.peer, CertifiedPeer):
-        return Refused(status=401, slug="unauthenticated", event="auth.refused", reason="absent")
-    return Refused(
+        return Refusal(status=401, slug="unauthenticated", event="auth.refused", reason="absent")
+    return Refusal(
         status=403, slug="forbidden", event="policy.denied", reason=decision.reason, policy=decision.policy_ids
     )
 
 
-def admit_again(kept: Admitted, digest: Authenticated | None) -> Admitted:
-    """The proof for a request that differs from one that was admitted in nothing that a policy can see.
-
-    That it does not is for the caller to know: see `gateway.ingress.resolve`. The certificate and Digest were looked
-    at anew.
-    """
-    return Admitted(digest, kept.allowed, kept.question)
-
-
-def challenge(process: ProcessContext, record: RequestRecord, refused: Refused) -> bytes:
+def challenge(process: ProcessContext, record: RequestRecord, refused: Refusal) -> bytes:
     """The ``WWW-Authenticate`` field line of a 401."""
     value = record.generation.verifier.challenge(
         listener=_TLS,

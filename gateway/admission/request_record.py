@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from auth.policy import Allowed, Context, ResourceType
+from auth.policy import Allowed, ResourceType
 from auth.verifier import Authenticated
 from gateway.audit.line import MAX_STRING, FieldRefused, Fields, RenderedFields, is_plain, render_fields, three_digits
 from gateway.core.context import Generation
@@ -43,6 +43,11 @@ class Admitted:
         self.question = question
         """What was decided: the proof is good for this and for nothing else."""
 
+    @property
+    def algorithm(self) -> str | None:
+        """What the peer proved its password with; None: it did not."""
+        return None if self.digest is None else self.digest.algorithm
+
     def require(self, action: str, kind: ResourceType, name: str) -> None:
         """Raise unless it was this that policy allowed: called by whoever acts on the proof.
 
@@ -56,15 +61,23 @@ class Admitted:
 class Rendered:
     """The parts of an audit line that do not change from one request to the next that is like it."""
 
-    __slots__ = ("head", "tail")
+    __slots__ = ("_policy", "_target", "head", "tail")
 
-    def __init__(self, head: bytes, tail: bytes) -> None:
-        if not (is_plain(head) and is_plain(tail)):
-            raise FieldRefused("rendered fields that are not plain ASCII, or hold something nested")
+    def __init__(self, head: bytes, policy: bytes, target: bytes) -> None:
         self.head = head
         """Behind the request id, up to the outcome."""
-        self.tail = tail
+        self._policy = policy
+        self._target = target
+        self.tail = b'%b,"target":"%b"' % (policy, target)
         """Behind the outcome, up to the worker."""
+        if not (is_plain(head) and is_plain(self.tail)):
+            raise FieldRefused("rendered fields that are not plain ASCII, or hold something nested")
+
+    def at(self, target: bytes) -> Rendered | None:
+        """The same for another target, a normal path; None: it is one that needs care."""
+        if target == self._target:
+            return self
+        return Rendered(self.head, self._policy, target) if len(target) <= MAX_STRING else None
 
 
 class RequestRecord:
@@ -72,21 +85,30 @@ class RequestRecord:
 
     __slots__ = (
         "admitted",
-        "context",
         "generation",
         "head",
         "id_bytes",
         "listener",
         "parent_id",
         "peer",
+        "protocol",
         "query",
         "rendered",
         "request_id",
         "started",
         "target",
+        "tls_version",
     )
 
-    def __init__(self, head: RequestHead, peer: Peer, listener: str, request_id: str, generation: Generation) -> None:
+    def __init__(
+        self,
+        head: RequestHead,
+        peer: Peer,
+        listener: str,
+        request_id: str,
+        generation: Generation,
+        tls_version: str | None = None,
+    ) -> None:
         self.head = head
         self.peer = peer
         self.listener = listener
@@ -97,8 +119,9 @@ class RequestRecord:
         self.target = b""
         """The normal path; empty until it was parsed."""
         self.query: bytes | None = None
-        self.context: Context
-        """The circumstances that policy was last asked about."""
+        self.protocol = "http/1.1"
+        """As policies see it: the version, or what a worker asks to speak."""
+        self.tls_version = tls_version
         self.admitted: Admitted | None = None
         self.rendered: Rendered | None = None
         """What `audit_of` needs, when it is known from a request like this one."""
@@ -113,7 +136,7 @@ class RequestRecord:
         """
         rendered = self.rendered
         if rendered is None:
-            if self.admitted is not None and len(self.target) <= MAX_STRING:
+            if self.admitted is not None:
                 rendered = self.rendered = self.render()
             if rendered is None:
                 fields = self.audit(outcome.decode("ascii"), status=status or None)
@@ -140,17 +163,19 @@ class RequestRecord:
     def render(self) -> Rendered | None:
         """What the audit lines of this request, and of those like it, have in common. It must be admitted.
 
-        None: it needs care, since the operator's ids of policies may hold anything.
+        None: it needs care, since the operator's ids of policies may hold anything, and a target be too long.
         """
         assert self.admitted is not None
+        if len(self.target) > MAX_STRING:
+            return None
         ids = self.admitted.allowed.policy_ids
         policy = _policies.get(ids)
         if policy is None:
             policy = _render_policies(ids)
         parent = b"" if self.parent_id is None else b'"parent_id":"%b",' % self.parent_id.encode("ascii")
         head = b'",%b%b,"listener":"%b","outcome":"' % (parent, self.peer.rendered, self.listener.encode("ascii"))
-        tail = b'",%b,"target":"%b"' % (policy, self.target)
-        return Rendered(head, tail) if is_plain(head) and is_plain(tail) else None
+        policy = b'",%b' % policy
+        return Rendered(head, policy, self.target) if is_plain(head) and is_plain(policy) else None
 
     def audit(self, outcome: str, *, status: int | None = None, reason: str | None = None) -> dict[str, object]:
         """The fields of this request's audit line. The target is the normal path, never the query."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from auth.credentials import Credentials
 from auth.policy import Allowed
+from gateway.admission.checks import circumstances
 from gateway.audit.line import AuditUnavailable
 from gateway.audit.writer import AuditWriter
 from gateway.cluster.peers import Mesh
@@ -155,7 +156,8 @@ class DataPlane:
             assert isinstance(stream, EventStream)
             name, record = stream.pool_name, stream.record
             decider = generation.engine.decider(record.peer.principal, "inspect", "Pool", name)
-            context = record.context._replace(now=self.process.epoch)
+            assert record.admitted is not None
+            context = circumstances(record, record.admitted.digest, self.process.epoch)
             if generation.pools.get(name) is not previous.pools.get(name) or not isinstance(
                 decider.decide(context), Allowed
             ):

@@ -7,11 +7,11 @@ Trust: pure but for the audit line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import orjson
 
+from gateway.admission.checks import Refusal
 from gateway.admission.request_record import RequestRecord
 from gateway.core.context import ProcessContext
 from gateway.http.problems import Problem, problem_body
@@ -42,35 +42,25 @@ def fail(
 
 
 def refuse(
-    process: ProcessContext,
-    end: ServerEnd,
-    record: RequestRecord,
-    status: int,
-    slug: str,
-    reason: str,
-    *,
-    event: str = "request",
-    extra: bytes = b"",
-    policy: tuple[str, ...] = (),
-    detail: Mapping[str, object] | None = None,
+    process: ProcessContext, end: ServerEnd, record: RequestRecord, refusal: Refusal, extra: bytes = b""
 ) -> None:
     """Refuse a request: the audit line with its reason first, then an answer without it.
 
-    The line tells a status only when the peer is told it: an answer that has begun is cut, not replaced. A refused
-    switch of roles closes, except the first 401: see `gateway.ingress.connection`. Refused content is read and
-    dropped within limits by the server end.
+    The line tells a status only when the peer is told it: an answer that has begun is cut, not replaced. Whether the
+    connection closes is for `gateway.ingress.connection` to say. Refused content is read and dropped within limits by
+    the server end.
     """
     process.counters.refused += 1
-    fields = record.audit("refused", status=status if end.uncommitted else None, reason=reason)
-    if policy:
-        fields["policy"] = policy
-    if detail is not None:
-        fields["detail"] = detail
-    process.record_refusal(event, fields)
+    fields = record.audit("refused", status=refusal.status if end.uncommitted else None, reason=refusal.reason)
+    if refusal.policy:
+        fields["policy"] = refusal.policy
+    if refusal.detail is not None:
+        fields["detail"] = refusal.detail
+    process.record_refusal(refusal.event, fields)
     head = record.head
     if head.content_length and head.content_length > process.generation.limits.refused_content:
         end.close_after = True
-    fail(process, end, record, status, slug, extra)
+    fail(process, end, record, refusal.status, refusal.slug, refusal.extra + extra)
 
 
 def answer_json(process: ProcessContext, end: ServerEnd, record: RequestRecord, status: int, value: object) -> None:

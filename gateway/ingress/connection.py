@@ -5,56 +5,46 @@ Trust: meets untrusted clients, workers and masters.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final, assert_never
 
 from gateway.admission import checks
-from gateway.admission.checks import ConnectionCache, Refused
+from gateway.admission.checks import ConnectionCache, Refusal
 from gateway.admission.request_record import Admitted, RequestRecord
-from gateway.audit.line import MAX_STRING
-from gateway.config.route_paths import is_reserved
 from gateway.core.context import ProcessContext
-from gateway.core.peer import CertifiedPeer, LocalPeer, Peer
-from gateway.exchange.ends import Inbound
+from gateway.core.peer import LocalPeer, Peer
 from gateway.exchange.exchange import Exchange
-from gateway.http.fields import forwarded, max_forwards, one_hop_less, request_fields, via_names
-from gateway.http.hosts import cross_site
-from gateway.http.responses import answer_options, fail, refuse
-from gateway.ingress import endpoints
-from gateway.ingress.resolve import Plan
+from gateway.http.responses import answer_json, answer_options, fail, refuse
+from gateway.ingress.endpoints import SWITCH
+from gateway.ingress.event_stream import EventStream
+from gateway.ingress.gather import ask_all
+from gateway.ingress.outcomes import Forward, Gather, Json, Later, Options, Outcome, Stream, Switch
+from gateway.ingress.resolve import ResolvedEach, ResolvedOne, ResolvedOpen, ResolvedRefusal, Resolver
 from gateway.ingress.serving import serving_of
+from gateway.pools.relay import RelayPool
 from rhttp.http1.answer import CONTENT, READ
-from rhttp.http1.fields import TOKEN, values
-from rhttp.http1.head import SAFE, RequestHead
+from rhttp.http1.head import RequestHead
 from rhttp.http1.server import ServerEnd
-from rhttp.http1.target import BadTarget, Target, is_same_authority, split_authority
 from rhttp.reversal.upgrade import OFFER
 
-_MAX_REQUEST_ID: Final = 128
-_SWITCH: Final = b"/-/reverse/"
 _UNANSWERED: Final = (CONTENT, READ)
-
-
-def _is_for(target: Target, host: bytes | None) -> bool:
-    """Whether ``Host`` names what a target in absolute form names; HTTP/1.0 may leave it out."""
-    if host is None or target.authority is None:
-        return True
-    port = 443 if target.raw[:6].lower() == b"https:" else 80
-    return is_same_authority(target.authority, host, default_port=port)
+_CROWDED: Final = Refusal(status=503, slug="overloaded", reason="connections_of_identity", closes=True)
+_DRAINING: Final = Refusal(status=503, slug="draining", reason="draining")
+_NO_AUDIT: Final = Refusal(status=503, slug="audit-unavailable", reason="audit")
 
 
 class Connection:
     """The owner of one server end. Registered under its peer's identity, so that it can be cut."""
 
     __slots__ = (
-        "_call",
-        "_forwarded",
-        "_plan",
+        "_cache",
+        "_last",
         "_process",
+        "_resolver",
         "end",
         "is_local",
         "is_over_limit",
         "listener",
-        "memory",
         "peer",
         "tls_version",
         "upgrade_refused",
@@ -70,11 +60,9 @@ class Connection:
         """Its identity has too many connections: it is told so, and closed."""
         self.upgrade_refused = False
         """A role switch was answered 401 here; one more request is allowed."""
-        self._call: RequestRecord | None = None
-        """The last request."""
-        self.memory = ConnectionCache()
-        self._forwarded: tuple[bytes | None, bytes] | None = None
-        self._plan: Plan | None = None
+        self._last: RequestRecord | None = None
+        self._cache = ConnectionCache()
+        self._resolver = Resolver(peer)
         self.end = ServerEnd(self, process.generation.limits, process.wheel)
 
     # ---- ServerOwner ----
@@ -84,117 +72,100 @@ class Connection:
         process = self._process
         generation = process.generation
         end.limits = generation.limits
-        record = self._call = RequestRecord(head, self.peer, self.listener, process.ids.next(), generation)
+        record = RequestRecord(head, self.peer, self.listener, process.ids.next(), generation, self.tls_version)
+        self._last = record
         try:
-            self._decide(end, record)
+            self._perform(end, record, self._decide(end, record))
         except Exception as fault:
             if end.sink is not None or end.phase not in _UNANSWERED or not end.uncommitted:
                 raise  # an exchange has begun, or an answer: the link is cut, and whoever has begun writes its line
-            end.close_after = True
-            refuse(process, end, record, 500, "internal", f"fault: {type(fault).__name__}")
+            reason = f"fault: {type(fault).__name__}"
+            self.refuse(end, record, Refusal(status=500, slug="internal", reason=reason, closes=True))
             process.loop.call_exception_handler({"message": "a decision failed", "exception": fault})
 
-    def _decide(self, end: ServerEnd, record: RequestRecord) -> None:
-        """Steps in their order: certificate, head, Digest, policy, then own path, pool or route."""
-        process, head, generation = self._process, record.head, record.generation
+    def _decide(self, end: ServerEnd, record: RequestRecord) -> Outcome:
+        """Steps in their order: certificate, head, Digest, policy, then what the request is for."""
+        process, head, cache = self._process, record.head, self._cache
         if self.upgrade_refused:
             end.close_after = True  # this is the one more request
         if self.is_over_limit:
-            end.close_after = end.is_unwelcome = True
-            refuse(process, end, record, 503, "overloaded", "connections_of_identity")
-            return
+            end.is_unwelcome = True
+            return _CROWDED
         # 1. The certificate still holds.
         stopped = checks.check_peer(process, record)
         if stopped is not None:
-            end.close_after = stopped.status == 403  # for good; a 503 may be over at the next request
-            self.refused(end, record, stopped)
-            return
-        plan = self._plan
-        if plan is not None and plan.memo is head.forwarded and plan.generation is generation and not process.draining:
-            self._once_more(end, record, plan)
-            return
+            return stopped
         # 2. The head means one thing only and is for us.
-        resolved = serving_of(generation).routes.resolve(head.target, method=head.method)
-        if isinstance(resolved, BadTarget):
-            refuse(process, end, record, 400, "target-invalid", f"target_{resolved.fault.value.replace('-', '_')}")
-            return
-        target, route = resolved
-        record.target = target.path
-        record.query = target.query
-        if not self._check_head(end, record, target):
-            return
+        resolved = self._resolver.resolve(head, record.generation)
+        record.target = resolved.path
+        record.query = resolved.query
+        if isinstance(resolved, ResolvedRefusal):
+            return resolved.refusal
+        record.parent_id = resolved.section.parent_id
         # 3. Digest.
-        digest = checks.check_digest(process, record, self.memory)
-        if isinstance(digest, Refused):
-            self.refused(end, record, digest)
-            return
+        digest = checks.check_digest(process, record, cache)
+        if isinstance(digest, Refusal):
+            return digest
         if process.draining and (digest is not None or self.is_local):
             end.close_after = True  # but whoever is challenged may come back with credentials where it is
-        if target.asterisk:
-            answer_options(process, end, record)  # about the gateway as a whole (RFC 9110 section 9.3.7)
-            return
-        # A page of another site changes nothing, neither over a route nor on a path of ours.
-        is_free = head.method in SAFE or (route is not None and route.allow_cross_site)
-        if not is_free and not self._check_origin(end, record):
-            return
-        # 4. and 5. Policy, then what was asked for.
-        if is_reserved(target.path):
-            endpoints.serve(process, self, end, record, digest)
-            return
-        resource = route.name if route is not None else ""
-        admitted = checks.check_policy(
-            process, record, self.memory, digest, "request", "Route", resource, tls_version=self.tls_version
-        )
-        if isinstance(admitted, Refused):
-            self.refused(end, record, admitted)
-            return
-        record.admitted = admitted
-        if route is None:
-            refuse(process, end, record, 404, "not-found", "no_route")
-            return
-        admitted.require("request", "Route", route.name)
-        self.forward(end, record, admitted, serving_of(generation).masters[route.master], target.normal)
+        # 4. Policy.
+        if isinstance(resolved, ResolvedOne):
+            record.protocol = resolved.protocol
+            admitted = checks.check_policy(process, record, cache, digest, resolved.question)
+            if isinstance(admitted, Refusal):
+                return admitted
+            act = resolved.act
+        elif isinstance(resolved, ResolvedOpen):
+            act = resolved.act
+        elif isinstance(resolved, ResolvedEach):
+            decided = [(q[2], checks.check_policy(process, record, cache, digest, q)) for q in resolved.questions]
+            if record.admitted is None:
+                refused = decided[-1][1]
+                assert isinstance(refused, Refusal)
+                return refused
+            act = resolved.act_on(head, tuple([name for name, said in decided if not isinstance(said, Refusal)]))
+        else:
+            assert_never(resolved)
+        # 5. What it is for.
+        return act.decide(process, record) if isinstance(act, Later) else act
 
-    def _once_more(self, end: ServerEnd, record: RequestRecord, plan: Plan) -> None:
-        """Fast path for a repeated request: of the checks behind the certificate's, only the time-dependent ones."""
+    def _perform(self, end: ServerEnd, record: RequestRecord, outcome: Outcome) -> None:
         process = self._process
-        record.target = plan.path
-        record.query = plan.query
-        record.parent_id = plan.parent_id
-        digest = checks.check_digest(process, record, self.memory)
-        if isinstance(digest, Refused):
-            self.refused(end, record, digest)
-            return
-        admitted = plan.renew(digest, process.epoch)
-        if admitted is None:
-            action, kind, name = plan.question
-            decision = checks.check_policy(
-                process, record, self.memory, digest, action, kind, name, tls_version=self.tls_version
-            )
-            if isinstance(decision, Refused):
-                self.refused(end, record, decision)
-                return
-            admitted = decision
-            plan.keep(admitted, process.epoch)
-        record.admitted = admitted
-        if plan.rendered is None and len(record.target) <= MAX_STRING:
-            plan.rendered = record.render()
-        record.rendered = plan.rendered
-        self._start(end, record, admitted, plan)
+        match outcome:
+            case Forward():
+                self._forward(end, record, outcome)
+            case Refusal():
+                self.refuse(end, record, outcome)
+            case Json():
+                answer_json(process, end, record, outcome.status, outcome.value)
+            case Options():
+                answer_options(process, end, record)
+            case Switch():
+                self._switch(end, record, outcome)
+            case Stream():
+                _require(record, "inspect", outcome.pool.config.name)
+                if process.record("request", record.audit("allowed", status=200)):
+                    EventStream(process, end, record, outcome.pool)
+                else:
+                    self.refuse(end, record, _NO_AUDIT)
+            case Gather():
+                self._gather(end, record, outcome)
+            case _:
+                assert_never(outcome)
 
     def request_malformed(self, end: ServerEnd, status: int, code: str, detail: str) -> None:
         """Bytes that are no request: answer, and close, since nothing behind them can be trusted."""
         process = self._process
         end.close_after = True
-        if self._call is not None and self._call.head is end.request:
+        if self._last is not None and self._last.head is end.request:
             # It broke in mid-content: its exchange was told and wrote the audit line.
-            fail(process, end, self._call, status, code)
+            fail(process, end, self._last, status, code)
             return
         head = RequestHead()
         head.method = b"GET"
         end.request = head
         record = RequestRecord(head, self.peer, self.listener, process.ids.next(), process.generation)
-        refuse(process, end, record, status, code, detail)
+        refuse(process, end, record, Refusal(status=status, slug=code, reason=detail))
 
     def end_closed(self, end: ServerEnd) -> None:
         """The connection is gone."""
@@ -213,65 +184,14 @@ class Connection:
         record = exchange.record
         assert record.admitted is not None
         decision = checks.check_again(self._process, record, record.admitted)
-        record.rendered = None  # other policies may allow it now
-        if isinstance(decision, Refused):
+        if isinstance(decision, Refusal):
             record.admitted = None
             exchange.withdraw()
-            self.refused(self.end, record, decision)
-        else:
-            record.admitted = decision
+            self.refuse(self.end, record, decision)
 
-    # ---- steps ----
+    # ---- what becomes of requests ----
 
-    def _check_head(self, end: ServerEnd, record: RequestRecord, target: Target) -> bool:
-        """The rest of step 2: authority, expectations, and pages that drive a browser here."""
-        process, head = self._process, record.head
-        authority = target.authority if target.authority is not None else head.host
-        ours = (
-            serving_of(record.generation).dispatch_authorities
-            if self.is_local
-            else serving_of(record.generation).authorities
-        )
-        if authority is not None:
-            if ours is not None:
-                covered = ours.covers(authority)
-            else:  # any name will do on a unix socket, none too; but it goes into ``Forwarded``
-                covered = None if authority and split_authority(authority) is None else True
-            if covered and target.authority is not None and not _is_for(target, head.host):
-                covered = None  # RFC 9112 section 3.2.2 lets the target win; two names for one request are refused
-            if not covered:
-                if covered is None:
-                    refuse(process, end, record, 400, "bad-request", "authority_malformed")
-                else:
-                    refuse(process, end, record, 421, "misdirected", "authority_not_ours")
-                return False
-        if head.expect is not None and head.expect != (b"100-continue",):
-            refuse(process, end, record, 417, "expectation-failed", "expectation_unknown")
-            return False
-        if head.upgrade is not None and head.has_content and target.path.startswith(_SWITCH):
-            # A switch is at the head's end: is what stands behind it the request's, or the reversed connection's?
-            end.close_after = True
-            refuse(process, end, record, 400, "bad-request", "upgrade_with_content")
-            return False
-        if ours is not None and self.is_local and any(f[0] in (b"origin", b"sec-fetch-site") for f in head.fields):
-            refuse(process, end, record, 403, "cross-site", "web_page_on_dispatch")
-            return False
-        if self.peer.role == "master":
-            given = values(head.fields, b"rhttp-request-id")
-            if len(given) == 1 and len(given[0]) <= _MAX_REQUEST_ID and TOKEN.fullmatch(given[0]):
-                record.parent_id = given[0].decode("ascii")
-        return True
-
-    def _check_origin(self, end: ServerEnd, record: RequestRecord) -> bool:
-        """Whether no page of another site asks, by what browsers say of their own accord."""
-        if self.is_local and serving_of(record.generation).dispatch_authorities is None:
-            return True  # no page reaches a unix socket: what is said here is told by a master, of its own requester
-        reason = cross_site(record.head.fields, record.head.host, b"http" if self.is_local else b"https")
-        if reason is not None:
-            refuse(self._process, end, record, 403, "cross-site", reason)
-        return reason is None
-
-    def refused(self, end: ServerEnd, record: RequestRecord, refused: Refused) -> None:
+    def refuse(self, end: ServerEnd, record: RequestRecord, refusal: Refusal) -> None:
         """Answer a refusal: with a challenge when it is a 401, and closing when a role switch was asked for.
 
         ``Upgrade`` for anything else is an offer that a server may ignore (RFC 9110 section 7.8), and so do we: clients
@@ -280,111 +200,105 @@ class Connection:
         The first 401 to a role switch keeps the connection for one more request and a short time only: some workers
         abandon the socket without closing it.
         """
-        extra = b""
         process = self._process
-        second_chance = False
-        is_switch = record.head.upgrade is not None and record.target.startswith(_SWITCH)
-        if refused.status == 401:
+        extra = b""
+        has_second_chance = False
+        is_switch = record.head.upgrade is not None and record.target.startswith(SWITCH)
+        if refusal.status == 401:
             process.counters.unauthenticated += 1
-            extra = checks.challenge(process, record, refused)
-            if record.target.startswith(_SWITCH):
+            extra = checks.challenge(process, record, refusal)
+            if record.target.startswith(SWITCH):
                 extra += OFFER
-            second_chance = is_switch and not end.close_after
-        elif is_switch:
+            has_second_chance = is_switch and not end.close_after
+        elif is_switch or refusal.closes:
             end.close_after = True
-        if refused.event == "policy.denied":
+        if refusal.event == "policy.denied":
             process.counters.policy_denied += 1
-        refuse(
-            process,
-            end,
-            record,
-            refused.status,
-            refused.slug,
-            refused.reason,
-            event=refused.event,
-            extra=extra,
-            policy=refused.policy,
-        )
-        if second_chance:
+        refuse(process, end, record, refusal, extra)
+        if has_second_chance:
             self.upgrade_refused = True
             end.expect_within(record.generation.config.limits.upgrade_retry_timeout)
 
-    # ---- where requests go ----
-
-    def _who(self, host: bytes | None) -> bytes:
-        """The field lines that say who asks; the same for every request to one authority."""
-        known = self._forwarded
-        if known is None or known[0] != host:
-            value = forwarded(self.peer.source, b"http" if self.is_local else b"https", host)
-            lines = b"Forwarded: %b\r\nRhttp-Identity: %b\r\n" % (value, self.peer.identity.encode("ascii"))
-            if isinstance(self.peer, CertifiedPeer) and self.peer.client_cert is not None:
-                lines += b"Client-Cert: %b\r\n" % self.peer.client_cert
-            known = self._forwarded = (host, lines)
-        return known[1]
-
-    def fields_for(self, end: ServerEnd, record: RequestRecord) -> bytes | None:
-        """The field lines that go on with a request: stripped, then set, up to the value of ``Rhttp-Request-Id``.
-
-        None: it came back to us and was refused.
-        """
-        via, loop = via_names(record.head, record.generation.via)
-        if loop:
-            refuse(self._process, end, record, 508, "loop-detected", "via_loop")
-            return None
-        return b"%b%bVia: %b\r\nRhttp-Request-Id: " % (
-            request_fields(record.head),
-            self._who(record.head.host),
-            b"%b, %b" % (via, record.generation.via_received) if via else record.generation.via_received,
-        )
-
-    def forward(
-        self,
-        end: ServerEnd,
-        record: RequestRecord,
-        admitted: Admitted,
-        inbound: Inbound,
-        target: bytes,
-        *,
-        worker: str | None = None,
-        label: tuple[str, str] | None = None,
-        wait: float = 0.0,
-        dispatch: bool = False,
-    ) -> None:
+    def _forward(self, end: ServerEnd, record: RequestRecord, forward: Forward) -> None:
         """Start an exchange; only with the proof that the request was admitted."""
         process = self._process
-        hops = max_forwards(record.head)
-        if hops == 0:
-            answer_options(process, end, record)
-            return
-        fields = self.fields_for(end, record)
-        if fields is None:
-            return
-        if hops is not None:
-            fields = one_hop_less(fields)
+        admitted = record.admitted
+        if admitted is None:
+            raise PermissionError("a request that was not admitted")
+        admitted.require(*forward.question)
         if process.draining:
+            if forward.dispatch:
+                self.refuse(end, record, _DRAINING)
+                return
             end.close_after = True
-        plan = Plan(
-            record,
-            admitted,
-            process.epoch,
-            inbound,
-            target,
-            fields,
-            worker=worker,
-            label=label,
-            wait=wait,
-            dispatch=dispatch,
+        fields = b"%b%b\r\n" % (forward.lines, record.id_bytes)
+        exchange = Exchange(
+            process, record, admitted, end, forward.inbound, forward.target, fields, dispatch=forward.dispatch
         )
-        if hops is None:
-            self._plan = plan
-        self._start(end, record, admitted, plan)
-
-    def _start(self, end: ServerEnd, record: RequestRecord, admitted: Admitted, plan: Plan) -> None:
-        process = self._process
-        fields = b"%b%b\r\n" % (plan.lines, record.id_bytes)
-        exchange = Exchange(process, record, admitted, end, plan.inbound, plan.target, fields, dispatch=plan.dispatch)
-        exchange.worker = plan.worker
-        exchange.label = plan.label
-        if plan.wait:
-            process.wheel.set(exchange, plan.wait)
+        exchange.worker = forward.worker
+        exchange.label = forward.label
+        if forward.wait:
+            process.wheel.set(exchange, forward.wait)
         exchange.start()
+
+    def _gather(self, end: ServerEnd, record: RequestRecord, gather: Gather) -> None:
+        process = self._process
+
+        def answer(told: Mapping[int, Any]) -> None:
+            answer_json(process, end, record, 200, gather.answer(told))
+
+        def gone(detail: str) -> None:
+            process.record("request", record.audit("aborted", reason=detail))
+
+        ask_all(process, end, gather.question, answer, gone)
+
+    def _switch(self, end: ServerEnd, record: RequestRecord, switch: Switch) -> None:
+        """The role switch, by our own 101 or by that of the pool's master."""
+        pool = switch.pool
+        digest = _require(record, "reverse", pool.config.name).digest
+        end.close_after = True  # whatever is refused from here on closes; a switch takes the connection away
+        process = self._process
+        if isinstance(pool, RelayPool):
+            self._relay(end, record, pool, switch)
+            return
+        fields = record.audit("allowed", status=101)
+        if switch.instance is not None:
+            fields["detail"] = {"instance": switch.instance}
+        if not process.record("reverse.opened", fields):
+            fail(process, end, record, 503, "audit-unavailable")
+            return
+        link, early = end.detach()
+        process.registry.remove(self)
+        if early:
+            # RFC 9931: what comes before the 101 is smuggled, or from a peer that does not know what it asked for.
+            name, reason = pool.config.name, "bytes before the switch"
+            process.record_closed(record.peer, name, record.request_id, process.elapsed, reason)
+            link.abort()
+            return
+        link.write(switch.variant.answer)
+        pool.host(
+            record.peer,
+            link,
+            protocol=switch.variant.name,
+            instance=switch.instance,
+            request_id=record.request_id,
+            asked=checks.circumstances(record, digest, process.epoch),
+        )
+
+    def _relay(self, end: ServerEnd, record: RequestRecord, pool: RelayPool, switch: Switch) -> None:
+        assert pool.config.master is not None
+        master = serving_of(record.generation).masters[pool.config.master]
+
+        def failed(status: int, slug: str, reason: str) -> None:
+            pool.failed(record, end, status, slug, reason)
+
+        pool.ask(record, end, switch.variant, master, b"%b%b\r\n" % (switch.lines, record.id_bytes), failed)
+
+
+def _require(record: RequestRecord, action: str, pool: str) -> Admitted:
+    """The proof that policy allowed this; raises PermissionError when there is none."""
+    admitted = record.admitted
+    if admitted is None:
+        raise PermissionError("a request that was not admitted")
+    admitted.require(action, "Pool", pool)
+    return admitted

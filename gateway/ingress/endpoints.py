@@ -1,245 +1,239 @@
-"""The gateway's own paths: everything under ``/-/``, and nothing else.
+"""The gateway's own paths: everything under ``/-/``, and nothing else. One table, which the reference is made from.
 
-Trust: meets untrusted clients, workers and masters.
+Trust: pure, meets bytes of untrusted clients, workers and masters.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
-from auth.policy import ResourceType
-from auth.verifier import Authenticated
 from gateway.admin.status import merge_pools
-from gateway.admission import checks
-from gateway.admission.checks import Refused
-from gateway.admission.request_record import Admitted, RequestRecord
+from gateway.admission.checks import Refusal
+from gateway.admission.request_record import RequestRecord
 from gateway.core.context import ProcessContext
-from gateway.http.responses import answer_json, refuse
-from gateway.ingress.event_stream import EventStream
-from gateway.ingress.gather import ask_all
-from gateway.ingress.role_switch import ask_reverse
-from gateway.ingress.serving import serving_of
+from gateway.ingress.field_section import FieldSection
+from gateway.ingress.forwarding import forward
+from gateway.ingress.outcomes import Act, Gather, Json, Later, Outcome, Stream
+from gateway.ingress.role_switch import switch_roles
 from gateway.pools.hosted import HostedPool
-from gateway.pools.relay import RelayPool
-from rhttp.http1.fields import values
-from rhttp.http1.server import ServerEnd
+from rhttp.http1.head import RequestHead
 
-if TYPE_CHECKING:
-    from gateway.ingress.connection import Connection
-
-_READS: Final = frozenset({b"GET", b"HEAD"})
-_WAIT: Final = re.compile(rb'wait\s*=\s*"?([0-9]{1,9})"?', re.IGNORECASE)
-_LABEL: Final = re.compile(r"([^=]{1,63})=(.{0,255})")
-_POOL: Final[ResourceType] = "Pool"
+SWITCH: Final = b"/-/reverse/"
+"""What paths of the role switch begin with."""
+_READS: Final = (b"GET", b"HEAD")
+NO_PATH: Final = Refusal(status=404, slug="not-found", reason="no_such_path")
+_NO_POOL: Final = Refusal(status=404, slug="not-found", reason="no_pool")
+_RELAYED: Final = Refusal(status=404, slug="not-found", reason="pool_is_relayed")
 
 
-def serve(
-    process: ProcessContext, connection: Connection, end: ServerEnd, record: RequestRecord, digest: Authenticated | None
-) -> None:
-    """Answer a request for one of our own paths; unlisted ones are 404 and never routed."""
-    words = record.target.split(b"/")[2:]  # "/-/pools/render" is "", "-", "pools", "render"
-    desk = _Desk(process, connection, end, record, digest)
-    match words:
-        case [b"health"]:
-            desk.health()
-        case [b"reverse", pool] if pool and not connection.is_local:
-            desk.reverse(pool.decode("ascii"))
-        case [b"pools"]:
-            desk.pools()
-        case [b"pools", pool] if pool:
-            desk.pool(pool.decode("ascii"))
-        case [b"pools", pool, b"events"] if pool:
-            desk.events(pool.decode("ascii"))
-        case [b"pools", pool, b"any", *rest] if pool and rest:
-            desk.dispatch(pool.decode("ascii"), None, b"/" + b"/".join(rest))
-        case [b"pools", pool, b"workers", worker, *rest] if pool and worker and rest:
-            desk.dispatch(pool.decode("ascii"), worker.decode("ascii"), b"/" + b"/".join(rest))
-        case _:
-            refuse(process, end, record, 404, "not-found", "no_such_path")
+class OwnRequest:
+    """A request for one of our own paths: what its handler decides from."""
 
-
-class _Desk:
-    """One request for an own path."""
-
-    __slots__ = ("_call", "_connection", "_digest", "_end", "_process")
+    __slots__ = ("head", "names", "query", "rest", "section")
 
     def __init__(
-        self,
-        process: ProcessContext,
-        connection: Connection,
-        end: ServerEnd,
-        record: RequestRecord,
-        digest: Authenticated | None,
+        self, head: RequestHead, section: FieldSection, names: tuple[str, ...], rest: bytes, query: bytes | None
     ) -> None:
-        self._process = process
-        self._connection = connection
-        self._end = end
-        self._call = record
-        self._digest = digest
+        self.head = head
+        self.section = section
+        self.names = names
+        """What stands in the places of the pattern, in order; of a list, the pools that policy shows."""
+        self.rest = rest
+        """The path behind them, with its slash."""
+        self.query = query
 
-    def _ask(self, action: str, pool: str, *, protocol: str = "http/1.1") -> Admitted | Refused:
-        return checks.check_policy(
-            self._process,
-            self._call,
-            self._connection.memory,
-            self._digest,
-            action,
-            _POOL,
-            pool,
-            protocol=protocol,
-            tls_version=self._connection.tls_version,
-        )
 
-    def _admit(self, action: str, pool: str, *, protocol: str = "http/1.1") -> Admitted | None:
-        decision = self._ask(action, pool, protocol=protocol)
-        if isinstance(decision, Refused):
-            self._connection.refused(self._end, self._call, decision)
-            return None
-        self._call.admitted = decision
-        return decision
+Handler = Callable[[OwnRequest], Act]
+Resource = Literal["Pool", "each Pool"]
 
-    def _refuse(self, status: int, slug: str, reason: str, extra: bytes = b"") -> None:
-        refuse(self._process, self._end, self._call, status, slug, reason, extra=extra)
 
-    def _only_reads(self) -> bool:
-        if self._call.head.method in _READS:
-            return True
-        self._refuse(405, "method-not-allowed", "method", b"Allow: GET, HEAD\r\n")
-        return False
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One own path. Policy is asked about ``action`` on ``resource`` before the handler's word counts."""
 
-    def health(self) -> None:
-        """Serving or not; needs a certificate and nothing else."""
-        if not self._only_reads():
-            return
-        draining = self._process.draining
-        status = 503 if draining else 200
-        answer_json(self._process, self._end, self._call, status, {"status": "draining" if draining else "serving"})
+    pattern: str
+    """``{name}`` is one segment, ``{path…}`` all that follows, from the slash before it."""
+    who: str
+    methods: tuple[bytes, ...] = ()
+    """Empty: all that are implemented, or what the handler takes."""
+    how: str = ""
+    """What the reference says of the methods besides."""
+    action: str | None = None
+    """None: policy is not asked."""
+    resource: Resource | None = None
+    handler: Handler
+    answers: str
+    """For the reference: answers beside those for every request."""
+    on_dispatch: bool = True
+    """Whether it is there on the dispatch listener, too."""
 
-    def reverse(self, pool: str) -> None:
-        """A worker asks to switch roles."""
-        admitted = self._admit("reverse", pool, protocol="ptth/1.0")
-        if admitted is not None:
-            ask_reverse(self._process, self._connection, self._end, self._call, admitted, pool)
 
-    def pools(self) -> None:
-        """All pools that the peer may inspect, and the sum of their slots."""
-        allowed: list[HostedPool | RelayPool] = []
-        refused: Refused | None = None
-        pools = serving_of(self._call.generation).pools
-        for name in pools or ("",):
-            decision = self._ask("inspect", name)
-            if isinstance(decision, Refused):
-                refused = decision
-            else:
-                self._call.admitted = decision
-                if name in pools:
-                    allowed.append(pools[name])
-        if self._call.admitted is None:
-            assert refused is not None
-            self._connection.refused(self._end, self._call, refused)
-            return
-        if not self._only_reads():
-            return
-        names = [pool.config.name for pool in allowed]
+def _health(_own: OwnRequest) -> Act:
+    """Serving or not; needs a certificate and nothing else."""
+    return Later(_health_now)
 
-        def answer(told: Mapping[int, Any]) -> None:
-            pools: list[Any] = merge_pools([[pool.describe() for pool in allowed], *map(_named(names), told.values())])
-            slots = [pool["slots"] for pool in pools]
-            total, free = (sum(one[key] or 0 for one in slots) for key in ("total", "free"))
-            value = {"slots": {"total": total, "free": free}, "pools": pools}
-            answer_json(self._process, self._end, self._call, 200, value)
 
-        ask_all(self._process, self._end, "pools", answer, self._gone)
+def _health_now(process: ProcessContext, _record: RequestRecord) -> Outcome:
+    return Json(503, {"status": "draining"}) if process.draining else Json(200, {"status": "serving"})
 
-    def pool(self, name: str) -> None:
-        """One pool."""
-        if self._admit("inspect", name) is None or not self._only_reads():
-            return
-        pool = serving_of(self._call.generation).pools.get(name)
-        if pool is None:
-            self._refuse(404, "not-found", "no_pool")
-            return
-        here = pool
 
-        def answer(told: Mapping[int, Any]) -> None:
-            merged = merge_pools([[here.describe()], *map(_named([name]), told.values())])
-            answer_json(self._process, self._end, self._call, 200, merged[0])
+def _pools(own: OwnRequest) -> Act:
+    """The pools that the peer may inspect, and the sum of their slots."""
+    pools = own.section.generation.pools
+    allowed = [pools[name] for name in own.names if name in pools]
+    names = [pool.config.name for pool in allowed]
 
-        ask_all(self._process, self._end, f"pool {name}", answer, self._gone)
+    def answer(told: Mapping[int, Any]) -> object:
+        found: list[Any] = merge_pools([[pool.describe() for pool in allowed], *_named(names, told)])
+        slots = [pool["slots"] for pool in found]
+        total, free = (sum(one[key] or 0 for one in slots) for key in ("total", "free"))
+        return {"slots": {"total": total, "free": free}, "pools": found}
 
-    def _gone(self, detail: str) -> None:
-        """Whoever asked left while other processes were asked."""
-        self._process.record("request", self._call.audit("aborted", reason=detail))
+    return Gather("pools", answer)
 
-    def events(self, name: str) -> None:
-        """What happens in a pool, as server-sent events."""
-        if self._admit("inspect", name) is None:
-            return
-        if self._call.head.method != b"GET":
-            self._refuse(405, "method-not-allowed", "method", b"Allow: GET\r\n")
-            return
-        pool = serving_of(self._call.generation).pools.get(name)
-        if not isinstance(pool, HostedPool):
-            self._refuse(404, "not-found", "no_pool" if pool is None else "pool_is_relayed")
-            return
-        process = self._process
+
+def _pool(own: OwnRequest) -> Act:
+    """One pool."""
+    name = own.names[0]
+    pool = own.section.generation.pools.get(name)
+    if pool is None:
+        return _NO_POOL
+    here = pool
+
+    def answer(told: Mapping[int, Any]) -> object:
+        return merge_pools([[here.describe()], *_named([name], told)])[0]
+
+    return Gather(f"pool {name}", answer)
+
+
+def _named(names: list[str], told: Mapping[int, Any]) -> list[list[Any]]:
+    """The pools of these names out of what other processes told of theirs."""
+    return [[pool for pool in pools if pool["pool"] in names] for pools in told.values()]
+
+
+def _events(own: OwnRequest) -> Act:
+    """What happens in a pool, as server-sent events."""
+    pool = own.section.generation.pools.get(own.names[0])
+    if not isinstance(pool, HostedPool):
+        return _NO_POOL if pool is None else _RELAYED
+    stream = Stream(pool)
+
+    def decide(process: ProcessContext, _record: RequestRecord) -> Outcome:
         if len(process.streams) >= process.generation.config.limits.event_streams:
-            self._refuse(503, "overloaded", "event_streams")
-            return
-        if not process.record("request", self._call.audit("allowed", status=200)):
-            self._refuse(503, "audit-unavailable", "audit")
-            return
-        EventStream(process, self._end, self._call, pool)
+            return Refusal(status=503, slug="overloaded", reason="event_streams")
+        return stream
 
-    def dispatch(self, name: str, worker: str | None, path: bytes) -> None:
-        """Send a request to a worker."""
-        admitted = self._admit("dispatch", name)
-        if admitted is None:
-            return
-        process, record = self._process, self._call
-        pool = serving_of(record.generation).pools.get(name)
-        if not isinstance(pool, HostedPool):
-            self._refuse(404, "not-found", "no_pool" if pool is None else "pool_is_relayed")
-            return
-        if process.draining:
-            self._refuse(503, "draining", "draining")
-            return
-        admitted.require("dispatch", _POOL, pool.config.name)
-        target = path if record.query is None else path + b"?" + record.query
-        self._connection.forward(
-            self._end,
-            record,
-            admitted,
-            pool,
-            target,
-            worker=worker,
-            label=_preferred_label(record),
-            wait=min(float(_preferred_wait(record)), process.generation.config.limits.wait_max),
-            dispatch=True,
-        )
+    return Later(decide)
 
 
-def _named(names: list[str]) -> Callable[[Any], list[Any]]:
-    """Picks the pools of these names out of what a process tells of its own."""
-    return lambda pools: [pool for pool in pools if pool["pool"] in names]
+def _dispatch(own: OwnRequest) -> Act:
+    """Send a request to a worker."""
+    name = own.names[0]
+    pool = own.section.generation.pools.get(name)
+    if not isinstance(pool, HostedPool):
+        return _NO_POOL if pool is None else _RELAYED
+    target = own.rest if own.query is None else own.rest + b"?" + own.query
+    worker = own.names[1] if len(own.names) > 1 else None
+    return forward(own.section, ("dispatch", "Pool", name), pool, target, worker=worker, dispatch=True)
 
 
-def _preferred_wait(record: RequestRecord) -> int:
-    """Seconds of ``Prefer: wait=N`` (RFC 7240 section 4.3); 0 without it."""
-    for value in values(record.head.fields, b"prefer"):
-        for member in value.split(b","):
-            match = _WAIT.fullmatch(member.partition(b";")[0].strip())
-            if match is not None:
-                return int(match[1])
-    return 0
+OWN_PATHS: Final = (
+    Endpoint(
+        methods=_READS,
+        pattern="/-/health",
+        who="TLS with any certificate; dispatch",
+        handler=_health,
+        answers="200 serving, 503 draining",
+    ),
+    Endpoint(
+        methods=_READS,
+        pattern="/-/pools",
+        who="TLS client or master; dispatch",
+        action="inspect",
+        resource="each Pool",
+        handler=_pools,
+        answers="200 with the pools that `inspect` is allowed for; 403 (or 401) when there is none",
+    ),
+    Endpoint(
+        methods=_READS,
+        pattern="/-/pools/{pool}",
+        who="same",
+        action="inspect",
+        resource="Pool",
+        handler=_pool,
+        answers="200, 404",
+    ),
+    Endpoint(
+        methods=(b"GET",),
+        pattern="/-/pools/{pool}/events",
+        who="same",
+        action="inspect",
+        resource="Pool",
+        handler=_events,
+        answers="200 `text/event-stream`, 404 (no such pool, or a relayed one), 503 `overloaded`",
+    ),
+    Endpoint(
+        pattern="/-/pools/{pool}/any/{path…}",
+        who="dispatch; TLS master",
+        action="dispatch",
+        resource="Pool",
+        handler=_dispatch,
+        answers="the worker's answer, or a problem: 404, 502, 503, 504",
+    ),
+    Endpoint(
+        pattern="/-/pools/{pool}/workers/{name}/{path…}",
+        who="same",
+        action="dispatch",
+        resource="Pool",
+        handler=_dispatch,
+        answers="same",
+    ),
+    Endpoint(
+        how="POST, GET, with `Connection: Upgrade` and `Upgrade: PTTH/1.0`",
+        pattern="/-/reverse/{pool}",
+        who="TLS worker",
+        action="reverse",
+        resource="Pool",
+        handler=lambda own: switch_roles(own.section, own.head, own.names[0]),
+        answers="101; 404, 405, 409 `superseded`, 426, 503 `draining`",
+        on_dispatch=False,
+    ),
+)
 
 
-def _preferred_label(record: RequestRecord) -> tuple[str, str] | None:
-    """The wish in ``Rhttp-Prefer-Label: k=v``; one that is malformed is no wish."""
-    for value in values(record.head.fields, b"rhttp-prefer-label"):
-        match = _LABEL.fullmatch(value.decode("latin-1").strip())
-        if match is not None:
-            return match[1].strip(), match[2].strip()
+def _matcher(pattern: str) -> re.Pattern[bytes]:
+    """A pattern of the table as an expression for normal paths."""
+    places = re.escape(pattern).replace(re.escape("/{path…}"), "(?P<rest>/.*)")
+    return re.compile(re.sub(r"\\\{[a-z]+\\\}", "([^/]+)", places).encode("ascii"), re.DOTALL)
+
+
+_MATCHERS: Final = tuple((_matcher(endpoint.pattern), endpoint) for endpoint in OWN_PATHS)
+
+
+def find_endpoint(path: bytes, *, is_local: bool) -> tuple[Endpoint, tuple[str, ...], bytes] | None:
+    """The own path that a normal path is, what stands in its places, and the rest; None: unlisted.
+
+    An empty name is none, and neither is a path behind ``any`` or a worker without its slash.
+    """
+    for matcher, endpoint in _MATCHERS:
+        match = matcher.fullmatch(path)
+        if match is None:
+            continue
+        if is_local and not endpoint.on_dispatch:
+            return None
+        words = match.groups()
+        if "rest" not in matcher.groupindex:
+            return endpoint, tuple([word.decode("ascii") for word in words]), b""
+        return endpoint, tuple([word.decode("ascii") for word in words[:-1]]), words[-1]
     return None
+
+
+def method_refusal(endpoint: Endpoint, method: bytes) -> Refusal | None:
+    """Why a path does not take this method; None: it does, or its handler looks at that itself."""
+    if not endpoint.methods or method in endpoint.methods:
+        return None
+    allow = b"Allow: %b\r\n" % b", ".join(endpoint.methods)
+    return Refusal(status=405, slug="method-not-allowed", reason="method", extra=allow)

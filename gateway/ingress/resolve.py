@@ -1,91 +1,212 @@
-"""What a forwarded request meant, kept for the next one on its connection that is like it.
+"""What a request is about: all that follows from its head, its peer and the generation, and from nothing else.
 
-Trust: pure; it changes no answer.
+Time, credentials, policies, limits and slots are for the moment: `gateway.ingress.connection` asks for them in their
+order, whether it was known already what a request is about or not.
+
+Trust: pure, meets bytes of untrusted clients, workers and masters.
 """
 
 from __future__ import annotations
 
-from auth.verifier import Authenticated
-from gateway.admission.checks import admit_again
-from gateway.admission.request_record import Admitted, Question, Rendered, RequestRecord
-from gateway.exchange.ends import Inbound
+from collections.abc import Sequence
+from typing import Final
+
+from gateway.admission.checks import Refusal
+from gateway.admission.request_record import Question
+from gateway.config.route_paths import is_reserved
+from gateway.config.values import RouteConfig
+from gateway.core.context import Generation
+from gateway.core.peer import LocalPeer, Peer
+from gateway.ingress.endpoints import NO_PATH, SWITCH, Endpoint, OwnRequest, find_endpoint, method_refusal
+from gateway.ingress.field_section import FieldSection, lines_about, refuse_absolute
+from gateway.ingress.forwarding import forward
+from gateway.ingress.outcomes import Act, Options
+from gateway.ingress.serving import serving_of
+from rhttp.http1.head import RequestHead
+from rhttp.http1.target import BadTarget, Target
+
+_OPTIONS: Final = Options()
+_NO_ROUTE: Final = Refusal(status=404, slug="not-found", reason="no_route")
+_WITH_CONTENT: Final = Refusal(status=400, slug="bad-request", reason="upgrade_with_content", closes=True)
 
 
-class Plan:
-    """What the last forwarded request meant: everything about it that does not depend on the moment.
+class Resolved:
+    """What one request is about. Plain slotted classes: requests for new paths make one each."""
 
-    It was made of the head without ``Authorization``, the peer and the generation, so it holds for the next request
-    that has the very same head (see `rhttp.http1.head_cache`) under the same generation. The decision about it holds
-    for a minute at most. A plain slotted class.
-    """
+    __slots__ = ("path", "query", "raw", "section")
 
-    __slots__ = (
-        "_admitted",
-        "_algorithm",
-        "_minute",
-        "dispatch",
-        "generation",
-        "inbound",
-        "label",
-        "lines",
-        "memo",
-        "parent_id",
-        "path",
-        "query",
-        "rendered",
-        "target",
-        "wait",
-        "worker",
-    )
+    def __init__(self, raw: bytes, section: FieldSection, path: bytes, query: bytes | None) -> None:
+        self.raw = raw
+        self.section = section
+        self.path = path
+        """The normal path; empty when there is none."""
+        self.query = query
+
+
+class ResolvedRefusal(Resolved):
+    """Nothing that we serve: it is refused before credentials are looked at."""
+
+    __slots__ = ("refusal",)
+
+    def __init__(self, raw: bytes, section: FieldSection, path: bytes, query: bytes | None, refusal: Refusal) -> None:
+        super().__init__(raw, section, path, query)
+        self.refusal = refusal
+
+
+class ResolvedOpen(Resolved):
+    """About nothing that policy is asked about; credentials that are given must be right all the same."""
+
+    __slots__ = ("act",)
+
+    def __init__(self, raw: bytes, section: FieldSection, path: bytes, query: bytes | None, act: Act) -> None:
+        super().__init__(raw, section, path, query)
+        self.act = act
+
+
+class ResolvedOne(Resolved):
+    """About one resource: policy is asked, and only then it counts what there is."""
+
+    __slots__ = ("act", "protocol", "question")
 
     def __init__(
         self,
-        record: RequestRecord,
-        admitted: Admitted,
-        epoch: float,
-        inbound: Inbound,
-        target: bytes,
-        lines: bytes,
-        *,
-        worker: str | None,
-        label: tuple[str, str] | None,
-        wait: float,
-        dispatch: bool,
+        raw: bytes,
+        section: FieldSection,
+        path: bytes,
+        query: bytes | None,
+        question: Question,
+        act: Act,
+        protocol: str,
     ) -> None:
-        self.memo = record.head.forwarded
-        """What equal heads share, and nothing else does: by its identity the head is known."""
-        self.generation = record.generation
-        self.path = record.target
-        self.query = record.query
-        self.parent_id = record.parent_id
-        self.inbound = inbound
-        self.target = target
-        self.lines = lines
-        self.worker = worker
-        self.label = label
-        self.wait = wait
-        self.dispatch = dispatch
-        self.keep(admitted, epoch)
+        super().__init__(raw, section, path, query)
+        self.question = question
+        self.act = act
+        self.protocol = protocol
+        """As policies see it."""
 
-    def keep(self, admitted: Admitted, epoch: float) -> None:
-        """Remember the decision about a request, for those that differ from it in nothing that a policy can see."""
-        self._admitted = admitted
-        self._algorithm = None if admitted.digest is None else admitted.digest.algorithm
-        self._minute = int(epoch) // 60
-        self.rendered: Rendered | None = None
 
-    @property
-    def question(self) -> Question:
-        """What policy is asked about a request like this one."""
-        return self._admitted.question
+class ResolvedEach(Resolved):
+    """About several resources: one that policy allows is enough, and those that it does not are left out."""
 
-    def renew(self, digest: Authenticated | None, epoch: float) -> Admitted | None:
-        """The proof for a request that differs from the kept one in its moment only; None: policy is to be asked.
+    __slots__ = ("_endpoint", "questions")
 
-        Policies see the time to the minute, so a decision holds until that is over.
-        """
-        if self._minute != int(epoch) // 60:
-            return None
-        if (None if digest is None else digest.algorithm) != self._algorithm:
-            return None
-        return admit_again(self._admitted, digest)
+    def __init__(
+        self,
+        raw: bytes,
+        section: FieldSection,
+        path: bytes,
+        query: bytes | None,
+        questions: Sequence[Question],
+        endpoint: Endpoint,
+    ) -> None:
+        super().__init__(raw, section, path, query)
+        self.questions = questions
+        self._endpoint = endpoint
+
+    def act_on(self, head: RequestHead, allowed: tuple[str, ...]) -> Act:
+        """What a request with this head is for, when these are allowed."""
+        return _act(self._endpoint, OwnRequest(head, self.section, allowed, b"", self.query))
+
+
+Resolution = ResolvedRefusal | ResolvedOpen | ResolvedOne | ResolvedEach
+
+
+def resolve(head: RequestHead, peer: Peer, generation: Generation) -> Resolution:
+    """What this request is about."""
+    return Resolver(peer).resolve(head, generation)
+
+
+class Resolver:
+    """Answers what `resolve` answers about the requests of one connection: quickly when they are alike.
+
+    Field lines that are those of the last request are not looked at again; nor is anything when its target is, too.
+    """
+
+    __slots__ = ("_about", "_is_local", "_last", "_peer", "_section")
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._is_local = isinstance(peer, LocalPeer)
+        self._section: FieldSection | None = None
+        self._last: Resolution | None = None
+        self._about: tuple[bytes | None, bytes] | None = None
+
+    def resolve(self, head: RequestHead, generation: Generation) -> Resolution:
+        """What this request is about."""
+        section = self._section
+        if section is None or section.memo is not head.forwarded or section.generation is not generation:
+            about = self._lines_about(head.host)
+            section = self._section = FieldSection(head, self._peer, serving_of(generation), about)
+        else:
+            last = self._last
+            if last is not None and last.raw == head.target:
+                return last
+        self._last = None  # what is made now may fail
+        resolution = self._last = self._resolve(head, section)
+        return resolution
+
+    def _lines_about(self, host: bytes | None) -> bytes:
+        """The field lines that say who asks; the same for every request to one authority."""
+        known = self._about
+        if known is None or known[0] != host:
+            known = self._about = (host, lines_about(self._peer, host))
+        return known[1]
+
+    def _resolve(self, head: RequestHead, section: FieldSection) -> Resolution:
+        raw = head.target
+        found = section.generation.routes.resolve(raw, method=head.method)
+        if isinstance(found, BadTarget):
+            reason = f"target_{found.fault.value.replace('-', '_')}"
+            bad = Refusal(status=400, slug="target-invalid", reason=reason)
+            return ResolvedRefusal(raw, section, b"", None, bad)
+        target, route = found
+        path, query = target.path, target.query
+        refusal = self._head_refusal(head, section, target)
+        if refusal is not None:
+            return ResolvedRefusal(raw, section, path, query, refusal)
+        if target.asterisk:  # about the gateway as a whole (RFC 9110 section 9.3.7)
+            return ResolvedOpen(raw, section, path, query, _OPTIONS)
+        # A page of another site changes nothing, neither over a route nor on a path of ours.
+        if section.cross_site is not None and (route is None or not route.allow_cross_site):
+            other = Refusal(status=403, slug="cross-site", reason=section.cross_site)
+            return ResolvedOpen(raw, section, path, query, other)
+        if is_reserved(path):
+            return self._own(head, section, path, query)
+        question: Question = ("request", "Route", "" if route is None else route.name)
+        act = _NO_ROUTE if route is None else _over(route, section, question, target)
+        return ResolvedOne(raw, section, path, query, question, act, "http/1.1")
+
+    def _head_refusal(self, head: RequestHead, section: FieldSection, target: Target) -> Refusal | None:
+        if target.authority is None:
+            refusal = section.host_refusal
+        else:
+            refusal = refuse_absolute(target.raw, target.authority, head.host, self._peer, section.generation)
+        refusal = refusal or section.refusal
+        if refusal is None and head.upgrade is not None and head.has_content and target.path.startswith(SWITCH):
+            # A switch is at the head's end: is what stands behind it the request's, or the reversed connection's?
+            return _WITH_CONTENT
+        return refusal
+
+    def _own(self, head: RequestHead, section: FieldSection, path: bytes, query: bytes | None) -> Resolution:
+        raw = head.target
+        found = find_endpoint(path, is_local=self._is_local)
+        if found is None:
+            return ResolvedOpen(raw, section, path, query, NO_PATH)
+        endpoint, names, rest = found
+        action = endpoint.action
+        if action is not None and endpoint.resource == "each Pool":
+            pools = section.generation.pools or ("",)
+            return ResolvedEach(raw, section, path, query, [(action, "Pool", name) for name in pools], endpoint)
+        act = _act(endpoint, OwnRequest(head, section, names, rest, query))
+        if action is None:
+            return ResolvedOpen(raw, section, path, query, act)
+        protocol = "ptth/1.0" if action == "reverse" else "http/1.1"
+        return ResolvedOne(raw, section, path, query, (action, "Pool", names[0]), act, protocol)
+
+
+def _act(endpoint: Endpoint, own: OwnRequest) -> Act:
+    return method_refusal(endpoint, own.head.method) or endpoint.handler(own)
+
+
+def _over(route: RouteConfig, section: FieldSection, question: Question, target: Target) -> Act:
+    return forward(section, question, section.generation.masters[route.master], target.normal)

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from gateway.admission.checks import Refused, check_again
+from gateway.admission.checks import Refusal, check_again, circumstances
 from gateway.admission.request_record import RequestRecord
 from gateway.config.values import PoolConfig
 from gateway.core.context import ProcessContext
@@ -246,6 +246,8 @@ class RelayPool:
         if not self._may_open(record, end, owner):
             master.abort()
             return
+        admitted = record.admitted
+        assert admitted is not None
         link, early = end.detach()
         process.registry.remove(owner)
         relayed = Relayed(
@@ -254,7 +256,7 @@ class RelayPool:
             variant.name,
             record.request_id,
             process.elapsed,
-            record.context,
+            circumstances(record, admitted.digest, process.epoch),
             worker=link,
             master=master,
         )
@@ -285,11 +287,10 @@ class RelayPool:
             return False
         assert record.admitted is not None
         admitted = check_again(process, record, record.admitted)
-        if isinstance(admitted, Refused):
+        if isinstance(admitted, Refusal):
             end.close_after = True
-            owner.refused(end, record, admitted)
+            owner.refuse(end, record, admitted)
             return False
-        record.admitted = admitted
         if not process.record("reverse.opened", record.audit("allowed", status=101)):
             self.failed(record, end, 503, "audit-unavailable", "audit")
             return False

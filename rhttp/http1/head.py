@@ -79,13 +79,14 @@ class RequestHead:
         """Values of ``Upgrade``, only when ``Connection`` names it and the version is 1.1."""
         self.authorization: tuple[bytes, ...] | None = None
         self.forwarded: dict[str, bytes] = {}
-        """Room for whoever forwards heads to keep the fields in serialized form; shared between equal heads."""
+        """Room for whoever forwards heads to keep the fields in serialized form; shared between heads that differ in
+        target and ``Authorization`` only."""
 
-    def authorized(self, value: bytes) -> RequestHead:
-        """The same head, which has no ``Authorization``, with this one."""
+    def at(self, target: bytes, authorization: tuple[bytes, ...] | None) -> RequestHead:
+        """The same head for another target, with these values of ``Authorization``."""
         head = RequestHead.__new__(RequestHead)
         head.method = self.method
-        head.target = self.target
+        head.target = target
         head.http11 = self.http11
         head.fields = self.fields
         head.host = self.host
@@ -95,7 +96,7 @@ class RequestHead:
         head.connection = self.connection
         head.expect = self.expect
         head.upgrade = self.upgrade
-        head.authorization = (value,)
+        head.authorization = authorization
         head.forwarded = self.forwarded
         return head
 

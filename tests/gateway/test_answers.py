@@ -8,6 +8,7 @@ import pytest
 from support.bench import POOL, Bench, Requester, client_peer
 from support.policies import OPEN
 
+from gateway.admission.checks import Refusal
 from gateway.admission.request_record import RequestRecord
 from gateway.http import responses
 from gateway.http.responses import answer_json, fail, refuse
@@ -44,7 +45,8 @@ class Idle(Requester):
 def test_refusal_is_in_the_log_before_it_leaves(bench: Bench) -> None:
     """With the reason, which the peer is not told."""
     peer = Idle(bench)
-    refuse(bench.process, peer.end, peer.record, 403, "forbidden", "for_a_reason", policy=("p",))
+    refusal = Refusal(status=403, slug="forbidden", reason="for_a_reason", policy=("p",))
+    refuse(bench.process, peer.end, peer.record, refusal)
     answer = peer.answer()
     assert answer is not None
     assert (answer.status, answer.problem) == (403, "forbidden")
@@ -60,7 +62,7 @@ def test_refusal_of_what_is_answered_already_claims_no_status(bench: Bench) -> N
     peer.end.head(200, b"", 10)
     peer.end.flush()
     peer.link.take()
-    refuse(bench.process, peer.end, peer.record, 403, "forbidden", "late")
+    refuse(bench.process, peer.end, peer.record, Refusal(status=403, slug="forbidden", reason="late"))
     assert peer.link.aborted
     (line,) = bench.audit.lines
     assert line["reason"] == "late"
@@ -82,7 +84,7 @@ def test_problem_ends_in_a_newline_and_is_as_long_as_it_says(bench: Bench) -> No
 def test_refusal_of_large_content_says_that_it_closes(bench: Bench, length: int, *, closes: bool) -> None:
     """At the limit the connection goes on, one byte above it does not."""
     peer = Idle(bench, b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % length)
-    refuse(bench.process, peer.end, peer.record, 404, "not-found", "no_route")
+    refuse(bench.process, peer.end, peer.record, Refusal(status=404, slug="not-found", reason="no_route"))
     answer = peer.answer()
     assert answer is not None
     assert (answer.fields.get("connection") == "close") is closes

@@ -10,8 +10,8 @@ import pytest
 from support.bench import POOL, Answer, Bench, Requester, client_peer, master_peer, worker_peer
 from support.policies import OPEN
 
-from gateway.admission.request_record import RequestRecord
-from gateway.ingress import endpoints
+from gateway.ingress.field_section import preferred_label, preferred_wait
+from rhttp.http1.fields import SharedFields
 from rhttp.http1.head import parse_request_head
 
 CONFIG = (
@@ -99,6 +99,18 @@ def test_switch_of_roles_is_not_offered_on_the_dispatch_listener(bench: Bench) -
     assert answered(local.ask("/-/reverse/render", "POST", "Upgrade: PTTH/1.0", "Connection: Upgrade")).status == 404
 
 
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [("/-/reverse/render", "elsewhere", 421), ("/-/reverse/render/x", "localhost", 404), ("/-/reverse/no", "a", 421)],
+)
+def test_switch_of_roles_that_is_refused_for_anything_closes(bench: Bench, target: str, host: str, status: int) -> None:
+    """Whoever asked for it may have gone over to the other protocol already."""
+    worker = bench.requester(worker_peer("w1"))
+    worker.send(f"POST {target} HTTP/1.1\r\nHost: {host}\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n".encode())
+    answer = answered(worker.answer())
+    assert (answer.status, answer.fields["connection"]) == (status, "close")
+
+
 def test_pools_are_summed_and_one_is_told_alone(bench: Bench, asker: Requester) -> None:
     """What is free in a relay pool only its master knows: it counts as none."""
     bench.worker("w1")
@@ -180,10 +192,9 @@ async def test_event_streams_have_a_number() -> None:
         bench.close()
 
 
-def record(bench: Bench, *lines: str) -> RequestRecord:
-    """A request with these field lines."""
-    head = parse_request_head("\r\n".join(["GET / HTTP/1.1", "Host: x", *lines, "", ""]).encode("latin-1"))
-    return RequestRecord(head, client_peer(), "tls", "r", bench.process.generation)
+def fields(*lines: str) -> SharedFields:
+    """The field lines of a request."""
+    return parse_request_head("\r\n".join(["GET / HTTP/1.1", "Host: x", *lines, "", ""]).encode("latin-1")).fields
 
 
 @pytest.mark.parametrize(
@@ -203,9 +214,9 @@ def record(bench: Bench, *lines: str) -> RequestRecord:
         (["Prefer: wait=1234567890"], 0),
     ],
 )
-def test_wait_that_is_preferred_is_read_by_rfc_7240(bench: Bench, lines: list[str], seconds: int) -> None:
+def test_wait_that_is_preferred_is_read_by_rfc_7240(lines: list[str], seconds: int) -> None:
     """Whole seconds; the first one counts, what is malformed is no wish."""
-    assert endpoints._preferred_wait(record(bench, *lines)) == seconds
+    assert preferred_wait(fields(*lines)) == seconds
 
 
 @pytest.mark.parametrize(
@@ -223,6 +234,6 @@ def test_wait_that_is_preferred_is_read_by_rfc_7240(bench: Bench, lines: list[st
         ("k=" + "v" * 256, None),
     ],
 )
-def test_label_that_is_preferred_is_one_pair_or_no_wish(bench: Bench, line: str, label: object) -> None:
+def test_label_that_is_preferred_is_one_pair_or_no_wish(line: str, label: object) -> None:
     """At its limits it is read, one character above it is not."""
-    assert endpoints._preferred_label(record(bench, f"Rhttp-Prefer-Label: {line}")) == label
+    assert preferred_label(fields(f"Rhttp-Prefer-Label: {line}")) == label

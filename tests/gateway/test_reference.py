@@ -13,6 +13,7 @@ import pytest
 
 from gateway.config.models import TABLES, TopTable, keys_of
 from gateway.http.problems import PROBLEMS
+from gateway.ingress.endpoints import OWN_PATHS
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "gen_reference.py"
@@ -52,6 +53,15 @@ def test_reference_has_every_problem_type(generator: ModuleType) -> None:
     text = "\n".join(generator.problem_lines())
     for kind in PROBLEMS.values():
         assert f"| `{kind.type}` | {kind.status} | {kind.title} |" in text
+
+
+def test_reference_has_every_own_path_with_what_policy_is_asked(generator: ModuleType) -> None:
+    """The table that requests are served by is the one that is printed."""
+    page = generator.page()
+    for endpoint in OWN_PATHS:
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{endpoint.pattern}` |"))
+        asked = f"`{endpoint.action}` on {endpoint.resource}" if endpoint.action else "nothing"
+        assert f"| {asked} |" in row
 
 
 def test_reference_rows_cannot_be_broken_by_their_text(generator: ModuleType) -> None:

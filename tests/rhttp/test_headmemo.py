@@ -62,6 +62,57 @@ def test_request_head_read_before_or_not_is_what_the_parser_says(at: int, insert
         assert facts(lambda: read_request_head(block, max_fields=100, max_line=8192)) == expected
 
 
+TARGET_BYTES = st.sampled_from(
+    [bytes((byte,)) for byte in range(256)] + [b"%2F", b"//", b"/../", b" HTTP/1.1", b"?a=b"]
+)
+
+
+@given(
+    method=st.sampled_from([b"GET", b"POST", b"OPTIONS", b"CONNECT", b"PRI", b"BREW", b"get"]),
+    target=st.lists(TARGET_BYTES, max_size=6).map(b"".join).flatmap(lambda t: st.sampled_from([t, b"/" + t])),
+    version=st.sampled_from([b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"HTTP/1.1 "]),
+    lines=st.sampled_from(
+        [b"", b"Authorization: Digest a=b\r\n", b"Transfer-Encoding: chunked\r\n", b"Upgrade: h2c\r\n"]
+    ),
+)
+def test_request_head_with_another_target_is_what_the_parser_says(
+    method: bytes, target: bytes, version: bytes, lines: bytes
+) -> None:
+    """Field lines that were read for one target are read for none that the parser would mind."""
+    block = b"%b %b %b\r\nHost: x\r\n%b\r\n" % (method, target, version, lines)
+    block = block[: block.find(b"\r\n\r\n") + 4]
+    expected = facts(lambda: parse_request_head(block))
+    usual = block.replace(target, b"/usual", 1) if target else block
+    facts(lambda: read_request_head(usual, max_fields=100, max_line=8192))
+    for _ in range(2):
+        assert facts(lambda: read_request_head(block, max_fields=100, max_line=8192)) == expected
+
+
+def test_request_line_is_held_to_its_limit_every_time() -> None:
+    """At the limit it passes, one byte above it does not, whatever was read before."""
+    for size, fits in ((20, True), (21, False), (20, True)):
+        block = b"GET /%b HTTP/1.1\r\nHost: x\r\n\r\n" % (b"a" * (size - 14))
+        told = facts(lambda block=block: read_request_head(block, max_fields=100, max_line=20))  # type: ignore[misc]
+        assert (told != 414) is fits
+        assert told == facts(lambda block=block: parse_request_head(block, max_line=20))  # type: ignore[misc]
+
+
+def test_request_heads_for_many_targets_are_kept_as_one_without_any() -> None:
+    """However many are asked for: what stands in a target, a query too, is gone with its request."""
+    head_cache._requests.clear()
+    heads = [
+        read_request_head(
+            b"GET /t0p5ecret/%d?k=5ecret HTTP/1.1\r\nHost: many\r\n\r\n" % n, max_fields=100, max_line=8192
+        )
+        for n in range(10)
+    ]
+    assert [head.target for head in heads] == [b"/t0p5ecret/%d?k=5ecret" % n for n in range(10)]
+    assert {id(head.forwarded) for head in heads} == {id(heads[0].forwarded)}
+    ((key, kept),) = head_cache._requests.items()
+    assert SECRET not in key
+    assert kept.target == b"/"
+
+
 @given(at=st.integers(0, len(RESPONSE) - 4), insert=inserts, cut=st.integers(0, 3))
 def test_response_head_read_before_or_not_is_what_the_parser_says(at: int, insert: bytes, cut: int) -> None:
     """Any change anywhere: the same head, or the same refusal."""
