@@ -31,7 +31,7 @@ PARTS: Final[Mapping[str, str]] = {
     "OpenSSL._util.ffi": "NULL buffer callback from_buffer gc new unpack",
     "OpenSSL._util.lib": (
         "ERR_clear_error EVP_get_digestbyname SSL_CTX_set1_curves_list SSL_CTX_set1_sigalgs_list"
-        " SSL_CTX_set_alpn_select_cb SSL_CTX_set_verify SSL_ERROR_WANT_READ SSL_ERROR_WANT_WRITE"
+        " SSL_CTX_set_alpn_select_cb SSL_CTX_set_cert_cb SSL_CTX_set_verify SSL_ERROR_WANT_READ SSL_ERROR_WANT_WRITE"
         " SSL_TLSEXT_ERR_ALERT_FATAL SSL_TLSEXT_ERR_OK SSL_do_handshake SSL_get_error"
         " SSL_get_ex_data_X509_STORE_CTX_idx SSL_get_shutdown SSL_read SSL_set_info_callback SSL_shutdown SSL_write"
         " X509_STORE_CTX_get1_chain X509_STORE_CTX_get_error X509_STORE_CTX_get_error_depth"

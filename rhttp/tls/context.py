@@ -14,11 +14,18 @@ from collections.abc import Sequence
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from OpenSSL import SSL, crypto
 
 from rhttp.tls.binding import context_pointer, lib
-from rhttp.tls.handshake import HTTP11, MAX_DEPTH, Verify, choose_http11, verify_with
+from rhttp.tls.handshake import (
+    HTTP11,
+    MAX_DEPTH,
+    Verify,
+    choose_http11,
+    send_leaf_alone_where_known,
+    verify_with,
+)
 
 # TLS 1.2 suites: forward secrecy and AEAD only. TLS 1.3 has no others.
 CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -45,7 +52,8 @@ def server_context(
     Raises:
         ValueError, SSL.Error: the certificate or key cannot be used.
     """
-    context = _context(SSL.TLS_SERVER_METHOD, chain, key)
+    context = _context(SSL.TLS_SERVER_METHOD)
+    _present(context, chain, key)
     store = context.get_cert_store()
     assert store is not None
     for pem in (*anchors, *intermediates):
@@ -61,8 +69,18 @@ def server_context(
 
 
 def client_context(*, chain: bytes | None, key: bytes | None, anchors: Sequence[bytes], host: str) -> SSL.Context:
-    """A context that dials: verifies the server's path, purpose and name (RFC 9525) inside the handshake."""
-    context = _context(SSL.TLS_CLIENT_METHOD, chain, key)
+    """A context that dials: verifies the server's path, purpose and name (RFC 9525) inside the handshake.
+
+    Of a ``chain`` only the first certificate is sent to a server that names its issuer among the authorities that it
+    takes; the others are sent to any other server.
+    """
+    context = _context(SSL.TLS_CLIENT_METHOD)
+    if chain is not None and key is not None:
+        certificates = _present(context, chain, key)
+        if len(certificates) > 1:
+            leaf_alone = _context(SSL.TLS_CLIENT_METHOD)
+            _present(leaf_alone, certificates[0].public_bytes(Encoding.PEM), key)
+            send_leaf_alone_where_known(context, certificates[0].issuer, leaf_alone)
     store = context.get_cert_store()
     assert store is not None
     for pem in anchors:
@@ -73,7 +91,7 @@ def client_context(*, chain: bytes | None, key: bytes | None, anchors: Sequence[
     return context
 
 
-def _context(method: int, chain: bytes | None, key: bytes | None) -> SSL.Context:
+def _context(method: int) -> SSL.Context:
     context = SSL.Context(method)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(CIPHERS)
@@ -91,14 +109,18 @@ def _context(method: int, chain: bytes | None, key: bytes | None) -> SSL.Context
         | SSL.OP_IGNORE_UNEXPECTED_EOF
     )
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
-    if chain is not None and key is not None:
-        certificates = x509.load_pem_x509_certificates(chain)
-        context.use_certificate(certificates[0])
-        for certificate in certificates[1:]:
-            context.add_extra_chain_cert(certificate)
-        context.use_privatekey(load_pem_private_key(key, None))  # type: ignore[arg-type]  # any key OpenSSL can sign with
-        context.check_privatekey()
     return context
+
+
+def _present(context: SSL.Context, chain: bytes, key: bytes) -> list[x509.Certificate]:
+    """Have it show these certificates; answers them."""
+    certificates = x509.load_pem_x509_certificates(chain)
+    context.use_certificate(certificates[0])
+    for certificate in certificates[1:]:
+        context.add_extra_chain_cert(certificate)
+    context.use_privatekey(load_pem_private_key(key, None))  # type: ignore[arg-type]  # any key OpenSSL can sign with
+    context.check_privatekey()
+    return certificates
 
 
 def check_service_identity(certificate: x509.Certificate, host: str) -> str:

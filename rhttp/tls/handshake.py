@@ -1,4 +1,4 @@
-"""What OpenSSL calls back while it shakes hands, without pyOpenSSL's detours: the peer's path, and ALPN.
+"""What OpenSSL calls back while it shakes hands, without pyOpenSSL's detours: the peer's path, ALPN, what we present.
 
 pyOpenSSL wraps every certificate of a path and hands it over one by one; to read one costs a round through DER. Here
 the path is taken once, when OpenSSL has accepted all of it, and told by the SHA-256 of each certificate: whoever knows
@@ -167,3 +167,43 @@ _ALPN: Final = ffi.callback(
 def choose_http11(context: SSL.Context) -> None:
     """Agree on HTTP/1.1 with whoever offers protocols; who offers others only gets no_application_protocol."""
     lib.SSL_CTX_set_alpn_select_cb(context_pointer(context), _ALPN, ffi.NULL)
+
+
+class _LeafAlone:
+    """What a context that presents a chain knows besides: its leaf's issuer, and its like that has the leaf alone."""
+
+    __slots__ = ("context", "issuer")
+
+    def __init__(self, issuer: x509.Name, context: SSL.Context) -> None:
+        self.issuer = issuer
+        self.context = context
+
+
+def _on_certificate_request(ssl: Any, _: Any) -> int:
+    try:
+        connection = connection_of(ssl)
+        if connection is not None:
+            known = connection.get_context().get_app_data()
+            # By then the server is verified, which is who wrote these names.
+            if isinstance(known, _LeafAlone) and known.issuer in connection.get_client_ca_list(as_cryptography=True):
+                connection.set_context(known.context)
+    except Exception:
+        return 1  # names that cannot be read name nobody: whoever gets the whole chain can verify it
+    return 1
+
+
+_CERTIFICATE_REQUEST: Final = ffi.callback("int (*)(SSL *, void *)", _on_certificate_request, error=1)
+_NO_AUTO_CHAIN: Final = 8
+"""``SSL_MODE_NO_AUTO_CHAIN`` (OpenSSL's ssl.h): send what was given, and nothing that is found among the anchors."""
+
+
+def send_leaf_alone_where_known(context: SSL.Context, issuer: x509.Name, leaf_alone: SSL.Context) -> None:
+    """Go on with ``leaf_alone`` once a server names the leaf's ``issuer`` among the authorities that it takes.
+
+    RFC 8446 section 4.2.4 and RFC 5246 section 7.4.4: what they are named for is choosing a certificate. A server has
+    those that it names, and one that is sent to it again it keeps as long as the connection. ``leaf_alone`` has to be
+    like ``context`` but for the chain, and ``context`` has a chain. The application data of ``context`` is ours.
+    """
+    context.set_mode(_NO_AUTO_CHAIN)
+    context.set_app_data(_LeafAlone(issuer, leaf_alone))
+    lib.SSL_CTX_set_cert_cb(context_pointer(context), _CERTIFICATE_REQUEST, ffi.NULL)

@@ -13,7 +13,7 @@ from OpenSSL import SSL
 from support.origins import Origin
 from support.rig import JOBS, NotSwitched, Rig
 from support.runhomes import new_ca
-from support.wire import request
+from support.wire import Wire, request, tls_context
 
 from gateway.admin.client import call
 from gateway.cli.main import cli
@@ -217,9 +217,20 @@ def test_reload_without_a_ca_ends_what_it_issued(rig: Rig) -> None:
         cut = [line["identity"] for line in rig.audit() if line["event"] == "connection.cut"]
         assert sorted(cut) == ["worker/w1", "worker/w2"]
         assert rig.wait_line(event="connection.cut")["reason"] == "issuer_gone"
-        with rig.connect("w2") as again, pytest.raises(SSL.Error, match="alert"):
-            again.ask("/-/health")
+        for chain, alert in (("whole", "alert internal error"), ("alone", "alert unknown ca")):
+            context = tls_context(None, cert=presented(rig, "w2", chain), key=rig.bundle("w2") / "key.pem")
+            with Wire(rig.tcp(), context) as again, pytest.raises(SSL.Error, match=alert):
+                again.ask("/-/health")
         assert client.ask("/-/health").status == 200
+
+
+def presented(rig: Rig, name: str, chain: str) -> Path:
+    """A file with what a peer presents: its chain, or its leaf alone as our agents do."""
+    whole = rig.bundle(name) / "cert.pem"
+    end = "-----END CERTIFICATE-----\n"
+    alone = rig.home / f"{name}-alone.pem"
+    alone.write_text(whole.read_text().partition(end)[0] + end)
+    return whole if chain == "whole" else alone
 
 
 def test_revocation_does_not_wait_for_a_reload(rig: Rig) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import orjson
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 from OpenSSL._util import lib
@@ -119,6 +120,11 @@ class Wire:
         """Whether the server resumed the session that was brought along."""
         assert self._tls is not None
         return bool(lib.SSL_session_reused(self._tls._ssl))  # pyOpenSSL has no method for it
+
+    def authorities(self) -> list[x509.Name]:
+        """The certification authorities that the server named when it asked for a certificate."""
+        assert self._tls is not None
+        return self._tls.get_client_ca_list(as_cryptography=True)
 
     def peer_certificate(self) -> bytes:
         """The server's certificate, DER."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
-from cryptography.x509 import Certificate, load_pem_x509_certificate
+from cryptography.x509 import Certificate, load_pem_x509_certificate, load_pem_x509_certificates
 from OpenSSL import SSL
 from support.certs import Pair, forge
 from support.homes import new_home
@@ -46,7 +46,7 @@ def issuer(rig: Rig, role: Role) -> IssuerKey:
     return IssuerKey(certificate=certificate, key=key)  # type: ignore[arg-type]
 
 
-def forged(rig: Rig, place: Path, uri: str, *, days: tuple[int, int] | None = None) -> SSL.Context:
+def forged(rig: Rig, place: Path, uri: str, *, days: tuple[int, int] | None = None, alone: bool = False) -> SSL.Context:
     """A certificate by the home's own client CA, with any name and time."""
     ca = issuer(rig, Role.CLIENT)
     now = datetime.now(UTC)
@@ -58,7 +58,14 @@ def forged(rig: Rig, place: Path, uri: str, *, days: tuple[int, int] | None = No
         not_before=start,
         not_after=now + timedelta(days=days[1] if days else 1),
     )
-    return save(place, pair.certificate, ca.certificate, key=pair.key)
+    return save(place, pair.certificate, *(() if alone else (ca.certificate,)), key=pair.key)
+
+
+def bundled(bundle: Path, place: Path, *, alone: bool) -> SSL.Context:
+    """TLS settings with a bundle's certificate: with its issuing CA behind it, or alone as our agents send it."""
+    chain = load_pem_x509_certificates((bundle / "cert.pem").read_bytes())
+    key = load_pem_private_key((bundle / "key.pem").read_bytes(), None)
+    return save(place, *chain[: 1 if alone else None], key=key)
 
 
 def refused_line(rig: Rig, seen: int, reason: str) -> dict[str, Any]:
@@ -68,6 +75,9 @@ def refused_line(rig: Rig, seen: int, reason: str) -> dict[str, Any]:
     assert found[0]["listener"] == "tls"
     assert found[0]["source"] == "127.0.0.1"
     return dict(found[0])
+
+
+alone_and_with_its_issuer = pytest.mark.parametrize("alone", [True, False], ids=["leaf alone", "with its issuer"])
 
 
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
@@ -101,17 +111,19 @@ def test_certificate_signed_by_itself_is_refused(rig: Rig, tmp_path: Path) -> No
     refused_line(rig, seen, "untrusted")
 
 
-def test_certificate_past_its_time_is_refused(rig: Rig, tmp_path: Path) -> None:
+@alone_and_with_its_issuer
+def test_certificate_past_its_time_is_refused(rig: Rig, tmp_path: Path, alone: bool) -> None:
     """By our own CA, but of last week."""
     seen = len(rig.audit())
-    context = forged(rig, tmp_path, "spiffe://test.internal/client/alice", days=(-7, -1))
+    context = forged(rig, tmp_path, "spiffe://test.internal/client/alice", days=(-7, -1), alone=alone)
     assert refusal(rig, context) == "tls alert certificate expired"
     refused_line(rig, seen, "expired")
 
 
-def test_certificate_that_we_forge_by_the_rules_is_let_in(rig: Rig, tmp_path: Path) -> None:
+@alone_and_with_its_issuer
+def test_certificate_that_we_forge_by_the_rules_is_let_in(rig: Rig, tmp_path: Path, alone: bool) -> None:
     """The tests around this one are about what they change, not about the forger."""
-    with Wire(rig.tcp(), forged(rig, tmp_path, "spiffe://test.internal/client/alice")) as wire:
+    with Wire(rig.tcp(), forged(rig, tmp_path, "spiffe://test.internal/client/alice", alone=alone)) as wire:
         assert wire.ask("/-/health").status == 200
 
 
@@ -123,11 +135,14 @@ FOREIGN_IDS = {
 }
 
 
+@alone_and_with_its_issuer
 @pytest.mark.parametrize("what", FOREIGN_IDS)
-def test_certificate_whose_spiffe_id_does_not_fit_its_issuer_is_refused(rig: Rig, tmp_path: Path, what: str) -> None:
+def test_certificate_whose_spiffe_id_does_not_fit_its_issuer_is_refused(
+    rig: Rig, tmp_path: Path, what: str, alone: bool
+) -> None:
     """The client CA can make clients of its own domain only, whatever it signs."""
     seen = len(rig.audit())
-    assert refusal(rig, forged(rig, tmp_path, FOREIGN_IDS[what])) == "tlsv1 alert internal error"
+    assert refusal(rig, forged(rig, tmp_path, FOREIGN_IDS[what], alone=alone)) == "tlsv1 alert internal error"
     line = wait_for(lambda: [x for x in rig.audit()[seen:] if x["event"] == "tls.refused"], bool)[0]
     assert line["reason"] in ("role", "profile", "name"), line
 
@@ -141,20 +156,20 @@ def test_server_certificate_is_no_client(rig: Rig) -> None:
     assert wait_for(lambda: [x for x in rig.audit()[seen:] if x["event"] == "tls.refused"], bool)
 
 
-def test_certificate_that_was_revoked_is_refused(rig: Rig) -> None:
+@alone_and_with_its_issuer
+def test_certificate_that_was_revoked_is_refused(rig: Rig, tmp_path: Path, alone: bool) -> None:
     """Before the handshake is over, with its reason in the log and in the alert: who holds it may read *revoked*."""
-    rig.run("issue-client", "dave")
-    rig.run("revoke", "dave")
+    name = f"dave-{alone:d}"
+    rig.run("issue-client", name)
+    rig.run("revoke", name)
     seen = len(rig.audit())
-    assert refusal(rig, tls_context(rig.bundle("dave"))).endswith("alert certificate revoked")
+    assert refusal(rig, bundled(rig.bundle(name), tmp_path, alone=alone)).endswith("alert certificate revoked")
     refused_line(rig, seen, "revoked")
 
 
 def test_peer_that_sends_only_its_leaf_is_let_in(rig: Rig, tmp_path: Path) -> None:
     """The gateway knows its own CAs."""
-    leaf = load_pem_x509_certificate((rig.bundle("alice") / "cert.pem").read_bytes())
-    key = load_pem_private_key((rig.bundle("alice") / "key.pem").read_bytes(), None)
-    with Wire(rig.tcp(), save(tmp_path, leaf, key=key)) as wire:
+    with Wire(rig.tcp(), bundled(rig.bundle("alice"), tmp_path, alone=True)) as wire:
         assert wire.ask("/-/health").status == 200
 
 
@@ -171,6 +186,15 @@ def test_session_is_never_resumed(rig: Rig, version: str) -> None:
         assert not again.was_resumed()
 
 
+def test_gateway_names_the_authorities_that_it_takes(rig: Rig) -> None:
+    """By this our agents know that their leaf is enough: every issuing CA of peers, not the one of servers."""
+    with rig.connect("alice") as wire:
+        named = wire.authorities()
+    cas = {role: issuer(rig, role).certificate.subject for role in Role}
+    assert {cas[Role.CLIENT], cas[Role.WORKER], cas[Role.MASTER]} <= set(named)
+    assert cas[Role.SERVER] not in named
+
+
 def test_certificate_alone_opens_health_and_nothing_else(rig: Rig) -> None:
     """What you hold is not enough: what you know comes on top."""
     with rig.connect("alice") as wire:
@@ -179,10 +203,14 @@ def test_certificate_alone_opens_health_and_nothing_else(rig: Rig) -> None:
             assert wire.ask(target).status == 401, target
 
 
-def test_certificate_of_another_gateway_is_refused_though_every_name_is_the_same(rig: Rig, tmp_path: Path) -> None:
-    """Another home's alice, of the same trust domain."""
+@alone_and_with_its_issuer
+def test_certificate_of_another_gateway_is_refused_though_every_name_is_the_same(
+    rig: Rig, tmp_path: Path, alone: bool
+) -> None:
+    """Another home's alice, of the same trust domain: the gateway names the very name of the CA that issued it."""
     fresh = new_home(tmp_path / "fresh", trust_domain="test.internal")
     run(fresh.path, "issue-client", "alice")
     seen = len(rig.audit())
-    assert refusal(rig, tls_context(fresh.path / "bundles" / "alice")) == "tlsv1 alert unknown ca"
+    context = bundled(fresh.path / "bundles" / "alice", tmp_path, alone=alone)
+    assert refusal(rig, context) == "tlsv1 alert unknown ca"
     refused_line(rig, seen, "untrusted")
