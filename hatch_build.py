@@ -38,8 +38,8 @@ HOT = {
     "gateway.core": "context counters peer registry",
     "gateway.exchange": "account ends exchange masters",
     "gateway.http": "fields hosts problems responses routes",
-    "gateway.ingress": "acceptor connection endpoints field_section forwarding gather metrics_acceptor outcomes queues"
-    " resolve serving tls_acceptor",
+    "gateway.ingress": "acceptor connection endpoints field_section forwarding gather handlers listener metrics_handler"
+    " outcomes queues resolve serving",
     "gateway.pools": "hosted least_busy queue relayed slots tcp_keepalive",
     "gateway.state": "snapshot",
     "rhttp.digest": "authorization_cache formula grammar",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from auth.cedar import Decider
 from auth.policy import Allowed, Context, Denied
@@ -20,8 +19,6 @@ from gateway.admission.request_record import Admitted, Question, Rendered, Reque
 from gateway.core.context import Policies, ProcessContext
 from gateway.core.peer import CertifiedPeer, LocalPeer
 from rhttp.digest.authorization_cache import RecentAuthorization
-
-_TLS: Final = b"tls"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +142,7 @@ def check_digest(
         head.authorization,
         method=head.method,
         uri=head.target,
-        listener=_TLS,
+        listener=record.listener.encode("ascii"),
         binding=peer.fingerprint,
         expected_user=peer.name,
         credentials=process.credentials,
@@ -249,7 +246,7 @@ def _outcome(
 def challenge(process: ProcessContext, record: RequestRecord, refused: Refusal) -> bytes:
     """The ``WWW-Authenticate`` field line of a 401."""
     value = record.generation.verifier.challenge(
-        listener=_TLS,
+        listener=record.listener.encode("ascii"),
         binding=record.peer.fingerprint,
         now=process.precise(),
         entropy=process.entropy(),

@@ -224,10 +224,14 @@ class ProcessContext:
         except AuditUnavailable:
             self.counters.audit_lost += 1
 
-    def plain_link(self, sock: socket.socket, end: asyncio.Protocol, tally: Tally | None = None) -> PlainLink:
-        """A link on a connected socket in the clear, its owner told; the socket does not block."""
+    def open_plain(self, sock: socket.socket, tally: Tally | None = None) -> PlainLink:
+        """A link on a connected socket in the clear, without an owner yet; the socket does not block."""
         high_water = self.generation.config.limits.buffer_bytes
-        link = PlainLink(self.loop, sock, wheel=self.wheel, outbox=self.outbox, high_water=high_water, tally=tally)
+        return PlainLink(self.loop, sock, wheel=self.wheel, outbox=self.outbox, high_water=high_water, tally=tally)
+
+    def plain_link(self, sock: socket.socket, end: asyncio.Protocol) -> PlainLink:
+        """As `open_plain`, its owner told."""
+        link = self.open_plain(sock)
         link.set_protocol(end)
         end.connection_made(link)  # type: ignore[arg-type]  # a Link
         return link

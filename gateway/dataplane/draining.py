@@ -18,7 +18,6 @@ from gateway.exchange.exchange import Exchange
 from gateway.ingress.acceptor import Acceptor, PlainGuest
 from gateway.ingress.connection import Connection
 from gateway.ingress.serving import serving_of
-from gateway.ingress.tls_acceptor import TlsAcceptor
 from gateway.pools.hosted import HostedPool, ReversedConnection
 from gateway.pools.relayed import Relayed
 from rhttp.http1.answer import LINGER
@@ -127,7 +126,7 @@ class Draining:
         if self._process.exchanges:
             return True
         for acceptor in self._acceptors:
-            if isinstance(acceptor, TlsAcceptor) and acceptor.is_shaking(may_ask, may_speak):
+            if acceptor.is_shaking(may_ask, may_speak):
                 return True
         return any(isinstance(live, Connection) and live.end.phase < LINGER for live in self._process.registry)
 
@@ -138,8 +137,7 @@ class Draining:
         """Cut whatever is under way still, so that nobody takes half an answer for a whole one; answer how much."""
         cut = {"requests": 0, "connections": 0, "handshakes": 0}
         for acceptor in self._acceptors:
-            if isinstance(acceptor, TlsAcceptor):
-                cut["handshakes"] += acceptor.end_handshakes()
+            cut["handshakes"] += acceptor.end_handshakes()
         # Workers first: requests that they served are answered, or cut, before their requesters' connections end.
         lives = list(self._process.registry)
         connections = [live for live in lives if isinstance(live, Connection) and live.end.phase < LINGER]

@@ -25,13 +25,13 @@ from gateway.dataplane.draining import Draining
 from gateway.dataplane.generation import Lasting, Refusals, build_generation, lasting_parts, load_policy, read_config
 from gateway.dataplane.metrics import measure, metrics_text
 from gateway.dataplane.wiring import join
-from gateway.ingress.acceptor import Acceptor, DispatchAcceptor
+from gateway.ingress.acceptor import Acceptor
 from gateway.ingress.connection import Connection
 from gateway.ingress.event_stream import EventStream
 from gateway.ingress.gather import ask_all
-from gateway.ingress.metrics_acceptor import MetricsAcceptor
+from gateway.ingress.handlers import dispatch_listener, tls_listener
+from gateway.ingress.metrics_handler import metrics_listener
 from gateway.ingress.serving import Serving, serving_of
-from gateway.ingress.tls_acceptor import TlsAcceptor
 from gateway.pools.hosted import ReversedConnection
 from gateway.pools.relayed import Relayed
 from gateway.state.snapshot import StateSnapshot
@@ -53,7 +53,6 @@ class DataPlane:
         self._mesh: Mesh | None = None
         """None: this process is the only one."""
         self._stream = ""
-        self._tls: TlsAcceptor | None = None
         self._acceptors: list[Acceptor] = []
         self._ticker: asyncio.TimerHandle | None = None
         self._second = 0
@@ -217,12 +216,11 @@ class DataPlane:
             await self._mesh.start(sockets.mesh)
             await self._mesh.complete()
         if sockets.tls:
-            self._tls = TlsAcceptor(process, sockets)
-            self._acceptors.append(self._tls)
+            self._acceptors.append(Acceptor(process, tls_listener(process, sockets)))
         if sockets.dispatch:
-            self._acceptors.append(DispatchAcceptor(process, sockets))
+            self._acceptors.append(Acceptor(process, dispatch_listener(process, sockets)))
         if sockets.metrics is not None:
-            self._acceptors.append(MetricsAcceptor(process, sockets.metrics, self._scrape))
+            self._acceptors.append(Acceptor(process, metrics_listener(process, sockets.metrics, self._scrape)))
         for acceptor in self._acceptors:
             acceptor.start()
         if self._mesh is not None:

@@ -1,10 +1,11 @@
-"""What every listener of a data process has in common: it takes connections within bounds, and makes room at them.
+"""Takes the connections of a listener within its bounds, and makes room at them.
 
 A listener has places for those that have not shown yet what they came for, and a bound on its connections. When either
 is reached, the least deserving go (`rhttp.places`); when all of them deserve their places we stop accepting, so that
-peers wait in the kernel's queue and nobody gets half a service.
+peers wait in the kernel's queue and nobody gets half a service. On a TLS listener a connection holds a place until its
+handshake is done, or, refused, until it has left; in the clear, as long as it lives.
 
-Trust: meets strangers.
+Trust: meets strangers; whoever comes further on a TLS listener has shown a certificate.
 """
 
 from __future__ import annotations
@@ -15,64 +16,70 @@ import socket
 from typing import Any, Final
 
 from auth.principal import LOCAL_MASTER
-from gateway.config.values import TcpAddress
-from gateway.control.descriptors import Sockets
 from gateway.core.context import ProcessContext
-from gateway.core.counters import ListenerCounts
-from gateway.core.peer import LocalPeer
-from gateway.ingress.connection import Connection
+from gateway.core.peer import SeenPath
+from gateway.ingress.handshake_reasons import reason_of
+from gateway.ingress.listener import HTTP1, Arrival, Bounds, Handler, Listener
 from gateway.ingress.queues import Queues
 from rhttp.http1.answer import HEAD, LINGER
 from rhttp.http1.server import ServerEnd
 from rhttp.places import Places, Stage, network_of, source_of
 from rhttp.tls.link import SocketLink
+from rhttp.tls.tls_link import TlsLink
 
 BURST: Final = 64
-"""Connections accepted in one turn."""
+"""Connections accepted in one turn, unless the listener says otherwise."""
 LAST_CALL: Final = 4096
 """Connections of one queue that are still taken when it closes: as many as can wait in it, however many come."""
-SHARE: Final = 4
-"""One source may hold the places of one listener up to its number through this, as long as they are idle or silent."""
 _BATCH: Final = 16
 """When all places are taken, their number through this are made free at once: to look for them is dearer than one."""
 _RETRY: Final = 0.25
 """Seconds until the next look when there was no room, or no descriptor."""
 _TURN: Final = 0.001
 """Seconds that a connection waits for a process that has fewer; then anyone takes it."""
+_KERNEL_BUFFERS: Final = 4
+"""Times [limits] buffer_bytes: room for a fast peer at some distance."""
 
 
 class Acceptor:
-    """One listener of one process. What is particular to it, its subclasses say."""
+    """One listener of one process, at work."""
 
-    def __init__(
-        self, process: ProcessContext, name: str, sockets: tuple[socket.socket, ...], index: int, counts: ListenerCounts
-    ) -> None:
+    __slots__ = (
+        "_burst",
+        "_closed",
+        "_gone",
+        "_process",
+        "_queues",
+        "_resting",
+        "counts",
+        "listener",
+        "places",
+    )
+
+    def __init__(self, process: ProcessContext, listener: Listener) -> None:
         self._process = process
-        self.name = name
-        self.counts = process.listeners[name] = counts
-        self.places = Places(self._stage_of)
-        self._queues = Queues(process.loop, sockets, index, self._accept)
-        self._burst = BURST
+        self.listener = listener
+        self.counts = process.listeners[listener.purpose] = listener.counts
+        self.places = Places(_stage_of)
+        self._queues = Queues(process.loop, listener.sockets, listener.index, self._accept)
+        self._burst = listener.burst or BURST
+        self._gone: set[int] = set()
+        """Processes that are down."""
         self._resting: asyncio.TimerHandle | None = None
         self._closed = False
+        size = _KERNEL_BUFFERS * process.generation.config.limits.buffer_bytes
+        for sock in listener.sockets:
+            sock.setblocking(False)
+            if listener.tls is not None:
+                # Accepted sockets inherit both: without a bound the kernel takes megabytes for each before a sender is
+                # paused.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        if listener.tls is not None:
+            self.counts.handshakes = self.places
 
-    # ---- what a kind of listener says ----
-
-    def _bounds(self) -> tuple[int, int]:
-        """The most connections, and the number of places."""
-        raise NotImplementedError
-
-    def _welcome(self, sock: socket.socket, source: str) -> Any:
-        """Serve an accepted socket; answer the guest that takes a place, or None."""
-        raise NotImplementedError
-
-    def _stage_of(self, guest: Any) -> int:
-        """The `Stage` of a guest."""
-        raise NotImplementedError
-
-    def _give_up(self, guest: Any) -> None:
-        """End a guest's connection at once; by that it leaves its place."""
-        raise NotImplementedError
+    def _bounds(self) -> Bounds:
+        return self.listener.bounds(self._process.generation.config.limits)
 
     # ---- queues ----
 
@@ -83,10 +90,12 @@ class Acceptor:
 
     def peer_down(self, index: int) -> None:
         """Another data process is gone: accept what comes to it, until it is back."""
+        self._gone.add(index)
         self._queues.adopt(index)
 
     def peer_up(self, index: int) -> None:
         """It is back."""
+        self._gone.discard(index)
         self._queues.give_back(index)
 
     def close(self) -> None:
@@ -124,6 +133,18 @@ class Acceptor:
     # ---- accepting ----
 
     def _accept(self, listening: socket.socket) -> None:
+        tally = self.listener.tally
+        if tally is not None and tally.is_ahead(self._process.registry.here(LOCAL_MASTER.identity), self._gone):
+            self._stop()
+            self._resting = self._process.loop.call_later(_TURN, self._after_turn, listening)
+            return
+        self._take_burst(listening)
+
+    def _after_turn(self, listening: socket.socket) -> None:
+        self._go_on()
+        self._take_burst(listening)
+
+    def _take_burst(self, listening: socket.socket) -> None:
         for _ in range(self._burst):
             if not self._take(listening):
                 return
@@ -153,10 +174,10 @@ class Acceptor:
             sock.close()
             return True
         source = source_of(address[0]) if is_tcp else ""
-        guest = self._welcome(sock, source)
-        if guest is not None and is_tcp:
+        guest = self._serve(sock, source) if self.listener.tls is None else self._shake_hands(sock, source)
+        if is_tcp:
             self._keep_share(guest, source)
-        elif guest is not None:
+        else:
             self.places.take(guest, "", self._process.wheel.now)
         return True
 
@@ -165,25 +186,112 @@ class Acceptor:
         network = network_of(source)
         now = self._process.wheel.now
         self.places.take(guest, network, now)
-        spare = self.places.dispensable_of(network, self._share(), now)
+        spare = self.places.dispensable_of(network, self._bounds().share, now)
         if spare is not None and spare is not guest:
             self._end(spare)
 
-    def _share(self) -> int:
-        return max(1, self._bounds()[1] // SHARE)
-
     def _has_room(self) -> bool:
-        connections, places = self._bounds()
+        connections, places, _ = self._bounds()
         return self.counts.connections < connections and len(self.places) < places
 
     def _make_room(self) -> None:
-        most = max(1, min(self._bounds()) // _BATCH)
-        for guest in self.places.dispensable(most, self._share(), self._process.wheel.now):
+        connections, places, share = self._bounds()
+        most = max(1, min(connections, places) // _BATCH)
+        for guest in self.places.dispensable(most, share, self._process.wheel.now):
             self._end(guest)
 
     def _end(self, guest: Any) -> None:
+        """End a guest's connection at once; by that it leaves its place."""
         self.counts.given_up += 1
-        self._give_up(guest)
+        if isinstance(guest, TlsLink):
+            self.places.leave(guest)
+            guest.give_up("crowded")
+            return
+        assert isinstance(guest, PlainGuest)
+        fields = {"listener": self.listener.purpose, "outcome": "cut", "reason": "crowded"}
+        if guest.source:
+            fields["source"] = guest.source
+        self._process.record_refusal("connection.cut", fields)
+        guest.end.abort()
+
+    # ---- in the clear ----
+
+    def _serve(self, sock: socket.socket, source: str) -> PlainGuest:
+        guest = PlainGuest(self, source)
+        link = guest.link = self._process.open_plain(sock, guest)
+        guest.end = self.listener.handlers[HTTP1].serve(link, Arrival(source, None, None))
+        return guest
+
+    # ---- TLS ----
+
+    def _shake_hands(self, sock: socket.socket, source: str) -> TlsLink:
+        process = self._process
+        tls = self.listener.tls
+        assert tls is not None
+
+        def done(link: TlsLink, failure: str | None) -> None:
+            if failure is None:
+                self.places.know(link)
+                self.places.leave(link)
+                self._open(link, source)
+                return
+            if link.socket.fileno() < 0:
+                self.places.leave(link)
+            else:
+                link.set_protocol(_Leaving(self, link))
+            self._refused(source, reason_of(failure))
+
+        return TlsLink(
+            process.loop,
+            sock,
+            tls(),
+            server=True,
+            wheel=process.wheel,
+            timeout=process.generation.config.limits.handshake_timeout,
+            done=done,
+            outbox=process.outbox,
+            high_water=process.generation.config.limits.buffer_bytes,
+            tally=self.counts,
+        )
+
+    def _open(self, link: TlsLink, source: str) -> None:
+        seen = link.handshake.peer
+        link.handshake.forget()
+        if not isinstance(seen, SeenPath):
+            # OpenSSL accepted and our verification never ran: impossible, therefore refused.
+            self._refused(source, "not_verified")
+            link.abort()
+            return
+        handler: Handler | None = self.listener.handlers.get(link.protocol() or HTTP1)
+        if handler is None:  # the handshake offers none but those that are served
+            self._refused(source, "alpn")
+            link.abort()
+            return
+        handler.serve(link, Arrival(source, seen, link.version()))
+
+    def _refused(self, source: str, reason: str) -> None:
+        process = self._process
+        process.counters.handshakes_refused += 1
+        fields = {"source": source, "listener": self.listener.purpose, "outcome": "refused", "reason": reason}
+        process.record_refusal("tls.refused", fields)
+
+    def is_shaking(self, may_ask: bool, may_speak: bool) -> bool:
+        """Whether a handshake is under way, of one that has spoken if it ``may_ask``, or of a silent one if not yet."""
+        return any(
+            not link.is_closing() and (may_speak or (may_ask and (link.handshake.has_begun or link.has_unread())))
+            for link in self.places.guests()
+            if isinstance(link, TlsLink)
+        )
+
+    def end_handshakes(self) -> int:
+        """Give up every handshake that is under way; answer how many had begun."""
+        begun = 0
+        for link in self.places.guests():
+            if isinstance(link, TlsLink):
+                begun += not link.is_closing() and link.handshake.has_begun
+                self.places.leave(link)
+                link.give_up("drain")
+        return begun
 
 
 def _somebody_waits(listening: socket.socket) -> bool:
@@ -198,7 +306,7 @@ class PlainGuest:
 
     __slots__ = ("_acceptor", "end", "link", "source")
 
-    def __init__(self, acceptor: PlainAcceptor, source: str) -> None:
+    def __init__(self, acceptor: Acceptor, source: str) -> None:
         self._acceptor = acceptor
         self.source = source
         self.end: ServerEnd
@@ -214,95 +322,34 @@ class PlainGuest:
         self._acceptor.places.leave(self)
 
 
-class PlainAcceptor(Acceptor):
-    """A listener in the clear, whose every connection holds a place: one that waits for us is kept, an idle one not."""
+class _Leaving(asyncio.Protocol):
+    """Owns the link of a refused peer until it is closed."""
 
-    def _end_for(self, source: str) -> ServerEnd:
-        """The server end of a new connection; what it is asked is for its owner."""
-        raise NotImplementedError
+    def __init__(self, acceptor: Acceptor, link: TlsLink) -> None:
+        self._acceptor = acceptor
+        self._link = link
 
-    def _welcome(self, sock: socket.socket, source: str) -> Any:
-        guest = PlainGuest(self, source)
-        guest.end = self._end_for(source)
-        guest.link = self._process.plain_link(sock, guest.end, guest)
-        return guest
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed."""
+        self._acceptor.places.leave(self._link)
 
-    def _stage_of(self, guest: Any) -> int:
-        assert isinstance(guest, PlainGuest)
-        end = guest.end
-        if end.phase >= LINGER:
+
+def _stage_of(guest: Any) -> int:
+    """How much a guest has shown. In the clear one that waits for us is kept, an idle one not."""
+    if isinstance(guest, TlsLink):
+        if guest.is_closing():
             return Stage.LEAVING
-        if end.phase != HEAD or guest.link.has_unread():
+        if guest.has_unread():
             return Stage.SERVED
-        if not end.is_idle:
-            return Stage.BEGUN
-        return Stage.IDLE if end.status else Stage.SILENT
-
-    def _give_up(self, guest: Any) -> None:
-        assert isinstance(guest, PlainGuest)
-        process = self._process
-        process.record_refusal(
-            "connection.cut",
-            {"source": guest.source, "listener": self.name, "outcome": "cut", "reason": "crowded"}
-            if guest.source
-            else {"listener": self.name, "outcome": "cut", "reason": "crowded"},
-        )
-        guest.end.abort()
-
-
-class DispatchAcceptor(PlainAcceptor):
-    """The dispatch listener: plain HTTP for masters on this host.
-
-    One process takes all that wait at once. A unix socket of several is one queue for them all, and the first to wake
-    up would have a whole burst for itself: they take one connection at a time, and a process that holds more than
-    another backs off for 1 ms.
-    """
-
-    def __init__(self, process: ProcessContext, sockets: Sockets) -> None:
-        counts = ListenerCounts(process.counters)
-        super().__init__(process, "dispatch", sockets.dispatch, sockets.index, counts)
-        for sock in sockets.dispatch:
-            sock.setblocking(False)
-        self._burst = BURST if sockets.processes == 1 else 1
-        self._tally = sockets.tally if len(sockets.dispatch) == 1 else None
-        self._gone: set[int] = set()
-
-    def _bounds(self) -> tuple[int, int]:
-        # Apart from the TLS listener's: a crowd of clients must not shut out the masters on this host.
-        most = self._process.generation.config.limits.dispatch_connections
-        return most, most
-
-    def _share(self) -> int:
-        return self._bounds()[1]  # they all come from this host
-
-    def _end_for(self, source: str) -> ServerEnd:
-        process = self._process
-        dispatch = process.generation.config.dispatch
-        # A TCP dispatch listener is on a loopback literal, so its peers are too.
-        peer = LocalPeer(dispatch.host if isinstance(dispatch, TcpAddress) else None)
-        connection = Connection(process, peer, "dispatch", None)
-        process.registry.add(connection)
-        return connection.end
-
-    def peer_down(self, index: int) -> None:
-        """Another data process is gone: accept what comes to it, until it is back."""
-        self._gone.add(index)
-        super().peer_down(index)
-
-    def peer_up(self, index: int) -> None:
-        """It is back."""
-        self._gone.discard(index)
-        super().peer_up(index)
-
-    def _accept(self, listening: socket.socket) -> None:
-        if self._tally is not None:
-            here = self._process.registry.here(LOCAL_MASTER.identity)
-            if self._tally.is_ahead(here, self._gone):
-                self._stop()
-                self._resting = self._process.loop.call_later(_TURN, self._after_turn, listening)
-                return
-        super()._accept(listening)
-
-    def _after_turn(self, listening: socket.socket) -> None:
-        self._go_on()
-        super()._accept(listening)
+        if not guest.handshake.has_begun:
+            return Stage.SILENT
+        return Stage.OWING if guest.was_answered() else Stage.BEGUN
+    assert isinstance(guest, PlainGuest)
+    end = guest.end
+    if end.phase >= LINGER:
+        return Stage.LEAVING
+    if end.phase != HEAD or guest.link.has_unread():
+        return Stage.SERVED
+    if not end.is_idle:
+        return Stage.BEGUN
+    return Stage.IDLE if end.status else Stage.SILENT

@@ -18,8 +18,8 @@ from support.bench import POOL, PlaneBench
 from gateway.config.values import TcpAddress
 from gateway.control.descriptors import Sockets, Tally
 from gateway.core.context import ProcessContext
-from gateway.ingress.acceptor import DispatchAcceptor
-from gateway.ingress.tls_acceptor import TlsAcceptor
+from gateway.ingress.acceptor import Acceptor
+from gateway.ingress.handlers import dispatch_listener, tls_listener
 from gateway.supervisor.sockets import bind_tcp, bind_unix
 
 
@@ -85,7 +85,7 @@ async def never(is_so: Callable[[], bool]) -> None:
 
 async def test_tls_accepts_for_itself_only_until_a_peer_is_down(process: ProcessContext, ports: Ports) -> None:
     """A queue of another process is its own business, until that process is gone; and again when it is back."""
-    acceptor = TlsAcceptor(process, Sockets(tls=ports.sockets, index=1, processes=3))
+    acceptor = Acceptor(process, tls_listener(process, Sockets(tls=ports.sockets, index=1, processes=3)))
     acceptor.start()
     mine = ports.knock(1)
     await until(lambda: process.counters.connections == 1)
@@ -107,7 +107,7 @@ async def test_tls_at_its_limit_accepts_from_nobodys_queue(tmp_path: Path, ports
     """A limit is a limit of the process, not of a queue; with room again all queues are served."""
     plane = await PlaneBench.start(tmp_path, POOL, limits="handshakes = 2\nhandshake_timeout = 60.0\n")
     process = plane.process
-    acceptor = TlsAcceptor(process, Sockets(tls=ports.sockets, index=0, processes=3))
+    acceptor = Acceptor(process, tls_listener(process, Sockets(tls=ports.sockets, index=0, processes=3)))
     acceptor.start()
     acceptor.peer_down(1)
     held: list[socket.socket] = []
@@ -140,7 +140,7 @@ async def test_tls_peer_that_goes_down_while_paused_is_adopted_with_the_next_sta
     process: ProcessContext, ports: Ports
 ) -> None:
     """What is learnt while nothing is accepted is not forgotten; and what was only rumour has no effect."""
-    acceptor = TlsAcceptor(process, Sockets(tls=ports.sockets, index=0, processes=3))
+    acceptor = Acceptor(process, tls_listener(process, Sockets(tls=ports.sockets, index=0, processes=3)))
     for index in (-1, 0, 3):
         acceptor.peer_down(index)  # ourselves, and nobody
         acceptor.peer_up(index)
@@ -169,7 +169,7 @@ async def gone(sock: socket.socket) -> bool:
 @pytest.mark.parametrize("floods", [3, 9, 40])
 async def test_tls_source_that_floods_loses_its_own_places(process: ProcessContext, ports: Ports, floods: int) -> None:
     """A quarter of eight places is its share; somebody else's silent connection stays, and a newcomer gets in."""
-    acceptor = TlsAcceptor(process, Sockets(tls=ports.sockets[:1]))
+    acceptor = Acceptor(process, tls_listener(process, Sockets(tls=ports.sockets[:1])))
     acceptor.start()
     other = ports.knock(0, "127.0.0.3")
     await until(lambda: acceptor.counts.accepted == 1)
@@ -191,7 +191,7 @@ async def test_tls_gives_up_the_oldest_silent_and_none_whose_hello_waits_unread(
     process: ProcessContext, ports: Ports
 ) -> None:
     """Whoever has spoken waits for us: the most silent go, and not even in one turn is one taken for the other."""
-    acceptor = TlsAcceptor(process, Sockets(tls=ports.sockets[:1]))
+    acceptor = Acceptor(process, tls_listener(process, Sockets(tls=ports.sockets[:1])))
     spoken = [ports.knock(0, f"127.0.1.{n}") for n in range(4)]
     for sock in spoken:
         sock.sendall(client_hello())
@@ -210,7 +210,7 @@ async def test_tls_gives_up_the_oldest_silent_and_none_whose_hello_waits_unread(
 async def test_tls_closed_accepts_from_nobodys_queue(process: ProcessContext, ports: Ports) -> None:
     """A process that drains takes over for nobody."""
     addresses = [sock.getsockname() for sock in ports.sockets]
-    acceptor = TlsAcceptor(process, Sockets(tls=ports.sockets, index=0, processes=3))
+    acceptor = Acceptor(process, tls_listener(process, Sockets(tls=ports.sockets, index=0, processes=3)))
     acceptor.start()
     acceptor.peer_down(1)
     acceptor.end()
@@ -224,7 +224,7 @@ async def test_tls_closed_accepts_from_nobodys_queue(process: ProcessContext, po
 
 async def test_tls_that_closes_takes_what_waits_first(process: ProcessContext, ports: Ports) -> None:
     """Who was in the queue when the door was closed had come in time."""
-    acceptor = TlsAcceptor(process, Sockets(tls=ports.sockets, index=0, processes=3))
+    acceptor = Acceptor(process, tls_listener(process, Sockets(tls=ports.sockets, index=0, processes=3)))
     acceptor.start()
     acceptor.peer_down(1)
     waiting = [ports.knock(index) for index in (0, 1)]
@@ -237,7 +237,7 @@ async def test_tls_that_closes_takes_what_waits_first(process: ProcessContext, p
 
 async def test_tls_of_one_process_has_nobody_to_adopt(process: ProcessContext, ports: Ports) -> None:
     """Its socket is the only one, whatever number is named."""
-    acceptor = TlsAcceptor(process, Sockets(tls=ports.sockets[:1]))
+    acceptor = Acceptor(process, tls_listener(process, Sockets(tls=ports.sockets[:1])))
     acceptor.start()
     acceptor.peer_down(0)
     acceptor.peer_up(0)
@@ -264,7 +264,7 @@ async def test_dispatch_serves_its_own_queue_and_that_of_a_peer_that_is_down(
     process: ProcessContext, ports: Ports
 ) -> None:
     """A master on this host waits for no process either; giving a queue back closes nothing."""
-    acceptor = DispatchAcceptor(process, Sockets(dispatch=ports.sockets, index=1, processes=3))
+    acceptor = Acceptor(process, dispatch_listener(process, Sockets(dispatch=ports.sockets, index=1, processes=3)))
     acceptor.start()
     assert await health(ports.knock(1)) == b"HTTP/1.1 200 OK\r\n"
     waiting = ports.knock(0)
@@ -285,7 +285,10 @@ async def test_dispatch_serves_its_own_queue_and_that_of_a_peer_that_is_down(
 async def test_dispatch_on_a_file_is_one_queue_for_all(process: ProcessContext, tmp_path: Path, processes: int) -> None:
     """Any process may take a connection, so none has to be taken over."""
     listener = bind_unix(tmp_path / "d.sock", "dispatch", mode=0o600)
-    acceptor = DispatchAcceptor(process, Sockets(dispatch=(listener.sock,), index=processes - 1, processes=processes))
+    acceptor = Acceptor(
+        process,
+        dispatch_listener(process, Sockets(dispatch=(listener.sock,), index=processes - 1, processes=processes)),
+    )
     acceptor.start()
     acceptor.peer_down(0)
     acceptor.peer_up(0)
@@ -304,7 +307,7 @@ async def test_dispatch_on_a_file_is_one_queue_for_all(process: ProcessContext, 
 async def test_dispatch_takes_one_connection_at_a_time(process: ProcessContext, tmp_path: Path) -> None:
     """What waits behind it is for whichever process is free first."""
     listener = bind_unix(tmp_path / "d.sock", "dispatch", mode=0o600)
-    acceptor = DispatchAcceptor(process, Sockets(dispatch=(listener.sock,), index=0, processes=2))
+    acceptor = Acceptor(process, dispatch_listener(process, Sockets(dispatch=(listener.sock,), index=0, processes=2)))
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(closing(socket.socket(socket.AF_UNIX))).connect(str(tmp_path / "d.sock"))
@@ -325,7 +328,9 @@ async def test_dispatch_leaves_a_connection_to_a_process_that_has_fewer(
     listener = bind_unix(tmp_path / "d.sock", "dispatch", mode=0o600)
     fd = Tally.make(2)
     other, ours = Tally(os.dup(fd), 1, 2), Tally(fd, 0, 2)
-    acceptor = DispatchAcceptor(process, Sockets(dispatch=(listener.sock,), tally=ours, index=0, processes=2))
+    acceptor = Acceptor(
+        process, dispatch_listener(process, Sockets(dispatch=(listener.sock,), tally=ours, index=0, processes=2))
+    )
     with ExitStack() as stack:
 
         def knock() -> None:
@@ -369,7 +374,7 @@ async def test_dispatch_keeps_the_length_of_the_queue(process: ProcessContext, p
     before = queue_of(bound.sock)
     assert before > 100
     sockets = (bound.sock, *(other.sock for other in bound.more))
-    acceptor = DispatchAcceptor(process, Sockets(dispatch=sockets, processes=processes))
+    acceptor = Acceptor(process, dispatch_listener(process, Sockets(dispatch=sockets, processes=processes)))
     acceptor.start()
     assert queue_of(bound.sock) == before
     acceptor.close()
@@ -393,7 +398,7 @@ async def test_dispatch_without_descriptors_tries_again_and_spins_not(process: P
     bound = bind_tcp(TcpAddress(host="127.0.0.1", port=0), "dispatch")
     with Exhausted(fileno=bound.sock.detach()) as sock:
         sock.setblocking(False)
-        acceptor = DispatchAcceptor(process, Sockets(dispatch=(sock,), index=0, processes=2))
+        acceptor = Acceptor(process, dispatch_listener(process, Sockets(dispatch=(sock,), index=0, processes=2)))
         acceptor.start()
         client = socket.create_connection(sock.getsockname(), timeout=20)
         assert await health(client) == b"HTTP/1.1 200 OK\r\n"

@@ -17,7 +17,8 @@ from gateway.config.values import MetricsConfig, TcpAddress
 from gateway.core.counters import Counters
 from gateway.dataplane.metrics import _COUNTS, measure, metrics_text
 from gateway.http.hosts import HostMatcher
-from gateway.ingress.metrics_acceptor import MetricsAcceptor
+from gateway.ingress.acceptor import Acceptor
+from gateway.ingress.metrics_handler import metrics_listener
 from rhttp import build
 
 CONFIG = POOL + '[masters.jobs]\nurls = ["http://127.0.0.1:1"]\n[pools.far]\nmode = "relay"\nmaster = "jobs"\n'
@@ -100,11 +101,11 @@ def test_metrics_carry_no_identity(bench: Bench) -> None:
 
 
 @contextlib.asynccontextmanager
-async def listening(home: Path, limits: str = "", sock: socket.socket | None = None) -> AsyncIterator[MetricsAcceptor]:
+async def listening(home: Path, limits: str = "", sock: socket.socket | None = None) -> AsyncIterator[Acceptor]:
     """A metrics listener with one line to tell; its port is that of `sock`."""
     plane = await PlaneBench.start(home, POOL, limits=limits)
     sock = sock or socket.create_server(("127.0.0.1", 0))
-    acceptor = MetricsAcceptor(plane.process, sock, lambda _, then: then(b"rhttp_up 1\n"))
+    acceptor = Acceptor(plane.process, metrics_listener(plane.process, sock, lambda _, then: then(b"rhttp_up 1\n")))
     acceptor.start()
     yield acceptor
     acceptor.end()
@@ -227,7 +228,7 @@ async def test_metrics_listener_for_other_machines_knows_addresses_and_its_names
         far = MetricsConfig(listen=TcpAddress(host="0.0.0.0", port=9100))
         generation.config = replace(generation.config, metrics=far)
         generation.authorities = HostMatcher(["localhost", "gw.example.com"])
-        assert acceptor._covers(host) == covered
+        assert acceptor.listener.handlers[b"http/1.1"]._covers(host) == covered
 
 
 @pytest.mark.parametrize("extra", [0, 1, 5])

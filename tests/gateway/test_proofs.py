@@ -20,7 +20,7 @@ MADE_IN = {
     "Authenticated": {"auth/verifier.py": 1},
     "VerifiedPeer": {"pki/verify.py": 1},
     "CertifiedPeer": {"gateway/core/peer.py": 1},
-    "LocalPeer": {"gateway/ingress/acceptor.py": 1},
+    "LocalPeer": {"gateway/ingress/handlers.py": 1},
 }
 
 

@@ -10,42 +10,38 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.config.address import is_loopback
+from gateway.config.limits import Limits
 from gateway.core.context import ProcessContext
 from gateway.core.counters import ListenerCounts
 from gateway.http.hosts import HostMatcher, is_address
-from gateway.ingress.acceptor import PlainAcceptor
+from gateway.ingress.handlers import attach
+from gateway.ingress.listener import HTTP1, Arrival, Bounds, Listener, by_source
 from gateway.ingress.serving import serving_of
 from rhttp.http1.head import RequestHead
 from rhttp.http1.limits import Http1Limits
 from rhttp.http1.server import ServerEnd
+from rhttp.tls.link import SocketLink
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
-class MetricsAcceptor(PlainAcceptor):
+class MetricsHandler:
     """Serves scrapes. It is the owner of its server ends.
 
     No identity is asked, since it listens on loopback unless told otherwise; so it makes sure that no web page asks
     through somebody's browser: ``Host`` must be ours, and a request with ``Origin`` or ``Sec-Fetch-Site`` is 403.
     """
 
-    def __init__(
-        self,
-        process: ProcessContext,
-        sock: socket.socket,
-        scrape: Callable[[ServerEnd, Callable[[bytes], None]], None],
-    ) -> None:
+    def __init__(self, process: ProcessContext, scrape: Callable[[ServerEnd, Callable[[bytes], None]], None]) -> None:
         """``scrape`` calls back with the text, now or when the other processes were asked; not if the end is gone."""
-        super().__init__(process, "metrics", (sock,), 0, ListenerCounts())
-        sock.setblocking(False)
+        self._process = process
         self._scrape = scrape
 
-    def _bounds(self) -> tuple[int, int]:
-        most = self._process.generation.config.limits.metrics_connections
-        return most, most
-
-    def _end_for(self, source: str) -> ServerEnd:
-        return ServerEnd(self, Http1Limits(head_bytes=8192, keep_alive_timeout=120.0), self._process.wheel)
+    def serve(self, link: SocketLink, arrival: Arrival) -> ServerEnd:
+        """One more connection, of nobody in particular."""
+        end = ServerEnd(self, Http1Limits(head_bytes=8192, keep_alive_timeout=120.0), self._process.wheel)
+        attach(link, end)
+        return end
 
     def request_received(self, end: ServerEnd, head: RequestHead) -> None:
         """Answer a scrape."""
@@ -97,3 +93,22 @@ class MetricsAcceptor(PlainAcceptor):
         end.head(status, kind + extra, len(body))
         end.content(body)
         end.end([])
+
+
+def metrics_listener(
+    process: ProcessContext,
+    sock: socket.socket,
+    scrape: Callable[[ServerEnd, Callable[[bytes], None]], None],
+) -> Listener:
+    """The listener for scrapes; see `MetricsHandler`."""
+
+    def bounds(limits: Limits) -> Bounds:
+        return by_source(limits.metrics_connections, limits.metrics_connections)
+
+    return Listener(
+        purpose="metrics",
+        sockets=(sock,),
+        handlers={HTTP1: MetricsHandler(process, scrape)},
+        bounds=bounds,
+        counts=ListenerCounts(),
+    )
