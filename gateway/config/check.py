@@ -16,7 +16,7 @@ from typing import Final
 
 from gateway.config.address import is_loopback, is_loopback_literal, overlap, parse_master_url, parse_tcp, reaches
 from gateway.config.limits import Limits
-from gateway.config.models import DigestTable, MasterTable, PoolTable, RouteTable
+from gateway.config.models import MasterTable, PoolTable, RouteTable
 from gateway.config.route_paths import route_path_problem
 from gateway.config.tables import Notes, Part, Tables
 from gateway.config.values import (
@@ -29,7 +29,6 @@ from gateway.config.values import (
     MetricsConfig,
     PoolConfig,
     RouteConfig,
-    StateConfig,
     TcpAddress,
     UnixAddress,
 )
@@ -60,7 +59,9 @@ def build_config(tables: Tables, home: Path, notes: Notes) -> Config | None:
     pools = _pools(tables.pools, tables.given.get("masters", frozenset()), notes)
     limits = _limits(tables.limits or Limits(), tables.given.get("limits", frozenset()), notes)
     digest = _digest(tables.digest, limits, tables.given.get("digest", frozenset()), notes)
-    state = _state(tables.state.url, notes) if tables.state else None
+    state = tables.state
+    if state is not None:
+        _state_url(state.url, notes)
     metrics = _metrics(tables, notes)
     if top is None:
         return None
@@ -71,7 +72,7 @@ def build_config(tables: Tables, home: Path, notes: Notes) -> Config | None:
     server_names = _server_names(top.server_names, notes)
     _unix_paths(dispatch, top.dispatch, home, notes)
     _listeners({"listen": listen, "dispatch": dispatch, "metrics.listen": metrics.listen}, tables.masters, notes)
-    if notes.problems or trust_domain is None or listen is None or dispatch is None or digest is None or state is None:
+    if notes.problems or not (trust_domain and listen and dispatch and digest and state):
         return None
     return Config(
         home=home,
@@ -103,7 +104,7 @@ def _checked(parse: Callable[[str], str], text: str, notes: Notes, *parts: Part)
         return None
 
 
-def _digest(table: DigestTable | None, limits: Limits, given: frozenset[str], notes: Notes) -> DigestConfig | None:
+def _digest(table: DigestConfig | None, limits: Limits, given: frozenset[str], notes: Notes) -> DigestConfig | None:
     if table is None:
         return None
     if table.realm and not _REALM.fullmatch(table.realm):
@@ -116,18 +117,12 @@ def _digest(table: DigestTable | None, limits: Limits, given: frozenset[str], no
             notes.say(f'{name[:40]!r} {what}; write ["SHA-256"]', "digest", "algorithms", index)
         elif name in table.algorithms[:index]:
             notes.say(f"{name!r} is listed twice; remove one", "digest", "algorithms", index)
-    nonces = table.nonces_per_identity
     if "nonces_per_identity" not in given:
         # A connection that finds its nonce pushed out by the next one's sends every request twice.
         connections = max(limits.connections_per_client, limits.connections_per_worker)
-        nonces = max(nonces, min(connections, MAX_NONCES_PER_IDENTITY))
-    return DigestConfig(
-        realm=table.realm,
-        algorithms=tuple(table.algorithms),
-        nonce_lifetime=table.nonce_lifetime,
-        window=table.window,
-        nonces_per_identity=nonces,
-    )
+        nonces = max(table.nonces_per_identity, min(connections, MAX_NONCES_PER_IDENTITY))
+        return replace(table, nonces_per_identity=nonces)
+    return table
 
 
 def _groups(tables: Mapping[str, list[str]], notes: Notes) -> dict[str, tuple[str, ...]]:
@@ -247,8 +242,8 @@ def _limits(limits: Limits, given: frozenset[str], notes: Notes) -> Limits:
     return limits
 
 
-def _state(url: str, notes: Notes) -> StateConfig:
-    # The URL may hold a password: no part of it is repeated.
+def _state_url(url: str, notes: Notes) -> None:
+    # It may hold a password: no part of it is repeated.
     scheme, _, rest = url.partition("://")
     if scheme in ("sqlite", "sqlite+pysqlite"):
         name = rest[1:].partition("?")[0]
@@ -258,7 +253,6 @@ def _state(url: str, notes: Notes) -> StateConfig:
         notes.say("must name the driver: 'postgresql+psycopg://…'", "state", "url")
     elif scheme != "postgresql+psycopg" or not rest:
         notes.say("must be 'sqlite:///PATH' or 'postgresql+psycopg://USER@HOST/DATABASE'", "state", "url")
-    return StateConfig(url=url)
 
 
 def _metrics(tables: Tables, notes: Notes) -> MetricsConfig:

@@ -21,6 +21,8 @@ GIB = 1024 * MIB
 # TOML has types, so a number in quotes or a boolean is a mistake. (A strict *table* would refuse a mapping too.)
 Int = Annotated[int, Strict()]
 Float = Annotated[float, Strict()]
+Text = Annotated[str, Strict()]
+Flag = Annotated[bool, Strict()]
 
 
 def size(low: int, high: int, text: str) -> Any:

@@ -1,26 +1,25 @@
 """The tables and keys of ``gateway.toml`` as pydantic sees them: which there are, of what type, within what bounds.
 
-This is the one list of keys: checks and the reference are made from it. What a value *means* (is that text an address,
-is there such a master) is for `gateway.config.check`. Scalars are strict, so ``"8"`` or ``true`` is never a number.
+This is the one list of keys: checks and the reference are made from it. A table whose values are used as they stand in
+the file is that of `gateway.config.limits` or `gateway.config.values` itself; the others are models here, which
+`gateway.config.check` turns into those values. What a text *means* (is it an address, is there such a master) is for
+that one, too. Scalars are strict, so ``"8"`` or ``true`` is never a number.
 
 Trust: trusts the operator to mean well, not to type well.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from gateway.config.limits import Float, Int, Limits, count, seconds
+from gateway.config.limits import Flag, Int, Limits, Text, count
 from gateway.config.processes import MAX_PROCESSES
-from gateway.config.values import MAX_NONCES_PER_IDENTITY, NONCES_PER_IDENTITY, AuditConfig
-
-Text = Annotated[str, Strict()]
-Flag = Annotated[bool, Strict()]
+from gateway.config.values import AuditConfig, DigestConfig, StateConfig
 
 
 class Table(BaseModel):
@@ -47,24 +46,6 @@ class TopTable(Table):
     policy: Text = Field("policy.cedar", description="The policy file, relative to the home.")
     processes: Annotated[Int, count(1, MAX_PROCESSES, "Data processes; about one for each core.")] = 1
     client_cert_field: Flag = Field(False, description="Send masters the `Client-Cert` field (RFC 9440).")
-
-
-class DigestTable(Table):
-    """``[digest]``: HTTP Digest (RFC 7616)."""
-
-    realm: Text = Field(description="Protection space; fixed by `init`, passwords are stored for it.")
-    algorithms: list[Text] = Field(["SHA-256"], description="Algorithms to offer, strongest first.")
-    nonce_lifetime: Annotated[Float, seconds(86400, "A nonce is current so long, then stale.")] = 300.0
-    window: Annotated[Int, count(1, 65536, "Nonce counts remembered for each nonce.")] = 1024
-    nonces_per_identity: Annotated[
-        Int,
-        count(
-            1,
-            MAX_NONCES_PER_IDENTITY,
-            "Live nonces of one identity; older ones become stale. Unset, it rises with `connections_per_client` and "
-            "`connections_per_worker` up to its maximum, so that each connection can keep a nonce of its own.",
-        ),
-    ] = NONCES_PER_IDENTITY
 
 
 class MasterTable(Table):
@@ -98,15 +79,6 @@ class PoolTable(Table):
     queue: Annotated[Int, count(0, 1000000, "Requests that may wait for a slot.")] = 1000
 
 
-class StateTable(Table):
-    """``[state]``: where users, certificates and revocations are kept."""
-
-    url: Text = Field(
-        "sqlite:///state.db",
-        description="`sqlite:///PATH` (relative to the home) or `postgresql+psycopg://USER@HOST/DATABASE`.",
-    )
-
-
 class MetricsTable(Table):
     """``[metrics]``: `GET /metrics` for Prometheus."""
 
@@ -119,13 +91,13 @@ Group = list[Text]
 
 # Every table of the file but the top one: its key, how it is written, what it holds. Order is that of the reference.
 TABLES: dict[str, tuple[str, type[Any]]] = {
-    "digest": ("[digest]", DigestTable),
+    "digest": ("[digest]", DigestConfig),
     "masters": ("[masters.NAME]", MasterTable),
     "routes": ("[[routes]]", RouteTable),
     "pools": ("[pools.NAME]", PoolTable),
     "limits": ("[limits]", Limits),
     "audit": ("[audit]", AuditConfig),
-    "state": ("[state]", StateTable),
+    "state": ("[state]", StateConfig),
     "metrics": ("[metrics]", MetricsTable),
 }
 GROUPS_TEXT = 'Principals of each group, `client/NAME`, `worker/NAME` or `master/NAME`; policies say `Group::"NAME"`.'
@@ -161,7 +133,7 @@ def keys_of(table: type[Any]) -> tuple[Key, ...]:
     for field in fields(table):
         kind, *notes = get_args(hints[field.name])
         info = next(note for note in notes if isinstance(note, FieldInfo))
-        keys.append(_key(field.name, kind, info, field.default, required=False))
+        keys.append(_key(field.name, kind, info, field.default, required=field.default is MISSING))
     return tuple(keys)
 
 
@@ -172,7 +144,7 @@ def _key(name: str, kind: Any, info: FieldInfo, default: object, *, required: bo
     return Key(
         name=name,
         expects=_expects(kind, bounds, unit),
-        default=None if required else default,
+        default=None if required else list(default) if isinstance(default, tuple) else default,
         required=required,
         description=info.description or "",
     )
@@ -184,7 +156,7 @@ _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or 
 def _expects(kind: Any, bounds: dict[str, float], unit: str) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(f'"{choice}"' for choice in get_args(kind))
-    if get_origin(kind) is list:
+    if get_origin(kind) in (list, tuple):
         return "a list of texts"
     if get_origin(kind) is UnionType or get_origin(kind) is Union:
         kind = get_args(kind)[0]  # "... | None": the key may be absent

@@ -23,16 +23,14 @@ from gateway.config.limits import Limits
 from gateway.config.models import (
     NOT_BUILT,
     TABLES,
-    DigestTable,
     MasterTable,
     MetricsTable,
     PoolTable,
     RouteTable,
-    StateTable,
     TopTable,
     keys_of,
 )
-from gateway.config.values import AuditConfig, ConfigProblem
+from gateway.config.values import AuditConfig, ConfigProblem, DigestConfig, StateConfig
 
 T = TypeVar("T")
 Part = str | int
@@ -157,14 +155,14 @@ class Tables:
     """
 
     top: TopTable | None
-    digest: DigestTable | None
+    digest: DigestConfig | None
     groups: Mapping[str, list[str]]
     masters: Mapping[str, MasterTable]
     routes: tuple[tuple[int, RouteTable], ...]
     pools: Mapping[str, PoolTable]
     limits: Limits | None
     audit: AuditConfig | None
-    state: StateTable | None
+    state: StateConfig | None
     metrics: MetricsTable | None
     given: Mapping[str, frozenset[str]]
 
@@ -178,14 +176,14 @@ def read_tables(data: Mapping[str, Any], notes: Notes) -> Tables:
             notes.say(f"{what} is not built yet; remove this table", name)
     return Tables(
         top=read_table(TopTable, top, notes, tables=others),
-        digest=read_table(DigestTable, data.get("digest", {}), notes, "digest"),
+        digest=read_table(DigestConfig, data.get("digest", {}), notes, "digest"),
         groups=_read_groups(data.get("groups", {}), notes),
         masters=_read_named(MasterTable, data.get("masters", {}), notes, "masters"),
         routes=tuple(_read_list(RouteTable, data.get("routes", []), notes, "routes")),
         pools=_read_named(PoolTable, data.get("pools", {}), notes, "pools"),
         limits=read_table(Limits, data.get("limits", {}), notes, "limits"),
         audit=read_table(AuditConfig, data.get("audit", {}), notes, "audit"),
-        state=read_table(StateTable, data.get("state", {}), notes, "state"),
+        state=read_table(StateConfig, data.get("state", {}), notes, "state"),
         metrics=read_table(MetricsTable, data.get("metrics", {}), notes, "metrics"),
         given={name: frozenset(table) for name, table in data.items() if isinstance(table, dict)},
     )

@@ -15,45 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from gateway.config.check import build_config
-from gateway.config.limits import Limits
 from gateway.config.tables import Notes, read_tables
-from gateway.config.values import (
-    AuditConfig,
-    Config,
-    ConfigInvalid,
-    ConfigProblem,
-    DigestConfig,
-    MasterConfig,
-    MasterUrl,
-    MetricsConfig,
-    PoolConfig,
-    RouteConfig,
-    StateConfig,
-    TcpAddress,
-    UnixAddress,
-)
+from gateway.config.values import Config, ConfigInvalid, ConfigProblem
 from rhttp.worker.text_file import NotText, decode_text
-
-__all__ = [
-    "NO_OVERRIDES",
-    "AuditConfig",
-    "Config",
-    "ConfigInvalid",
-    "ConfigProblem",
-    "DigestConfig",
-    "Limits",
-    "MasterConfig",
-    "MasterUrl",
-    "MetricsConfig",
-    "Overrides",
-    "PoolConfig",
-    "RouteConfig",
-    "StateConfig",
-    "TcpAddress",
-    "UnixAddress",
-    "load_config",
-    "parse_config",
-]
 
 MAX_FILE: Final = 4 << 20
 _POSITION: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")

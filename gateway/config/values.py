@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from gateway.config.limits import GIB, KIB, MIB, Int, Limits, count, size
+from gateway.config.limits import GIB, KIB, MIB, Float, Int, Limits, Text, count, seconds, size
 
 NONCES_PER_IDENTITY: Final = 256
 """As many as an identity may have connections: clients keep a nonce for each of theirs."""
@@ -73,13 +73,23 @@ class UnixAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DigestConfig:
-    """HTTP Digest (RFC 7616): realm, algorithms offered (strongest first), and the life of nonces in seconds."""
+    """The ``[digest]`` table: HTTP Digest (RFC 7616). Checked by its annotations, like `Limits`."""
 
-    realm: str
-    algorithms: tuple[str, ...] = ("SHA-256",)
-    nonce_lifetime: float = 300.0
-    window: int = 1024
-    nonces_per_identity: int = NONCES_PER_IDENTITY
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    realm: Annotated[Text, Field(description="Protection space; fixed by `init`, passwords are stored for it.")]
+    algorithms: Annotated[tuple[Text, ...], Field(description="Algorithms to offer, strongest first.")] = ("SHA-256",)
+    nonce_lifetime: Annotated[Float, seconds(86400, "A nonce is current so long, then stale.")] = 300.0
+    window: Annotated[Int, count(1, 65536, "Nonce counts remembered for each nonce.")] = 1024
+    nonces_per_identity: Annotated[
+        Int,
+        count(
+            1,
+            MAX_NONCES_PER_IDENTITY,
+            "Live nonces of one identity; older ones become stale. Unset, it rises with `connections_per_client` and "
+            "`connections_per_worker` up to its maximum, so that each connection can keep a nonce of its own.",
+        ),
+    ] = NONCES_PER_IDENTITY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,9 +160,14 @@ class AuditConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateConfig:
-    """Where users, certificates and revocations are kept: an SQLAlchemy URL; its repr hides a password."""
+    """The ``[state]`` table: where users, certificates and revocations are kept. Its repr hides a password."""
 
-    url: str = field(default="sqlite:///state.db", repr=False)
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    url: Annotated[
+        Text,
+        Field(description="`sqlite:///PATH` (relative to the home) or `postgresql+psycopg://USER@HOST/DATABASE`."),
+    ] = field(default="sqlite:///state.db", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
