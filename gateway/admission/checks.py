@@ -16,8 +16,8 @@ from auth.policy import Allowed, Context, Denied
 from auth.principal import Principal
 from auth.verifier import Authenticated, Unauthenticated
 from gateway.admission.request_record import Admitted, Question, Rendered, RequestRecord
-from gateway.core.context import Policies, ProcessContext
-from gateway.core.peer import CertifiedPeer, LocalPeer
+from gateway.core.context import Generation, Policies, ProcessContext
+from gateway.core.peer import CertifiedPeer, LocalPeer, Peer
 from rhttp.digest.authorization_cache import RecentAuthorization
 
 
@@ -104,12 +104,11 @@ class ConnectionCache:
         return decider
 
 
-def check_peer(process: ProcessContext, record: RequestRecord) -> Refusal | None:
+def check_peer(process: ProcessContext, peer: Peer, generation: Generation) -> Refusal | None:
     """Step 1: the certificate still holds, and we still know enough to say so."""
-    peer = record.peer
     if isinstance(peer, LocalPeer):
         return None
-    if peer.issuer not in record.generation.issuers:  # the handshake may have begun before the reload that took it out
+    if peer.issuer not in generation.issuers:  # the handshake may have begun before the reload that took it out
         return _ended("issuer_gone")
     if peer.serial in process.snapshot.revoked:
         return _ended("revoked")
@@ -212,7 +211,7 @@ def check_again(process: ProcessContext, record: RequestRecord, kept: Admitted) 
     """
     generation = record.generation = process.generation
     record.rendered = None  # other policies may allow it now
-    stopped = check_peer(process, record)
+    stopped = check_peer(process, record.peer, generation)
     if stopped is not None:
         return stopped
     decider = generation.engine.decider(record.peer.principal, *kept.question)
@@ -221,6 +220,29 @@ def check_again(process: ProcessContext, record: RequestRecord, kept: Admitted) 
     if isinstance(outcome, Admitted):
         record.admitted = outcome
     return outcome
+
+
+def admit_connection(
+    process: ProcessContext,
+    peer: Peer,
+    question: Question,
+    *,
+    listener: str,
+    protocol: str,
+    tls_version: str | None,
+) -> Admitted | Refusal:
+    """Certificate and policy for a connection that carries no request: its dialect begins with the switch itself.
+
+    There are no credentials to ask for, so what policy wants them for is refused, and by no challenge. Policies see
+    neither method nor path. Nothing is remembered: a connection is asked about once, and again by a reload.
+    """
+    generation = process.generation
+    stopped = check_peer(process, peer, generation)
+    if stopped is not None:
+        return stopped
+    circumstance = Context(listener, protocol, tls_version=tls_version, source=peer.source, now=process.epoch)
+    decision = generation.engine.decider(peer.principal, *question).decide(circumstance)
+    return Admitted(None, decision, question) if isinstance(decision, Allowed) else _denied(decision)
 
 
 def is_still_allowed(process: ProcessContext, record: RequestRecord) -> bool:
@@ -238,6 +260,10 @@ def _outcome(
         return Admitted(digest, decision, question)
     if digest is None and isinstance(record.peer, CertifiedPeer):
         return Refusal(status=401, slug="unauthenticated", event="auth.refused", reason="absent")
+    return _denied(decision)
+
+
+def _denied(decision: Denied) -> Refusal:
     return Refusal(
         status=403, slug="forbidden", event="policy.denied", reason=decision.reason, policy=decision.policy_ids
     )

@@ -92,7 +92,7 @@ class Connection:
             end.is_unwelcome = True
             return _CROWDED
         # 1. The certificate still holds.
-        stopped = checks.check_peer(process, record)
+        stopped = checks.check_peer(process, record.peer, record.generation)
         if stopped is not None:
             return stopped
         # 2. The head means one thing only and is for us.

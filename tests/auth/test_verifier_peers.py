@@ -12,7 +12,7 @@ from threading import Lock, Thread
 import httpx
 import pytest
 import requests
-from support.digests import PASSWORD, HomeSession, user
+from support.digests import PASSWORD, Verification, user
 
 from auth.verifier import Authenticated, AuthReason
 
@@ -22,7 +22,7 @@ class Gate(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, desk: HomeSession) -> None:
+    def __init__(self, desk: Verification) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.desk = desk
         self.lock = Lock()
@@ -61,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def gate() -> Iterator[Gate]:
-    with Gate(HomeSession(user(password='pä ss"\\:w'), user("bob"))) as server:
+    with Gate(Verification(user(password='pä ss"\\:w'), user("bob"))) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -124,6 +124,6 @@ def test_httpx_recovers_from_a_nonce_of_before_a_restart(gate: Gate) -> None:
     """A client whose nonce died with the old key is let in again after one 401, without being asked for anything."""
     with httpx.Client(auth=httpx.DigestAuth("alice", 'pä ss"\\:w'), trust_env=False) as client:
         assert client.get(f"{gate.url}/x").status_code == 200
-        gate.desk = HomeSession(user(password='pä ss"\\:w'), key=b"n" * 32)
+        gate.desk = Verification(user(password='pä ss"\\:w'), key=b"n" * 32)
         assert client.get(f"{gate.url}/x").status_code == 200
     assert gate.seen == [AuthReason.ABSENT, None, AuthReason.NONCE_FORGED, None]

@@ -13,6 +13,8 @@ from support.digests import PASSWORD, user
 
 from auth.cedar import PolicyEngine
 from auth.credentials import Credentials
+from gateway.admission.checks import Refusal, admit_connection
+from gateway.admission.request_record import Admitted, Question
 from gateway.state.snapshot import StateSnapshot
 from rhttp.digest.formula import DigestClient
 
@@ -35,7 +37,7 @@ POLICIES = {
 }
 
 
-class HomeSession:
+class Admissions:
     """A requester `alice` in front of one policy, and every kind of credentials."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, policy: str, **peer: Any) -> None:
@@ -50,7 +52,7 @@ class HomeSession:
         decider = engine.decider
 
         class Spy:
-            def decider(_, *question: Any) -> Any:  # noqa: N805 - the desk is self
+            def decider(_, *question: Any) -> Any:  # noqa: N805 - the outer one is self
                 self.asked += 1
                 return decider(*question)
 
@@ -116,11 +118,11 @@ class HomeSession:
 
 @pytest.fixture
 async def make() -> Iterator[Any]:  # type: ignore[misc]  # an async fixture, so that a loop runs
-    made: list[HomeSession] = []
+    made: list[Admissions] = []
     loop = asyncio.get_running_loop()
 
-    def build(policy: str, **peer: Any) -> HomeSession:
-        made.append(HomeSession(loop, policy, **peer))
+    def build(policy: str, **peer: Any) -> Admissions:
+        made.append(Admissions(loop, policy, **peer))
         return made[-1]
 
     yield build
@@ -287,6 +289,55 @@ def test_health_needs_a_certificate_and_nothing_else(make: Any, policy: str) -> 
     assert session.ask("/-/health").status == 200
     assert session.asked == 0
     assert session.ask("/-/health", *session.lines("password", "/-/health")).status == 401
+
+
+QUESTION: Question = ("inspect", "Pool", "render")
+
+
+def admit(admissions: Any) -> Admitted | Refusal:
+    return admit_connection(
+        admissions.bench.process,
+        admissions.peer,
+        QUESTION,
+        listener="tls",
+        protocol="h2-reverse",
+        tls_version="TLSv1.3",
+    )
+
+
+@pytest.mark.parametrize(("policy", "status"), [("allow", None), ("digest", 403), ("deny", 403), ("silent", 403)])
+def test_connection_without_a_request_is_admitted_by_certificate_and_policy(
+    make: Any, policy: str, status: int | None
+) -> None:
+    """It has no credentials to give, so a policy that wants them refuses for good; undecided is no."""
+    outcome = admit(make(policy))
+    if status is None:
+        assert isinstance(outcome, Admitted)
+        outcome.require(*QUESTION)
+    else:
+        assert isinstance(outcome, Refusal)
+        assert (outcome.status, outcome.event) == (status, "policy.denied")
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "reason"),
+    [("revoked", 403, "revoked"), ("expired", 403, "expired"), ("stale", 503, "state_stale")],
+)
+def test_connection_without_a_request_needs_a_certificate_that_holds(
+    make: Any, state: str, status: int, reason: str
+) -> None:
+    """The same order as for a request: policy is not asked about who may not be here."""
+    admissions = make("allow", expires=1000.0) if state == "expired" else make("allow")
+    process = admissions.bench.process
+    if state == "revoked":
+        serials = frozenset({admissions.peer.serial})
+        process.snapshot = StateSnapshot(version=1, users={}, revoked=serials, labels={})
+    elif state == "stale":
+        process.state_at = process.elapsed - process.generation.config.limits.state_stale - 1
+    outcome = admit(admissions)
+    assert isinstance(outcome, Refusal)
+    assert (outcome.status, outcome.reason) == (status, reason)
+    assert admissions.asked == 0
 
 
 def test_dispatch_listener_asks_for_no_credentials(make: Any) -> None:

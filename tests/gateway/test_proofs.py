@@ -15,7 +15,7 @@ from gateway.core.peer import CertifiedPeer, LocalPeer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MADE_IN = {
-    "Admitted": {"gateway/admission/checks.py": 2},
+    "Admitted": {"gateway/admission/checks.py": 3},
     "Allowed": {"auth/policy.py": 1},
     "Authenticated": {"auth/verifier.py": 1},
     "VerifiedPeer": {"pki/verify.py": 1},

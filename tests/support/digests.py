@@ -45,7 +45,7 @@ def entropy() -> Callable[[int], bytes]:
     return lambda size: next(numbers).to_bytes(size, "big")
 
 
-class HomeSession:
+class Verification:
     """One verifier on one listener for one peer; every argument of a check can be replaced."""
 
     def __init__(
