@@ -44,7 +44,7 @@ HOT = {
     "gateway.state": "snapshot",
     "rhttp.digest": "authorization_cache formula grammar",
     "rhttp.http1": "answer client closing content fields head head_cache limits request server status target",
-    "rhttp": "memo places timers",
+    "rhttp": "ends memo message places timers",
     "rhttp.tls": "binding handshake link outbox plain record tls_link",
 }
 GROUP = "rhttp_pki"

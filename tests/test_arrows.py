@@ -66,7 +66,6 @@ ROOMS: dict[str, dict[str, str]] = {
 MENDED_NEXT = (
     "gateway/pools/hosted.py",
     "gateway/pools/relay.py",
-    "rhttp/ends.py",
 )
 
 # `import rhttp` shows names of the SDK, each loaded when it is first asked for.

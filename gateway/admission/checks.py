@@ -19,6 +19,7 @@ from gateway.admission.request_record import Admitted, Question, Rendered, Reque
 from gateway.core.context import Generation, Policies, ProcessContext
 from gateway.core.peer import CertifiedPeer, LocalPeer, Peer
 from rhttp.digest.authorization_cache import RecentAuthorization
+from rhttp.message import Blocks, FieldBlock, one_field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +33,8 @@ class Refusal:
     policy: tuple[str, ...] = ()
     stale: bool = False
     """For the challenge of a 401 (RFC 7616 section 3.3)."""
-    extra: bytes = b""
-    """Field lines of the answer."""
+    extra: Blocks = ()
+    """Fields of the answer."""
     detail: Mapping[str, object] | None = None
     """More for the audit log."""
     closes: bool = False
@@ -269,8 +270,8 @@ def _denied(decision: Denied) -> Refusal:
     )
 
 
-def challenge(process: ProcessContext, record: RequestRecord, refused: Refusal) -> bytes:
-    """The ``WWW-Authenticate`` field line of a 401."""
+def challenge(process: ProcessContext, record: RequestRecord, refused: Refusal) -> FieldBlock:
+    """The ``WWW-Authenticate`` field of a 401."""
     value = record.generation.verifier.challenge(
         listener=record.listener.encode("ascii"),
         binding=record.peer.fingerprint,
@@ -278,4 +279,4 @@ def challenge(process: ProcessContext, record: RequestRecord, refused: Refusal) 
         entropy=process.entropy(),
         stale=refused.stale,
     )
-    return b"WWW-Authenticate: %b\r\n" % value
+    return one_field(b"WWW-Authenticate", value)

@@ -13,8 +13,8 @@ from auth.verifier import Authenticated
 from gateway.audit.line import MAX_STRING, FieldRefused, Fields, RenderedFields, is_plain, render_fields, three_digits
 from gateway.core.context import Generation
 from gateway.core.peer import Peer
-from rhttp.http1.head import RequestHead
 from rhttp.memo import Memo
+from rhttp.message import RequestHead
 
 _monotonic: Final = time.monotonic
 _MAX_POLICIES: Final = 1024

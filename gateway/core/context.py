@@ -30,6 +30,7 @@ from pki.verify import PeerVerifier
 from rhttp.clock import elapsed
 from rhttp.http1.client import SURPLUS
 from rhttp.http1.limits import Http1Limits
+from rhttp.message import FieldBlock
 from rhttp.timers import TimerWheel
 from rhttp.tls.link import Tally
 from rhttp.tls.outbox import Outbox
@@ -200,8 +201,8 @@ class ProcessContext:
         """The time of day in epoch seconds, a quarter second coarse. It may jump: see `elapsed`."""
         self.elapsed = 0.0
         """Seconds of `rhttp.clock`, a quarter second coarse: for everything that asks how long ago."""
-        self.date = b""
-        """The field line ``Date``, with its CRLF, a second coarse."""
+        self.date = FieldBlock(())
+        """The field ``Date``, a second coarse."""
         self.state_at = 0.0
         """When the state was read last, in seconds of `rhttp.clock`."""
         self.draining = False
@@ -302,13 +303,13 @@ class ProcessContext:
         fields = peer.audit() | {"listener": listener, "outcome": "cut", "reason": reason}
         self.record("connection.cut", fields)
 
-    def record_surplus(self, master: str | None, source: str | None, request_id: str) -> None:
+    def record_surplus(self, master: str | None, source: str | None, request_id: str | None) -> None:
         """Audit that a connection to a master was ended for bytes that no request had asked for.
 
-        ``request_id`` names the request behind whose answer they came; empty: they came before any.
+        ``request_id`` names the request behind whose answer they came; None: they came before any.
         """
         self.counters.cut += 1
-        fields: dict[str, object] = {"request_id": request_id} if request_id else {}
+        fields: dict[str, object] = {} if request_id is None else {"request_id": request_id}
         fields |= {"source": source, "outcome": "cut", "reason": SURPLUS, "detail": {"name": master}}
         self.record("connection.cut", fields)
 

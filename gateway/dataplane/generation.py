@@ -34,8 +34,8 @@ from pki.issue import serial_hex
 from pki.names import Role
 from pki.trust import TrustStore
 from pki.verify import PeerVerifier
-from rhttp.http1.head import METHODS, SAFE
 from rhttp.http1.limits import Http1Limits
+from rhttp.message import METHODS, SAFE
 from rhttp.tls.context import server_context
 from rhttp.tls.handshake import PresentedPath, Verify
 

@@ -36,6 +36,7 @@ from gateway.pools.hosted import ReversedConnection
 from gateway.pools.relayed import Relayed
 from gateway.state.snapshot import StateSnapshot
 from rhttp.http1.server import ServerEnd
+from rhttp.message import one_field
 
 _TICK: Final = 0.25
 
@@ -243,7 +244,7 @@ class DataPlane:
         process.wheel.turn(process.loop.time())
         if int(now) != self._second:
             self._second = int(now)
-            process.date = b"Date: %b\r\n" % formatdate(now, usegmt=True).encode("ascii")
+            process.date = one_field(b"Date", formatdate(now, usegmt=True).encode("ascii"))
             process.registry.cut_expired(now)
             process.tick_audit()
 

@@ -9,8 +9,9 @@ from gateway.admission.request_record import RequestRecord
 from gateway.core.context import ProcessContext
 from gateway.http.losses import failure
 from gateway.http.responses import fail
+from rhttp.ends import RequestEnd
 from rhttp.errors import Loss
-from rhttp.http1.server import ServerEnd
+from rhttp.message import one_field
 
 
 class Account:
@@ -30,7 +31,7 @@ class Account:
         "worker_name",
     )
 
-    def __init__(self, process: ProcessContext, record: RequestRecord, end: ServerEnd, *, dispatch: bool) -> None:
+    def __init__(self, process: ProcessContext, record: RequestRecord, end: RequestEnd, *, dispatch: bool) -> None:
         self._process = process
         self.record = record
         self._end = end
@@ -77,7 +78,7 @@ class Account:
         if committed:
             self._end.abort()
         else:
-            extra = b"" if self.worker_name is None else b"Rhttp-Worker: %b\r\n" % self._worker
+            extra = () if self.worker_name is None else (one_field(b"Rhttp-Worker", self._worker),)
             fail(self._process, self._end, self.record, status, slug, extra)
 
     def _withhold(self) -> None:

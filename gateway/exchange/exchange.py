@@ -15,11 +15,9 @@ from gateway.exchange.account import Account
 from gateway.exchange.ends import Inbound
 from gateway.http.fields import inbound_trailers, outbound_trailers, response_fields
 from gateway.http.losses import failure
+from rhttp.ends import Link, RequestEnd, ResponseEnd
 from rhttp.errors import LocalProtocolError, Loss
-from rhttp.http1.client import ClientEnd
-from rhttp.http1.fields import Fields
-from rhttp.http1.head import IDEMPOTENT, ResponseHead
-from rhttp.http1.server import ServerEnd
+from rhttp.message import IDEMPOTENT, Blocks, Fields, ResponseHead, one_field
 
 
 class Exchange(Account):
@@ -28,14 +26,14 @@ class Exchange(Account):
     Args:
         admitted: the proof that the request may be forwarded; nothing is forwarded without it.
         target: what stands in the request line towards the master or worker.
-        fields: the field lines that go with it, serialized, without ``Host`` and framing.
+        blocks: the fields that go with it.
         dispatch: whether it goes to a worker of a pool (else over a route to a master).
     """
 
     __slots__ = (
+        "_blocks",
         "_client",
         "_ended",
-        "_fields",
         "_finishing",
         "_holds",
         "_inbound",
@@ -57,10 +55,10 @@ class Exchange(Account):
         process: ProcessContext,
         record: RequestRecord,
         admitted: Admitted,
-        end: ServerEnd,
+        end: RequestEnd,
         inbound: Inbound,
         target: bytes,
-        fields: bytes,
+        blocks: Blocks,
         *,
         dispatch: bool,
     ) -> None:
@@ -68,8 +66,8 @@ class Exchange(Account):
         super().__init__(process, record, end, dispatch=dispatch)
         self._inbound = inbound
         self._target = target
-        self._fields = fields
-        self._client: ClientEnd | None = None
+        self._blocks = blocks
+        self._client: ResponseEnd | None = None
         self._kept: list[bytes] | None = []
         self._kept_size = 0
         self._named: tuple[bytes, ...] = ()
@@ -100,7 +98,7 @@ class Exchange(Account):
         else:
             self._not_recorded()
 
-    def granted(self, client: ClientEnd, host: bytes, worker: str | None) -> None:
+    def granted(self, client: ResponseEnd, authority: bytes, worker: str | None) -> None:
         """A client end is leased to this exchange: send what there is of the request, behind its audit line."""
         head = self.record.head
         self._client = client
@@ -108,9 +106,7 @@ class Exchange(Account):
         self.worker_name = worker
         self._worker = b"" if worker is None else worker.encode("ascii")
         self._tries += 1
-        length = None if head.chunked else head.content_length
-        block = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (head.method, self._target, host, self._fields)
-        client.head(self, head.method, block, -1 if length is None and not head.chunked else length)
+        client.head(self, head.method, self._target, authority, self._blocks, head.length)
         for data in self._kept or ():
             client.content(data)
         if self._is_said or head.method not in self.record.generation.unsaid:
@@ -251,7 +247,7 @@ class Exchange(Account):
         """The requester is gone; nobody is left to answer."""
         if self.over:
             return
-        self._close_books("aborted", self._end.told or None, detail)
+        self._close_books("aborted", self._end.told, detail)
         client, self._client = self._client, None
         if client is not None:
             client.release()
@@ -273,9 +269,9 @@ class Exchange(Account):
     def response_interim(self, head: ResponseHead) -> None:
         """1xx: passed on, except 100, which is ours to send."""
         if head.status != 100:
-            self._end.interim(head.status, response_fields(head, route=not self._dispatch))
+            self._end.interim(head.status, (response_fields(head, route=not self._dispatch),))
 
-    def response_switched(self, head: ResponseHead, surplus: bytes) -> None:
+    def response_switched(self, head: ResponseHead, link: Link, surplus: bytes) -> None:
         """Cannot happen: no exchange asks to switch."""
         raise LocalProtocolError("an exchange does not switch protocols")
 
@@ -287,15 +283,13 @@ class Exchange(Account):
             self._drop_client()
             self._fail(502, "master-asked-credentials", "master_asked_credentials")
             return
-        block = response_fields(head, route=not self._dispatch)
-        # RFC 9110 section 6.6.1: who has a clock says when it came.
-        date = self._process.date if block.find(b"\r\ndate: ") < 0 and block[:6] != b"date: " else b""
-        if self.worker_name is None:
-            block = b"%bRhttp-Request-Id: %b\r\n%b" % (block, self.record.id_bytes, date)
-        else:
-            id_bytes = self.record.id_bytes
-            block = b"%bRhttp-Worker: %b\r\nRhttp-Request-Id: %b\r\n%b" % (block, self._worker, id_bytes, date)
-        self._end.head(head.status, block, head.content_length)
+        fields = response_fields(head, route=not self._dispatch)
+        blocks: Blocks = (fields, one_field(b"Rhttp-Request-Id", self.record.id_bytes))
+        if self.worker_name is not None:
+            blocks = (*blocks, one_field(b"Rhttp-Worker", self._worker))
+        if not fields.has_date:
+            blocks = (*blocks, self._process.date)  # RFC 9110 section 6.6.1: who has a clock says when it came
+        self._end.head(head.status, blocks, head.length)
         if self._end.blocked and self._client is not None:
             self._client.pause()
 
@@ -321,7 +315,7 @@ class Exchange(Account):
             event = self._count("allowed")
             self._trailers = trailers
             self._finishing = True
-            line = self.record.audit_of(b"allowed", status=self._end.status, worker=self._worker)
+            line = self.record.audit_of(b"allowed", status=self._end.status or 0, worker=self._worker)
             self._process.record_soon(event, line, self)
         # The request's content still comes, so nothing can wait: it may end in a fault.
         elif self._close_books("allowed", self._end.status, None):
@@ -347,7 +341,7 @@ class Exchange(Account):
         self._fail(status, slug, f"{loss.value}: {detail}" if detail else loss.value)
 
     def _may_try_again(self, loss: Loss) -> bool:
-        if not self._end.uncommitted or self._end.responded or self._kept is None:
+        if not self._end.uncommitted or self._end.status is not None or self._kept is None:
             return False
         if loss is Loss.NOT_SENT:
             may = self._tries < 4

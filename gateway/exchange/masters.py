@@ -73,7 +73,7 @@ class MasterPool:
     def _grant(self, exchange: Exchange, end: ClientEnd, target: _Target) -> None:
         exchange.waiting = False
         end.limits = self._process.generation.limits
-        exchange.granted(end, self._host or exchange.record.head.host or target.url.authority, None)
+        exchange.granted(end, self._host or exchange.record.head.authority or target.url.authority, None)
 
     def forget(self, exchange: Exchange) -> None:
         """The exchange no longer waits; a connection that is being dialled for it serves another."""

@@ -7,13 +7,12 @@ Trust: pure, meets bytes of untrusted clients, workers and masters.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Final
 
-from rhttp.http1.fields import HOP_BY_HOP, Field, Fields, serialize
-from rhttp.http1.head import RequestHead, ResponseHead
+from rhttp.http1.fields import HOP_BY_HOP
 from rhttp.memo import Memo
+from rhttp.message import Field, FieldBlock, Fields, RequestHead, ResponseHead, SharedFields
 
 _INBOUND_NAMES: Final = HOP_BY_HOP | frozenset(
     {b"authorization", b"forwarded", b"x-real-ip", b"host", b"content-length", b"expect", b"via"}
@@ -48,7 +47,6 @@ class _Memo(Memo[bytes, bool]):
 _inbound: Final = _Memo(_INBOUND_NAMES, _INBOUND_PREFIXES)
 _outbound: Final = _Memo(_OUTBOUND_NAMES, _OUTBOUND_PREFIXES)
 _outbound_route: Final = _Memo(_OUTBOUND_NAMES | _ROUTE_NAMES, _OUTBOUND_PREFIXES)
-_MAX_FORWARDS: Final = re.compile(rb"^max-forwards: ([0-9]{1,9})(?=\r$)", re.MULTILINE)
 _CONNECTION_OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade", b"te"})
 
 
@@ -64,13 +62,20 @@ def _pass(fields: Iterable[Field], passes: _Memo, connection: tuple[bytes, ...])
     return [f for f in fields if passes[f[0]]]
 
 
-def request_fields(head: RequestHead) -> bytes:
-    """The field lines of a request that go on to a master or worker, serialized."""
-    kept = head.forwarded
-    lines = kept.get("inbound")
-    if lines is None:
-        lines = kept["inbound"] = serialize(_pass(head.fields, _inbound, head.connection))
-    return lines
+class AnswerFields(FieldBlock):
+    """The fields of an answer that go back."""
+
+    __slots__ = ("has_date",)
+
+    def __init__(self, fields: SharedFields) -> None:
+        super().__init__(fields)
+        self.has_date = any(field[0] == b"date" for field in fields)
+        """Whoever answered said when (RFC 9110 section 6.6.1)."""
+
+
+def request_fields(head: RequestHead) -> Fields:
+    """The fields of a request that go on to a master or worker."""
+    return _pass(head.fields, _inbound, head.connection)
 
 
 def max_forwards(head: RequestHead) -> int | None:
@@ -81,19 +86,20 @@ def max_forwards(head: RequestHead) -> int | None:
     return int(given[0]) if len(given) == 1 and given[0].isdigit() and len(given[0]) < 10 else None
 
 
-def one_hop_less(fields: bytes) -> bytes:
-    """Serialized field lines with ``Max-Forwards`` one lower. It must be there and above 0."""
-    return _MAX_FORWARDS.sub(lambda match: b"max-forwards: %d" % (int(match[1]) - 1), fields)
+def one_hop_less(block: FieldBlock) -> FieldBlock:
+    """The fields with ``Max-Forwards`` one lower. It must be there once and above 0."""
+    return FieldBlock(tuple([(n, b"%d" % (int(v) - 1)) if n == b"max-forwards" else (n, v) for n, v in block.fields]))
 
 
-def response_fields(head: ResponseHead, *, route: bool) -> bytes:
-    """The field lines of an answer that go back, serialized; on routes a master's own challenges do not."""
+def response_fields(head: ResponseHead, *, route: bool) -> AnswerFields:
+    """The fields of an answer that go back; on routes a master's own challenges do not."""
     kind = "route" if route else "dispatch"
-    lines = head.forwarded.get(kind)
-    if lines is None:
+    block = head.forwarded.get(kind)
+    if block is None:
         passes = _outbound_route if route else _outbound
-        lines = head.forwarded[kind] = serialize(_pass(head.fields, passes, head.connection))
-    return lines
+        block = head.forwarded[kind] = AnswerFields(tuple(_pass(head.fields, passes, head.connection)))
+    assert isinstance(block, AnswerFields)
+    return block
 
 
 def inbound_trailers(trailers: Fields, connection: tuple[bytes, ...]) -> Fields:
@@ -122,9 +128,7 @@ def forwarded(source: str | None, proto: bytes, host: bytes | None) -> bytes:
 
 def via_names(head: RequestHead, pseudonym: bytes) -> tuple[bytes, bool]:
     """The ``Via`` value that came (empty: none), and whether it names this gateway already (RFC 9110 section 7.6.3)."""
-    joined = head.forwarded.get("via")
-    if joined is None:
-        joined = head.forwarded["via"] = b", ".join([value for name, value in head.fields if name == b"via"])
+    joined = b", ".join([value for name, value in head.fields if name == b"via"])
     if not joined:
         return b"", False
     loop = False

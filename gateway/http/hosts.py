@@ -9,9 +9,9 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Final
 
-from rhttp.http1.fields import SharedFields
 from rhttp.http1.target import is_same_authority, split_authority
 from rhttp.memo import Memo
+from rhttp.message import SharedFields
 
 _SAME_SITE: Final = frozenset({b"same-origin", b"none"})
 """What ``Sec-Fetch-Site`` (Fetch Metadata, section 2.3) says of our own pages, and of a user who asks without one."""

@@ -15,34 +15,37 @@ from gateway.admission.checks import Refusal
 from gateway.admission.request_record import RequestRecord
 from gateway.core.context import ProcessContext
 from gateway.http.problems import Problem, problem_body
-from rhttp.http1.server import ServerEnd
+from rhttp.ends import RequestEnd
+from rhttp.message import Blocks, FieldBlock, one_field
 
-_PROBLEM: Final = b"Content-Type: application/problem+json\r\nCache-Control: no-store\r\n"
-_JSON: Final = b"Content-Type: application/json\r\nCache-Control: no-store\r\n"
+_PROBLEM: Final = FieldBlock(((b"Content-Type", b"application/problem+json"), (b"Cache-Control", b"no-store")))
+_JSON: Final = FieldBlock(((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")))
 _RETRY: Final = {
-    "no-slot": b"Retry-After: 1\r\n",
-    "not-sent": b"Retry-After: 1\r\n",
-    "overloaded": b"Retry-After: 1\r\n",
-    "draining": b"Retry-After: 5\r\n",
-    "superseded": b"Retry-After: 30\r\n",
-    "state-stale": b"Retry-After: 5\r\n",
-    "audit-unavailable": b"Retry-After: 5\r\n",
+    "no-slot": one_field(b"Retry-After", b"1"),
+    "not-sent": one_field(b"Retry-After", b"1"),
+    "overloaded": one_field(b"Retry-After", b"1"),
+    "draining": one_field(b"Retry-After", b"5"),
+    "superseded": one_field(b"Retry-After", b"30"),
+    "state-stale": one_field(b"Retry-After", b"5"),
+    "audit-unavailable": one_field(b"Retry-After", b"5"),
 }
 
 
 def fail(
-    process: ProcessContext, end: ServerEnd, record: RequestRecord, status: int, slug: str, extra: bytes = b""
+    process: ProcessContext, end: RequestEnd, record: RequestRecord, status: int, slug: str, extra: Blocks = ()
 ) -> None:
     """Answer with a problem, without an audit line; an answer that already began is cut instead."""
     if not end.uncommitted:
         end.abort()
         return
     body = problem_body(Problem(slug), record.request_id)
-    _send(process, end, record.id_bytes, status, _PROBLEM + _RETRY.get(slug, b"") + extra, body)
+    retry = _RETRY.get(slug)
+    blocks = (_PROBLEM,) if retry is None else (_PROBLEM, retry)
+    _send(process, end, record, status, (*blocks, *extra), body)
 
 
 def refuse(
-    process: ProcessContext, end: ServerEnd, record: RequestRecord, refusal: Refusal, extra: bytes = b""
+    process: ProcessContext, end: RequestEnd, record: RequestRecord, refusal: Refusal, extra: Blocks = ()
 ) -> None:
     """Refuse a request: the audit line with its reason first, then an answer without it.
 
@@ -57,32 +60,33 @@ def refuse(
     if refusal.detail is not None:
         fields["detail"] = refusal.detail
     process.record_refusal(refusal.event, fields)
-    head = record.head
-    if head.content_length and head.content_length > process.generation.limits.refused_content:
-        end.close_after = True
-    fail(process, end, record, refusal.status, refusal.slug, refusal.extra + extra)
+    length = record.head.length
+    if isinstance(length, int) and length > process.generation.limits.refused_content:
+        end.last_request()
+    fail(process, end, record, refusal.status, refusal.slug, (*refusal.extra, *extra))
 
 
-def answer_json(process: ProcessContext, end: ServerEnd, record: RequestRecord, status: int, value: object) -> None:
+def answer_json(process: ProcessContext, end: RequestEnd, record: RequestRecord, status: int, value: object) -> None:
     """Answer an allowed request of our own paths, after its audit line."""
     process.counters.requests += 1
     if not process.record("request", record.audit("allowed", status=status)):
         fail(process, end, record, 503, "audit-unavailable")
         return
-    _send(process, end, record.id_bytes, status, _JSON, orjson.dumps(value))
+    _send(process, end, record, status, (_JSON,), orjson.dumps(value))
 
 
-def answer_options(process: ProcessContext, end: ServerEnd, record: RequestRecord) -> None:
+def answer_options(process: ProcessContext, end: RequestEnd, record: RequestRecord) -> None:
     """Answer an OPTIONS request that may be forwarded no further (RFC 9110 section 7.6.2), after its audit line."""
     process.counters.requests += 1
     if not process.record("request", record.audit("allowed", status=200)):
         fail(process, end, record, 503, "audit-unavailable")
         return
-    _send(process, end, record.id_bytes, 200, b"", b"")
+    _send(process, end, record, 200, (), b"")
 
 
-def _send(process: ProcessContext, end: ServerEnd, request_id: bytes, status: int, block: bytes, body: bytes) -> None:
-    block = b"%b%bRhttp-Request-Id: %b\r\n" % (block, process.date, request_id)
-    end.head(status, block, len(body))
+def _send(
+    process: ProcessContext, end: RequestEnd, record: RequestRecord, status: int, blocks: Blocks, body: bytes
+) -> None:
+    end.head(status, (*blocks, process.date, one_field(b"Rhttp-Request-Id", record.id_bytes)), len(body))
     end.content(body)
     end.end([])

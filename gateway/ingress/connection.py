@@ -23,8 +23,8 @@ from gateway.ingress.resolve import ResolvedEach, ResolvedOne, ResolvedOpen, Res
 from gateway.ingress.serving import serving_of
 from gateway.pools.relay import RelayPool
 from rhttp.http1.answer import CONTENT, READ
-from rhttp.http1.head import RequestHead
 from rhttp.http1.server import ServerEnd
+from rhttp.message import Blocks, RequestHead, one_field
 from rhttp.reversal.upgrade import OFFER
 
 _UNANSWERED: Final = (CONTENT, READ)
@@ -87,7 +87,7 @@ class Connection:
         """Steps in their order: certificate, head, Digest, policy, then what the request is for."""
         process, head, cache = self._process, record.head, self._cache
         if self.upgrade_refused:
-            end.close_after = True  # this is the one more request
+            end.last_request()  # this is the one more request
         if self.is_over_limit:
             end.is_unwelcome = True
             return _CROWDED
@@ -107,7 +107,7 @@ class Connection:
         if isinstance(digest, Refusal):
             return digest
         if process.draining and (digest is not None or self.is_local):
-            end.close_after = True  # but whoever is challenged may come back with credentials where it is
+            end.last_request()  # but whoever is challenged may come back with credentials where it is
         # 4. Policy.
         if isinstance(resolved, ResolvedOne):
             record.protocol = resolved.protocol
@@ -156,15 +156,13 @@ class Connection:
     def request_malformed(self, end: ServerEnd, status: int, code: str, detail: str) -> None:
         """Bytes that are no request: answer, and close, since nothing behind them can be trusted."""
         process = self._process
-        end.close_after = True
+        end.last_request()
         if self._last is not None and self._last.head is end.request:
             # It broke in mid-content: its exchange was told and wrote the audit line.
             fail(process, end, self._last, status, code)
             return
-        head = RequestHead()
-        head.method = b"GET"
-        end.request = head
-        record = RequestRecord(head, self.peer, self.listener, process.ids.next(), process.generation)
+        assert end.request is not None
+        record = RequestRecord(end.request, self.peer, self.listener, process.ids.next(), process.generation)
         refuse(process, end, record, Refusal(status=status, slug=code, reason=detail))
 
     def end_closed(self, end: ServerEnd) -> None:
@@ -201,17 +199,17 @@ class Connection:
         abandon the socket without closing it.
         """
         process = self._process
-        extra = b""
+        extra: Blocks = ()
         has_second_chance = False
         is_switch = record.head.upgrade is not None and record.target.startswith(SWITCH)
         if refusal.status == 401:
             process.counters.unauthenticated += 1
-            extra = checks.challenge(process, record, refusal)
+            extra = (checks.challenge(process, record, refusal),)
             if record.target.startswith(SWITCH):
-                extra += OFFER
-            has_second_chance = is_switch and not end.close_after
+                extra = (*extra, OFFER)
+            has_second_chance = is_switch and not end.is_last
         elif is_switch or refusal.closes:
-            end.close_after = True
+            end.last_request()
         if refusal.event == "policy.denied":
             process.counters.policy_denied += 1
         refuse(process, end, record, refusal, extra)
@@ -230,10 +228,10 @@ class Connection:
             if forward.dispatch:
                 self.refuse(end, record, _DRAINING)
                 return
-            end.close_after = True
-        fields = b"%b%b\r\n" % (forward.lines, record.id_bytes)
+            end.last_request()
+        blocks = (forward.block, one_field(b"Rhttp-Request-Id", record.id_bytes))
         exchange = Exchange(
-            process, record, admitted, end, forward.inbound, forward.target, fields, dispatch=forward.dispatch
+            process, record, admitted, end, forward.inbound, forward.target, blocks, dispatch=forward.dispatch
         )
         exchange.worker = forward.worker
         exchange.label = forward.label
@@ -256,7 +254,7 @@ class Connection:
         """The role switch, by our own 101 or by that of the pool's master."""
         pool = switch.pool
         digest = _require(record, "reverse", pool.config.name).digest
-        end.close_after = True  # whatever is refused from here on closes; a switch takes the connection away
+        end.last_request()  # whatever is refused from here on closes; a switch takes the connection away
         process = self._process
         if isinstance(pool, RelayPool):
             self._relay(end, record, pool, switch)
@@ -292,7 +290,8 @@ class Connection:
         def failed(status: int, slug: str, reason: str) -> None:
             pool.failed(record, end, status, slug, reason)
 
-        pool.ask(record, end, switch.variant, master, b"%b%b\r\n" % (switch.lines, record.id_bytes), failed)
+        blocks = (switch.block, one_field(b"Rhttp-Request-Id", record.id_bytes))
+        pool.ask(record, end, switch.variant, master, blocks, failed)
 
 
 def _require(record: RequestRecord, action: str, pool: str) -> Admitted:

@@ -19,7 +19,7 @@ from gateway.ingress.forwarding import forward
 from gateway.ingress.outcomes import Act, Gather, Json, Later, Outcome, Stream
 from gateway.ingress.role_switch import switch_roles
 from gateway.pools.hosted import HostedPool
-from rhttp.http1.head import RequestHead
+from rhttp.message import RequestHead, one_field
 
 SWITCH: Final = b"/-/reverse/"
 """What paths of the role switch begin with."""
@@ -235,5 +235,5 @@ def method_refusal(endpoint: Endpoint, method: bytes) -> Refusal | None:
     """Why a path does not take this method; None: it does, or its handler looks at that itself."""
     if not endpoint.methods or method in endpoint.methods:
         return None
-    allow = b"Allow: %b\r\n" % b", ".join(endpoint.methods)
-    return Refusal(status=405, slug="method-not-allowed", reason="method", extra=allow)
+    allow = one_field(b"Allow", b", ".join(endpoint.methods))
+    return Refusal(status=405, slug="method-not-allowed", reason="method", extra=(allow,))

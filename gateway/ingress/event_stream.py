@@ -17,13 +17,13 @@ from gateway.admission.request_record import RequestRecord
 from gateway.core.context import ProcessContext
 from gateway.pools.hosted import HostedPool
 from gateway.pools.slots import PoolEvent
-from rhttp.http1.fields import Fields
-from rhttp.http1.server import ServerEnd
+from rhttp.ends import RequestEnd
+from rhttp.message import OPEN, FieldBlock, Fields, one_field
 
 _PACE: Final = 0.1
 """Seconds between two batches."""
 _HEARTBEAT: Final = 15.0
-_FIELDS: Final = b"Content-Type: text/event-stream\r\nCache-Control: no-store\r\n"
+_FIELDS: Final = FieldBlock(((b"Content-Type", b"text/event-stream"), (b"Cache-Control", b"no-store")))
 
 
 class EventStream:
@@ -42,7 +42,7 @@ class EventStream:
         "record",
     )
 
-    def __init__(self, process: ProcessContext, end: ServerEnd, record: RequestRecord, hosted: HostedPool) -> None:
+    def __init__(self, process: ProcessContext, end: RequestEnd, record: RequestRecord, hosted: HostedPool) -> None:
         self._process = process
         self.record = record
         """The request that it answers: a reload asks again whether it may."""
@@ -56,8 +56,7 @@ class EventStream:
         self.bucket = 0.0
         process.streams.add(self)
         end.sink = self
-        request_id = b"Rhttp-Request-Id: %b\r\n" % record.request_id.encode("ascii")
-        end.head(200, _FIELDS + process.date + request_id, None)
+        end.head(200, (_FIELDS, process.date, one_field(b"Rhttp-Request-Id", record.id_bytes)), OPEN)
         end.content(self._slots())
         end.flush()
         self._pool.listeners.add(self._happened)

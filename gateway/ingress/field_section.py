@@ -13,9 +13,9 @@ from gateway.core.peer import CertifiedPeer, LocalPeer, Peer
 from gateway.http.fields import forwarded, max_forwards, request_fields, via_names
 from gateway.http.hosts import cross_site
 from gateway.ingress.serving import Serving
-from rhttp.http1.fields import TOKEN, SharedFields, values
-from rhttp.http1.head import SAFE, RequestHead
+from rhttp.http1.fields import TOKEN, values
 from rhttp.http1.target import is_same_authority, split_authority
+from rhttp.message import SAFE, FieldBlock, RequestHead, SharedFields
 
 _MAX_REQUEST_ID: Final = 128
 _WAIT: Final = re.compile(rb'wait\s*=\s*"?([0-9]{1,9})"?', re.IGNORECASE)
@@ -44,25 +44,25 @@ class FieldSection:
     __slots__ = (
         "_fields",
         "_wishes",
+        "block",
         "cross_site",
         "generation",
         "host_refusal",
         "is_loop",
-        "lines",
         "max_forwards",
         "memo",
         "parent_id",
         "refusal",
     )
 
-    def __init__(self, head: RequestHead, peer: Peer, generation: Serving, who: bytes) -> None:
+    def __init__(self, head: RequestHead, peer: Peer, generation: Serving, who: SharedFields) -> None:
         is_local = isinstance(peer, LocalPeer)
         self.memo = head.forwarded
         """What heads with this section share, and nothing else does: by its identity the section is known."""
         self.generation = generation
         self._fields = head.fields
         self._wishes: Wishes | None = None
-        self.host_refusal = refuse_authority(head.host, peer, generation)
+        self.host_refusal = refuse_authority(head.authority, peer, generation)
         """Why ``Host`` is none of ours; a target in absolute form takes its place."""
         self.refusal = _refusal(head, is_local and generation.dispatch_authorities is not None)
         """Why it is refused for what else it says."""
@@ -70,16 +70,14 @@ class FieldSection:
         """Why the request counts as another site's that asks for a change."""
         # No page reaches a unix socket: what is said there is told by a master, of its own requester.
         if head.method not in SAFE and not (is_local and generation.dispatch_authorities is None):
-            self.cross_site = cross_site(head.fields, head.host, b"http" if is_local else b"https")
+            self.cross_site = cross_site(head.fields, head.authority, b"http" if is_local else b"https")
         self.parent_id = _parent_id(head) if peer.role == "master" else None
         self.max_forwards = max_forwards(head)
         via, self.is_loop = via_names(head, generation.via)
-        self.lines = b"%b%bVia: %b\r\nRhttp-Request-Id: " % (
-            request_fields(head),
-            who,
-            b"%b, %b" % (via, generation.via_received) if via else generation.via_received,
-        )
-        """The field lines that go on with a request: stripped, then set, up to the value of ``Rhttp-Request-Id``."""
+        ours = generation.via_received
+        via_field = (b"Via", b"%b, %b" % (via, ours) if via else ours)
+        self.block = FieldBlock((*request_fields(head), *who, via_field))
+        """The fields that go on with a request: stripped, then set, without ``Rhttp-Request-Id``."""
 
     @property
     def wishes(self) -> Wishes:
@@ -90,13 +88,13 @@ class FieldSection:
         return known
 
 
-def lines_about(peer: Peer, host: bytes | None) -> bytes:
-    """The field lines that say who asks."""
+def fields_about(peer: Peer, host: bytes | None) -> SharedFields:
+    """The fields that say who asks."""
     value = forwarded(peer.source, b"http" if isinstance(peer, LocalPeer) else b"https", host)
-    lines = b"Forwarded: %b\r\nRhttp-Identity: %b\r\n" % (value, peer.identity.encode("ascii"))
+    fields = ((b"Forwarded", value), (b"Rhttp-Identity", peer.identity.encode("ascii")))
     if isinstance(peer, CertifiedPeer) and peer.client_cert is not None:
-        lines += b"Client-Cert: %b\r\n" % peer.client_cert
-    return lines
+        return (*fields, (b"Client-Cert", peer.client_cert))
+    return fields
 
 
 def refuse_authority(authority: bytes | None, peer: Peer, generation: Serving) -> Refusal | None:

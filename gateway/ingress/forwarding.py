@@ -31,15 +31,15 @@ def forward(
 
     A dispatch waits for a slot as long as its requester is willing to, and the configuration lets it.
     """
-    lines = section.lines
+    block = section.block
     if section.max_forwards is not None:
         if not section.max_forwards:
             return _HERE
-        lines = one_hop_less(lines)
+        block = one_hop_less(block)
     if section.is_loop:
         return _LOOP
     if not dispatch:
-        return Forward(question, inbound, target, lines)
+        return Forward(question, inbound, target, block)
     wishes = section.wishes
     wait = min(float(wishes.wait), section.generation.config.limits.wait_max)
-    return Forward(question, inbound, target, lines, worker=worker, label=wishes.label, wait=wait, dispatch=True)
+    return Forward(question, inbound, target, block, worker=worker, label=wishes.label, wait=wait, dispatch=True)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from gateway.core.context import ProcessContext
-from rhttp.http1.fields import Fields
-from rhttp.http1.server import ServerEnd
+from rhttp.ends import RequestEnd
+from rhttp.message import Fields
 
 WITHIN: Final = 1.0
 """Seconds in which the other processes answer; the answer goes out without whoever does not."""
@@ -50,7 +50,7 @@ class _Patience:
 
 def ask_all(
     process: ProcessContext,
-    end: ServerEnd,
+    end: RequestEnd,
     question: str,
     then: Callable[[Mapping[int, Any]], None],
     gone: Callable[[str], None],

@@ -17,11 +17,12 @@ from gateway.http.hosts import HostMatcher, is_address
 from gateway.ingress.handlers import attach
 from gateway.ingress.listener import HTTP1, Arrival, Bounds, Listener, by_source
 from gateway.ingress.serving import serving_of
-from rhttp.http1.head import RequestHead
 from rhttp.http1.limits import Http1Limits
 from rhttp.http1.server import ServerEnd
+from rhttp.message import Blocks, FieldBlock, RequestHead, one_field
 from rhttp.tls.link import SocketLink
 
+_TEXT: Final = FieldBlock(((b"Content-Type", b"text/plain; version=0.0.4; charset=utf-8"),))
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -46,7 +47,7 @@ class MetricsHandler:
     def request_received(self, end: ServerEnd, head: RequestHead) -> None:
         """Answer a scrape."""
         if self._process.draining:
-            end.close_after = True
+            end.last_request()
         path = head.target.partition(b"?")[0]
         refusal = self._refusal(head)
         if refusal is not None:
@@ -54,14 +55,14 @@ class MetricsHandler:
         elif path != b"/metrics":
             self._answer(end, 404, b"not found\n")
         elif head.method not in (b"GET", b"HEAD"):
-            self._answer(end, 405, b"method not allowed\n", b"Allow: GET, HEAD\r\n")
+            self._answer(end, 405, b"method not allowed\n", (one_field(b"Allow", b"GET, HEAD"),))
         else:
             self._scrape(end, lambda text: self._answer(end, 200, text))
 
     def _refusal(self, head: RequestHead) -> tuple[int, bytes] | None:
         """Why a web page gets nothing: it may name us by a name of its own, or ask as another site."""
-        if head.host is not None:
-            covered = self._covers(head.host)
+        if head.authority is not None:
+            covered = self._covers(head.authority)
             if covered is None:
                 return 400, b"bad request: Host is no authority\n"
             if not covered:
@@ -80,17 +81,14 @@ class MetricsHandler:
 
     def request_malformed(self, end: ServerEnd, status: int, code: str, detail: str) -> None:
         """No request."""
-        end.request = RequestHead()
-        end.close_after = True
         self._answer(end, status, code.encode("ascii") + b"\n")
 
     def end_closed(self, end: ServerEnd) -> None:
         """Its place is its link's to leave."""
 
     @staticmethod
-    def _answer(end: ServerEnd, status: int, body: bytes, extra: bytes = b"") -> None:
-        kind = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
-        end.head(status, kind + extra, len(body))
+    def _answer(end: ServerEnd, status: int, body: bytes, extra: Blocks = ()) -> None:
+        end.head(status, (_TEXT, *extra), len(body))
         end.content(body)
         end.end([])
 

@@ -15,20 +15,21 @@ from gateway.core.context import ProcessContext
 from gateway.exchange.ends import Inbound
 from gateway.pools.hosted import HostedPool
 from gateway.pools.relay import RelayPool
+from rhttp.message import FieldBlock
 from rhttp.reversal.upgrade import UpgradeVariant
 
 
 class Forward:
     """It goes to a master or a worker. A plain slotted class: requests for new paths make one each."""
 
-    __slots__ = ("dispatch", "inbound", "label", "lines", "question", "target", "wait", "worker")
+    __slots__ = ("block", "dispatch", "inbound", "label", "question", "target", "wait", "worker")
 
     def __init__(
         self,
         question: Question,
         inbound: Inbound,
         target: bytes,
-        lines: bytes,
+        block: FieldBlock,
         *,
         worker: str | None = None,
         label: tuple[str, str] | None = None,
@@ -39,8 +40,8 @@ class Forward:
         """What policy must have allowed."""
         self.inbound = inbound
         self.target = target
-        self.lines = lines
-        """The field lines that go on, up to the value of ``Rhttp-Request-Id``."""
+        self.block = block
+        """The fields that go on, without ``Rhttp-Request-Id``."""
         self.worker = worker
         """Only this worker will do."""
         self.label = label
@@ -70,7 +71,7 @@ class Switch:
     variant: UpgradeVariant
     instance: str | None
     """The worker's start, when it names one."""
-    lines: bytes
+    block: FieldBlock
     """As in `Forward`, for a master that is asked."""
 
 

@@ -18,12 +18,12 @@ from gateway.config.values import RouteConfig
 from gateway.core.context import Generation
 from gateway.core.peer import LocalPeer, Peer
 from gateway.ingress.endpoints import NO_PATH, SWITCH, Endpoint, OwnRequest, find_endpoint, method_refusal
-from gateway.ingress.field_section import FieldSection, lines_about, refuse_absolute
+from gateway.ingress.field_section import FieldSection, fields_about, refuse_absolute
 from gateway.ingress.forwarding import forward
 from gateway.ingress.outcomes import Act, Options
 from gateway.ingress.serving import serving_of
-from rhttp.http1.head import RequestHead
 from rhttp.http1.target import BadTarget, Target
+from rhttp.message import RequestHead, SharedFields
 
 _OPTIONS: Final = Options()
 _NO_ROUTE: Final = Refusal(status=404, slug="not-found", reason="no_route")
@@ -129,13 +129,13 @@ class Resolver:
         self._is_local = isinstance(peer, LocalPeer)
         self._section: FieldSection | None = None
         self._last: Resolution | None = None
-        self._about: tuple[bytes | None, bytes] | None = None
+        self._about: tuple[bytes | None, SharedFields] | None = None
 
     def resolve(self, head: RequestHead, generation: Generation) -> Resolution:
         """What this request is about."""
         section = self._section
         if section is None or section.memo is not head.forwarded or section.generation is not generation:
-            about = self._lines_about(head.host)
+            about = self._fields_about(head.authority)
             section = self._section = FieldSection(head, self._peer, serving_of(generation), about)
         else:
             last = self._last
@@ -145,11 +145,11 @@ class Resolver:
         resolution = self._last = self._resolve(head, section)
         return resolution
 
-    def _lines_about(self, host: bytes | None) -> bytes:
-        """The field lines that say who asks; the same for every request to one authority."""
+    def _fields_about(self, host: bytes | None) -> SharedFields:
+        """The fields that say who asks; the same for every request to one authority."""
         known = self._about
         if known is None or known[0] != host:
-            known = self._about = (host, lines_about(self._peer, host))
+            known = self._about = (host, fields_about(self._peer, host))
         return known[1]
 
     def _resolve(self, head: RequestHead, section: FieldSection) -> Resolution:
@@ -180,7 +180,7 @@ class Resolver:
         if target.authority is None:
             refusal = section.host_refusal
         else:
-            refusal = refuse_absolute(target.raw, target.authority, head.host, self._peer, section.generation)
+            refusal = refuse_absolute(target.raw, target.authority, head.authority, self._peer, section.generation)
         refusal = refusal or section.refusal
         if refusal is None and head.upgrade is not None and head.has_content and target.path.startswith(SWITCH):
             # A switch is at the head's end: is what stands behind it the request's, or the reversed connection's?

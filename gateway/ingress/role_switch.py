@@ -15,7 +15,7 @@ from gateway.ingress.field_section import FieldSection
 from gateway.ingress.outcomes import Act, Later, Outcome, Switch
 from gateway.pools.hosted import HostedPool
 from rhttp.http1.fields import TOKEN, values
-from rhttp.http1.head import RequestHead
+from rhttp.message import Blocks, RequestHead, one_field
 from rhttp.reversal.upgrade import OFFER, chosen_variant
 
 _MAX_INSTANCE: Final = 64
@@ -28,10 +28,10 @@ def switch_roles(section: FieldSection, head: RequestHead, name: str) -> Act:
         return _refusal(404, "not-found", "no_pool")
     variant = chosen_variant(head)
     if variant is None:
-        return _refusal(426, "upgrade-required", "no_known_upgrade", extra=OFFER)
+        return _refusal(426, "upgrade-required", "no_known_upgrade", extra=(OFFER,))
     if head.method not in variant.methods:
-        allow = b"Allow: %b\r\n" % b", ".join(sorted(variant.methods))
-        return _refusal(405, "method-not-allowed", "method", extra=allow)
+        allow = one_field(b"Allow", b", ".join(sorted(variant.methods)))
+        return _refusal(405, "method-not-allowed", "method", extra=(allow,))
     instances = values(head.fields, b"rhttp-instance")
     if len(instances) > 1 or (
         instances and (len(instances[0]) > _MAX_INSTANCE or TOKEN.fullmatch(instances[0]) is None)
@@ -40,7 +40,7 @@ def switch_roles(section: FieldSection, head: RequestHead, name: str) -> Act:
     if not isinstance(pool, HostedPool) and section.is_loop:
         return _refusal(508, "loop-detected", "via_loop")
     instance = instances[0].decode("ascii") if instances else None
-    switch = Switch(pool, variant, instance, section.lines)
+    switch = Switch(pool, variant, instance, section.block)
 
     def decide(process: ProcessContext, record: RequestRecord) -> Outcome:
         if process.draining:
@@ -56,6 +56,6 @@ def switch_roles(section: FieldSection, head: RequestHead, name: str) -> Act:
 
 
 def _refusal(
-    status: int, slug: str, reason: str, *, extra: bytes = b"", detail: Mapping[str, object] | None = None
+    status: int, slug: str, reason: str, *, extra: Blocks = (), detail: Mapping[str, object] | None = None
 ) -> Refusal:
     return Refusal(status=status, slug=slug, reason=reason, extra=extra, detail=detail, closes=True)

@@ -25,9 +25,8 @@ from gateway.pools.tcp_keepalive import keep_alive
 from rhttp.ends import Link
 from rhttp.errors import Loss
 from rhttp.http1.client import SURPLUS, ClientEnd
-from rhttp.http1.fields import Fields
-from rhttp.http1.head import ResponseHead
 from rhttp.http1.server import ServerEnd
+from rhttp.message import Blocks, Fields, ResponseHead
 from rhttp.reversal.upgrade import UpgradeVariant
 
 if TYPE_CHECKING:
@@ -49,10 +48,10 @@ class _Asking:
         self.gone = False
         end.sink = self
 
-    def ask(self, client: ClientEnd, block: bytes) -> None:
+    def ask(self, client: ClientEnd, path: bytes, authority: bytes, blocks: Blocks) -> None:
         """Send the upgrade request."""
         self._client = client
-        client.head(self, self._call.head.method, block, 0, upgrade=self._variant.token)
+        client.head(self, self._call.head.method, path, authority, blocks, 0, upgrade=self._variant.token)
         client.flush()
 
     # RequestSink: the worker's side
@@ -97,16 +96,15 @@ class _Asking:
     def response_interim(self, head: ResponseHead) -> None:
         """Interim answers mean nothing to a worker that waits for 101."""
 
-    def response_switched(self, head: ResponseHead, surplus: bytes) -> None:
+    def response_switched(self, head: ResponseHead, link: Link, surplus: bytes) -> None:
         """The master agrees."""
-        assert self._client is not None
         self._switched = True
         self.gone = True
-        self._pool.open(self._call, self._end, self._client.link, self._variant, surplus)
+        self._pool.open(self._call, self._end, link, self._variant, surplus)
 
     def response_head(self, head: ResponseHead, has_content: bool) -> None:
         """The master's final answer passes, and the connection closes behind it."""
-        self._end.close_after = True
+        self._end.last_request()
         if not self._pool.not_opened(self._call, "refused", head.status, "master_refused"):
             self.gone = True
             client, self._client = self._client, None
@@ -114,7 +112,7 @@ class _Asking:
                 client.release()
             self._pool.withhold(self._call, self._end)
             return
-        self._end.head(head.status, response_fields(head, route=True), head.content_length)
+        self._end.head(head.status, (response_fields(head, route=True),), head.length)
 
     def response_content(self, data: bytes) -> None:
         """Content of that answer."""
@@ -138,8 +136,8 @@ class _Asking:
             return
         self.gone = True
         self._client = None
-        self._end.close_after = True
-        if self._end.responded:
+        self._end.last_request()
+        if self._end.status is not None:
             self._end.abort()
             return
         status, slug = (504, "deadline") if loss is Loss.DEADLINE else (502, "master-invalid")
@@ -180,12 +178,12 @@ class RelayPool:
         end: ServerEnd,
         variant: UpgradeVariant,
         master: MasterPool,
-        fields: bytes,
+        blocks: Blocks,
         failed: Callable[[int, str, str], None],
     ) -> None:
         """Send the worker's upgrade request to the master; what follows is its answer."""
         asking = _Asking(self, record, end, variant)
-        task = self._process.loop.create_task(self._ask(asking, record, master, fields, variant, failed))
+        task = self._process.loop.create_task(self._ask(asking, record, master, blocks, variant, failed))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
 
@@ -194,7 +192,7 @@ class RelayPool:
         asking: _Asking,
         record: RequestRecord,
         master: MasterPool,
-        fields: bytes,
+        blocks: Blocks,
         variant: UpgradeVariant,
         failed: Callable[[int, str, str], None],
     ) -> None:
@@ -219,14 +217,7 @@ class RelayPool:
             failed(503, "audit-unavailable", "audit")
             return
         path = (self.config.path or f"/-/reverse/{self.config.name}").encode("ascii")
-        block = b"%b %b HTTP/1.1\r\nHost: %b\r\n%bUpgrade: %b\r\nConnection: Upgrade\r\n" % (
-            record.head.method,
-            path,
-            master.host_for(record.head.host),
-            fields,
-            variant.token,
-        )
-        asking.ask(client, block)
+        asking.ask(client, path, master.host_for(record.head.authority), blocks)
 
     def client_idle(self, end: ClientEnd) -> None:
         """A refused switch leaves a connection that nobody uses again."""
@@ -288,7 +279,7 @@ class RelayPool:
         assert record.admitted is not None
         admitted = check_again(process, record, record.admitted)
         if isinstance(admitted, Refusal):
-            end.close_after = True
+            end.last_request()
             owner.refuse(end, record, admitted)
             return False
         if not process.record("reverse.opened", record.audit("allowed", status=101)):
@@ -307,7 +298,7 @@ class RelayPool:
     def failed(self, record: RequestRecord, end: ServerEnd, status: int, slug: str, detail: str) -> None:
         """Answer in the master's place."""
         self.not_opened(record, "failed", status, detail)
-        end.close_after = True
+        end.last_request()
         fail(self._process, end, record, status, slug)
 
     def record_cut(self, relayed: Relayed, reason: str) -> None:

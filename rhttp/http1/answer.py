@@ -9,11 +9,12 @@ import asyncio
 import enum
 from typing import Final
 
-from rhttp.ends import Link
+from rhttp.ends import Link, RequestEnd
 from rhttp.errors import LocalProtocolError
 from rhttp.http1.content import chunk
-from rhttp.http1.head import RequestHead
+from rhttp.http1.fields import block_text
 from rhttp.http1.status import status_line
+from rhttp.message import NOTHING, Blocks, Length, RequestHead
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -45,7 +46,7 @@ CLOSED: Final = 5
 DETACHED: Final = 6
 
 
-class AnswerSide(asyncio.Protocol):
+class AnswerSide(RequestEnd, asyncio.Protocol):
     """What an exchange gives to a server end. What was kept back leaves with `flush`, so one read becomes one write."""
 
     __slots__ = (
@@ -57,28 +58,17 @@ class AnswerSide(asyncio.Protocol):
         "_left",
         "_out",
         "_waiting",
-        "close_after",
         "link",
         "phase",
         "request",
-        "responded",
-        "status",
-        "told",
     )
 
     def __init__(self) -> None:
+        super().__init__()
         self.link: Link
         self.phase: int = HEAD
         """A `Phase`."""
         self.request: RequestHead | None = None
-        self.close_after = False
-        """Close when the present exchange is over."""
-        self.responded = False
-        """The final answer's head was given."""
-        self.status = 0
-        """Of the answer under way."""
-        self.told = 0
-        """The status that a request which broke off is answered with, for whoever is told that it did; 0: none is."""
         self._out: list[bytes] = []
         self._left: int | None = None
         self._chunking = False
@@ -92,64 +82,67 @@ class AnswerSide(asyncio.Protocol):
     @property
     def uncommitted(self) -> bool:
         """Whether the answer can still be replaced: nothing of it left for the peer."""
-        return not (self.responded and self._has_begun)
+        return self.status is None or not self._has_begun
 
     @property
     def blocked(self) -> bool:
         """Whether the peer reads too slowly for more content now."""
         return self._blocked
 
-    def interim(self, status: int, block: bytes = b"") -> None:
+    @property
+    def is_lost(self) -> bool:
+        """Whether the link is closed or about to close."""
+        return self.link.is_closing()
+
+    def interim(self, status: int, blocks: Blocks = ()) -> None:
         """Send an interim answer, unless the peer speaks HTTP/1.0, which knows none."""
-        if self.phase in (CONTENT, READ) and self.request is not None and self.request.http11:
+        if self.phase in (CONTENT, READ) and self.request is not None and self.request.version != "1.0":
             self._continued = self._continued or status == 100
-            self.link.write(CONTINUE if status == 100 else b"%b%b\r\n" % (status_line(status), block))
+            text = b"".join([block_text(block) for block in blocks])
+            self.link.write(CONTINUE if status == 100 else b"%b%b\r\n" % (status_line(status), text))
 
-    def head(self, status: int, block: bytes, length: int | None, *, reason: bytes | None = None) -> None:
-        """Begin the answer.
+    def head(self, status: int, blocks: Blocks, length: Length, *, reason: bytes | None = None) -> None:
+        """Begin the answer; see `rhttp.ends.RequestEnd.head`.
 
-        Args:
-            status: a final status.
-            block: field lines, serialized, without ``Connection``, ``Content-Length`` and ``Transfer-Encoding``.
-            length: content's length; None when it is not known (chunks, or the connection's end for HTTP/1.0). For an
-                answer without content (HEAD, 204, 304) it is announced when given and nothing follows.
-            reason: reason phrase in place of the standard one.
-
-        Raises:
-            LocalProtocolError: out of turn.
+        Content of open length goes in chunks; to HTTP/1.0, which knows none, it ends with the connection.
         """
         request = self.request
         if request is None or self.phase not in (CONTENT, READ) or not self.uncommitted:
             raise LocalProtocolError(f"an answer out of turn ({Phase(self.phase)!r})")
-        self.responded = True
         self._has_begun = False
         self.status = status
-        self._out.clear()
+        out = self._out
+        out.clear()
         self._chunking = False
-        http11 = request.http11
         if not self._continued and self.phase == CONTENT:
-            self.close_after = True  # nobody can say whether the content that we did not ask for still comes
+            self.is_last = True  # nobody can say whether the content that we did not ask for still comes
         self._bodyless = request.method == b"HEAD" or status == 204 or status == 304
-        if request.close or self.close_after:
-            self.close_after = True
+        if request.is_last or self.is_last:
+            self.is_last = True
             framing = b"Connection: close\r\n"
         else:
             framing = b""
-        if self._bodyless:
+        if length is NOTHING:
             self._left = 0
-            if length is not None and status != 204:
+            if not self._bodyless:
+                framing += b"Content-Length: 0\r\n"
+        elif isinstance(length, int):
+            self._left = 0 if self._bodyless else length
+            if status != 204:
                 framing += b"Content-Length: %d\r\n" % length
-        elif length is not None:
-            self._left = length
-            framing += b"Content-Length: %d\r\n" % length
-        elif http11:
+        elif self._bodyless:
+            self._left = 0
+        elif request.version != "1.0":
             self._left = None
             self._chunking = True
             framing += b"Transfer-Encoding: chunked\r\n"
         else:
             self._left = None
-            self.close_after = True
-        self._out.append(b"%b%b%b\r\n" % (status_line(status, reason), block, framing))
+            self.is_last = True
+        out.append(status_line(status, reason))
+        for block in blocks:
+            out.append(block_text(block))
+        out.append(framing + b"\r\n")
 
     def content(self, data: bytes) -> None:
         """Give content; it leaves with the next `flush` or `end`. Dropped where the answer carries none (HEAD)."""

@@ -16,11 +16,11 @@ from typing import Final, Protocol
 from rhttp.ends import ResponseSink
 from rhttp.errors import LocalProtocolError, Loss, RemoteProtocolError
 from rhttp.http1.content import ChunkedReader, CloseReader, ContentReader, LengthReader
-from rhttp.http1.fields import Fields
-from rhttp.http1.head import ResponseHead, response_has_content, section_end
+from rhttp.http1.head import Http1ResponseHead, section_end
 from rhttp.http1.head_cache import read_response_head
 from rhttp.http1.limits import Http1Limits
 from rhttp.http1.request import RequestSide
+from rhttp.message import Blocks, Fields, Length, response_has_content
 from rhttp.timers import TimerWheel
 
 SURPLUS: Final = "surplus"
@@ -57,10 +57,8 @@ class ClientEnd(RequestSide):
         "answered",
         "bucket",
         "deadline",
-        "last",
         "limits",
         "owner",
-        "sink",
         "tag",
     )
 
@@ -69,11 +67,8 @@ class ClientEnd(RequestSide):
         self.owner = owner
         self.tag = tag
         """The owner's own note on this connection."""
-        self.sink: ResponseSink | None = None
         self.deadline = 0.0
         self.bucket = 0.0
-        self.last = ""
-        """For the owner's log: who was answered last; whoever gave the request says it."""
         self.answered = 0
         """Answers completed on this connection."""
         self.limits = limits
@@ -97,18 +92,23 @@ class ClientEnd(RequestSide):
         """Whether no further request can be sent."""
         return self._closed or self.link.is_closing()
 
-    def head(
-        self, sink: ResponseSink, method: bytes, block: bytes, length: int | None, *, upgrade: bytes | None = None
-    ) -> None:
-        """Begin a request.
+    @property
+    def is_reused(self) -> bool:
+        """Whether a request was answered on it before."""
+        return self.answered > 0
 
-        Args:
-            sink: takes the answer.
-            method: the method, which decides whether the answer can have content.
-            block: request line and field lines, serialized, without ``Content-Length`` and ``Transfer-Encoding``.
-            length: content's length; None for chunks; -1 for a request that announces no content at all.
-            upgrade: the token asked for; only then is a 101 an answer.
-        """
+    def head(
+        self,
+        sink: ResponseSink,
+        method: bytes,
+        target: bytes,
+        authority: bytes,
+        blocks: Blocks,
+        length: Length,
+        *,
+        upgrade: bytes | None = None,
+    ) -> None:
+        """Begin a request; see `rhttp.ends.ResponseEnd.head`."""
         if self.sink is not None or self._closed:
             raise LocalProtocolError("a request on a connection that is busy or closed")
         self.sink = sink
@@ -116,7 +116,7 @@ class ClientEnd(RequestSide):
         self._upgrading = upgrade
         self._head_seen = False
         self._interims = self._interim_bytes = 0
-        self._begin(block, length)
+        self._begin(method, target, authority, blocks, length, upgrade)
         if self._sent_whole and not self._blocked:
             self._wheel.set(self, self.limits.answer_timeout)
         else:
@@ -277,11 +277,11 @@ class ClientEnd(RequestSide):
             self._reusable = False
         if has_content and head.chunked:
             self._reader = ChunkedReader(max_trailers=self.limits.trailer_bytes, max_fields=self.limits.fields)
-        elif has_content and head.content_length is None:
+        elif has_content and not isinstance(head.length, int):
             self._reader = CloseReader()
             self._reusable = False
         else:
-            length = head.content_length if has_content and head.content_length is not None else 0
+            length = head.length if has_content and isinstance(head.length, int) else 0
             if len(rest) >= length:
                 # All of it came in one read, as most answers do.
                 sink.response_head(head, has_content)
@@ -302,7 +302,7 @@ class ClientEnd(RequestSide):
         if self._interims > self.limits.interim_answers or self._interim_bytes > self.limits.interim_bytes:
             raise RemoteProtocolError(502, "bad-request", "too many interim answers")
 
-    def _switch(self, head: ResponseHead, surplus: bytes) -> None:
+    def _switch(self, head: Http1ResponseHead, surplus: bytes) -> None:
         if self._upgrading is None:
             raise RemoteProtocolError(502, "bad-request", "a 101 that nobody asked for")
         named = [value.lower() for value in head.upgrade or ()]
@@ -312,7 +312,7 @@ class ClientEnd(RequestSide):
         self._closed = True  # as an end; the link lives on in other hands
         self._wheel.forget(self)
         assert sink is not None
-        sink.response_switched(head, surplus)
+        sink.response_switched(head, self.link, surplus)
 
     def _finish(self, trailers: Fields, has_surplus: bool) -> None:
         self._reader = None

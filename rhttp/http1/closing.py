@@ -10,10 +10,10 @@ Trust: meets bytes of untrusted clients, and drops them. I/O happens in the link
 
 from __future__ import annotations
 
-from rhttp.ends import RequestSink
 from rhttp.http1.answer import CLOSED, CONTENT, DISCARD, HEAD, LINGER, AnswerSide
 from rhttp.http1.content import ContentReader
 from rhttp.http1.limits import Http1Limits
+from rhttp.message import NOTHING
 from rhttp.timers import TimerWheel
 
 
@@ -31,12 +31,10 @@ class ClosingSide(AnswerSide):
         "deadline",
         "is_unwelcome",
         "limits",
-        "sink",
     )
 
     def __init__(self, limits: Http1Limits, wheel: TimerWheel) -> None:
         super().__init__()
-        self.sink: RequestSink | None = None
         self.limits = limits
         self.deadline = 0.0
         self.bucket = 0.0
@@ -86,11 +84,11 @@ class ClosingSide(AnswerSide):
         self._left = limits.refused_content
         self._until = self._wheel.now + limits.linger_time
         self._wheel.set(self, limits.refused_timeout)
-        length = self.request.content_length if self.request is not None else None
+        length = self.request.length if self.request is not None else NOTHING
         if self._paused:
             self._paused = False
             self.link.resume_reading()
-        if (length or 0) > limits.refused_content or not self._continued:
+        if (isinstance(length, int) and length > limits.refused_content) or not self._continued:
             self.shutdown()
 
     def _still_sending(self) -> None:

@@ -9,8 +9,9 @@ import re
 from typing import Final
 
 from rhttp.errors import RemoteProtocolError
-from rhttp.http1.fields import FORBIDDEN_IN_TRAILERS, Fields, parse_field_block
+from rhttp.http1.fields import FORBIDDEN_IN_TRAILERS, parse_field_block
 from rhttp.http1.head import section_end
+from rhttp.message import Fields
 
 # RFC 9112 section 7.1: chunk-size is 1*HEXDIG, and 15 digits stay below 2**63; chunk-ext is names with or without
 # values, tokens or quoted strings. Nobody uses them, and what is outside of the grammar is a chunk that somebody else

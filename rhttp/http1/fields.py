@@ -10,12 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from rhttp.errors import RemoteProtocolError
-
-Field = tuple[bytes, bytes]
-"""A field line: its name in lower case, its value without surrounding white space."""
-Fields = list[Field]
-SharedFields = tuple[Field, ...]
-"""Of a head: equal heads are one object, on connections of different peers too, so nobody can change it."""
+from rhttp.message import Field, FieldBlock, Fields
 
 TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # RFC 9112 section 5: field-line = field-name ":" OWS field-value OWS; no obs-fold, no bare CR.
@@ -90,6 +85,14 @@ def parse_field_block(block: bytes, *, maximum: int) -> Fields:
 def serialize(fields: Iterable[Field]) -> bytes:
     """Field lines as they stand on the wire. The values must come from a parser or be our own: nothing is checked."""
     return b"".join([b"%b: %b\r\n" % field for field in fields])
+
+
+def block_text(block: FieldBlock) -> bytes:
+    """The field lines of a block, made once."""
+    text = block.text
+    if text is None:
+        text = block.text = serialize(block.fields)
+    return text
 
 
 def values(fields: Iterable[Field], name: bytes) -> list[bytes]:

@@ -14,22 +14,8 @@ from typing import ClassVar, Final
 import httptools
 
 from rhttp.errors import RemoteProtocolError
-from rhttp.http1.fields import TOKEN, Fields, SharedFields, tokens
-
-METHODS: Final = frozenset(
-    (
-        b"GET HEAD POST PUT DELETE OPTIONS PATCH COPY LOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH UNLOCK BIND REBIND"
-        b" UNBIND ACL REPORT MKACTIVITY CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PURGE MKCALENDAR LINK"
-        b" UNLINK SOURCE QUERY"
-    ).split()
-)
-"""Methods that we serve and forward. CONNECT and TRACE are not among them, on purpose."""
-IDEMPOTENT: Final = frozenset(
-    {b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"PROPFIND", b"SEARCH", b"REPORT", b"QUERY"}
-)
-"""Methods whose request may be sent once more when the first try was lost (RFC 9110 section 9.2.2)."""
-SAFE: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PROPFIND", b"SEARCH", b"REPORT", b"QUERY"})
-"""Methods that ask for no change (RFC 9110 section 9.2.1)."""
+from rhttp.http1.fields import TOKEN, tokens
+from rhttp.message import METHODS, NOTHING, OPEN, Fields, Length, RequestHead, ResponseHead
 
 _VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
@@ -42,107 +28,17 @@ _SPECIAL: Final = frozenset(
 )
 
 
-class RequestHead:
-    """One request head. Hot: a plain slotted class, since frozen dataclasses cost a microsecond to fill."""
+class Http1ResponseHead(ResponseHead):
+    """One response head, with what only the client end of HTTP/1.1 asks for."""
 
-    __slots__ = (
-        "authorization",
-        "chunked",
-        "close",
-        "connection",
-        "content_length",
-        "expect",
-        "fields",
-        "forwarded",
-        "host",
-        "http11",
-        "method",
-        "target",
-        "upgrade",
-    )
+    __slots__ = ("chunked", "close", "upgrade")
 
     def __init__(self) -> None:
-        self.method = b""
-        self.target = b""
-        self.http11 = True
-        self.fields: SharedFields = ()
-        """All but ``Authorization``, which stands in `authorization` alone."""
-        self.host: bytes | None = None
-        self.content_length: int | None = None
+        super().__init__()
         self.chunked = False
         self.close = False
-        """The connection ends after this exchange."""
-        self.connection: tuple[bytes, ...] = ()
-        """Members of ``Connection``, lower case."""
-        self.expect: tuple[bytes, ...] | None = None
+        """The connection ends after this answer."""
         self.upgrade: tuple[bytes, ...] | None = None
-        """Values of ``Upgrade``, only when ``Connection`` names it and the version is 1.1."""
-        self.authorization: tuple[bytes, ...] | None = None
-        self.forwarded: dict[str, bytes] = {}
-        """Room for whoever forwards heads to keep the fields in serialized form; shared between heads that differ in
-        target and ``Authorization`` only."""
-
-    def at(self, target: bytes, authorization: tuple[bytes, ...] | None) -> RequestHead:
-        """The same head for another target, with these values of ``Authorization``."""
-        head = RequestHead.__new__(RequestHead)
-        head.method = self.method
-        head.target = target
-        head.http11 = self.http11
-        head.fields = self.fields
-        head.host = self.host
-        head.content_length = self.content_length
-        head.chunked = self.chunked
-        head.close = self.close
-        head.connection = self.connection
-        head.expect = self.expect
-        head.upgrade = self.upgrade
-        head.authorization = authorization
-        head.forwarded = self.forwarded
-        return head
-
-    @property
-    def all_fields(self) -> SharedFields:
-        """The fields with ``Authorization``, for who is the last to read them."""
-        given = self.authorization
-        return self.fields if given is None else (*self.fields, *[(b"authorization", value) for value in given])
-
-    @property
-    def has_content(self) -> bool:
-        """Whether content follows, even of length 0 in chunks."""
-        return self.chunked or bool(self.content_length)
-
-    def __repr__(self) -> str:
-        return f"<RequestHead {self.method!r}>"  # no target and no fields: they may carry secrets
-
-
-class ResponseHead:
-    """One response head."""
-
-    __slots__ = (
-        "chunked",
-        "close",
-        "connection",
-        "content_length",
-        "fields",
-        "forwarded",
-        "http11",
-        "reason",
-        "status",
-        "upgrade",
-    )
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.reason = b""
-        self.http11 = True
-        self.fields: SharedFields = ()
-        self.content_length: int | None = None
-        self.chunked = False
-        self.close = False
-        self.connection: tuple[bytes, ...] = ()
-        self.upgrade: tuple[bytes, ...] | None = None
-        self.forwarded: dict[str, bytes] = {}
-        """Room for whoever forwards heads to keep the fields in serialized form; shared between equal heads."""
 
 
 class _Collector:
@@ -234,8 +130,8 @@ def parse_request_head(block: bytes, *, max_fields: int = 100, max_line: int = 8
     if version == b"HTTP/1.1":
         pass
     elif version == b"HTTP/1.0":
-        head.http11 = False
-        head.close = True
+        head.version = "1.0"
+        head.is_last = True
     elif _VERSION.fullmatch(version):
         raise _fault("only HTTP/1.1 and HTTP/1.0 are spoken here", 505, "version-not-supported")
     else:
@@ -260,33 +156,31 @@ def parse_request_head(block: bytes, *, max_fields: int = 100, max_line: int = 8
     for name, value in collector.special:
         _note_request_field(head, name, value)
     head.fields = tuple(fields if head.authorization is None else [f for f in fields if f[0] != b"authorization"])
-    if head.host is None and head.http11:
+    is_old = head.version == "1.0"
+    if head.authority is None and not is_old:
         raise _fault("no Host field")
-    if head.chunked:
-        if head.content_length is not None:
-            raise _fault("Content-Length beside Transfer-Encoding")
-        if not head.http11:
-            raise _fault("Transfer-Encoding in HTTP/1.0")
-    if head.upgrade is not None and (b"upgrade" not in head.connection or not head.http11):
+    if head.length is OPEN and is_old:
+        raise _fault("Transfer-Encoding in HTTP/1.0")
+    if head.upgrade is not None and (is_old or b"upgrade" not in head.connection):
         head.upgrade = None
     return head
 
 
 def _note_request_field(head: RequestHead, name: bytes, value: bytes) -> None:
     if name == b"host":
-        if head.host is not None:
+        if head.authority is not None:
             raise _fault("more than one Host field")
-        head.host = value
+        head.authority = value
     elif name == b"authorization":
         head.authorization = (*(head.authorization or ()), value)
     elif name == b"content-length":
-        head.content_length = _length(head.content_length, value)
+        head.length = _length(head.length, value)
     elif name == b"transfer-encoding":
-        head.chunked = _chunked(head.chunked, value)
+        head.length = _chunked(head.length, value)
     elif name == b"connection":
         head.connection += tokens(value)
         if b"close" in head.connection:
-            head.close = True
+            head.is_last = True
     elif name == b"expect":
         head.expect = (head.expect or ()) + tokens(value)
     else:
@@ -298,39 +192,43 @@ def _protocols(value: bytes) -> tuple[bytes, ...]:
     return tuple([part for item in value.split(b",") if (part := item.strip(b" \t"))])
 
 
-def _length(seen: int | None, value: bytes) -> int:
-    if seen is not None:
+def _length(seen: Length, value: bytes) -> int:
+    if seen is OPEN:
+        raise _fault("Content-Length beside Transfer-Encoding")
+    if seen is not NOTHING:
         raise _fault("more than one Content-Length field")
     if _LENGTH.fullmatch(value) is None:
         raise _fault("malformed Content-Length")
     return int(value)
 
 
-def _chunked(seen: bool, value: bytes) -> bool:
-    if seen:
+def _chunked(seen: Length, value: bytes) -> Length:
+    if seen is OPEN:
         raise _fault("more than one Transfer-Encoding field")
     if value.lower() != b"chunked":
         codings = tokens(value)
         if not codings or codings[-1] != b"chunked" or codings.count(b"chunked") > 1:
             raise _fault("the last transfer coding is not chunked")
         raise _fault("only the transfer coding chunked is implemented", 501, "coding-not-implemented")
-    return True
+    if seen is not NOTHING:
+        raise _fault("Content-Length beside Transfer-Encoding")
+    return OPEN
 
 
-def parse_response_head(block: bytes, *, max_fields: int = 100) -> ResponseHead:
+def parse_response_head(block: bytes, *, max_fields: int = 100) -> Http1ResponseHead:
     """Parse one whole response head, from the version to the empty line.
 
     Raises:
         RemoteProtocolError: with status 502, for the first rule of RFC 9112 that the head breaks.
 
-    Whether content follows depends on the request too: see `response_has_content`.
+    Whether content follows depends on the request too: see `rhttp.message.response_has_content`.
     """
     eol = block.find(b"\r\n")
     line = _STATUS_LINE.fullmatch(block, 0, eol)
     if line is None:
         raise _fault("malformed status line", 502)
-    head = ResponseHead()
-    head.http11 = line[1] == b"1"
+    head = Http1ResponseHead()
+    is_old = line[1] == b"0"
     head.status = int(line[2])
     head.reason = line[3] or b""
     collector = _Collector()
@@ -344,34 +242,27 @@ def parse_response_head(block: bytes, *, max_fields: int = 100) -> ResponseHead:
     if len(collector.fields) > max_fields:
         raise _fault("too many field lines", 502)
     head.fields = tuple(collector.fields)
-    head.close = not head.http11
+    length: Length = NOTHING
     try:
         for name, value in collector.special:
-            _note_response_field(head, name, value)
+            if name == b"content-length":
+                length = _length(length, value)
+            elif name == b"transfer-encoding":
+                length = _chunked(length, value)
+            elif name == b"connection":
+                head.connection += tokens(value)
+            elif name == b"upgrade":
+                head.upgrade = (head.upgrade or ()) + _protocols(value)
     except RemoteProtocolError as broken:
         raise _fault(broken.detail, 502) from None
-    if head.chunked and (head.content_length is not None or not head.http11):
+    head.close = b"close" in head.connection or (is_old and b"keep-alive" not in head.connection)
+    head.chunked = length is OPEN
+    if head.chunked and is_old:
         raise _fault("conflicting message lengths", 502)
-    if head.status < 200 and (head.chunked or head.content_length):
-        raise _fault("content announced in an interim answer", 502)
+    if length is NOTHING:
+        head.length = OPEN  # announced by the connection's end
+    else:
+        head.length = length
+        if head.status < 200 and length != 0:
+            raise _fault("content announced in an interim answer", 502)
     return head
-
-
-def _note_response_field(head: ResponseHead, name: bytes, value: bytes) -> None:
-    if name == b"content-length":
-        head.content_length = _length(head.content_length, value)
-    elif name == b"transfer-encoding":
-        head.chunked = _chunked(head.chunked, value)
-    elif name == b"connection":
-        head.connection += tokens(value)
-        if b"close" in head.connection:
-            head.close = True
-        elif not head.http11 and b"keep-alive" in head.connection:
-            head.close = False
-    elif name == b"upgrade":
-        head.upgrade = (head.upgrade or ()) + _protocols(value)
-
-
-def response_has_content(method: bytes, status: int) -> bool:
-    """Whether an answer with this status to this method carries content at all (RFC 9112 section 6.3 rule 1)."""
-    return not (method == b"HEAD" or status in (204, 304) or status < 200)

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from rhttp.http1.fields import SharedFields
-from rhttp.http1.head import RequestHead, ResponseHead, parse_request_head, parse_response_head
+from rhttp.http1.head import Http1ResponseHead, parse_request_head, parse_response_head
 from rhttp.memo import Memo
+from rhttp.message import RequestHead, SharedFields
 
 _KEPT: Final = 1024
 """Heads of each kind; with `_SHORT` at most some 4 MiB a process."""
@@ -47,7 +47,7 @@ _ANY: Final = b"/"
 
 # A head that breaks a rule is never in them, and limits are looked at again.
 _requests: Final[Memo[bytes, RequestHead]] = Memo(_KEPT)
-_responses: Final[Memo[bytes, ResponseHead]] = Memo(_KEPT)
+_responses: Final[Memo[bytes, Http1ResponseHead]] = Memo(_KEPT)
 
 
 def read_request_head(block: bytes, *, max_fields: int, max_line: int) -> RequestHead:
@@ -79,7 +79,7 @@ def read_request_head(block: bytes, *, max_fields: int, max_line: int) -> Reques
     return head.at(target, (value,))
 
 
-def read_response_head(block: bytes, *, max_fields: int) -> ResponseHead:
+def read_response_head(block: bytes, *, max_fields: int) -> Http1ResponseHead:
     """As `rhttp.http1.head.parse_response_head`."""
     if len(block) > _SHORT:
         return parse_response_head(block, max_fields=max_fields)
@@ -102,7 +102,7 @@ def _request(method: bytes, rest: bytes, max_fields: int) -> RequestHead:
     return head
 
 
-def _response(block: bytes, max_fields: int) -> ResponseHead:
+def _response(block: bytes, max_fields: int) -> Http1ResponseHead:
     head = _responses.get(block)
     if head is None or len(head.fields) > max_fields:
         head = parse_response_head(block, max_fields=max_fields)

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import asyncio
 
-from rhttp.ends import Link
+from rhttp.ends import Link, ResponseEnd
 from rhttp.errors import LocalProtocolError
 from rhttp.http1.content import LAST_CHUNK, chunk, last_chunk
-from rhttp.http1.fields import Fields
+from rhttp.http1.fields import block_text
+from rhttp.message import NOTHING, Blocks, Fields, Length
 
 
-class RequestSide(asyncio.Protocol):
+class RequestSide(ResponseEnd, asyncio.Protocol):
     """What an exchange gives to a client end. What was kept back leaves with `flush`, so one read becomes one write."""
 
     __slots__ = ("_blocked", "_chunking", "_closed", "_given", "_left", "_out", "_sent_whole", "_taken", "link")
 
     def __init__(self) -> None:
+        super().__init__()
         self.link: Link
         self._out: list[bytes] = []
         self._left: int | None = 0
@@ -34,24 +36,32 @@ class RequestSide(asyncio.Protocol):
         """Whether the peer reads too slowly for more content now."""
         return self._blocked
 
-    def _begin(self, block: bytes, length: int | None) -> None:
-        """Keep the head back, with its framing; see `rhttp.http1.client.ClientEnd.head`."""
+    def _begin(
+        self, method: bytes, target: bytes, authority: bytes, blocks: Blocks, length: Length, upgrade: bytes | None
+    ) -> None:
+        """Keep the head back, with its framing; see `rhttp.ends.ResponseEnd.head`."""
         self._given = 0
         self._taken = -self.link.get_write_buffer_size() if self._blocked else 0
         self._chunking = False
         self._left = 0
-        if length is None:
+        out = self._out
+        out.append(b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method, target, authority))
+        if upgrade is not None:
+            out.append(b"Upgrade: %b\r\nConnection: Upgrade\r\n" % upgrade)
+        for block in blocks:
+            out.append(block_text(block))
+        if length is NOTHING:
+            self._sent_whole = True
+            out.append(b"\r\n")
+        elif isinstance(length, int):
+            self._left = length
+            self._sent_whole = not length
+            out.append(b"Content-Length: %d\r\n\r\n" % length)
+        else:
             self._left = None
             self._chunking = True
             self._sent_whole = False
-            self._out.append(block + b"Transfer-Encoding: chunked\r\n\r\n")
-        elif length < 0:
-            self._sent_whole = True
-            self._out.append(block + b"\r\n")
-        else:
-            self._left = length
-            self._sent_whole = not length
-            self._out.append(b"%bContent-Length: %d\r\n\r\n" % (block, length))
+            out.append(b"Transfer-Encoding: chunked\r\n\r\n")
 
     def content(self, data: bytes) -> None:
         """Give content; it leaves with the next `flush` or with the request's end.

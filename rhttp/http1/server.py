@@ -16,10 +16,10 @@ from rhttp.errors import RemoteProtocolError
 from rhttp.http1.answer import CLOSED, CONTENT, DETACHED, DISCARD, HEAD, LINGER, READ
 from rhttp.http1.closing import ClosingSide
 from rhttp.http1.content import LAST_CHUNK, ChunkedReader, LengthReader, last_chunk
-from rhttp.http1.fields import Fields
-from rhttp.http1.head import RequestHead, section_end
+from rhttp.http1.head import section_end
 from rhttp.http1.head_cache import read_request_head
 from rhttp.http1.limits import Http1Limits
+from rhttp.message import OPEN, Fields, RequestHead
 from rhttp.timers import TimerWheel
 
 EMPTY_LINES: Final = 4
@@ -33,7 +33,10 @@ class ServerOwner(Protocol):
         """A request head arrived; set the end's sink or answer at once."""
 
     def request_malformed(self, end: ServerEnd, status: int, code: str, detail: str, /) -> None:
-        """Bytes that are no request; answer with ``status`` and close."""
+        """Bytes that are no request, or content that broke; answer with ``status``. The connection ends behind it.
+
+        The end's `request` is the one whose content broke, or an empty one.
+        """
 
     def end_closed(self, end: ServerEnd, /) -> None:
         """The connection is gone."""
@@ -144,14 +147,15 @@ class ServerEnd(ClosingSide):
             raise RemoteProtocolError(431, "fields-too-large", "head too large")
         size = len(data)
         if self._eof and end == size:
-            self.close_after = True  # it is the last one, and its answer says so
+            self.is_last = True  # it is the last one, and its answer says so
         block = data if end == size else data[:end]
         head = read_request_head(block, max_fields=limits.fields, max_line=limits.request_line_bytes)
         self.request = head
-        if head.chunked:
+        length = head.length
+        if length is OPEN:
             self._reader = ChunkedReader(max_trailers=limits.trailer_bytes, max_fields=limits.fields)
-        elif head.content_length:
-            self._reader = LengthReader(head.content_length)
+        elif isinstance(length, int) and length:
+            self._reader = LengthReader(length)
         else:
             self.phase = READ
             self.deadline = 0.0
@@ -176,7 +180,7 @@ class ServerEnd(ClosingSide):
         assert reader is not None
         content, ended, surplus = reader.feed(data)
         if self._eof and ended and not surplus:
-            self.close_after = True
+            self.is_last = True
         if self.phase == DISCARD:
             if ended:
                 self._reader = None
@@ -210,7 +214,7 @@ class ServerEnd(ClosingSide):
         self.deadline = 0.0
         if self.phase in (CONTENT, READ):
             sink, self.sink = self.sink, None
-            answered = self.responded and self._has_begun
+            answered = not self.uncommitted
             self.phase = READ
             if not answered:
                 self.told = error.status
@@ -222,13 +226,15 @@ class ServerEnd(ClosingSide):
                 return
             if self.phase >= LINGER:  # the sink has closed it
                 return
-            self.responded = False
+            self.status = None
             self._out.clear()
         elif self.phase == DISCARD:
             self.shutdown()
             return
+        else:
+            self.request = RequestHead()  # there is none, and its answer is one to GET
         self.phase = READ
-        self.close_after = True
+        self.is_last = True
         self.owner.request_malformed(self, error.status, error.code, error.detail)
 
     def eof_received(self) -> bool:
@@ -236,7 +242,7 @@ class ServerEnd(ClosingSide):
         self._eof = True
         phase = self.phase
         if not self._buffer and not self._consuming:
-            self.close_after = True
+            self.is_last = True
         if phase in (HEAD, CONTENT):
             if not self._consuming:
                 self._after_eof()
@@ -334,10 +340,10 @@ class ServerEnd(ClosingSide):
     def _next(self) -> None:
         # What was said of the last answer is not true of the next: neither is given yet.
         self.request = None
-        self.responded = False
+        self.status = None
         self._has_begun = False
         self._until = 0.0
-        if self.close_after or (self._eof and not self._buffer and not self._consuming):
+        if self.is_last or (self._eof and not self._buffer and not self._consuming):
             self.shutdown()
             return
         self.phase = HEAD

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from rhttp.http1.head import RequestHead
+from rhttp.message import FieldBlock, RequestHead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +32,10 @@ PTTH_1_0: Final = UpgradeVariant(
     answer=b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: PTTH/1.0\r\nConnection: Upgrade\r\n\r\n",
 )
 VARIANTS: Final = (PTTH_1_0,)
-OFFER: Final = b"Upgrade: " + b", ".join(variant.token for variant in VARIANTS) + b"\r\nConnection: Upgrade\r\n"
-"""The field lines of 401 and 426 answers (RFC 9110 section 15.5.22)."""
+OFFER: Final = FieldBlock(
+    ((b"Upgrade", b", ".join(variant.token for variant in VARIANTS)), (b"Connection", b"Upgrade"))
+)
+"""The fields of 401 and 426 answers (RFC 9110 section 15.5.22)."""
 
 
 def chosen_variant(head: RequestHead) -> UpgradeVariant | None:

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from OpenSSL import SSL
 
+from rhttp.ends import Link
 from rhttp.errors import Loss
 from rhttp.http1.client import ClientEnd
-from rhttp.http1.fields import Fields, SharedFields
-from rhttp.http1.head import ResponseHead
 from rhttp.http1.limits import Http1Limits
+from rhttp.message import FieldBlock, Fields, ResponseHead, SharedFields
 from rhttp.timers import TimerWheel
 from rhttp.tls.context import openssl_reason
 from rhttp.tls.tls_link import TlsLink
@@ -77,7 +77,7 @@ class Ask:
         if not self._asked.switched:
             self._link.close()
 
-    async def send(self, method: bytes, block: bytes, token: bytes) -> Asked:
+    async def send(self, method: bytes, target: bytes, authority: bytes, fields: SharedFields, token: bytes) -> Asked:
         """Send one request and wait for its outcome; never raises for what the peer does."""
         self._asked = Asked()
         self._content = b""
@@ -86,7 +86,7 @@ class Ask:
             self._asked.alert = self._watch.alert
             return self._asked
         self._done = asyncio.get_running_loop().create_future()
-        self._end.head(self, method, block, 0, upgrade=token)
+        self._end.head(self, method, target, authority, (FieldBlock(fields),), 0, upgrade=token)
         self._end.flush()
         await self._done
         return self._asked
@@ -100,7 +100,7 @@ class Ask:
     def response_interim(self, head: ResponseHead) -> None:
         """1xx says nothing to us."""
 
-    def response_switched(self, head: ResponseHead, surplus: bytes) -> None:
+    def response_switched(self, head: ResponseHead, link: Link, surplus: bytes) -> None:
         """We are let: in this very turn the link changes hands, so that no byte is lost."""
         self._asked.switched = True
         self._asked.fields = head.fields

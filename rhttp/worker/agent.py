@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from rhttp.http1.answer import Phase
-from rhttp.http1.head import RequestHead
 from rhttp.http1.limits import Http1Limits
 from rhttp.http1.server import ServerEnd
+from rhttp.message import RequestHead
 from rhttp.reversal.upgrade import PTTH_1_0, UpgradeVariant
 from rhttp.timers import TimerWheel
 from rhttp.tls.tls_link import TlsLink
@@ -317,7 +317,7 @@ class Agent:
         """A request came."""
         self._served += 1
         reversed_.used = self._loop.time()
-        if head.close:
+        if head.is_last:
             reversed_.is_retired = True  # the gateway says that it is the last
         try:
             self._handler.handle(end, head)

@@ -17,9 +17,8 @@ from typing import Final
 
 from rhttp.errors import LocalProtocolError
 from rhttp.http1.answer import Phase
-from rhttp.http1.fields import Fields
-from rhttp.http1.head import RequestHead
 from rhttp.http1.server import ServerEnd
+from rhttp.message import OPEN, Field, FieldBlock, Fields, Length, RequestHead
 from rhttp.worker.asgi_messages import TRAILERS, Application, Message, build_fields, build_scope, build_trailers
 from rhttp.worker.handler import answer_problem
 from rhttp.worker.lifespan import Lifespan
@@ -51,8 +50,8 @@ class AsgiHandler:
         self._running: dict[asyncio.Task[None], _Cycle] = {}
         self._latest: dict[ServerEnd, asyncio.Task[None]] = {}
         self._orphans = 0
-        self._date = b""
-        self._date_at = 0
+        self._date: Field = (b"date", b"")
+        self._date_at: int | None = None
 
     @property
     def orphans(self) -> int:
@@ -101,12 +100,12 @@ class AsgiHandler:
         if self._latest.get(cycle.end) is task:
             del self._latest[cycle.end]
 
-    def date(self) -> bytes:
-        """The field line ``Date``."""
+    def date(self) -> Field:
+        """The field ``Date``."""
         now = int(time.time())
         if now != self._date_at:
             self._date_at = now
-            self._date = b"date: %b\r\n" % formatdate(now, usegmt=True).encode("ascii")
+            self._date = (b"date", formatdate(now, usegmt=True).encode("ascii"))
         return self._date
 
 
@@ -154,8 +153,8 @@ class _Cycle:
         self._event: asyncio.Event | None = None
         self._stage = _Stage.START
         self._status = 0
-        self._fields = b""
-        self._length: int | None = None
+        self._fields = FieldBlock(())
+        self._length: Length = OPEN
         self._has_trailers = False
 
     async def run(self, before: asyncio.Task[None] | None) -> None:
@@ -250,8 +249,8 @@ class _Cycle:
             raise ValueError("the status of an answer is a number from 200 to 599")
         fields, length, close = build_fields(message.get("headers", ()), self._handler.date())
         if close:
-            self.end.close_after = True
-        self._status, self._fields, self._length = int(status), fields, length
+            self.end.last_request()
+        self._status, self._fields, self._length = int(status), FieldBlock(fields), length
         self._has_trailers = bool(message.get("trailers", False))
         self._stage = _Stage.BODY
 
@@ -260,12 +259,12 @@ class _Cycle:
         body = bytes(message.get("body", b""))
         more = message.get("more_body", False)
         try:
-            if not end.responded:
+            if end.status is None:
                 length = self._length
                 # HEAD may be answered by the code of GET or with nothing; only the former tells a length.
-                if length is None and not more and not self._has_trailers and (body or self._head.method != b"HEAD"):
+                if length is OPEN and not more and not self._has_trailers and (body or self._head.method != b"HEAD"):
                     length = len(body)
-                end.head(self._status, self._fields, length)
+                end.head(self._status, (self._fields,), length)
             end.content(body)
         except LocalProtocolError as error:
             end.abort()
@@ -281,7 +280,7 @@ class _Cycle:
         self._stage = _Stage.OVER
         self._wake()
         self.end.end(trailers)  # the next request may begin in here
-        if self.end.phase == Phase.CLOSED and self._length:
+        if self.end.phase == Phase.CLOSED and isinstance(self._length, int) and self._length:
             log.error("the application sent less content than it announced")
 
     async def _wait(self) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 from urllib.parse import unquote
 
-from rhttp.http1.fields import FORBIDDEN_IN_TRAILERS, TOKEN, Fields
-from rhttp.http1.head import RequestHead
+from rhttp.http1.fields import FORBIDDEN_IN_TRAILERS, TOKEN
 from rhttp.memo import Memo
+from rhttp.message import OPEN, Field, Fields, Length, RequestHead, SharedFields
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -73,7 +73,7 @@ def build_scope(head: RequestHead, state: dict[str, Any] | None) -> Scope:
     scope: Scope = {
         "type": "http",
         "asgi": VERSIONS,
-        "http_version": "1.1" if head.http11 else "1.0",
+        "http_version": head.version,
         "method": head.method.decode("ascii"),
         "scheme": "https",
         "path": unquote(path) if "%" in path else path,
@@ -90,34 +90,34 @@ def build_scope(head: RequestHead, state: dict[str, Any] | None) -> Scope:
     return scope
 
 
-def build_fields(headers: Iterable[Iterable[bytes]], date: bytes) -> tuple[bytes, int | None, bool]:
-    """The answer's field lines without framing, its announced length or None, and whether to close after it.
+def build_fields(headers: Iterable[Iterable[bytes]], date: Field) -> tuple[SharedFields, Length, bool]:
+    """The answer's fields without framing, its length as announced, and whether it is the connection's last.
 
-    ``date`` is a whole field line, put in when the application gives no ``Date`` (RFC 9110 section 6.6.1). Fields that
+    ``date`` is put in when the application gives no ``Date`` (RFC 9110 section 6.6.1). Fields that
     belong to a connection are dropped: they are ours.
 
     Raises:
         ValueError: a name or value that cannot stand in a field line.
     """
-    lines: list[bytes] = []
-    length: int | None = None
+    fields: Fields = []
+    length: Length = OPEN
     close = False
     for name, value in headers:
         lower, kind = _names[name]
         if _VALUE.fullmatch(value) is None:
             raise ValueError("a field value has a control character")
         if kind == _PLAIN:
-            lines.append(b"%b: %b\r\n" % (lower, value))
+            fields.append((lower, value))
         elif kind == _LENGTH:
-            if not value.isdigit() or len(value) > 18 or length is not None:
+            if not value.isdigit() or len(value) > 18 or length is not OPEN:
                 raise ValueError("Content-Length is no number, or given twice")
             length = int(value)
         elif kind == _CONNECTION:
             close = close or b"close" in value.lower()
         elif kind == _DATE:
-            date = b"%b: %b\r\n" % (lower, value)
-    lines.append(date)
-    return b"".join(lines), length, close
+            date = (lower, value)
+    fields.append(date)
+    return tuple(fields), length, close
 
 
 def build_trailers(headers: Iterable[Iterable[bytes]]) -> Fields:

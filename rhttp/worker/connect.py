@@ -11,7 +11,7 @@ import socket
 from typing import Final
 
 from rhttp.errors import RemoteProtocolError, RhttpError
-from rhttp.http1.head import ResponseHead, parse_response_head, section_end
+from rhttp.http1.head import Http1ResponseHead, parse_response_head, section_end
 from rhttp.worker.backoff import REFUSAL, TROUBLE, Pace
 from rhttp.worker.bundle import GatewayAddress
 from rhttp.worker.proxies import Proxy, ProxyInvalid, find_proxy
@@ -143,7 +143,7 @@ async def _ask(sock: socket.socket, proxy: Proxy, gateway: GatewayAddress) -> No
     raise ConnectFailed("proxy", f"{proxy} does not connect us to {gateway}: {said}", pace=pace)
 
 
-async def _read_head(sock: socket.socket, proxy: Proxy) -> ResponseHead:
+async def _read_head(sock: socket.socket, proxy: Proxy) -> Http1ResponseHead:
     loop = asyncio.get_running_loop()
     data = b""
     try:

@@ -233,16 +233,10 @@ async def _switch(session: Session, dialling: Dialling, ask: Ask) -> None:
     method = b"POST" if b"POST" in dialling.variant.methods else b"GET"
     for _ in range(_MAX_TRIES):
         authorization = session.authorize(method, target)
-        block = b"%b %b HTTP/1.1\r\nHost: %b\r\nUpgrade: %b\r\nConnection: Upgrade\r\nRhttp-Instance: %b\r\n" % (
-            method,
-            target,
-            bundle.gateway.authority,
-            dialling.variant.token,
-            dialling.instance.encode("ascii"),
-        )
+        fields = [(b"Rhttp-Instance", dialling.instance.encode("ascii"))]
         if authorization is not None:
-            block += b"Authorization: %b\r\n" % authorization
-        asked = await ask.send(method, block, dialling.variant.token)
+            fields.append((b"Authorization", authorization))
+        asked = await ask.send(method, target, bundle.gateway.authority, tuple(fields), dialling.variant.token)
         if asked.switched:
             session.primed()
             if session.digest is not None:

@@ -14,12 +14,13 @@ import logging
 import socket
 from typing import Final
 
+from rhttp.ends import Link
 from rhttp.errors import LocalProtocolError, Loss
 from rhttp.http1.client import SURPLUS, ClientEnd
-from rhttp.http1.fields import HOP_BY_HOP, Fields
-from rhttp.http1.head import IDEMPOTENT, RequestHead, ResponseHead
+from rhttp.http1.fields import HOP_BY_HOP
 from rhttp.http1.limits import Http1Limits
 from rhttp.http1.server import ServerEnd
+from rhttp.message import IDEMPOTENT, FieldBlock, Fields, RequestHead, ResponseHead
 from rhttp.timers import TimerWheel
 from rhttp.worker.forward_target import ForwardTarget
 from rhttp.worker.handler import LIMITS, answer_problem
@@ -32,7 +33,7 @@ _IDLE_TIMEOUT: Final = 4.0
 _MAX_IDLE: Final = 64
 _TICK: Final = 0.25
 _LOG_EVERY: Final = 30.0
-_VIA: Final = b"via: 1.1 rhttp-worker\r\n"
+_VIA: Final = (b"via", b"1.1 rhttp-worker")
 _REQUEST_DROPPED: Final = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 _RESPONSE_DROPPED: Final = HOP_BY_HOP | {b"content-length"}
 _FAILURES: Final = {
@@ -209,15 +210,13 @@ class _Forwarding:
         """A connection: send the head, and let the content come."""
         head = self._head
         self._client = client
-        self._is_reused = client.answered > 0
+        self._is_reused = client.is_reused
         named = head.connection
-        fields = b"".join(
-            [b"%b: %b\r\n" % f for f in head.all_fields if f[0] not in _REQUEST_DROPPED and f[0] not in named]
-        )
-        host = head.host if self._forwarder.keep_host and head.host else self._forwarder.target.authority
-        block = b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%b" % (head.method, self._target, host, fields, _VIA)
-        length = None if head.chunked else head.content_length
-        client.head(self, head.method, block, -1 if length is None and not head.chunked else length)
+        fields = [f for f in head.all_fields if f[0] not in _REQUEST_DROPPED and f[0] not in named]
+        fields.append(_VIA)
+        ours = self._forwarder.target.authority
+        authority = (head.authority or ours) if self._forwarder.keep_host else ours
+        client.head(self, head.method, self._target, authority, (FieldBlock(tuple(fields)),), head.length)
         for data in self._kept or ():
             client.content(data)
         if self._ended:
@@ -290,15 +289,15 @@ class _Forwarding:
     def response_interim(self, head: ResponseHead) -> None:
         """1xx: passed on, except 100, which is ours to send."""
         if head.status != 100:
-            self._end.interim(head.status, _response_fields(head))
+            self._end.interim(head.status, (_response_fields(head),))
 
-    def response_switched(self, head: ResponseHead, surplus: bytes) -> None:
+    def response_switched(self, head: ResponseHead, link: Link, surplus: bytes) -> None:
         """Cannot happen: no request asks to switch."""
         raise LocalProtocolError("a forwarder does not switch protocols")
 
     def response_head(self, head: ResponseHead, has_content: bool) -> None:
         """The final answer begins."""
-        self._end.head(head.status, _response_fields(head), head.content_length, reason=head.reason or None)
+        self._end.head(head.status, (_response_fields(head),), head.length, reason=head.reason or None)
         if self._end.blocked and self._client is not None:
             self._client.pause()
 
@@ -334,7 +333,7 @@ class _Forwarding:
 
     def _may_try_again(self, loss: Loss) -> bool:
         """Only when the server closed a kept connection, and nothing can happen twice (RFC 9112 section 9.3.1)."""
-        if not self._is_reused or self._kept is None or self._end.responded:
+        if not self._is_reused or self._kept is None or self._end.status is not None:
             return False
         return loss is Loss.NOT_SENT or (loss is Loss.SENT_NO_ANSWER and self._head.method in IDEMPOTENT)
 
@@ -347,7 +346,11 @@ class _Forwarding:
         self._end.resume()
 
 
-def _response_fields(head: ResponseHead) -> bytes:
-    """The field lines that go back."""
-    named = head.connection
-    return b"".join([b"%b: %b\r\n" % f for f in head.fields if f[0] not in _RESPONSE_DROPPED and f[0] not in named])
+def _response_fields(head: ResponseHead) -> FieldBlock:
+    """The fields that go back; made once for answers that are alike."""
+    block = head.forwarded.get("forwarder")
+    if block is None:
+        named = head.connection
+        fields = [f for f in head.fields if f[0] not in _RESPONSE_DROPPED and f[0] not in named]
+        block = head.forwarded["forwarder"] = FieldBlock(tuple(fields))
+    return block

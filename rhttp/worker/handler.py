@@ -9,9 +9,9 @@ import json
 from typing import Final, Protocol, runtime_checkable
 
 from rhttp.http1.answer import Phase
-from rhttp.http1.head import RequestHead
 from rhttp.http1.limits import Http1Limits
 from rhttp.http1.server import ServerEnd
+from rhttp.message import FieldBlock, RequestHead
 
 LIMITS: Final = Http1Limits(
     # Wider than a gateway's own limits: it has let the request in, and added fields of its own.
@@ -22,6 +22,7 @@ LIMITS: Final = Http1Limits(
     answer_timeout=86400.0,
 )
 """For the ends of an agent."""
+_PROBLEM: Final = FieldBlock(((b"Content-Type", b"application/problem+json"), (b"Cache-Control", b"no-store")))
 
 
 @runtime_checkable
@@ -50,6 +51,6 @@ def answer_problem(end: ServerEnd, status: int, slug: str, title: str) -> None:
         end.abort()
         return
     body = json.dumps({"type": f"urn:rhttp:problem:{slug}", "title": title, "status": status}).encode() + b"\n"
-    end.head(status, b"Content-Type: application/problem+json\r\nCache-Control: no-store\r\n", len(body))
+    end.head(status, (_PROBLEM,), len(body))
     end.content(body)
     end.end([])

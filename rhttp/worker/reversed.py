@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from rhttp.http1.answer import Phase
-from rhttp.http1.head import RequestHead
 from rhttp.http1.server import ServerEnd
+from rhttp.message import RequestHead
 from rhttp.worker.dial import Session
 from rhttp.worker.handler import answer_problem
 
@@ -79,7 +79,7 @@ class Reversed:
         if self.is_quiet(now):
             self.end.shutdown()
         else:
-            self.end.close_after = True
+            self.end.last_request()
 
     def beat(self, now: float) -> None:
         """Called a few times a second."""
@@ -98,8 +98,6 @@ class Reversed:
     def request_malformed(self, end: ServerEnd, status: int, code: str, detail: str) -> None:
         """The gateway sent no request: say so, and close."""
         log.warning("the gateway sent what is no request: %s", detail)
-        end.request = RequestHead()
-        end.request.method = b"GET"
         answer_problem(end, status, code, "The request is malformed")
 
     def end_closed(self, end: ServerEnd) -> None:

@@ -14,7 +14,7 @@ from auth.policy import Allowed
 from gateway.admission.request_record import Admitted, RequestRecord
 from gateway.audit.line import MAX_STRING
 from gateway.core.peer import LocalPeer, Peer
-from rhttp.http1.head import RequestHead
+from rhttp.message import RequestHead
 
 PEERS: tuple[Peer, ...] = (LocalPeer(None), LocalPeer("127.0.0.1"), client_peer(), worker_peer("w1"))
 

@@ -11,7 +11,7 @@ from support.bench import POOL, Answer, Bench, BenchLink, Requester, client_peer
 
 from gateway.exchange.masters import MasterPool
 from rhttp.http1.client import ClientEnd
-from rhttp.http1.head import IDEMPOTENT, METHODS, SAFE
+from rhttp.message import IDEMPOTENT, METHODS, SAFE
 
 OPEN = '@id("open") permit (principal, action, resource);'
 ROUTE = '[masters.jobs]\nurls = ["http://127.0.0.1:9"]\n[[routes]]\npath = "/jobs/*"\nmaster = "jobs"\n'

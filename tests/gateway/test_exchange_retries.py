@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from support.bench import Bench, Worker
 
-from rhttp.http1.head import IDEMPOTENT
+from rhttp.message import IDEMPOTENT
 
 ANY = "/-/pools/render/any/job?x=1"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"

@@ -11,8 +11,8 @@ from support.bench import POOL, Answer, Bench, Requester, client_peer, master_pe
 from support.policies import OPEN
 
 from gateway.ingress.field_section import preferred_label, preferred_wait
-from rhttp.http1.fields import SharedFields
 from rhttp.http1.head import parse_request_head
+from rhttp.message import SharedFields
 
 CONFIG = (
     POOL

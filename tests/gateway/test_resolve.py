@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,6 +30,7 @@ from support.slots import attributes
 
 from auth.credentials import Credentials
 from auth.principal import Principal
+from gateway.admission.checks import Refusal
 from gateway.core.context import Generation
 from gateway.core.peer import CertifiedPeer, LocalPeer, Peer
 from gateway.dataplane.generation import build_generation, read_config
@@ -40,6 +42,7 @@ from gateway.state.snapshot import StateSnapshot
 from rhttp.digest.formula import DigestClient
 from rhttp.http1.head import parse_request_head
 from rhttp.http1.head_cache import read_request_head
+from rhttp.message import FieldBlock
 
 ANY = "/-/pools/render/any/job?x=1"
 NOON = 1_800_000_000.0 // 60 * 60
@@ -280,6 +283,10 @@ def test_what_a_request_is_about_does_not_depend_on_those_before_it(
 def facts(value: object) -> object:
     """Everything that it says, as plain values; what is shared between heads is no fact, and a function has a name."""
     match value:
+        case FieldBlock():
+            return value.fields
+        case Refusal():
+            return replace(value, extra=()), [block.fields for block in value.extra]
         case Resolved() | Forward() | FieldSection():
             names = [name for name in attributes(type(value)) if name not in ("memo", "_wishes")]
             return type(value), {name: facts(getattr(value, name)) for name in names}

@@ -105,7 +105,7 @@ def test_worker_that_asks_wrongly_is_told_and_closed(
     """Every refusal of an upgrade closes; 426 offers what there is."""
     worker, answer = switch(bench, *lines, method=method)
     assert (answer.status, answer.problem) == (status, problem)
-    assert worker.end.close_after
+    assert worker.end.is_last
     has_content = any(line.startswith(("Content-Length", "Transfer-Encoding")) for line in lines)
     assert worker.link.eof is not has_content  # content that was announced is dropped first
     if status == 426:

@@ -14,8 +14,8 @@ import pytest
 from support.homes import run_cli
 from support.standin import SWITCH, StandIn, Switched, challenge, refusal, stand_in, worker_home
 
-from rhttp.http1.head import RequestHead
 from rhttp.http1.server import ServerEnd
+from rhttp.message import RequestHead
 from rhttp.worker.agent import Agent
 from rhttp.worker.bundle import BundleInvalid
 from rhttp.worker.handler import answer_problem
@@ -51,7 +51,7 @@ class Echo:
         self.answer(end, head.target)
 
     def answer(self, end: ServerEnd, body: bytes) -> None:
-        end.head(200, b"", len(body))
+        end.head(200, (), len(body))
         end.content(body)
         end.end([])
 
@@ -413,7 +413,7 @@ async def test_answer_problem_after_the_answer_began_cuts_the_connection(home: P
 
     class Half(Echo):
         def handle(self, end: ServerEnd, head: RequestHead) -> None:
-            end.head(200, b"", 10)
+            end.head(200, (), 10)
             end.content(b"half")
             end.flush()
             answer_problem(end, 500, "internal", "The worker failed")

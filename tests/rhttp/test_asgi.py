@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.ends import served
 
-from rhttp.http1.head import RequestHead
+from rhttp.message import RequestHead
 from rhttp.worker.asgi import AsgiHandler, RequesterGone
 from rhttp.worker.asgi_messages import Message, Receive, Scope, Send, build_scope
 from rhttp.worker.lifespan import Lifespan, LifespanFailed

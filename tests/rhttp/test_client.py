@@ -7,14 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.links import FakeLink
 
+from rhttp.ends import Link
 from rhttp.errors import LocalProtocolError, Loss
 from rhttp.http1.client import ClientEnd
-from rhttp.http1.fields import Fields
-from rhttp.http1.head import ResponseHead
 from rhttp.http1.limits import Http1Limits
+from rhttp.message import NOTHING, OPEN, Fields, Length, ResponseHead
 from rhttp.timers import TimerWheel
 
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n"
+PUSH = ASK.replace(b"GET", b"POST")
 
 
 class Sink:
@@ -34,7 +35,7 @@ class Sink:
     def response_interim(self, head: ResponseHead) -> None:
         self.interim.append(head.status)
 
-    def response_switched(self, head: ResponseHead, surplus: bytes) -> None:
+    def response_switched(self, head: ResponseHead, link: Link, surplus: bytes) -> None:
         self.switched = surplus
 
     def response_head(self, head: ResponseHead, has_content: bool) -> None:
@@ -83,7 +84,7 @@ class Rig:
         self,
         *,
         method: bytes = b"GET",
-        length: int | None = -1,
+        length: Length = NOTHING,
         upgrade: bytes | None = None,
         limits: Http1Limits | None = None,
     ) -> None:
@@ -93,7 +94,7 @@ class Rig:
         self.link = FakeLink()
         self.end.connection_made(self.link)  # type: ignore[arg-type]
         self.sink = Sink()
-        self.end.head(self.sink, method, ASK, length, upgrade=upgrade)
+        self.end.head(self.sink, method, b"/", b"x", (), length, upgrade=upgrade)
         self.end.flush()
 
     def feed(self, data: bytes, size: int = 1 << 20) -> None:
@@ -193,7 +194,7 @@ def test_client_end_takes_only_so_many_interim_answers(answers: int, refused: bo
         if refused:
             break
         rig.feed(OK)
-        rig.end.head(rig.sink, b"GET", ASK, -1)
+        rig.end.head(rig.sink, b"GET", b"/", b"x", (), NOTHING)
         rig.end.flush()
     assert rig.link.aborted is refused
     assert len(rig.sink.interim) == (3 if refused else 6)
@@ -255,14 +256,14 @@ def test_client_end_delivers_an_answer_whatever_stands_behind_it_and_however_it_
     assert rig.owner.closed == ["surplus"]
     assert rig.end.closed
     with pytest.raises(LocalProtocolError):
-        rig.end.head(Sink(), b"GET", ASK, -1)
+        rig.end.head(Sink(), b"GET", b"/", b"x", (), NOTHING)
 
 
 @pytest.mark.parametrize("fields", [b"Connection: close\r\n", b""])
 @pytest.mark.parametrize("cut", [0, 1, 5])
 def test_client_end_that_closes_anyway_does_not_look_behind_the_answer(fields: bytes, cut: int) -> None:
     """Whether such bytes are read at all depends on the moment, so nothing is said of them."""
-    rig = Rig(length=-1 if fields else 10)  # an answer before the request's end is the last one, too
+    rig = Rig(length=NOTHING if fields else 10)  # an answer before the request's end is the last one, too
     data = b"HTTP/1.1 200 OK\r\n" + fields + b"Content-Length: 0\r\n\r\nhello"
     rig.feed(data[: len(data) - cut])
     rig.feed(data[len(data) - cut :])
@@ -286,7 +287,7 @@ def test_client_end_takes_no_answer_to_a_request_that_has_not_left(flushed: bool
     rig = Rig()
     rig.feed(OK)
     sink = Sink()
-    rig.end.head(sink, b"GET", ASK, -1)
+    rig.end.head(sink, b"GET", b"/", b"x", (), NOTHING)
     if flushed:
         rig.end.flush()
         rig.link.waiting = len(ASK) + 2
@@ -352,7 +353,7 @@ def test_client_end_says_not_sent_when_nothing_was_handed_over() -> None:
     rig = Rig()
     rig.feed(OK)
     sink = Sink()
-    rig.end.head(sink, b"POST", ASK, 3)
+    rig.end.head(sink, b"POST", b"/", b"x", (), 3)
     rig.end.connection_lost(None)
     assert sink.lost is not None
     assert sink.lost[0] is Loss.NOT_SENT
@@ -414,11 +415,11 @@ def test_client_end_frames_content_of_a_known_length_and_in_chunks() -> None:
     rig = Rig(method=b"POST", length=5)
     rig.end.content(b"hello")
     rig.end.end([])
-    assert rig.link.take() == ASK + b"Content-Length: 5\r\n\r\nhello"
-    rig = Rig(method=b"POST", length=None)
+    assert rig.link.take() == PUSH + b"Content-Length: 5\r\n\r\nhello"
+    rig = Rig(method=b"POST", length=OPEN)
     rig.end.content(b"hello")
     rig.end.end([(b"x-t", b"1")])
-    assert rig.link.take() == ASK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-t: 1\r\n\r\n"
+    assert rig.link.take() == PUSH + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-t: 1\r\n\r\n"
 
 
 def test_client_end_refuses_more_content_than_announced_and_cuts_less() -> None:
@@ -436,4 +437,4 @@ def test_client_end_refuses_a_second_request_before_the_answer() -> None:
     """One request in flight."""
     rig = Rig()
     with pytest.raises(LocalProtocolError):
-        rig.end.head(Sink(), b"GET", ASK, -1)
+        rig.end.head(Sink(), b"GET", b"/", b"x", (), NOTHING)

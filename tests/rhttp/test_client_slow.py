@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 from support.links import FakeLink
 
+from rhttp.ends import Link
 from rhttp.errors import Loss
 from rhttp.http1.client import ClientEnd
-from rhttp.http1.fields import Fields
-from rhttp.http1.head import ResponseHead
 from rhttp.http1.limits import Http1Limits
+from rhttp.message import Fields, ResponseHead
 from rhttp.timers import TimerWheel
 
-ASK = b"PUT / HTTP/1.1\r\nHost: x\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LIMITS = Http1Limits(content_timeout=10, answer_timeout=100)
 
@@ -29,7 +28,7 @@ class Sink:
     def response_interim(self, head: ResponseHead) -> None:
         pass
 
-    def response_switched(self, head: ResponseHead, surplus: bytes) -> None:
+    def response_switched(self, head: ResponseHead, link: Link, surplus: bytes) -> None:
         raise AssertionError("nothing asks for it")
 
     def response_head(self, head: ResponseHead, has_content: bool) -> None:
@@ -76,7 +75,7 @@ class Rig:
 
     def ask(self, length: int) -> Sink:
         sink = Sink()
-        self.end.head(sink, b"PUT", ASK, length)
+        self.end.head(sink, b"PUT", b"/", b"x", (), length)
         self.end.flush()
         return sink
 

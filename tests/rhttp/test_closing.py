@@ -19,7 +19,7 @@ def refused(length: int, limits: Http1Limits = LIMITS) -> tuple[ServerEnd, FakeL
     owner = Owner()
     end, link, wheel = make(owner, limits)
     end.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\na" % length)
-    end.head(401, b"", 0)
+    end.head(401, (), 0)
     end.end([])
     return end, link, wheel, owner
 
@@ -100,7 +100,7 @@ def test_refused_upload_over_the_allowed_amount_is_shut_at_the_byte() -> None:
     owner = Owner()
     end, link, _ = make(owner, LIMITS)
     end.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-    end.head(401, b"", 0)
+    end.head(401, (), 0)
     end.end([])
     end.data_received(b"3e3\r\n" + b"a" * 995)
     assert not link.eof
@@ -114,7 +114,7 @@ def test_peer_that_holds_too_many_connections_gains_no_time_by_sending() -> None
     end, link, wheel = make(owner, LIMITS)
     end.is_unwelcome = True
     end.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n\r\n")
-    end.head(503, b"", 0)
+    end.head(503, (), 0)
     end.end([])
     for late in (101.0, 102.0, 102.5):
         end.data_received(b"a")
@@ -128,7 +128,7 @@ def test_connection_that_was_kept_has_its_time_anew_at_the_next_refusal() -> Non
     end.data_received(b"a")
     wheel.turn(140.0)
     end.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
-    end.head(401, b"", 0)
+    end.head(401, (), 0)
     end.end([])
     wheel.turn(144.0)
     end.data_received(b"a")

@@ -20,7 +20,8 @@ from rhttp.http1.content import (
     chunk,
     last_chunk,
 )
-from rhttp.http1.fields import FORBIDDEN_IN_TRAILERS, Fields
+from rhttp.http1.fields import FORBIDDEN_IN_TRAILERS
+from rhttp.message import Fields
 
 SAMPLE = b"3\r\nabc\r\n5;x=y\r\ndefgh\r\n0A\r\n0123456789\r\n0\r\nX-Sum: 1\r\nX-Two: 2\r\n\r\n"
 SAMPLE_CONTENT = b"abcdefgh0123456789"

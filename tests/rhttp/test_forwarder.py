@@ -89,7 +89,7 @@ async def test_request_passes_with_the_servers_own_host() -> None:
         assert (status, content, fields) == (200, b"ok", {"content-length": "2"})
         assert server.heads[0].decode().split("\r\n") == [
             "GET /a?b=c HTTP/1.1",
-            f"host: {server.url.removeprefix('http://')}",
+            f"Host: {server.url.removeprefix('http://')}",
             "accept: x",
             "rhttp-identity: client/alice",
             "via: 1.1 gw",
@@ -103,7 +103,7 @@ async def test_host_is_kept_when_told() -> None:
     """A server that tells workers or pools apart by Host gets what the gateway sent."""
     async with local() as server, forwarding(server.url, keep_host=True) as peer:
         await peer.ask()
-        assert b"\r\nhost: w1.render.test\r\n" in server.heads[0]
+        assert b"\r\nHost: w1.render.test\r\n" in server.heads[0]
 
 
 async def test_prefix_stands_before_every_path() -> None:
@@ -125,7 +125,7 @@ async def test_unix_socket_is_a_target(tmp_path: Path) -> None:
     """unix:/PATH, with Host localhost."""
     async with local(unix=tmp_path / "app.sock") as server, forwarding(server.url) as peer:
         assert (await peer.ask())[2] == b"ok"
-        assert b"\r\nhost: localhost\r\n" in server.heads[0]
+        assert b"\r\nHost: localhost\r\n" in server.heads[0]
 
 
 async def test_fields_of_a_connection_do_not_pass() -> None:
@@ -143,7 +143,7 @@ async def test_fields_of_a_connection_do_not_pass() -> None:
         )
         assert fields == {"x-yours": "2", "content-length": "0"}
         names = [line.split(b":")[0] for line in server.heads[0].split(b"\r\n")[1:-2]]
-        assert names == [b"host", b"x-end", b"via"]
+        assert names == [b"Host", b"x-end", b"via"]
 
 
 async def test_switch_that_nobody_asked_for_is_a_502() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rhttp.errors import RemoteProtocolError
-from rhttp.http1.head import IDEMPOTENT, METHODS, SAFE, RequestHead, begins_request, parse_request_head, section_end
+from rhttp.http1.head import begins_request, parse_request_head, section_end
+from rhttp.message import IDEMPOTENT, METHODS, NOTHING, OPEN, SAFE, Length, RequestHead
 
 LINE = b"GET /a HTTP/1.1\r\n"
 HOST = b"Host: x\r\n"
@@ -127,7 +128,7 @@ def test_request_with_two_hosts_is_refused(second: bytes) -> None:
 def test_request_of_http_1_0_needs_no_host_and_closes() -> None:
     """HTTP/1.0 is served with close, whatever it says of keep-alive."""
     head = request(b"Connection: keep-alive\r\n", b"GET / HTTP/1.0\r\n", b"")
-    assert (head.http11, head.close, head.host) == (False, True, None)
+    assert (head.version, head.is_last, head.authority) == ("1.0", True, None)
 
 
 # ---- framing ----
@@ -194,22 +195,22 @@ def test_request_of_http_1_0_in_chunks_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "length", "chunked", "has_content"),
+    ("fields", "length", "has_content"),
     [
-        (b"", None, False, False),
-        (b"Content-Length: 0\r\n", 0, False, False),
-        (b"Content-Length: 5\r\n", 5, False, True),
-        (b"Content-Length:\t5 \r\n", 5, False, True),
-        (b"Content-Length: 005\r\n", 5, False, True),
-        (b"CONTENT-LENGTH: 5\r\n", 5, False, True),
-        (b"Transfer-Encoding: chunked\r\n", None, True, True),
-        (b"transfer-encoding:  Chunked \r\n", None, True, True),
+        (b"", NOTHING, False),
+        (b"Content-Length: 0\r\n", 0, False),
+        (b"Content-Length: 5\r\n", 5, True),
+        (b"Content-Length:\t5 \r\n", 5, True),
+        (b"Content-Length: 005\r\n", 5, True),
+        (b"CONTENT-LENGTH: 5\r\n", 5, True),
+        (b"Transfer-Encoding: chunked\r\n", OPEN, True),
+        (b"transfer-encoding:  Chunked \r\n", OPEN, True),
     ],
 )
-def test_request_content_is_announced(fields: bytes, length: int | None, chunked: bool, has_content: bool) -> None:
+def test_request_content_is_announced(fields: bytes, length: Length, has_content: bool) -> None:
     """One length, or chunks, or nothing (RFC 9112 section 6.3)."""
     head = request(fields)
-    assert (head.content_length, head.chunked, head.has_content) == (length, chunked, has_content)
+    assert (head.length, head.has_content) == (length, has_content)
 
 
 # ---- fields ----
@@ -234,8 +235,8 @@ def test_request_connection_options_of_all_lines_count() -> None:
     """Lists may be spread over lines (RFC 9110 section 5.3); options are compared without case."""
     head = request(b"Connection: X-A, keep-alive\r\nConnection: CLOSE\r\n")
     assert head.connection == (b"x-a", b"keep-alive", b"close")
-    assert head.close
-    assert not request(b"Connection: closed\r\n").close
+    assert head.is_last
+    assert not request(b"Connection: closed\r\n").is_last
 
 
 def test_request_upgrade_counts_only_when_connection_names_it() -> None:

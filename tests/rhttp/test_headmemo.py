@@ -11,8 +11,9 @@ from support.slots import attributes
 
 from rhttp.errors import RemoteProtocolError
 from rhttp.http1 import head_cache
-from rhttp.http1.head import RequestHead, ResponseHead, parse_request_head, parse_response_head
+from rhttp.http1.head import parse_request_head, parse_response_head
 from rhttp.http1.head_cache import read_request_head, read_response_head
+from rhttp.message import Extent, RequestHead, ResponseHead
 
 PLAIN = [name for name in attributes(RequestHead) if name not in ("fields", "forwarded")]
 REQUEST = b"POST /a?b HTTP/1.1\r\nHost: x\r\nX-A: 1\r\nAuthorization: Digest a=b\r\nContent-Length: 3\r\n\r\n"
@@ -198,4 +199,4 @@ def test_heads_that_are_shared_cannot_be_changed() -> None:
     for head in (one, answer):
         for name in attributes(type(head)):
             value = getattr(head, name)
-            assert name == "forwarded" or isinstance(value, tuple | bytes | bool | int | None), name
+            assert name == "forwarded" or isinstance(value, tuple | bytes | str | bool | int | Extent | None), name

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from rhttp.errors import RemoteProtocolError
-from rhttp.http1.head import ResponseHead, parse_response_head, response_has_content
+from rhttp.http1.head import Http1ResponseHead, parse_response_head
+from rhttp.message import OPEN, Length, response_has_content
 
 
-def response(fields: bytes = b"", line: bytes = b"HTTP/1.1 200 OK\r\n") -> ResponseHead:
+def response(fields: bytes = b"", line: bytes = b"HTTP/1.1 200 OK\r\n") -> Http1ResponseHead:
     return parse_response_head(line + fields + b"\r\n")
 
 
@@ -121,6 +122,21 @@ def test_response_fields_are_limited_in_number() -> None:
 def test_response_says_whether_the_connection_stays(line: bytes, fields: bytes, close: bool) -> None:
     """RFC 9112 section 9.3: close wins over everything."""
     assert response(fields, line + b"\r\n").close is close
+
+
+@pytest.mark.parametrize(
+    ("fields", "length", "chunked"),
+    [
+        (b"", OPEN, False),
+        (b"Content-Length: 0\r\n", 0, False),
+        (b"Content-Length: 5\r\n", 5, False),
+        (b"Transfer-Encoding: chunked\r\n", OPEN, True),
+    ],
+)
+def test_response_length_is_announced_or_open(fields: bytes, length: Length, chunked: bool) -> None:
+    """Without a length the end shows: by the last chunk, or by the connection's (RFC 9112 section 6.3)."""
+    head = response(fields)
+    assert (head.length, head.chunked) == (length, chunked)
 
 
 @pytest.mark.parametrize(

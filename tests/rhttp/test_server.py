@@ -12,9 +12,9 @@ from support.serverends import GET, Owner, feed, make
 
 from rhttp.errors import LocalProtocolError
 from rhttp.http1.answer import Phase
-from rhttp.http1.head import RequestHead
 from rhttp.http1.limits import Http1Limits
 from rhttp.http1.server import EMPTY_LINES, ServerEnd
+from rhttp.message import OPEN, Length, RequestHead
 
 POST = b"POST /up HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = (
@@ -56,7 +56,7 @@ def test_server_end_keeps_pipelined_bytes_until_its_limit_and_then_stops_reading
     end.data_received(GET)
     end.data_received(b"GET /" + b"b" * 2000 + b" HTTP/1.1\r\nHost: x\r\n\r\n")
     assert not link.reading
-    end.head(200, b"", 0)
+    end.head(200, (), 0)
     end.end([])
     assert link.reading
     assert len(owner.heads) == 2
@@ -108,7 +108,7 @@ def test_server_end_cuts_the_connection_when_content_breaks_after_the_answer_beg
     owner = Owner()
     end, link, _ = make(owner)
     end.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
-    end.head(200, b"", None)
+    end.head(200, (), OPEN)
     end.flush()
     end.data_received(b"zz\r\n")
     assert link.aborted
@@ -120,7 +120,7 @@ def test_server_end_reads_and_drops_the_content_of_an_answered_request() -> None
     owner = Owner()
     end, link, _ = make(owner)
     end.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345")
-    end.head(403, b"", 0)
+    end.head(403, (), 0)
     end.end([])
     end.data_received(b"67890" + GET)
     assert [head.target for head in owner.heads] == [b"/", b"/a"]
@@ -132,7 +132,7 @@ def test_server_end_stops_dropping_at_its_limit_but_lingers() -> None:
     owner = Owner()
     end, link, wheel = make(owner, Http1Limits(refused_content=1000, linger=2.0))
     end.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-    end.head(403, b"", 0)
+    end.head(403, (), 0)
     end.end([])
     for _ in range(3):
         end.data_received(b"200\r\n" + b"a" * 512 + b"\r\n")
@@ -148,7 +148,7 @@ def test_server_end_closes_after_an_answer_in_place_of_100_continue() -> None:
     owner = Owner()
     end, link, _ = make(owner)
     end.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
-    end.head(401, b"", 0)
+    end.head(401, (), 0)
     end.end([])
     assert b"Connection: close\r\n" in link.sent
     assert link.eof
@@ -162,7 +162,7 @@ def test_server_end_keeps_the_connection_after_100_continue() -> None:
     end.interim(100)
     assert link.take() == b"HTTP/1.1 100 Continue\r\n\r\n"
     end.data_received(b"hello")
-    end.head(200, b"", 0)
+    end.head(200, (), 0)
     end.end([])
     assert not link.eof
     assert end.phase == Phase.HEAD
@@ -170,21 +170,21 @@ def test_server_end_keeps_the_connection_after_100_continue() -> None:
 
 @pytest.mark.parametrize(
     ("method", "status", "length", "body"),
-    [(b"HEAD", 200, 12, b""), (b"GET", 204, None, b""), (b"GET", 304, 7, b""), (b"GET", 200, 3, b"abc")],
+    [(b"HEAD", 200, 12, b""), (b"GET", 204, OPEN, b""), (b"GET", 304, 7, b""), (b"GET", 200, 3, b"abc")],
 )
 def test_server_end_sends_no_content_where_there_is_none(
-    method: bytes, status: int, length: int | None, body: bytes
+    method: bytes, status: int, length: Length, body: bytes
 ) -> None:
     """HEAD, 204 and 304 have no content; a length is announced where it may be."""
     owner = Owner()
     end, link, _ = make(owner)
     end.data_received(GET.replace(b"GET", method))
-    end.head(status, b"", length)
+    end.head(status, (), length)
     end.content(b"abc")
     end.end([])
     head, _, content = bytes(link.sent).partition(b"\r\n\r\n")
     assert content == body
-    assert (b"Content-Length: %d" % length in head) if length is not None else (b"Content-Length" not in head)
+    assert (b"Content-Length: %d" % length in head) if isinstance(length, int) else (b"Content-Length" not in head)
     assert b"Transfer-Encoding" not in head
     assert end.phase == Phase.HEAD
 
@@ -194,7 +194,7 @@ def test_server_end_ends_unknown_lengths_by_closing_for_http_1_0() -> None:
     owner = Owner()
     end, link, _ = make(owner)
     end.data_received(b"GET / HTTP/1.0\r\n\r\n")
-    end.head(200, b"", None)
+    end.head(200, (), OPEN)
     end.content(b"abc")
     end.end([])
     assert bytes(link.sent).endswith(b"\r\n\r\nabc")
@@ -207,7 +207,7 @@ def test_server_end_aborts_when_less_content_came_than_was_announced() -> None:
     owner = Owner()
     end, link, _ = make(owner)
     end.data_received(GET)
-    end.head(200, b"", 10)
+    end.head(200, (), 10)
     end.content(b"abc")
     end.end([])
     assert link.aborted
@@ -218,7 +218,7 @@ def test_server_end_refuses_more_content_than_was_announced() -> None:
     owner = Owner()
     end, link, _ = make(owner)
     end.data_received(GET)
-    end.head(200, b"", 2)
+    end.head(200, (), 2)
     with pytest.raises(LocalProtocolError):
         end.content(b"abc")
     assert b"abc" not in link.sent
@@ -229,9 +229,9 @@ def test_server_end_replaces_an_answer_that_has_not_left() -> None:
     owner = Owner()
     end, link, _ = make(owner)
     end.data_received(GET)
-    end.head(200, b"", 3)
+    end.head(200, (), 3)
     assert end.uncommitted
-    end.head(502, b"", 0)
+    end.head(502, (), 0)
     end.end([])
     assert bytes(link.sent).startswith(b"HTTP/1.1 502 ")
     assert b"200" not in link.sent
@@ -242,11 +242,11 @@ def test_server_end_refuses_a_second_answer() -> None:
     owner = Owner()
     end, _, _ = make(owner)
     end.data_received(GET)
-    end.head(200, b"", 3)
+    end.head(200, (), 3)
     end.flush()
     assert not end.uncommitted
     with pytest.raises(LocalProtocolError):
-        end.head(502, b"", 0)
+        end.head(502, (), 0)
 
 
 def test_server_end_tells_a_half_close_and_still_answers() -> None:
@@ -256,7 +256,7 @@ def test_server_end_tells_a_half_close_and_still_answers() -> None:
     end.data_received(GET)
     assert end.eof_received() is True
     assert owner.half_closed == 1
-    end.head(200, b"", 2)
+    end.head(200, (), 2)
     end.content(b"ok")
     end.end([])
     assert b"Connection: close\r\n" in link.sent
@@ -280,7 +280,7 @@ def test_server_end_cuts_an_answer_that_a_cut_upload_had_begun() -> None:
     """Whoever was told a part of an answer sees by the end of the connection that it is not whole."""
     end, link, _ = make(Owner())
     end.data_received(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n123")
-    end.head(200, b"", None)
+    end.head(200, (), OPEN)
     end.flush()
     end.eof_received()
     assert link.aborted
@@ -317,7 +317,7 @@ def test_server_end_gives_up_a_peer_that_does_not_read() -> None:
     owner = Owner()
     end, link, wheel = make(owner, Http1Limits(content_timeout=60))
     end.data_received(GET)
-    end.head(200, b"", None)
+    end.head(200, (), OPEN)
     end.flush()
     end.pause_writing()
     assert owner.blocked == [True]

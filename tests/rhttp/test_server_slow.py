@@ -6,9 +6,9 @@ import pytest
 from support.links import FakeLink
 
 from rhttp.http1.answer import Phase
-from rhttp.http1.head import RequestHead
 from rhttp.http1.limits import Http1Limits
 from rhttp.http1.server import ServerEnd
+from rhttp.message import RequestHead
 from rhttp.timers import TimerWheel
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -26,7 +26,7 @@ class Owner:
         self.answers += 1
         if self.answers == self._block_after:
             end.pause_writing()
-        end.head(200, b"", 2)
+        end.head(200, (), 2)
         end.content(b"ok")
         end.end([])
 
@@ -168,6 +168,6 @@ class Large(Owner):
     """Answers with 10,000 bytes."""
 
     def request_received(self, end: ServerEnd, head: RequestHead) -> None:
-        end.head(200, b"", 10_000)
+        end.head(200, (), 10_000)
         end.content(b"x" * 10_000)
         end.end([])

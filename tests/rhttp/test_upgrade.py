@@ -53,7 +53,7 @@ def test_answers_to_an_upgrade_can_be_read_and_name_the_token() -> None:
     for variant in VARIANTS:
         head = parse_response_head(variant.answer)
         assert (head.status, head.upgrade, head.connection) == (101, (variant.token,), (b"upgrade",))
-        assert variant.token in OFFER
+        assert (b"Upgrade", variant.token) in OFFER.fields
         assert variant.methods == {b"POST", b"GET"}
 
 

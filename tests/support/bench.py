@@ -37,6 +37,7 @@ from gateway.ingress.connection import Connection
 from gateway.pools.hosted import HostedPool, ReversedConnection
 from gateway.supervisor.load import load
 from pki.names import Role
+from rhttp.message import one_field
 
 POOL = '[pools.render]\nmode = "hosted"\nqueue = 3\n'
 
@@ -325,7 +326,7 @@ class Bench:
         self.process.generation = build_generation(self.process, parsed, self.inputs, self.lasting, None)
         self.process.look_at_clocks()
         self.process.state_at = self.process.elapsed
-        self.process.date = b"Date: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
+        self.process.date = one_field(b"Date", b"Thu, 01 Jan 2026 00:00:00 GMT")
 
     def _prepare(self) -> None:
         """For what is to be in place before the first generation is."""

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from rhttp.http1.head import RequestHead
 from rhttp.http1.limits import Http1Limits
 from rhttp.http1.server import ServerEnd
+from rhttp.message import RequestHead
 from rhttp.timers import TimerWheel
 from rhttp.worker.handler import LIMITS, Handler, answer_problem
 
@@ -25,7 +25,6 @@ class Owner:
         self.handler.handle(end, head)
 
     def request_malformed(self, end: ServerEnd, status: int, code: str, detail: str) -> None:
-        end.request = RequestHead()
         answer_problem(end, status, code, detail)
 
     def end_closed(self, end: ServerEnd) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from support.links import FakeLink
 
 from rhttp.http1.answer import Phase
-from rhttp.http1.fields import Fields
-from rhttp.http1.head import RequestHead
 from rhttp.http1.limits import Http1Limits
 from rhttp.http1.server import ServerEnd
+from rhttp.message import Fields, RequestHead
 from rhttp.timers import TimerWheel
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -31,7 +30,7 @@ class Owner:
     def request_received(self, end: ServerEnd, head: RequestHead) -> None:
         self.heads.append(head)
         if self.answer is not None:
-            end.head(200, b"", len(self.answer))
+            end.head(200, (), len(self.answer))
             end.content(self.answer)
             end.end([])
         else:
@@ -39,9 +38,8 @@ class Owner:
 
     def request_malformed(self, end: ServerEnd, status: int, code: str, detail: str) -> None:
         self.malformed.append((status, code))
-        end.request = RequestHead()
-        end.close_after = True
-        end.head(status, b"", 0)
+        end.last_request()
+        end.head(status, (), 0)
         end.end([])
 
     def end_closed(self, end: ServerEnd) -> None:
