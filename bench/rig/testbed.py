@@ -211,7 +211,10 @@ def counted(target: Target, ask: Callable[[float], Mapping[str, Any]]) -> Turn:
 
     def once(seconds: float) -> Mapping[str, float]:
         before = cpu_by_process(target.server.pid)
-        counts = ask(seconds)
+        try:
+            counts = ask(seconds)
+        except BenchFailed as error:
+            raise BenchFailed(f"{target.name}: {error}; its log ends: {target.server.complaint()}") from None
         spent = cpu_since(target.server.pid, before)
         if not counts["done"]:
             raise BenchFailed(f"{target.name} served nothing: {target.server.complaint()}")
