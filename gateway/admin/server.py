@@ -2,7 +2,7 @@
 
 Who may ask is decided twice, before a byte is read: the folder lets only its owner in, and the kernel's word on the
 peer (``SO_PEERCRED``) must be our own user or root. One request a connection; heads, content, connections and times
-are bounded. The parser takes only what such a request needs: ``Transfer-Encoding`` and upgrades are refused.
+are bounded. Content comes with ``Content-Length``; ``Transfer-Encoding`` and upgrades are refused.
 
 Trust: trusted peer (it can ask for nothing that it could not do with a signal and the files), contents checked.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,29 +21,28 @@ from typing import Final
 
 import orjson
 
+from rhttp.http1.answer import LINGER, READ
+from rhttp.http1.limits import Http1Limits
+from rhttp.http1.server import ServerEnd
+from rhttp.message import FieldBlock, Fields, RequestHead
 from rhttp.places import Places, Stage
+from rhttp.timers import TimerWheel
+from rhttp.tls.plain import PlainLink
 
-HEAD_MAX: Final = 8 * 1024
 CONTENT_MAX: Final = 64 * 1024
-READ_TIMEOUT: Final = 10.0
-WRITE_TIMEOUT: Final = 10.0
-LINGER: Final = 1.0
+LIMITS: Final = Http1Limits(
+    head_bytes=8 * 1024,
+    request_line_bytes=512,
+    head_timeout=10.0,
+    content_timeout=10.0,
+    refused_content=0,
+    linger=10.0,
+)
 RETRY: Final = 0.25
 """Seconds until the next try when no descriptor was left."""
 
-_REQUEST_LINE: Final = re.compile(rb"([A-Z]{1,16}) (/[!-~]{0,255}) HTTP/1\.[01]")
-_FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}):[ \t]*([\t -~\x80-\xff]*?)[ \t]*")
-_LENGTH: Final = re.compile(rb"[0-9]{1,9}")
 _PEERCRED: Final = struct.Struct("3i")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """A request as it was read: the target as sent, the content as the JSON object that it was (empty: ``{}``)."""
-
-    method: str
-    target: str
-    body: Mapping[str, object]
+_FIELDS: Final = FieldBlock(((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +51,6 @@ class Answer:
 
     status: int = 200
     body: Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Head:
-    method: str
-    target: str
-    length: int
 
 
 Handler = Callable[[Mapping[str, object]], Awaitable[Answer]]
@@ -72,32 +63,16 @@ def refusal(status: HTTPStatus, message: str) -> Answer:
     return Answer(status=status, body={"error": message})
 
 
-def parse_head(head: bytes) -> _Head | Answer:
-    """A head with its empty line cut off; an `Answer` when it is not one that is served here."""
-    first, *lines = head.split(b"\r\n")
-    line = _REQUEST_LINE.fullmatch(first)
-    if line is None:
-        return refusal(HTTPStatus.BAD_REQUEST, "not a request line")
-    lengths: list[bytes] = []
-    for text in lines:
-        field = _FIELD.fullmatch(text)
-        if field is None:
-            return refusal(HTTPStatus.BAD_REQUEST, "not a field line")
-        match field[1].lower():
-            case b"content-length":
-                lengths.append(field[2])
-            case b"transfer-encoding" | b"upgrade":
-                return refusal(HTTPStatus.NOT_IMPLEMENTED, "Transfer-Encoding and Upgrade are not served here")
-            case b"origin" | b"sec-fetch-site":
-                return refusal(HTTPStatus.FORBIDDEN, "no web page is an operator")
-            case _:
-                pass
-    if len(lengths) > 1 or (lengths and _LENGTH.fullmatch(lengths[0]) is None):
-        return refusal(HTTPStatus.BAD_REQUEST, "not one Content-Length")
-    length = int(lengths[0]) if lengths else 0
-    if length > CONTENT_MAX:
+def check_head(head: RequestHead) -> Answer | None:
+    """What is wrong with a request whose framing is right; None: nothing."""
+    for name, _ in head.fields:
+        if name in (b"transfer-encoding", b"upgrade"):
+            return refusal(HTTPStatus.NOT_IMPLEMENTED, "Transfer-Encoding and Upgrade are not served here")
+        if name in (b"origin", b"sec-fetch-site"):
+            return refusal(HTTPStatus.FORBIDDEN, "no web page is an operator")
+    if isinstance(head.length, int) and head.length > CONTENT_MAX:
         return refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"content is over {CONTENT_MAX} bytes")
-    return _Head(method=line[1].decode("ascii"), target=line[2].decode("ascii"), length=length)
+    return None
 
 
 def parse_content(content: bytes) -> dict[str, object] | Answer:
@@ -113,17 +88,6 @@ def parse_content(content: bytes) -> dict[str, object] | Answer:
     return value
 
 
-def build_answer(answer: Answer) -> bytes:
-    """The answer's bytes; the connection ends with it."""
-    content = orjson.dumps(answer.body, option=orjson.OPT_APPEND_NEWLINE)
-    head = (
-        f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
-        "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode("ascii") + content
-
-
 def peer_uid(sock: socket.socket) -> int:
     """The user that connected to a unix socket, as the kernel saw it at that time (unix(7), ``SO_PEERCRED``)."""
     _pid, uid, _gid = _PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
@@ -131,22 +95,104 @@ def peer_uid(sock: socket.socket) -> int:
 
 
 class _Visit:
-    """One connection: it holds a place until it is over."""
+    """One connection and its one request: owns its server end, takes the content, and is the tally of its link."""
 
-    __slots__ = ("has_asked", "sock", "task")
+    __slots__ = ("_content", "_handler", "_name", "_server", "end", "is_open", "link", "task")
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.has_asked = False
-        self.task: asyncio.Task[None]
+    def __init__(self, server: AdminServer, sock: socket.socket) -> None:
+        self._server = server
+        self._content = b""
+        self._name = ""
+        self._handler: Handler
+        self.task: asyncio.Task[Answer] | None = None
+        self.is_open = True
+        self.end = ServerEnd(self, LIMITS, server.wheel)
+        self.link = PlainLink(asyncio.get_running_loop(), sock, wheel=server.wheel, tally=self)
+        self.link.set_protocol(self.end)
+        self.end.connection_made(self.link)  # type: ignore[arg-type]  # a Link
 
     def stage(self) -> Stage:
-        if self.has_asked:
+        link = self.link
+        if self.task is not None or link.get_write_buffer_size() or link.has_unread():
             return Stage.SERVED
-        try:
-            return Stage.SERVED if self.sock.recv(1, socket.MSG_PEEK) else Stage.LEAVING
-        except OSError:
-            return Stage.SILENT
+        if self.end.phase >= LINGER:
+            return Stage.LEAVING
+        return Stage.SILENT if self.end.is_idle else Stage.BEGUN
+
+    def answer(self, answer: Answer) -> None:
+        """Answer, and close when the peer has it; nothing when the peer is gone."""
+        end = self.end
+        if end.phase < LINGER:
+            content = orjson.dumps(answer.body, option=orjson.OPT_APPEND_NEWLINE)
+            end.last_request()
+            end.head(answer.status, (_FIELDS,), len(content))
+            end.content(content)
+            end.end([])
+
+    def refuse_unread(self, answer: Answer) -> None:
+        """Answer before a byte is read."""
+        self.end.request = RequestHead()
+        self.end.phase = READ
+        self.answer(answer)
+
+    # ---- the owner of the end ----
+
+    def request_received(self, end: ServerEnd, head: RequestHead) -> None:
+        found = check_head(head) or self._server.find(head)
+        if isinstance(found, Answer):
+            self.answer(found)
+            return
+        self._handler = found
+        self._name = f"{head.method.decode()} {head.target.decode()}"
+        if head.expect is not None:
+            end.interim(100)
+        if head.has_content:
+            end.sink = self
+        else:
+            self.request_end([])
+
+    def request_malformed(self, end: ServerEnd, status: int, code: str, detail: str) -> None:
+        self.answer(refusal(HTTPStatus(status), detail))
+
+    def end_closed(self, end: ServerEnd) -> None:
+        """What was asked for is done all the same."""
+
+    # ---- the sink of the content ----
+
+    def request_content(self, data: bytes) -> None:
+        self._content += data
+
+    def request_end(self, trailers: Fields) -> None:
+        body = parse_content(self._content)
+        if isinstance(body, Answer):
+            self.answer(body)
+            return
+        self.task = asyncio.get_running_loop().create_task(self._server.act(self._name, self._handler, body))
+        self.task.add_done_callback(self._acted)
+
+    def request_abort(self, detail: str) -> None:
+        """Half a request is not acted upon."""
+
+    def request_flush(self) -> None: ...
+
+    request_half_closed = response_blocked = response_unblocked = request_flush
+
+    def _acted(self, task: asyncio.Task[Answer]) -> None:
+        self.task = None
+        if not task.cancelled():
+            self.answer(task.result())
+        if not self.is_open:
+            self._server.left(self)
+
+    # ---- the tally of the link ----
+
+    def opened(self) -> None: ...
+
+    def closed(self) -> None:
+        """The link is gone; the place is held until what was asked for is done, too."""
+        self.is_open = False
+        if self.task is None:
+            self._server.left(self)
 
 
 class AdminServer:
@@ -170,7 +216,9 @@ class AdminServer:
         self._uid_of = uid_of
         self._most = most
         self._places = Places(lambda visit: visit.stage())
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.wheel = TimerWheel(0.0)
+        self._turner: asyncio.TimerHandle | None = None
+        self._all_left = asyncio.Event()
         self._listening: socket.socket | None = None
         self._is_watched = False
 
@@ -180,14 +228,27 @@ class AdminServer:
         self._listening = sock
         self._watch(True)
 
-    async def close(self, grace: float = WRITE_TIMEOUT) -> None:
-        """Take no more; let answers under way leave for ``grace`` seconds, then cut them."""
+    async def close(self, grace: float = 10.0) -> None:
+        """Take no more; let requests under way be answered for ``grace`` seconds, then cut them."""
         self._watch(False)
         self._listening = None
-        if self._tasks:
-            _done, late = await asyncio.wait(self._tasks, timeout=grace)
+        visits: list[_Visit] = self._places.guests()
+        tasks = {visit.task for visit in visits if visit.task is not None}
+        if tasks:
+            _done, late = await asyncio.wait(tasks, timeout=grace)
             for task in late:
                 task.cancel()
+            if late:
+                await asyncio.wait(late)
+        for visit in visits:
+            visit.link.close()
+        self._all_left.clear()
+        if len(self._places):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await self._all_left.wait()
+        for visit in self._places.guests():
+            visit.link.abort()
 
     def _watch(self, wanted: bool) -> None:
         if self._listening is not None and wanted != self._is_watched:
@@ -198,118 +259,65 @@ class AdminServer:
             else:
                 loop.remove_reader(self._listening.fileno())
 
-    def _accept(self) -> None:
-        listening = self._listening
+    def _turn(self) -> None:
+        """Deadlines are looked at as long as anybody is here."""
         loop = asyncio.get_running_loop()
-        while listening is not None:
-            if not self._has_room(loop.time()):
-                self._watch(False)  # until one is over
-                return
-            try:
-                sock, _ = listening.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError:  # out of descriptors
-                self._watch(False)
-                loop.call_later(RETRY, self._watch, True)
-                return
-            sock.setblocking(False)
-            visit = _Visit(sock)
-            self._places.take(visit, "", loop.time())
-            visit.task = loop.create_task(self._visited(visit))
-            self._tasks.add(visit.task)
-            visit.task.add_done_callback(lambda task, visit=visit: self._left(task, visit))  # type: ignore[misc]
+        self._turner = loop.call_later(self.wheel.tick, self._turn) if len(self._places) else None
+        self.wheel.turn(loop.time())
+
+    def _accept(self) -> None:
+        """Somebody waits: take one, if there is room or somebody gives way."""
+        assert self._listening is not None
+        loop = asyncio.get_running_loop()
+        if not self._has_room(loop.time()):
+            self._watch(False)  # until one is over
+            return
+        try:
+            sock, _ = self._listening.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError:  # out of descriptors
+            self._watch(False)
+            loop.call_later(RETRY, self._watch, True)
+            return
+        sock.setblocking(False)
+        self.wheel.turn(loop.time())  # deadlines count from its last turn
+        visit = _Visit(self, sock)
+        self._places.take(visit, "", loop.time())
+        self._turner = self._turner or loop.call_later(self.wheel.tick, self._turn)
+        uid = self._uid_of(sock)
+        if uid not in (os.geteuid(), 0):
+            self._log(f"the admin socket was refused to uid {uid}")
+            visit.refuse_unread(refusal(HTTPStatus.FORBIDDEN, "only the owner of the home and root may ask"))
 
     def _has_room(self, now: float) -> bool:
         most = self._most()
         if len(self._places) >= most:
             for visit in self._places.dispensable(1, most, now):
-                self._places.leave(visit)
-                visit.task.cancel()
+                visit.link.abort()
         return len(self._places) < most
 
-    async def _visited(self, visit: _Visit) -> None:
-        writer: asyncio.StreamWriter | None = None
-        try:
-            reader, writer = await asyncio.open_unix_connection(sock=visit.sock, limit=HEAD_MAX)
-            await self._serve(visit, reader, writer)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # the peer went away, or dawdled
-        finally:
-            if writer is not None:
-                writer.close()
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
-
-    def _left(self, task: asyncio.Task[None], visit: _Visit) -> None:
-        """A visit is over, also one that never began."""
-        visit.sock.close()
+    def left(self, visit: _Visit) -> None:
+        """A visit is over."""
         self._places.leave(visit)
-        self._tasks.discard(task)
+        if not len(self._places):
+            self._all_left.set()
         self._watch(True)
 
-    async def _serve(self, visit: _Visit, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        read = False
-        uid = self._uid_of(writer.get_extra_info("socket"))
-        if uid not in (os.geteuid(), 0):
-            self._log(f"the admin socket was refused to uid {uid}")
-            answer: Answer = refusal(HTTPStatus.FORBIDDEN, "only the owner of the home and root may ask")
-        else:
-            async with asyncio.timeout(READ_TIMEOUT):
-                request = await self._read(reader)
-            visit.has_asked = True
-            read = isinstance(request, Request)
-            answer = await self._answer(request) if isinstance(request, Request) else request
-        writer.write(build_answer(answer))
-        async with asyncio.timeout(WRITE_TIMEOUT):
-            await writer.drain()
-        if not read:
-            await self._discard(reader, writer)
-
-    async def _discard(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Drop what is still coming: closing over unread bytes resets the connection, and the peer loses the answer."""
-        writer.write_eof()
-        async with asyncio.timeout(LINGER):
-            for _ in range(2 * CONTENT_MAX // HEAD_MAX):
-                if not await reader.read(HEAD_MAX):
-                    return
-
-    async def _read(self, reader: asyncio.StreamReader) -> Request | Answer:
-        block = await self._read_head(reader)
-        if isinstance(block, Answer):
-            return block
-        head = parse_head(block)
-        if isinstance(head, Answer):
-            return head
-        body = parse_content(await reader.readexactly(head.length))
-        if isinstance(body, Answer):
-            return body
-        return Request(method=head.method, target=head.target, body=body)
-
-    async def _read_head(self, reader: asyncio.StreamReader) -> bytes | Answer:
-        """A head without its empty line. Line by line: behind one that ends in LF alone CRLF might never come."""
-        block = b""
-        while len(block) <= HEAD_MAX:
-            try:
-                line = await reader.readuntil(b"\n")
-            except asyncio.LimitOverrunError:
-                break
-            if line[-2:] != b"\r\n":
-                return refusal(HTTPStatus.BAD_REQUEST, "a line ends in LF alone")
-            if line == b"\r\n":
-                return block[:-2]
-            block += line
-        return refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head is over {HEAD_MAX} bytes")
-
-    async def _answer(self, request: Request) -> Answer:
-        methods = self._routes.get(request.target)
+    def find(self, head: RequestHead) -> Handler | Answer:
+        """Who answers a request."""
+        target, method = head.target.decode("ascii", "replace"), head.method.decode()
+        methods = self._routes.get(target)
         if methods is None:
-            return refusal(HTTPStatus.NOT_FOUND, f"nothing is at {request.target}")
-        handler = methods.get(request.method)
-        if handler is None:
-            return refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.target} takes {', '.join(sorted(methods))}")
+            return refusal(HTTPStatus.NOT_FOUND, f"nothing is at {target}")
+        if method not in methods:
+            return refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"{target} takes {', '.join(sorted(methods))}")
+        return methods[method]
+
+    async def act(self, name: str, handler: Handler, body: Mapping[str, object]) -> Answer:
+        """Do what was asked; a fault is told in the log, not to the peer."""
         try:
-            return await handler(request.body)
+            return await handler(body)
         except Exception as error:
-            self._log(f"{request.method} {request.target} failed: {type(error).__name__}: {error}")
+            self._log(f"{name} failed: {type(error).__name__}: {error}")
             return refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "it failed inside; see the gateway's log")

@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import orjson
 import pytest
 
 from gateway.admin.client import AdminFailed, call
-from gateway.admin.server import CONTENT_MAX, HEAD_MAX, AdminServer, Answer, parse_content, parse_head
+from gateway.admin.server import CONTENT_MAX, LIMITS, AdminServer, Answer, parse_content
 from gateway.supervisor.sockets import ADMIN_MODE, Listener, bind_unix
 
 
@@ -119,28 +120,38 @@ async def test_peer_credentials_are_the_kernels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
-        pytest.param(b"GET /nothing HTTP/1.1\r\n\r\n", 404, id="unknown path"),
-        pytest.param(b"POST /crash HTTP/1.1\r\n\r\n", 405, id="method"),
-        pytest.param(b"GET /echo HTTP/2.0\r\n\r\n", 400, id="version"),
-        pytest.param(b"GET  /echo HTTP/1.1\r\n\r\n", 400, id="two spaces"),
-        pytest.param(b"GET http://localhost/echo HTTP/1.1\r\n\r\n", 400, id="absolute form"),
-        pytest.param(b"GET /echo HTTP/1.1\r\nA : b\r\n\r\n", 400, id="space before colon"),
-        pytest.param(b"GET /echo HTTP/1.1\r\nA: b\r\n c\r\n\r\n", 400, id="folded field"),
-        pytest.param(b"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501, id="chunked"),
-        pytest.param(b"GET /echo HTTP/1.1\r\nUpgrade: h2c\r\n\r\n", 501, id="upgrade"),
-        pytest.param(b"GET /echo HTTP/1.1\r\nOrigin: http://a.example\r\n\r\n", 403, id="web page"),
-        pytest.param(b"POST /echo HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}", 400, id="two lengths"),
-        pytest.param(b"POST /echo HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400, id="negative length"),
-        pytest.param(b"POST /echo HTTP/1.1\r\nContent-Length: +2\r\n\r\n{}", 400, id="signed length"),
-        pytest.param(b"POST /echo HTTP/1.1\r\nContent-Length: 1\r\n\r\n{", 400, id="no JSON"),
-        pytest.param(b"POST /echo HTTP/1.1\r\nContent-Length: 2\r\n\r\n[]", 400, id="no object"),
-        pytest.param(b"POST /echo HTTP/1.1\r\nContent-Length: 65537\r\n\r\n", 413, id="content too long"),
+        pytest.param(b"GET /nothing HTTP/1.1\r\nHost: h\r\n\r\n", 404, id="unknown path"),
+        pytest.param(b"GET /\xe9 HTTP/1.1\r\nHost: h\r\n\r\n", 400, id="path that is no text"),
+        pytest.param(b"GET http://localhost/echo HTTP/1.1\r\nHost: h\r\n\r\n", 404, id="absolute form"),
+        pytest.param(b"GET /" + b"a" * 512 + b" HTTP/1.1\r\nHost: h\r\n\r\n", 414, id="target too long"),
+        pytest.param(b"POST /crash HTTP/1.1\r\nHost: h\r\n\r\n", 405, id="method"),
+        pytest.param(b"TRACE /echo HTTP/1.1\r\nHost: h\r\n\r\n", 501, id="method that nobody serves"),
+        pytest.param(b"GET /echo HTTP/1.1\r\n\r\n", 400, id="no Host"),
+        pytest.param(b"GET /echo HTTP/2.0\r\nHost: h\r\n\r\n", 505, id="version"),
+        pytest.param(b"GET  /echo HTTP/1.1\r\nHost: h\r\n\r\n", 400, id="two spaces"),
+        pytest.param(b"GET /echo HTTP/1.0\r\nA : b\r\n\r\n", 400, id="space before colon"),
+        pytest.param(b"GET /echo HTTP/1.0\r\nA: b\r\n c\r\n\r\n", 400, id="folded field"),
+        pytest.param(
+            b"POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501, id="chunked"
+        ),
+        pytest.param(b"GET /echo HTTP/1.0\r\nUpgrade: h2c\r\n\r\n", 501, id="upgrade"),
+        pytest.param(b"GET /echo HTTP/1.0\r\nOrigin: http://a.example\r\n\r\n", 403, id="web page"),
+        pytest.param(b"POST /echo HTTP/1.0\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}", 400, id="two lengths"),
+        pytest.param(b"POST /echo HTTP/1.0\r\nContent-Length: -1\r\n\r\n", 400, id="negative length"),
+        pytest.param(b"POST /echo HTTP/1.0\r\nContent-Length: +2\r\n\r\n{}", 400, id="signed length"),
+        pytest.param(b"POST /echo HTTP/1.0\r\nContent-Length: 1\r\n\r\n{", 400, id="no JSON"),
+        pytest.param(b"POST /echo HTTP/1.0\r\nContent-Length: 2\r\n\r\n[]", 400, id="no object"),
+        pytest.param(b"POST /echo HTTP/1.0\r\nContent-Length: 65537\r\n\r\n", 413, id="content too long"),
         pytest.param(b"GET /echo HTTP/1.1\n", 400, id="LF"),
         pytest.param(b"GET /echo HTTP/1.1\r\nA: b\n", 400, id="LF behind a field"),
         pytest.param(b"GET /echo HTTP/1.1\r\nA: b\r\n\n", 400, id="LF at the end"),
-        pytest.param(b"\r\nGET /echo HTTP/1.1\r\n\r\n", 400, id="empty line"),
-        pytest.param((b"GET /echo HTTP/1.1\r\n" + b"A: b\r\n" * HEAD_MAX)[: 2 * HEAD_MAX], 431, id="too many lines"),
-        pytest.param(b"GET /echo HTTP/1.1\r\nA: " + b"b" * HEAD_MAX + b"\r\n\r\n", 431, id="head too long"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, id="TLS"),
+        pytest.param(
+            (b"GET /echo HTTP/1.1\r\n" + b"A: b\r\n" * LIMITS.head_bytes)[: 2 * LIMITS.head_bytes],
+            431,
+            id="too many fields",
+        ),
+        pytest.param(b"GET /echo HTTP/1.1\r\nA: " + b"b" * LIMITS.head_bytes + b"\r\n\r\n", 431, id="head too long"),
     ],
 )
 async def test_request_unfit_is_refused_with_its_status(place: Place, request_bytes: bytes, status: int) -> None:
@@ -152,13 +163,13 @@ async def test_request_unfit_is_refused_with_its_status(place: Place, request_by
 
 async def test_request_cut_off_gets_no_answer(place: Place) -> None:
     """Half a request is not acted upon."""
-    assert await place.raw(b"POST /echo HTTP/1.1\r\nContent-Length: 9\r\n\r\n{", eof=True) == b""
+    assert await place.raw(b"POST /echo HTTP/1.0\r\nContent-Length: 9\r\n\r\n{", eof=True) == b""
 
 
 async def test_request_byte_by_byte_is_answered(place: Place) -> None:
     """How the bytes arrive does not matter."""
     reader, writer = await asyncio.open_unix_connection(place.home / "run" / "admin.sock")
-    for byte in b'POST /echo HTTP/1.1\r\nContent-Length: 7\r\n\r\n{"a":1}':
+    for byte in b'POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 7\r\n\r\n{"a":1}':
         writer.write(bytes([byte]))
         await writer.drain()
     assert (await reader.read()).endswith(b'{"echo":{"a":1}}\n')
@@ -167,8 +178,66 @@ async def test_request_byte_by_byte_is_answered(place: Place) -> None:
 
 async def test_peer_that_dawdles_is_cut(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody occupies a connection by saying nothing."""
-    monkeypatch.setattr("gateway.admin.server.READ_TIMEOUT", 0.02)
-    assert await place.raw(b"GET /echo HTT") == b""
+    monkeypatch.setattr("gateway.admin.server.LIMITS", replace(LIMITS, head_timeout=0.02, content_timeout=0.02))
+    assert status_of(await place.raw(b"GET /echo HTT")) == 408
+    assert status_of(await place.raw(b"POST /echo HTTP/1.0\r\nContent-Length: 9\r\n\r\n{")) == 408
+    assert await place.raw(b"") == b""
+
+
+async def test_answer_larger_than_the_buffers_arrives_whole_behind_a_slow_reader(place: Place) -> None:
+    """A status of very many workers gets through, also when the gateway ends while it is read."""
+    blob = "x" * (4 << 20)
+
+    async def big(_body: Mapping[str, object]) -> Answer:
+        return Answer(body={"blob": blob})
+
+    place.server._routes = {"/big": {"GET": big}}
+    reader, writer = await asyncio.open_unix_connection(place.home / "run" / "admin.sock", limit=1024)
+    writer.write(b"GET /big HTTP/1.0\r\n\r\n")
+    head = await reader.readuntil(b"\r\n\r\n")
+    ending = asyncio.create_task(place.server.close())
+    content = await reader.read()
+    await ending
+    assert b"Connection: close\r\n" in head
+    assert orjson.loads(content) == {"blob": blob}
+    await closed(writer)
+
+
+async def test_act_whose_asker_left_is_done_and_holds_its_place_until_then(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload does not stop half-way with its command; who asks and leaves has as many under way as places."""
+    monkeypatch.setattr(place.server, "_most", lambda: 1)
+    begun, go_on, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def act(_body: Mapping[str, object]) -> Answer:
+        begun.set()
+        await go_on.wait()
+        done.set()
+        return Answer(body={})
+
+    place.server._routes = {"/act": {"POST": act}, **ROUTES}
+    reader, writer = await asyncio.open_unix_connection(place.home / "run" / "admin.sock")
+    writer.write(b"POST /act HTTP/1.0\r\n\r\n")
+    await begun.wait()
+    writer.transport.abort()
+    next_one = asyncio.create_task(place.raw(b"GET /echo HTTP/1.0\r\n\r\n"))
+    refused, _ = await asyncio.wait({next_one}, timeout=0.3)
+    assert not refused
+    go_on.set()
+    assert status_of(await next_one) == 200
+    assert done.is_set()
+    assert await reader.read() == b""
+
+
+async def test_expectation_is_met_before_the_content_comes(place: Place) -> None:
+    """A client that asks whether to send its content is told so (RFC 9110 section 10.1.1)."""
+    reader, writer = await asyncio.open_unix_connection(place.home / "run" / "admin.sock")
+    writer.write(b"POST /echo HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(b"{}")
+    assert status_of(await reader.read()) == 200
+    await closed(writer)
 
 
 @pytest.mark.parametrize("extra", [0, 1, 3])
@@ -178,16 +247,29 @@ async def test_connections_over_the_cap_give_way_as_long_as_they_ask_nothing(
     """An operator is served whoever else holds the socket open; the one that was silent longest goes."""
     monkeypatch.setattr(place.server, "_most", lambda: 2)
     silent = [await asyncio.open_unix_connection(place.home / "run" / "admin.sock") for _ in range(1 + extra)]
-    assert status_of(await place.raw(b"GET /echo HTTP/1.1\r\n\r\n")) == 200
+    assert status_of(await place.raw(b"GET /echo HTTP/1.0\r\n\r\n")) == 200
     for number, (reader, writer) in enumerate(silent):
         if number < extra:
             assert await reader.read() == b""
         await closed(writer)
 
 
+async def test_connection_at_the_cap_is_left_in_peace_while_nobody_else_comes(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place is taken from somebody only for somebody."""
+    monkeypatch.setattr(place.server, "_most", lambda: 1)
+    reader, writer = await asyncio.open_unix_connection(place.home / "run" / "admin.sock")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    writer.write(b"GET /echo HTTP/1.0\r\n\r\n")
+    assert status_of(await reader.read()) == 200
+    await closed(writer)
+
+
 async def test_handler_that_fails_is_500_without_its_text(place: Place) -> None:
     """What went wrong inside is for the log, not for the socket."""
-    answer = await place.raw(b"GET /crash HTTP/1.1\r\n\r\n")
+    answer = await place.raw(b"GET /crash HTTP/1.0\r\n\r\n")
     assert status_of(answer) == 500
     assert b"secret" not in answer
     assert place.log == ["GET /crash failed: RuntimeError: a secret in an exception"]
@@ -224,11 +306,12 @@ def test_client_with_a_long_home_says_what_is_too_long(tmp_path: Path) -> None:
         call(tmp_path / ("x" * 107), "GET", "/status")
 
 
-def test_head_at_the_content_limit_passes() -> None:
+async def test_content_at_the_limit_passes(place: Place) -> None:
     """The limit itself is allowed."""
-    head = parse_head(b"POST /x HTTP/1.1\r\nContent-Length: %d" % CONTENT_MAX)
-    assert not isinstance(head, Answer)
-    assert head.length == CONTENT_MAX
+    body = b'{"a":"%b"}' % (b"x" * (CONTENT_MAX - 8))
+    assert len(body) == CONTENT_MAX
+    answer = await place.raw(b"POST /echo HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    assert status_of(answer) == 200
 
 
 def test_content_absent_is_an_empty_object() -> None:
