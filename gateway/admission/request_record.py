@@ -91,6 +91,7 @@ class RequestRecord:
         "listener",
         "parent_id",
         "peer",
+        "pool",
         "protocol",
         "query",
         "rendered",
@@ -119,6 +120,8 @@ class RequestRecord:
         self.target = b""
         """The normal path; empty until it was parsed."""
         self.query: bytes | None = None
+        self.pool: str | None = None
+        """The pool that a route led to, which its target does not tell."""
         self.protocol = "http/1.1"
         """As policies see it: the version, or what a worker asks to speak."""
         self.tls_version = tls_version
@@ -145,6 +148,8 @@ class RequestRecord:
                 return fields
         spent = int((_monotonic() - self.started) * 1e6)
         who = b',"worker":"%b"' % worker if worker else b""
+        if self.pool is not None:
+            who += b',"pool":"%b"' % self.pool.encode("ascii")
         if status:
             who += b',"status":%d' % status
         return RenderedFields(
@@ -191,6 +196,8 @@ class RequestRecord:
             fields["policy"] = self.admitted.allowed.policy_ids
         if self.target:
             fields["target"] = self.target.decode("latin-1")
+        if self.pool is not None:
+            fields["pool"] = self.pool
         if status is not None:
             fields["status"] = status
         fields["ms"] = round((_monotonic() - self.started) * 1000, 3)

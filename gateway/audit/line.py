@@ -47,6 +47,7 @@ FIELDS: Final = frozenset(
         "policy",
         "target",
         "worker",
+        "pool",
         "status",
         "ms",
         "count",

@@ -30,6 +30,8 @@ from gateway.config.values import (
     PoolConfig,
     RouteConfig,
     TcpAddress,
+    ToMaster,
+    ToPool,
     UnixAddress,
 )
 from pki.errors import NameInvalid
@@ -55,7 +57,7 @@ def build_config(tables: Tables, home: Path, notes: Notes) -> Config | None:
     top = tables.top
     groups = _groups(tables.groups, notes)
     masters = _masters(tables.masters, notes)
-    routes = _routes(tables.routes, tables.given.get("masters", frozenset()), notes)
+    routes = _routes(tables, notes)
     pools = _pools(tables.pools, tables.given.get("masters", frozenset()), notes)
     limits = _limits(tables.limits or Limits(), tables.given.get("limits", frozenset()), notes)
     digest = _digest(tables.digest, limits, tables.given.get("digest", frozenset()), notes)
@@ -157,13 +159,11 @@ def _masters(tables: Mapping[str, MasterTable], notes: Notes) -> dict[str, Maste
     return found
 
 
-def _routes(
-    tables: tuple[tuple[int, RouteTable], ...], masters: frozenset[str], notes: Notes
-) -> tuple[RouteConfig, ...]:
+def _routes(tables: Tables, notes: Notes) -> tuple[RouteConfig, ...]:
     found: list[RouteConfig] = []
     paths: dict[str, int] = {}
-    leads: dict[str, tuple[int, str]] = {}
-    for index, table in tables:
+    leads: dict[str, tuple[int, ToMaster | ToPool]] = {}
+    for index, table in tables.routes:
         if table.name is not None:
             _checked(parse_name, table.name, notes, "routes", index, "name")
         problem = route_path_problem(table.path) if table.path else None
@@ -172,22 +172,27 @@ def _routes(
         first = paths.setdefault(table.path, index)
         if first != index and table.path:
             notes.say(f"routes[{first}] has the same path; remove one", "routes", index, "path")
-        for allowance in ("allow_empty_segments", "allow_encoded_slash"):
-            if getattr(table, allowance) and table.path and not table.path.endswith("/*"):
+        for option in ("allow_empty_segments", "allow_encoded_slash", "strip_prefix"):
+            if getattr(table, option) and table.path and not table.path.endswith("/*"):
                 notes.say(
-                    "means nothing for an exact path; end the path in '/*' or remove this", "routes", index, allowance
+                    "means nothing for an exact path; end the path in '/*' or remove this", "routes", index, option
                 )
-        _known_master(table.master, masters, notes, "routes", index, "master")
-        name = table.name or table.master
-        other, master = leads.setdefault(name, (index, table.master))
-        if table.master and master and master != table.master:
-            text = f"routes[{other}] is called {name!r} too but leads to another master; policies could not tell"
+        if table.strip_prefix and table.path == "/*":
+            notes.say("there is nothing to strip from '/*'; remove this", "routes", index, "strip_prefix")
+        to = _destination(index, table, tables, notes)
+        if to is None:
+            continue
+        name = table.name or to.name
+        other, known = leads.setdefault(name, (index, to))
+        if to.name and known.name and to != known:
+            text = f"routes[{other}] is called {name!r} too but leads elsewhere; policies could not tell"
             notes.say(f"{text} them apart, so rename one", "routes", index, "name")
         found.append(
             RouteConfig(
                 name=name,
                 path=table.path,
-                master=table.master,
+                to=to,
+                strip_prefix=table.strip_prefix,
                 allow_empty_segments=table.allow_empty_segments,
                 allow_encoded_slash=table.allow_encoded_slash,
                 allow_cross_site=table.allow_cross_site,
@@ -196,8 +201,35 @@ def _routes(
     return tuple(found)
 
 
+def _destination(index: int, table: RouteTable, tables: Tables, notes: Notes) -> ToMaster | ToPool | None:
+    """Where a route leads; None: nowhere, or to two places, which was noted."""
+    match table.master, table.pool:
+        case None, None:
+            if not (notes.has("routes", index, "master") or notes.has("routes", index, "pool")):
+                notes.say("is missing; name a master, or a pool instead", "routes", index, "master")
+            return None
+        case str(master), None:
+            _known_master(master, tables.given.get("masters", frozenset()), notes, "routes", index, "master")
+            return ToMaster(master)
+        case None, str(pool):
+            _known_pool(pool, tables, notes, "routes", index, "pool")
+            return ToPool(pool)
+        case _:
+            notes.say("a route leads to a master or to a pool; remove one of the two", "routes", index, "pool")
+            return None
+
+
+def _known_pool(name: str, tables: Tables, notes: Notes, *parts: Part) -> None:
+    pools = tables.given.get("pools", frozenset())
+    if name not in pools:
+        known = f"known: {', '.join(sorted(pools))}" if pools else "there is no [pools] table"
+        notes.say(f"there is no pool {name[:80]!r} ({known}); add [pools.NAME] or name another", *parts)
+    elif name in tables.pools and tables.pools[name].mode != "hosted":
+        notes.say(f"pool {name!r} is not hosted, so its workers are a master's; name that master", *parts)
+
+
 def _known_master(name: str, masters: frozenset[str], notes: Notes, *parts: Part) -> None:
-    if name and name not in masters:
+    if name not in masters:
         known = f"known: {', '.join(sorted(masters))}" if masters else "there is no [masters] table"
         notes.say(f"there is no master {name[:80]!r} ({known}); add [masters.NAME] or name another", *parts)
 

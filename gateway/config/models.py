@@ -56,11 +56,19 @@ class MasterTable(Table):
 
 
 class RouteTable(Table):
-    """``[[routes]]``: which paths lead to which master; the longest match wins."""
+    """``[[routes]]``: which paths lead to which master or pool; the longest match wins."""
 
-    name: Text | None = Field(None, description="Name in policies; without it, the name of the master.")
+    name: Text | None = Field(None, description="Name in policies; without it, the name of the master or pool.")
     path: Text = Field(description="`/x/*` for `/x/` and all below, or one exact path; in normal form.")
-    master: Text = Field(description="Name of the master.")
+    master: Text | None = Field(None, description="Name of the master. Either this or `pool` must be there.")
+    pool: Text | None = Field(
+        None, description="Name of a hosted pool: the request goes to a worker that has a free slot."
+    )
+    strip_prefix: Flag = Field(
+        False,
+        description="Forward the path without what stands before `/*`: `/x/y` of a route `/x/*` as `/y`. Answers pass"
+        " as they are: `Location` and links in pages are not rewritten.",
+    )
     allow_empty_segments: Flag = Field(False, description="Accept `//` in paths of this route.")
     allow_encoded_slash: Flag = Field(False, description="Accept `%2F` in paths of this route.")
     allow_cross_site: Flag = Field(

@@ -87,6 +87,10 @@ class Notes:
         path = key_path(parts)
         self.problems.append(ConfigProblem(path=self.aliases.get(path, path), message=message))
 
+    def has(self, *parts: Part) -> bool:
+        """Whether a problem with the key at `parts` was noted."""
+        return any(problem.path == key_path(parts) for problem in self.problems)
+
     def told(self) -> tuple[ConfigProblem, ...]:
         """The problems table by table, in the order of the file; first those with what is not in it."""
         places = {key: place for place, key in enumerate(self.order)}

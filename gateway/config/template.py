@@ -42,6 +42,10 @@ realm = {realm}  # fixed: passwords are stored for this realm and fail under ano
 # [[routes]]
 # path = "/jobs/*"
 # master = "jobs"
+# [[routes]]                               # straight to a worker of a hosted pool
+# path = "/render/*"
+# pool = "render"
+# strip_prefix = true                      # "/render/x" is forwarded as "/x"
 
 # [pools.render]
 # mode = "hosted"

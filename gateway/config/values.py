@@ -114,13 +114,29 @@ class MasterConfig:
     host: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ToMaster:
+    """A route leads to the master of this name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToPool:
+    """A route leads to a worker of the hosted pool of this name."""
+
+    name: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteConfig:
-    """Paths that lead to a master; `path` is normal, exact or ending in ``/*``."""
+    """Paths that lead somewhere; `path` is normal, exact or ending in ``/*``."""
 
     name: str
     path: str
-    master: str
+    to: ToMaster | ToPool
+    strip_prefix: bool = False
+    """What stands before the star's slash is not forwarded."""
     allow_empty_segments: bool = False
     allow_encoded_slash: bool = False
     allow_cross_site: bool = False

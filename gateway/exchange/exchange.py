@@ -27,7 +27,7 @@ class Exchange(Account):
         admitted: the proof that the request may be forwarded; nothing is forwarded without it.
         target: what stands in the request line towards the master or worker.
         blocks: the fields that go with it.
-        dispatch: whether it goes to a worker of a pool (else over a route to a master).
+        dispatch: whether it goes to a worker of a pool, else to a master. Over a route it may be either.
     """
 
     __slots__ = (
@@ -37,6 +37,7 @@ class Exchange(Account):
         "_finishing",
         "_holds",
         "_inbound",
+        "_is_over_route",
         "_kept",
         "_kept_size",
         "_lines",
@@ -65,6 +66,7 @@ class Exchange(Account):
         assert admitted is record.admitted
         super().__init__(process, record, end, dispatch=dispatch)
         self._inbound = inbound
+        self._is_over_route = not dispatch or record.pool is not None
         self._target = target
         self._blocks = blocks
         self._client: ResponseEnd | None = None
@@ -269,7 +271,7 @@ class Exchange(Account):
     def response_interim(self, head: ResponseHead) -> None:
         """1xx: passed on, except 100, which is ours to send."""
         if head.status != 100:
-            self._end.interim(head.status, (response_fields(head, route=not self._dispatch),))
+            self._end.interim(head.status, (response_fields(head, route=self._is_over_route),))
 
     def response_switched(self, head: ResponseHead, link: Link, surplus: bytes) -> None:
         """Cannot happen: no exchange asks to switch."""
@@ -279,11 +281,11 @@ class Exchange(Account):
         """The final answer begins."""
         self._kept = None
         self._named = head.connection
-        if not self._dispatch and head.status in (401, 407):
+        if self._is_over_route and head.status in (401, 407):
             self._drop_client()
             self._fail(502, "master-asked-credentials", "master_asked_credentials")
             return
-        fields = response_fields(head, route=not self._dispatch)
+        fields = response_fields(head, route=self._is_over_route)
         blocks: Blocks = (fields, one_field(b"Rhttp-Request-Id", self.record.id_bytes))
         if self.worker_name is not None:
             blocks = (*blocks, one_field(b"Rhttp-Worker", self._worker))

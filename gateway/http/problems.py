@@ -130,7 +130,7 @@ PROBLEMS: Final[Mapping[Problem, ProblemType]] = MappingProxyType(
             _open(Problem.MASTER_UNREACHABLE, 502, "The master cannot be reached"),
             _open(Problem.MASTER_LOST, 502, "The master was lost; the request may have run"),
             _open(Problem.MASTER_INVALID, 502, "The master's answer is not valid"),
-            _open(Problem.MASTER_ASKED_CREDENTIALS, 502, "The master asks for credentials of its own"),
+            _open(Problem.MASTER_ASKED_CREDENTIALS, 502, "The master or worker asks for credentials of its own"),
         )
     }
 )

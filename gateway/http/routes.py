@@ -1,4 +1,4 @@
-"""Which master a path leads to.
+"""Which route a path takes.
 
 ``/x/*`` matches ``/x/`` and everything below, not ``/x``; a path without the star matches itself; the longest match
 wins, between equals the exact one. ``/-`` and everything under ``/-/`` is the gateway's own and matches nothing here.

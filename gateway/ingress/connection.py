@@ -230,6 +230,7 @@ class Connection:
                 return
             end.last_request()
         blocks = (forward.block, one_field(b"Rhttp-Request-Id", record.id_bytes))
+        record.pool = forward.pool
         exchange = Exchange(
             process, record, admitted, end, forward.inbound, forward.target, blocks, dispatch=forward.dispatch
         )

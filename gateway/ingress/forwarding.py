@@ -26,10 +26,11 @@ def forward(
     *,
     worker: str | None = None,
     dispatch: bool = False,
+    pool: str | None = None,
 ) -> Act:
-    """Send it to ``inbound`` as ``target`` once policy has said yes to ``question``.
+    """Send it to ``inbound`` as ``target`` once policy has said yes to ``question``; see `Forward`.
 
-    A dispatch waits for a slot as long as its requester is willing to, and the configuration lets it.
+    What goes to a worker waits for a slot as long as its requester is willing to, and the configuration lets it.
     """
     block = section.block
     if section.max_forwards is not None:
@@ -41,5 +42,14 @@ def forward(
     if not dispatch:
         return Forward(question, inbound, target, block)
     wishes = section.wishes
-    wait = min(float(wishes.wait), section.generation.config.limits.wait_max)
-    return Forward(question, inbound, target, block, worker=worker, label=wishes.label, wait=wait, dispatch=True)
+    return Forward(
+        question,
+        inbound,
+        target,
+        block,
+        worker=worker,
+        label=wishes.label,
+        wait=min(float(wishes.wait), section.generation.config.limits.wait_max),
+        dispatch=True,
+        pool=pool,
+    )

@@ -22,7 +22,7 @@ from rhttp.reversal.upgrade import UpgradeVariant
 class Forward:
     """It goes to a master or a worker. A plain slotted class: requests for new paths make one each."""
 
-    __slots__ = ("block", "dispatch", "inbound", "label", "question", "target", "wait", "worker")
+    __slots__ = ("block", "dispatch", "inbound", "label", "pool", "question", "target", "wait", "worker")
 
     def __init__(
         self,
@@ -35,6 +35,7 @@ class Forward:
         label: tuple[str, str] | None = None,
         wait: float = 0.0,
         dispatch: bool = False,
+        pool: str | None = None,
     ) -> None:
         self.question = question
         """What policy must have allowed."""
@@ -48,6 +49,9 @@ class Forward:
         self.wait = wait
         """Seconds that it may wait for a slot."""
         self.dispatch = dispatch
+        """Whether it goes to a worker of a pool."""
+        self.pool = pool
+        """That pool's name, when a route leads to it: the target does not tell."""
 
 
 @dataclass(frozen=True, slots=True)

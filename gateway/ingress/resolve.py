@@ -14,7 +14,7 @@ from typing import Final
 from gateway.admission.checks import Refusal
 from gateway.admission.request_record import Question
 from gateway.config.route_paths import is_reserved
-from gateway.config.values import RouteConfig
+from gateway.config.values import RouteConfig, ToMaster
 from gateway.core.context import Generation
 from gateway.core.peer import LocalPeer, Peer
 from gateway.ingress.endpoints import NO_PATH, SWITCH, Endpoint, OwnRequest, find_endpoint, method_refusal
@@ -22,11 +22,16 @@ from gateway.ingress.field_section import FieldSection, fields_about, refuse_abs
 from gateway.ingress.forwarding import forward
 from gateway.ingress.outcomes import Act, Options
 from gateway.ingress.serving import serving_of
-from rhttp.http1.target import BadTarget, Target
+from gateway.pools.hosted import HostedPool
+from rhttp.http1.target import BadTarget, Target, readings
 from rhttp.message import RequestHead, SharedFields
 
 _OPTIONS: Final = Options()
 _NO_ROUTE: Final = Refusal(status=404, slug="not-found", reason="no_route")
+_STRIPPED_EMPTY: Final = Refusal(status=400, slug="target-invalid", reason="target_empty_segment")
+"""A path that begins with two slashes is an authority to some who join it to a URL."""
+_STRIPPED_RESERVED: Final = Refusal(status=404, slug="not-found", reason="reserved_behind_prefix")
+"""Behind a route may be another gateway, whose own paths are not for the clients of this one."""
 _WITH_CONTENT: Final = Refusal(status=400, slug="bad-request", reason="upgrade_with_content", closes=True)
 
 
@@ -209,4 +214,19 @@ def _act(endpoint: Endpoint, own: OwnRequest) -> Act:
 
 
 def _over(route: RouteConfig, section: FieldSection, question: Question, target: Target) -> Act:
-    return forward(section, question, section.generation.masters[route.master], target.normal)
+    """What a route leads to."""
+    serving, normal = section.generation, target.normal
+    if route.strip_prefix:
+        length = len(route.path) - 2
+        normal = normal[length:]
+        for rest in readings(target.path[length:]):
+            if rest.startswith(b"//"):
+                return _STRIPPED_EMPTY
+            if is_reserved(rest):
+                return _STRIPPED_RESERVED
+    to = route.to
+    if isinstance(to, ToMaster):
+        return forward(section, question, serving.masters[to.name], normal)
+    pool = serving.pools[to.name]
+    assert isinstance(pool, HostedPool)  # so says the check of the configuration
+    return forward(section, question, pool, normal, dispatch=True, pool=to.name)

@@ -27,6 +27,8 @@ from gateway.config.values import (
     RouteConfig,
     StateConfig,
     TcpAddress,
+    ToMaster,
+    ToPool,
     UnixAddress,
 )
 
@@ -129,8 +131,8 @@ def test_config_full_is_read_into_values() -> None:
     assert config.groups == {"ops": ("client/alice", "worker/w1", "master/m1")}
     assert config.masters == {"jobs": jobs}
     assert config.routes == (
-        RouteConfig(name="jobs", path="/jobs/*", master="jobs"),
-        RouteConfig(name="exact", path="/one", master="jobs", allow_cross_site=True),
+        RouteConfig(name="jobs", path="/jobs/*", to=ToMaster("jobs")),
+        RouteConfig(name="exact", path="/one", to=ToMaster("jobs"), allow_cross_site=True),
     )
     assert config.pools == {
         "render": PoolConfig(name="render", queue=5),
@@ -215,9 +217,9 @@ listen = "127.0.0.1:1"
         "masters.jobs.urls[2]",
         "masters.jobs.urls[0]",
         "masters.jobs.urls[1]",
-        "routes[0].master",
         "routes[1].naem",
         "routes[0].path",
+        "routes[0].master",
         "routes[1].master",
         "pools.render.mode",
         "pools.render.queue",
@@ -343,7 +345,10 @@ def test_config_trust_domain_is_a_lower_case_dns_name(name: str) -> None:
     assert list(problems(f'trust_domain = "{name}"\n{REALM}')) == ["trust_domain"]
 
 
-ROUTES = '[masters.a]\nurls = ["http://h:1"]\n[masters.b]\nurls = ["http://h:2"]\n'
+ROUTES = (
+    '[masters.a]\nurls = ["http://h:1"]\n[masters.b]\nurls = ["http://h:2"]\n'
+    '[pools.p]\n[pools.q]\n[pools.r]\nmode = "relay"\nmaster = "a"\n'
+)
 
 
 @pytest.mark.parametrize(
@@ -366,6 +371,25 @@ ROUTES = '[masters.a]\nurls = ["http://h:1"]\n[masters.b]\nurls = ["http://h:2"]
             "exact path",
         ),
         ('[[routes]]\npath = "/x"\nmaster = "a"\nallow_empty_segments = 1', "routes[0].allow_empty_segments", "is 1"),
+        ('[[routes]]\npath = "/x"', "routes[0].master", "name a master, or a pool"),
+        ('[[routes]]\npath = "/x"\nmaster = 1', "routes[0].master", "is 1"),
+        ('[[routes]]\npath = "/x"\nmaster = ""', "routes[0].master", "known: a, b"),
+        ('[[routes]]\npath = "/x"\npool = 1', "routes[0].pool", "is 1"),
+        ('[[routes]]\npath = "/x"\nmaster = "a"\npool = "p"', "routes[0].pool", "remove one"),
+        ('[[routes]]\npath = "/x"\npool = "no"', "routes[0].pool", "known: p, q, r"),
+        ('[[routes]]\npath = "/x"\npool = "r"', "routes[0].pool", "name that master"),
+        (
+            '[[routes]]\npath = "/x"\npool = "p"\n[[routes]]\npath = "/y"\npool = "q"\nname = "p"',
+            "routes[1].name",
+            "leads elsewhere",
+        ),
+        (
+            '[[routes]]\npath = "/x"\nmaster = "a"\n[[routes]]\npath = "/y"\npool = "p"\nname = "a"',
+            "routes[1].name",
+            "leads elsewhere",
+        ),
+        ('[[routes]]\npath = "/x"\npool = "p"\nstrip_prefix = true', "routes[0].strip_prefix", "exact path"),
+        ('[[routes]]\npath = "/*"\npool = "p"\nstrip_prefix = true', "routes[0].strip_prefix", "nothing to strip"),
     ],
 )
 def test_config_route_with_one_fault_is_one_problem_with_its_mend(routes: str, path: str, words: str) -> None:
@@ -373,6 +397,17 @@ def test_config_route_with_one_fault_is_one_problem_with_its_mend(routes: str, p
     found, message = problem(tables=ROUTES + routes)
     assert found == path
     assert words in message
+
+
+def test_config_route_leads_to_a_pool_and_takes_its_name() -> None:
+    """Beside routes to masters, with or without its prefix."""
+    text = (
+        '[[routes]]\npath = "/p/*"\npool = "p"\nstrip_prefix = true\n[[routes]]\npath = "/q"\npool = "q"\nname = "n"\n'
+    )
+    assert parsed(MINIMAL + REALM + ROUTES + text).routes == (
+        RouteConfig(name="p", path="/p/*", to=ToPool("p"), strip_prefix=True),
+        RouteConfig(name="n", path="/q", to=ToPool("q")),
+    )
 
 
 def test_config_routes_of_one_master_may_share_its_name() -> None:

@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.route_paths import is_reserved, route_path_problem
-from gateway.config.values import RouteConfig
+from gateway.config.values import RouteConfig, ToMaster
 from gateway.http.routes import RouteTable
 from rhttp.http1.target import BadTarget, TargetFault, readings
 
 
 def route(path: str, *, empty: bool = False, slash: bool = False) -> RouteConfig:
-    return RouteConfig(name="r" + path, path=path, master="m", allow_empty_segments=empty, allow_encoded_slash=slash)
+    to = ToMaster("m")
+    return RouteConfig(name="r" + path, path=path, to=to, allow_empty_segments=empty, allow_encoded_slash=slash)
 
 
 def found(table: RouteTable, path: bytes) -> str | None:

@@ -18,6 +18,10 @@ from support.spread import clients, masters
 from support.wire import request
 
 CONFIG = f"""{JOBS}
+[[routes]]
+path = "/render/*"
+pool = "render"
+strip_prefix = true
 [metrics]
 listen = "127.0.0.1:0"
 [limits]
@@ -120,6 +124,24 @@ def test_dispatch_reaches_a_worker_of_the_other_process(rig: Rig, stack: ExitSta
             answer = wire.answer()
             assert (answer.status, answer["rhttp-worker"]) == (200, "w1")
             assert [line["event"] for line in rig.lines_of(answer)] == ["dispatch.sent", "dispatch"]
+
+
+def test_client_reaches_a_worker_of_the_other_process_by_a_route(rig: Rig, stack: ExitStack) -> None:
+    """Straight from its connection, whichever process that came to."""
+    worker = worker_on(rig, stack, "w1", "p1")
+    digest = rig.digest("alice").challenged(stack.enter_context(rig.connect("alice")).ask("/-/pools"))
+    for wire in clients(rig, stack).values():
+        for _ in range(3):
+            wire.send(request("/render/job?q", "POST", digest.line("/render/job?q", "POST"), content=b"work"))
+            taken = worker.serve()
+            assert (taken.target, taken.content) == ("/job?q", b"work")
+            assert taken["rhttp-identity"] == "client/alice"
+            answer = wire.answer()
+            assert (answer.status, answer["rhttp-worker"]) == (200, "w1")
+            lines = rig.lines_of(answer)
+            assert [line["event"] for line in lines] == ["dispatch.sent", "dispatch"]
+            told = {(line["target"], line["pool"], line["worker"]) for line in lines}
+            assert told == {("/render/job", "render", "w1")}
 
 
 def test_waiting_master_gets_the_other_process_s_slot(rig: Rig, stack: ExitStack) -> None:
