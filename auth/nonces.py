@@ -42,12 +42,11 @@ class NonceKey:
         ValueError: fewer than 32 bytes.
     """
 
-    __slots__ = ("_inner", "_outer", "_secret")
+    __slots__ = ("_inner", "_outer")
 
     def __init__(self, secret: bytes) -> None:
         if len(secret) < 32:
             raise ValueError("a nonce key has at least 32 bytes")
-        self._secret = secret
         # RFC 2104: what both hashes begin with is the same for every message, so it is hashed once.
         block = (secret if len(secret) <= _BLOCK else sha256(secret).digest()).ljust(_BLOCK, b"\0")
         self._inner = sha256(bytes(byte ^ 0x36 for byte in block))
@@ -55,10 +54,6 @@ class NonceKey:
 
     def __repr__(self) -> str:
         return "<NonceKey>"
-
-    def unsafe_secret(self) -> bytes:
-        """The key itself, to hand it to the gateway's own processes and to nobody else."""
-        return self._secret
 
     def mac(self, message: bytes) -> bytes:
         """HMAC-SHA-256 of the message, cut to 144 bits, as 24 characters of base64url."""

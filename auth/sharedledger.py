@@ -98,10 +98,6 @@ class SharedLedger:
         self._locks = LockMemory(self._memory)
         self._places: Memo[bytes, Place] = Memo(_MAX_PLACES)
         self._jams: Memo[int, float] = Memo(_MAX_JAMS)
-        #: Spends that were not made because a lock was not to be had, by this process.
-        self.timeouts = 0
-        #: Stripes that this process emptied, since whoever had written there was killed.
-        self.recoveries = 0
 
     @property
     def window(self) -> int:
@@ -178,7 +174,6 @@ class SharedLedger:
         table = self._table
         if table.is_marked(stripe):
             table.recover(stripe, max(0, int(now * 1000)))
-            self.recoveries += 1
         slot = table.find(stripe, nonce)
         is_new = slot < 0
         if is_new:
@@ -212,7 +207,6 @@ class SharedLedger:
             if is_jammed or time.monotonic() >= deadline:
                 if not is_jammed:
                     self._jams.remember(address, now + _JAM_MEMORY)
-                self.timeouts += 1
                 return False
             time.sleep(pause)
             pause = min(2 * pause, _LONG_PAUSE)

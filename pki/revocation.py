@@ -31,7 +31,6 @@ __all__ = [
     "RevocationReason",
     "RevocationView",
     "RevokedEntry",
-    "RevokedSerials",
     "build_crl",
     "check_revocation",
 ]
@@ -64,18 +63,6 @@ class RevokedEntry:
     serial: int
     revoked_at: datetime
     reason: RevocationReason = RevocationReason.UNSPECIFIED
-
-
-class RevokedSerials:
-    """A view over serial numbers in the inventory's hex form."""
-
-    __slots__ = ("_serials",)
-
-    def __init__(self, serials: frozenset[str]) -> None:
-        self._serials = serials
-
-    def is_revoked(self, serial: int) -> bool:
-        return serial_hex(serial) in self._serials
 
 
 def build_crl(

@@ -26,7 +26,6 @@ _STATUS_TIMEOUT = 10.0
 _POLL = 0.25  # seconds between two looks with -f
 _MAX_LINES = 100_000
 _MAX_KEPT = 1024 * 1024  # bytes of a file of kept checkpoints
-_TAIL_BYTES = 256 * 1024
 _FIRST = ("event", "outcome", "reason", "identity", "target", "status", "ms")  # what people look for, in front
 
 

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -17,7 +17,6 @@ from click.core import ParameterSource
 from rhttp.worker.secret_file import exposure
 from rhttp.worker.text_file import NotText, first_line
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 _MAX_PASSPHRASE_FILE = 1 << 20

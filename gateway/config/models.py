@@ -94,9 +94,6 @@ class MetricsTable(Table):
     allow_remote: Flag = Field(False, description="Permit an address that is not a loopback one.")
 
 
-Group = list[Text]
-"""``[groups] NAME = [members]``."""
-
 # Every table of the file but the top one: its key, how it is written, what it holds. Order is that of the reference.
 TABLES: dict[str, tuple[str, type[Any]]] = {
     "digest": ("[digest]", DigestConfig),

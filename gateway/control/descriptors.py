@@ -137,11 +137,6 @@ class Tally:
         self._memory.close()
 
 
-def own_of(sockets: tuple[socket.socket, ...], index: int) -> socket.socket:
-    """This process's own of one socket for each, or the one that all share."""
-    return sockets[index] if len(sockets) > 1 else sockets[0]
-
-
 def _socket(number: int) -> socket.socket:
     made = socket.socket(fileno=number)
     made.setblocking(False)

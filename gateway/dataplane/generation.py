@@ -39,7 +39,6 @@ from rhttp.message import METHODS, SAFE
 from rhttp.tls.context import server_context
 from rhttp.tls.handshake import PresentedPath, Verify
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _UNSAID: Final[Mapping[str, frozenset[bytes]]] = {"unsafe": SAFE, "all": frozenset(), "none": METHODS}
 
 

@@ -124,10 +124,6 @@ class Home:
         return self.path / "policy.cedarschema"
 
     @property
-    def state_db(self) -> Path:
-        return self.path / "state.db"
-
-    @property
     def keys(self) -> Path:
         return self.path / "keys"
 
@@ -158,10 +154,6 @@ class Home:
     @property
     def admin_socket(self) -> Path:
         return self.run / "admin.sock"
-
-    @property
-    def dispatch_socket(self) -> Path:
-        return self.run / "dispatch.sock"
 
     @property
     def root_key(self) -> Path:

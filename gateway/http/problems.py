@@ -16,7 +16,6 @@ from typing import Final
 
 import orjson
 
-CONTENT_TYPE: Final = b"application/problem+json"
 URN: Final = "urn:rhttp:problem:"
 _MAX_DETAIL: Final = 1000
 
@@ -143,7 +142,7 @@ _BEGINNINGS: Final = {
 
 
 def problem_body(slug: Problem, request_id: str, detail: str | None = None) -> bytes:
-    """The JSON content of a problem answer, one line; status: ``PROBLEMS[slug].status``, type: `CONTENT_TYPE`.
+    """The JSON content of a problem answer, one line; status: ``PROBLEMS[slug].status``.
 
     `detail` is text for the peer, cut at 1,000 characters. It is left out where the type is closed. What is in it is
     not looked at: exception text and addresses of masters have no place there.

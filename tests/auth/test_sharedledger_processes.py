@@ -85,13 +85,11 @@ def test_spend_after_a_process_was_killed_at_a_first_spend_is_stale_and_others_g
         other.tell("take", lock, mark_of(lock), lock + ledger._table._keys_at)
         assert other.hear() == "taken"
         assert ledger.spend("a", stamped(0, 2), 1, NOW) is Spend.BUSY  # not to be had while it lives
-        assert ledger.recoveries == 0
         assert ledger.spend(away, theirs, 1, NOW) is Spend.FRESH
         os.kill(other.process.pid, signal.SIGKILL)
         other.process.wait(60)
         for nc in (1, 2, 3):
             assert ledger.spend("a", nonce, nc, NOW) is Spend.STALE
-        assert ledger.recoveries == 1
         assert ledger.spend("a", stamped(1), 1, NOW) is Spend.FRESH
         assert ledger.spend(away, theirs, 2, NOW) is Spend.FRESH
 
@@ -114,7 +112,6 @@ def test_spend_after_a_process_was_killed_at_a_nonces_counters_is_stale_for_that
         assert ledger.spend("a", nonce, 4, NOW) is Spend.STALE
         assert ledger.spend("a", others_nonce, 2, NOW) is Spend.FRESH
         assert ledger.spend("a", stamped(0, 2), 1, NOW) is Spend.FRESH
-        assert ledger.recoveries == 0
 
 
 def test_spend_while_the_holder_of_another_nonce_has_no_cpu_is_fresh_at_once(
@@ -132,7 +129,6 @@ def test_spend_while_the_holder_of_another_nonce_has_no_cpu_is_fresh_at_once(
                 assert ledger.spend("a", stamped(0, number), 2, NOW) is Spend.FRESH
         os.kill(other.process.pid, signal.SIGCONT)
         assert other.hear() == "released"
-    assert ledger.timeouts == 0
 
 
 @pytest.mark.parametrize("is_first", [False, True])
@@ -162,7 +158,6 @@ def test_spend_while_the_holder_comes_back_late_waits_and_is_fresh_once(
         assert ledger.spend(*asked) is Spend.FRESH
         assert released == ["released"]
         assert ledger.spend(*asked) is Spend.REPLAYED
-        assert ledger.timeouts == 0
 
 
 def test_spend_while_the_holder_is_stopped_waits_briefly_and_is_busy(ledger: SharedLedger) -> None:
@@ -180,7 +175,6 @@ def test_spend_while_the_holder_is_stopped_waits_briefly_and_is_busy(ledger: Sha
         for _ in range(2000):  # would be 100 s with all the patience
             assert ledger.spend("a", nonce, 2, NOW + 0.5) is Spend.BUSY
         assert time.monotonic() - began < SLACK
-        assert ledger.timeouts == 2001
         began = time.monotonic()
         assert ledger.spend("a", nonce, 2, NOW + 1.5) is Spend.BUSY
         assert time.monotonic() - began >= PATIENCE
@@ -188,7 +182,6 @@ def test_spend_while_the_holder_is_stopped_waits_briefly_and_is_busy(ledger: Sha
         os.kill(other.process.pid, signal.SIGCONT)
         assert other.hear() == "released"
         assert ledger.spend("a", nonce, 2, NOW + 1.6) is Spend.FRESH
-        assert ledger.recoveries == 0
 
 
 def test_spend_at_the_cap_while_the_holder_of_the_oldest_nonce_is_stopped_is_busy_and_takes_nothing() -> None:

@@ -40,7 +40,6 @@ def test_home_layout_is_the_documented_one(home: Home) -> None:
     assert home.ca_key(Role.WORKER) == home.path / "keys" / "worker-ca.key"
     assert home.ca_cert(Role.CLIENT) == home.path / "certs" / "client-ca.pem"
     assert home.admin_socket == home.path / "run" / "admin.sock"
-    assert home.state_db == home.path / "state.db"
 
 
 def test_home_behind_symlink_opens_and_keeps_the_short_path(home: Home, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from gateway.control.descriptors import Inherited, Sockets, Tally, own_of, parse_arguments
+from gateway.control.descriptors import Inherited, Sockets, Tally, parse_arguments
 
 OF_TWO = ["control=3", "tls=4,5", "dispatch=6", "mesh=7", "ledger=8", "tally=10", "index=1", "processes=2"]
 
@@ -78,8 +78,6 @@ def test_sockets_are_opened_by_number_and_never_block() -> None:
     assert opened.mesh is not None
     for sock in (*opened.tls, opened.mesh):
         assert not sock.getblocking()
-    assert own_of(opened.tls, 1) is opened.tls[1]
-    assert own_of(opened.tls[:1], 1) is opened.tls[0]
     for sock in (*opened.tls, opened.mesh, mine, other):
         sock.close()
 

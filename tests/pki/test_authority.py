@@ -7,17 +7,16 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 
 import pytest
+from support.certs import NOTHING_REVOKED
 
 from pki.authority import Authority, Hierarchy, make_hierarchy
 from pki.errors import InputUnreadable, NameInvalid, ProfileViolation, StoreError
 from pki.issue import certificate_pem
 from pki.keys import generate_key, private_key_pem
 from pki.names import PEER_ROLES, Role, SpiffeId, parse_san
-from pki.revocation import RevokedSerials
 from pki.verify import TrustStore, verify_peer
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
-NOTHING_REVOKED = RevokedSerials(frozenset())
 
 
 @cache

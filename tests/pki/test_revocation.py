@@ -13,14 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from support.certs import AT, Pair, authority, common_name, forge, peer
 
 from pki.errors import CertificateInvalid, PathReason
-from pki.issue import serial_hex
 from pki.names import Role
 from pki.profiles import key_usage
 from pki.revocation import (
     CrlView,
     RevocationReason,
     RevokedEntry,
-    RevokedSerials,
     build_crl,
     check_revocation,
 )
@@ -253,13 +251,6 @@ def test_view_becomes_stale_with_its_list() -> None:
     with pytest.raises(CertificateInvalid) as caught:
         CrlView(made, issuer.certificate, at=AT + DAY + timedelta(seconds=1))
     assert caught.value.reason is PathReason.STALE_CRL
-
-
-def test_view_over_serials_reads_the_inventorys_hex() -> None:
-    view = RevokedSerials(frozenset({serial_hex(0xABC), "01"}))
-    assert view.is_revoked(0xABC)
-    assert view.is_revoked(1)
-    assert not view.is_revoked(0xABCD)
 
 
 def test_list_of_ten_thousand_entries_decides() -> None:

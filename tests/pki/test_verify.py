@@ -15,6 +15,7 @@ from support.certs import (
     AT,
     DOMAIN,
     NOTHING_REVOKED,
+    RevokedSerials,
     authority,
     entropy,
     forge,
@@ -37,7 +38,7 @@ from pki.issue import IssuerKey, certificate_pem, issue_ca, issue_peer, issue_ro
 from pki.keys import KeyType, generate_key
 from pki.names import PEER_ROLES, Role, SpiffeId
 from pki.profiles import key_usage
-from pki.revocation import RevocationView, RevokedSerials
+from pki.revocation import RevocationView
 from pki.template import CertificateTemplate
 from pki.verify import PeerVerifier, TrustStore, VerifiedPeer, verify_file, verify_peer
 

@@ -16,16 +16,27 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from pki.issue import IssuerKey, certificate_pem, issue_ca, issue_peer, issue_root, issue_server
+from pki.issue import IssuerKey, certificate_pem, issue_ca, issue_peer, issue_root, issue_server, serial_hex
 from pki.keys import KeyType, PrivateKey, generate_key
 from pki.names import Role, SpiffeId, parse_san
 from pki.profiles import LEAF_PROFILES, key_usage
-from pki.revocation import RevokedSerials
 from pki.template import CertificateTemplate, build_template, peer_subject
 from pki.verify import TrustStore
 
 AT = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 DOMAIN = "example.internal"
+
+
+class RevokedSerials:
+    """A view of revocations over serial numbers in the inventory's hex form."""
+
+    def __init__(self, serials: frozenset[str]) -> None:
+        self._serials = serials
+
+    def is_revoked(self, serial: int) -> bool:
+        return serial_hex(serial) in self._serials
+
+
 NOTHING_REVOKED = RevokedSerials(frozenset())
 
 _numbers = itertools.count()

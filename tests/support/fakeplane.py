@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from gateway.control.channel import Drained
-from gateway.control.descriptors import Inherited, Sockets, own_of
+from gateway.control.descriptors import Inherited, Sockets
 from gateway.control.process_inputs import ProcessInputs
 from gateway.dataplane.main import run
 from gateway.state.snapshot import StateSnapshot
@@ -31,6 +31,11 @@ async def _held(inputs: ProcessInputs, word: str) -> None:
     while _is_told(inputs, word) and (place / "hold").exists():
         (place / "held").touch()
         await asyncio.sleep(0.01)
+
+
+def own_of(sockets: tuple[socket.socket, ...], index: int) -> socket.socket:
+    """This process's own of one socket for each, or the one that all share."""
+    return sockets[index] if len(sockets) > 1 else sockets[0]
 
 
 class FakeDataPlane:

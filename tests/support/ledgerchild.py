@@ -37,7 +37,7 @@ def take(ledger: SharedLedger, lock_at: int, mark_at: int | None, scribble_at: i
 def slaughter(fd: int, identity: str, nonce: bytes, now: float, rounds: int) -> dict[str, int]:
     """Kill processes while they spend, and look whether anything that they were told is fresh is so once more."""
     told = mmap(-1, 8)  # the last counter for which a process was told that it is fresh
-    seen = {"fresh_twice": 0, "killed": 0, "recoveries": 0}
+    seen = {"fresh_twice": 0, "killed": 0}
     ledger = SharedLedger(os.dup(fd))
     minted = int(nonce[:12], 16)
     for number in range(rounds):
@@ -58,7 +58,6 @@ def slaughter(fd: int, identity: str, nonce: bytes, now: float, rounds: int) -> 
         seen["killed"] += 1
         for nc in range(last, max(0, last - 40), -2):
             seen["fresh_twice"] += ledger.spend(identity, mine, nc, now + number) is Spend.FRESH
-    seen["recoveries"] = ledger.recoveries
     return seen
 
 

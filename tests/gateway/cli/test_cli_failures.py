@@ -59,9 +59,9 @@ def test_home_broken_is_one_line(home: Home, monkeypatch: pytest.MonkeyPatch, br
             held = open_state(home).connect()
             held.begin()
         case "rubbish":
-            home.state_db.write_bytes(b"not a database, certainly not" * 100)
+            (home.path / "state.db").write_bytes(b"not a database, certainly not" * 100)
         case "gone":
-            home.state_db.unlink()
+            (home.path / "state.db").unlink()
         case "old":
             engine = open_state(home)
             with engine.begin() as connection:

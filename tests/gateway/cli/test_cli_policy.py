@@ -396,12 +396,12 @@ def test_explain_unknown_worker_asks_for_its_pool(home: Home) -> None:
 
 def test_explain_unreadable_state_still_answers_with_a_pool(home: Home) -> None:
     """Without the database the pool must be said, and then the question is answered."""
-    aside = home.state_db.rename(home.path / "aside.db")
+    aside = (home.path / "state.db").rename(home.path / "aside.db")
     try:
         without = explain(home, "worker/w1", "reverse", "pool/render", *DIGEST)
         given = explain(home, "worker/w1", "reverse", "pool/render", *DIGEST, "--context", "pool=render")
     finally:
-        aside.rename(home.state_db)
+        aside.rename(home.path / "state.db")
     assert (without.exit_code, without.stdout, given.exit_code) == (1, "", 0)
     assert "--context pool=P" in without.stderr
 

@@ -19,7 +19,7 @@ def test_db_upgrade_of_the_newest_schema_does_nothing(tmp_path: Path) -> None:
 def test_db_upgrade_makes_the_schema_of_an_empty_database(tmp_path: Path) -> None:
     """A database without tables gets them, as on a new PostgreSQL, and the home's CAs: it works at once."""
     home = new_home(tmp_path / "home")
-    home.state_db.write_bytes(b"")
+    (home.path / "state.db").write_bytes(b"")
     assert run_cli(home, "list").exit_code == 1
     result = run_cli(home, "db upgrade")
     assert (result.exit_code, "none -> 0001" in result.stdout) == (0, True), result.stderr
