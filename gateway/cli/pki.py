@@ -140,6 +140,8 @@ def _issue(
         except DirectoryTaken:
             fail(f"{order.out} is not an empty directory; name another with --out, or renew the bundle that lies there")
         _say_issued(session, issued.record, f"in {click.format_filename(issued.place)}")
+        if pool is not None and pool not in session.basics.pools:
+            click.echo(f"warning: {session.home.config.name} has no [pools.{pool}] yet; {name} waits for it", err=True)
         if issued.user_kept:
             click.echo(
                 f"the user {name} was there before and keeps the password: no password file is written here; "

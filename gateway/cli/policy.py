@@ -17,7 +17,7 @@ import orjson
 
 from gateway.cli.common import Settings, common_options, fail
 from gateway.cli.options import INSTANT, LABEL, NAME, json_option, label_map
-from gateway.cli.policynames import look_up, strangers, worker_in_inventory
+from gateway.cli.policynames import look_up, strangers, warn_of_strangers, worker_in_inventory
 from rhttp.worker.text_file import NotText, decode_text
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def check(context: click.Context, settings: Settings, as_json: bool) -> None:
         engine = PolicyEngine.load(_text(path), groups=groups, resources=resources, file=path.name)
         policies = [{"id": each.id, "effect": each.effect, "line": each.line} for each in engine.policies]
         if config is not None:
-            warnings = strangers(home, config, engine.policies)
+            look = strangers if as_json else warn_of_strangers
+            warnings = look(home, config, engine.policies)
     except PolicyInvalid as error:
         problems += error.problems
     if as_json:
@@ -88,8 +89,6 @@ def check(context: click.Context, settings: Settings, as_json: bool) -> None:
     else:
         for problem in problems:
             click.echo(str(problem))
-        for warning in warnings:
-            click.echo(f"{warning.file}:{warning.line}: warning: {warning.message}", err=True)
         if not problems:
             click.echo(f"{path.name}: {len(policies)} policies, no problem")
     if problems and as_json:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import click
+
 if TYPE_CHECKING:
     from auth.errors import PolicyProblem
     from auth.policytext import Policy
@@ -66,6 +68,15 @@ def strangers(home: Home, config: Config, policies: Sequence[Policy]) -> list[Po
         for policy, kind, name in asked
         if owners[name] != kind
     ]
+
+
+def warn_of_strangers(home: Home, config: Config, policies: Sequence[Policy]) -> list[PolicyProblem]:
+    """Tell the `strangers` on stderr; they may come later, so nothing fails."""
+    found = strangers(home, config, policies)
+    for warning in found:
+        place = warning.file if warning.line is None else f"{warning.file}:{warning.line}"
+        click.echo(f"{place}: warning: {warning.message}", err=True)
+    return found
 
 
 def _stranger(kind: str, name: str, role: str | None) -> str:

@@ -13,6 +13,7 @@ import orjson
 
 from gateway.admin.status import cut_in_words
 from gateway.cli.common import Settings, common_options, fail
+from gateway.cli.policynames import warn_of_strangers
 from gateway.config.processes import MAX_PROCESSES
 from gateway.supervisor.launcher import Child, start_ahead
 from rhttp import build
@@ -68,7 +69,9 @@ def _run(
             return serve(settings.home, overrides=overrides, passphrase=passphrase, say=_say, log=_log, ahead=ahead)
         from gateway.supervisor.load import load
 
-        _note(load(settings.home, overrides=overrides, passphrase=passphrase).notices())
+        loaded = load(settings.home, overrides=overrides, passphrase=passphrase)
+        _note(loaded.notices())
+        warn_of_strangers(loaded.home, loaded.config, loaded.policies)
     except LoadFailed as error:
         for problem in error.problems:
             _log(str(problem))

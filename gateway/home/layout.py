@@ -45,6 +45,7 @@ class Basics:
     listen: str = DEFAULT_LISTEN
     state_url: str = DEFAULT_STATE_URL
     algorithms: tuple[str, ...] = (Algorithm.SHA_256.value,)
+    pools: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         # A database URL may hold a password.
@@ -84,6 +85,8 @@ class Home:
         try:
             self._require_private(self.path)
             if with_config and not self.config.is_file():
+                if self.root_cert.exists():
+                    raise HomeInvalid(f"{self.config} is missing, the rest of the home is there; restore that file")
                 raise HomeInvalid(f"{self.path} is not a home (no gateway.toml in it); make one with `rhttp-pki init`")
             self._require_private(self.keys)
         except OSError as error:
@@ -283,8 +286,10 @@ class Home:
         names = digest.get("algorithms", [Algorithm.SHA_256]) if isinstance(digest, dict) else []
         if not isinstance(names, list) or not names or not set(map(str, names)) <= set(Algorithm):
             raise HomeInvalid(f"{self.config}: `digest.algorithms` must list some of {', '.join(Algorithm)}; mend it")
+        pools = table.get("pools")
         return Basics(
             algorithms=tuple(map(str, names)),
+            pools=frozenset(pools) if isinstance(pools, dict) else frozenset(),
             trust_domain=str(values["trust_domain"]),
             realm=str(values["digest.realm"]),
             listen=str(values["listen"]),

@@ -7,7 +7,7 @@ once, each with its key path or file and the mend. CA keys are never opened.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from sqlalchemy import Engine
 
 from auth.cedar import PolicyEngine
 from auth.errors import PolicyInvalid
+from auth.policytext import Policy
 from gateway.config.toml import load_config, parse_config
 from gateway.config.values import Config, ConfigInvalid, ConfigProblem, LoadFailed
 from gateway.control.process_inputs import ProcessInputs, read_overrides
@@ -75,6 +76,7 @@ class Loaded:
     config_text: str
     overrides: Mapping[str, str]
     policy_text: str
+    policies: Sequence[Policy]
     trust: Mapping[str, bytes]
     server_cert: bytes
     server_key: bytes
@@ -230,8 +232,7 @@ def load(
     policy_text = None
     if not any(problem.path == "policy" for problem in reader.problems):
         policy_text = reader.text_of(home.policy if config is None else config.policy)
-    if policy_text is not None:
-        _check_policy(reader, policy_text, config)
+    policies = None if policy_text is None else _policies(reader, policy_text, config)
     trust = _trust(reader)
     server = _server(reader, trust)
     checkpoint_key = _checkpoint_key(reader)
@@ -247,6 +248,7 @@ def load(
         or config_text is None
         or config is None
         or policy_text is None
+        or policies is None
         or server is None
         or checkpoint_key is None
         or opened is None
@@ -259,6 +261,7 @@ def load(
         config_text=config_text,
         overrides=dict(overrides),
         policy_text=policy_text,
+        policies=policies,
         trust=trust,
         server_cert=server[0],
         server_key=server[1],
@@ -296,14 +299,15 @@ def _check_library(reader: _Reader) -> None:
         reader.problem("", str(error))
 
 
-def _check_policy(reader: _Reader, text: str, config: Config | None) -> None:
+def _policies(reader: _Reader, text: str, config: Config | None) -> Sequence[Policy] | None:
     path = reader.home.policy if config is None else config.policy
     groups, resources = ({}, None) if config is None else (config.groups, config.resources())
     try:
-        PolicyEngine.load(text, groups=groups, resources=resources, file=path.name)
+        return PolicyEngine.load(text, groups=groups, resources=resources, file=path.name).policies
     except PolicyInvalid as error:
         for problem in error.problems:
             reader.problem("policy", str(problem))
+        return None
 
 
 def _trust(reader: _Reader) -> dict[str, bytes]:

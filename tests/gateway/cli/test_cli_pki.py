@@ -40,6 +40,8 @@ BUNDLE = {"cert.pem", "key.pem", "trust.pem", "password", "curl.conf", "rhttp.to
 )
 def test_issue_makes_a_bundle(home: Home, arguments: list[str], identity: str, days: int) -> None:
     """The bundle is complete and private, its certificate says who it is for how long, and the gateway accepts it."""
+    with home.config.open("a") as file:
+        file.write('[pools.render]\nmode = "hosted"\n')
     result = run_cli(home, *arguments)
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
@@ -156,6 +158,13 @@ def test_issue_label_given_twice_is_wrong_usage(home: Home) -> None:
     assert run_cli(home, *arguments).exit_code == 2
 
 
+def test_issue_worker_for_a_pool_that_is_not_configured_is_told(home: Home) -> None:
+    """The pool may be added later, so the certificate is issued; a slip of the pen is seen at once."""
+    result = run_cli(home, "issue-worker", "w1", "--pool", "rendr")
+    assert result.exit_code == 0
+    assert result.stderr == "warning: gateway.toml has no [pools.rendr] yet; w1 waits for it\n"
+
+
 def test_issue_worker_without_pool_is_wrong_usage(home: Home) -> None:
     """A worker belongs to a pool."""
     assert run_cli(home, "issue-worker", "w1").exit_code == 2
@@ -214,6 +223,14 @@ def test_issue_again_leaves_the_password_of_the_first_bundle_good(home: Home, tm
     assert not (tmp_path / "second" / "password").exists()
     assert '\nuser = "alice"\n' in (tmp_path / "second" / "curl.conf").read_text()
     assert len(listed(home)) == 2
+
+
+def test_home_that_lost_only_its_configuration_is_to_be_restored(home: Home) -> None:
+    """Nobody is sent to `init` who has keys and certificates to lose."""
+    home.config.unlink()
+    result = run_cli(home, "issue-client", "n1")
+    refused(result, "gateway.toml is missing, the rest of the home is there; restore that file")
+    assert "init" not in result.stderr
 
 
 def test_issue_name_for_another_role_or_pool_is_refused(home: Home) -> None:

@@ -67,6 +67,15 @@ def test_check_of_a_spoilt_home_is_1_with_every_problem_on_stderr(home: Path) ->
     assert paths == ["listen", "pools.render.mode", "policy"]
 
 
+def test_check_tells_whom_the_policy_names_and_nobody_is(home: Path) -> None:
+    """What `policy check` warns of, the check of the whole warns of too; it is no problem."""
+    with (home / "policy.cedar").open("a") as file:
+        file.write('\n@id("later") forbid (principal == Client::"nobody", action, resource);\n')
+    result = run(home, "gateway", "--check")
+    assert (result.exit_code, result.stdout) == (0, "gateway: everything is in order\n")
+    assert ": warning: later: there is no client nobody in this home yet" in result.stderr
+
+
 def test_check_beside_a_running_gateway_is_allowed(served: Served, home: Path) -> None:
     """Who checks a new file need not stop the old gateway."""
     assert run(home, "gateway", "--check").exit_code == 0
