@@ -14,7 +14,7 @@ from typing import Final
 
 from auth.credentials import DUMMY_HA1, Credentials
 from auth.nonces import Ledger, NonceIssuer, NonceStatus, Spend
-from rhttp.digest.authorization_cache import RecentAuthorization
+from rhttp.digest.authorization_cache import AuthorizationCache
 from rhttp.digest.formula import OTHER_SCHEME, Algorithm, Malformed, build_challenge, response_of
 
 
@@ -119,7 +119,7 @@ class DigestVerifier:
         expected_user: str,
         credentials: Credentials,
         now: float,
-        recent: RecentAuthorization | None = None,
+        recent: AuthorizationCache | None = None,
     ) -> Authenticated | Unauthenticated:
         """Decide about one request. Total: never raises for anything that a peer sends.
 
@@ -141,7 +141,7 @@ class DigestVerifier:
         if len(values) != 1:
             return _REFUSALS[AuthReason.MALFORMED if values else AuthReason.ABSENT]
         # 2. Digest credentials by the grammar, no parameter twice.
-        recent = recent or RecentAuthorization()
+        recent = recent or AuthorizationCache()
         sent = recent.parse(values[0], uri)
         if isinstance(sent, Malformed):
             return _REFUSALS[AuthReason.SCHEME if sent is OTHER_SCHEME else AuthReason.MALFORMED]

@@ -139,7 +139,7 @@ async def test_data_process_without_a_part_says_so_and_ends(capfd: pytest.Captur
     child = Child((sys.executable, "-P", "-c", BREAK_ONE + "from gateway.dataplane.main import main\nmain()"))
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        child.hand(Inherited(control=theirs.fileno()))
+        child.inherit(Inherited(control=theirs.fileno()))
         assert await child.wait() == 70
     assert is_gone(child.pid)
     (line,) = capfd.readouterr().err.splitlines()

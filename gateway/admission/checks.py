@@ -18,7 +18,7 @@ from auth.verifier import Authenticated, Unauthenticated
 from gateway.admission.request_record import Admitted, Question, Rendered, RequestRecord
 from gateway.core.context import Generation, Policies, ProcessContext
 from gateway.core.peer import CertifiedPeer, LocalPeer, Peer
-from rhttp.digest.authorization_cache import RecentAuthorization
+from rhttp.digest.authorization_cache import AuthorizationCache
 from rhttp.message import Blocks, FieldBlock, one_field
 
 
@@ -90,7 +90,7 @@ class ConnectionCache:
     __slots__ = ("_decider", "_decider_of", "authorization", "decision")
 
     def __init__(self) -> None:
-        self.authorization = RecentAuthorization()
+        self.authorization = AuthorizationCache()
         self._decider: Decider | None = None
         self._decider_of: tuple[Policies, Question] | None = None
         self.decision: _Decision | None = None

@@ -25,7 +25,7 @@ from gateway.audit.checkpoints import FILE, CheckpointRefused, Head, read_public
 from gateway.audit.files import list_segments, locked, make_directory, sync_directory
 from gateway.audit.line import GENESIS, AuditUnavailable, Fields, LogBroken, line_hash
 from gateway.audit.stream import StreamFile
-from gateway.audit.stream_end import Place, find_line, first_place, head_on_disk, last_line, set_behind_aside
+from gateway.audit.stream_end import Place, find_line, first_place, head_on_disk, last_line, set_surplus_aside
 from gateway.config.values import AuditConfig
 
 CLI: Final = "cli"
@@ -142,7 +142,7 @@ class CliStream:
         self._anchor.keep_cli(KeptCli(ends=(place.head,), begun=kept.begun))
         if line is not None and line_hash(line).decode() == place.head.hash:
             return
-        file, lines = set_behind_aside(self._directory, CLI, place, FOREIGN)
+        file, lines = set_surplus_aside(self._directory, CLI, place, FOREIGN)
         self._say(f"{lines} lines in the audit log's {CLI} stream are not ours; they are in audit/{file} now")
         detail = {"name": CLI, "file": file, "count": lines}
         self._append("admin.audit_foreign", {"outcome": "set_aside", "detail": detail})

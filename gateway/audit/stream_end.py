@@ -28,7 +28,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Behind:
+class Surplus:
     """The lines behind a place that go on from it: how many, where they end, and whether more stands behind them."""
 
     lines: int
@@ -96,7 +96,7 @@ def find_line(directory: Path, stream: str, head: Head) -> Place | None:
     return None
 
 
-def look_behind(directory: Path, stream: str, place: Place) -> Behind:
+def find_surplus(directory: Path, stream: str, place: Place) -> Surplus:
     """What stands behind a place of a stream.
 
     Raises:
@@ -112,17 +112,17 @@ def look_behind(directory: Path, stream: str, place: Place) -> Behind:
                 parsed = _parsed(line[:-1], stream)
                 head = end.head
                 if parsed is None or parsed.seq != head.seq + 1 or parsed.prev.decode() != head.hash:
-                    return Behind(lines=count, end=end, more=True)
+                    return Surplus(lines=count, end=end, more=True)
                 count += 1
                 offset += len(line)
                 head = Head(seq=parsed.seq, hash=line_hash(line[:-1]).decode(), file=segment.path.name)
                 end = Place(head=head, index=segment.index, offset=offset)
             if line and segment is not segments[-1]:
-                return Behind(lines=count, end=end, more=True)
-    return Behind(lines=count, end=end, more=False)
+                return Surplus(lines=count, end=end, more=True)
+    return Surplus(lines=count, end=end, more=False)
 
 
-def set_behind_aside(directory: Path, stream: str, place: Place, suffix: str) -> tuple[str, int]:
+def set_surplus_aside(directory: Path, stream: str, place: Place, suffix: str) -> tuple[str, int]:
     """Move everything behind a place out of the stream, into files that end in ``suffix``; nothing is deleted.
 
     Answers the name of the first such file and how many lines there are in all of them. Each copy is on disk before

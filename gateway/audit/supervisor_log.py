@@ -1,4 +1,4 @@
-"""The supervisor's hand in the audit log: its own acts in the ``cli`` stream, and the signature under all streams.
+"""What the supervisor does to the audit log: its own acts in the ``cli`` stream, and the signature under all streams.
 
 What is signed comes from a writer's own memory: data processes tell their heads, and ``keys/`` remembers that of
 ``cli``. Lines that a killed process left behind its last signed one have nobody to speak for them; they are signed all
@@ -21,7 +21,7 @@ from gateway.audit.cli_stream import CLI, FOREIGN, CliStream
 from gateway.audit.files import list_segments, make_directory
 from gateway.audit.line import AuditUnavailable, LogBroken
 from gateway.audit.retention import retire_files
-from gateway.audit.stream_end import Place, find_line, first_place, look_behind, set_behind_aside
+from gateway.audit.stream_end import Place, find_line, find_surplus, first_place, set_surplus_aside
 from gateway.config.values import AuditConfig
 
 RETIRE_EVERY: Final = 60
@@ -33,8 +33,8 @@ class HeadMalformed(Exception):  # noqa: N818 - says what is the case, like ever
     """A data process named a head that is none: a bug."""
 
 
-class HomeTrail:
-    """`gateway.supervisor.signer.Trail` for a home. One thread at a time."""
+class SupervisorLog:
+    """The audit log of one home. All calls but `configure` and `found` block on the disk; one at a time."""
 
     def __init__(self, home: Path, config: AuditConfig, key: Ed25519PrivateKey) -> None:
         self._directory = home / "audit"
@@ -146,23 +146,23 @@ class HomeTrail:
     def _taken_up(self, stream: str, signed: Head | None, last: Checkpoint | None) -> Head:
         """The end of a data process's stream that nobody writes, to be signed."""
         place = self._signed_place(stream, signed, last)
-        behind = look_behind(self._directory, stream, place)
-        if not behind.lines and not behind.more:
+        surplus = find_surplus(self._directory, stream, place)
+        if not surplus.lines and not surplus.more:
             return place.head
         if last is None:
             raise LogBroken(f"{stream} has lines, and the checkpoints that must cover them are not there")
         if self._log.is_settled():
-            file, lines = set_behind_aside(self._directory, stream, place, FOREIGN)
+            file, lines = set_surplus_aside(self._directory, stream, place, FOREIGN)
             self._say(f"{lines} lines in the audit log's stream {stream} are not ours; they are in audit/{file} now")
             self.record("admin.audit_foreign", "set_aside", {"name": stream, "file": file, "count": lines})
             return place.head
-        if behind.more:
-            file, lines = set_behind_aside(self._directory, stream, behind.end, _TORN)
+        if surplus.more:
+            file, lines = set_surplus_aside(self._directory, stream, surplus.end, _TORN)
             self._say(f"what a crash left behind the last whole line of {stream} is in audit/{file} now")
             self.record("admin.audit_torn", "set_aside", {"name": stream, "file": file, "count": lines})
-        if behind.lines:
-            self._record_taken_up(stream, behind.lines, behind.end.head.seq)
-        return behind.end.head
+        if surplus.lines:
+            self._record_taken_up(stream, surplus.lines, surplus.end.head.seq)
+        return surplus.end.head
 
     def _signed_place(self, stream: str, signed: Head | None, last: Checkpoint | None) -> Place:
         if signed is None:

@@ -239,8 +239,8 @@ def _session(settings: Settings, *, locks_out: bool = False) -> HomeSession:
     from gateway.home.session import HomeSession
 
     session = HomeSession(Home(settings.home), passphrase, locks_out=locks_out)
-    if session.notice is not None:
-        click.echo(f"warning: {session.notice}", err=True)
+    if session.warning is not None:
+        click.echo(f"warning: {session.warning}", err=True)
     return session
 
 
@@ -254,11 +254,11 @@ def _say_issued(session: HomeSession, record: CertificateRecord, where: str) -> 
 
 
 def _tell(session: HomeSession, path: str, *, must: bool) -> int | None:
-    from gateway.home.session import GatewayUnreached
+    from gateway.home.session import GatewayUnreachable
 
     try:
         return session.tell_gateway(path)
-    except GatewayUnreached as error:
+    except GatewayUnreachable as error:
         if must:
             raise
         # It looks at the state twice a second by itself.

@@ -17,7 +17,7 @@ import orjson
 
 from gateway.cli.common import Settings, common_options, fail
 from gateway.cli.options import INSTANT, LABEL, NAME, json_option, label_map
-from gateway.cli.policynames import look_up, strangers, warn_of_strangers, worker_in_inventory
+from gateway.cli.policy_names import look_up, unknown_principals, warn_of_unknown_principals, worker_in_inventory
 from rhttp.worker.text_file import NotText, decode_text
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def check(context: click.Context, settings: Settings, as_json: bool) -> None:
         engine = PolicyEngine.load(_text(path), groups=groups, resources=resources, file=path.name)
         policies = [{"id": each.id, "effect": each.effect, "line": each.line} for each in engine.policies]
         if config is not None:
-            look = strangers if as_json else warn_of_strangers
+            look = unknown_principals if as_json else warn_of_unknown_principals
             warnings = look(home, config, engine.policies)
     except PolicyInvalid as error:
         problems += error.problems

@@ -13,7 +13,7 @@ import orjson
 
 from gateway.admin.status import cut_in_words
 from gateway.cli.common import Settings, common_options, fail
-from gateway.cli.policynames import warn_of_strangers
+from gateway.cli.policy_names import warn_of_unknown_principals
 from gateway.config.processes import MAX_PROCESSES
 from gateway.supervisor.launcher import Child, start_ahead
 from rhttp import build
@@ -71,7 +71,7 @@ def _run(
 
         loaded = load(settings.home, overrides=overrides, passphrase=passphrase)
         _note(loaded.notices())
-        warn_of_strangers(loaded.home, loaded.config, loaded.policies)
+        warn_of_unknown_principals(loaded.home, loaded.config, loaded.policies)
     except LoadFailed as error:
         for problem in error.problems:
             _log(str(problem))

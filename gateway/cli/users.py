@@ -175,8 +175,8 @@ def _open(
     from gateway.state.database import bump
 
     with HomeSession(Home(settings.home), passphrase, locks_out=locks_out) as session:
-        if session.notice is not None:
-            click.echo(f"warning: {session.notice}", err=True)
+        if session.warning is not None:
+            click.echo(f"warning: {session.warning}", err=True)
         # Locking somebody out needs no passphrase.
         key = session.home.read_secret(session.home.state_key, passphrase) if with_key else None
         yield session, UserStore(session.engine, key, session.basics.realm, bump, algorithms=session.basics.algorithms)

@@ -1,6 +1,6 @@
 """What the supervisor hands to a data process when it starts it: descriptors by number, and the sockets behind them.
 
-They come through its *door*, a socket whose number is the process's only argument: nothing secret is ever in a command
+They come through a socket whose number is the process's only argument: nothing secret is ever in a command
 line, and a process can be started before there is anything to inherit.
 """
 
@@ -143,33 +143,33 @@ def _socket(number: int) -> socket.socket:
     return made
 
 
-def hand_over(door: socket.socket, inherited: Inherited) -> None:
-    """Send the descriptors through a door (a sequenced-packet socket), by packets, the last of which says what is what.
+def send_descriptors(sock: socket.socket, inherited: Inherited) -> None:
+    """Send the descriptors through a sequenced-packet socket; the last packet says what is what.
 
     Raises:
-        OSError: nobody is behind it any more, or the packets do not go in without waiting.
+        OSError: the other process is gone, or the packets do not go in without waiting.
     """
     numbers = inherited.descriptors()
     for start in range(0, len(numbers), _AT_ONCE):
-        socket.send_fds(door, [b"+"], numbers[start : start + _AT_ONCE])
-    door.send("\n".join(inherited.arguments()).encode())
+        socket.send_fds(sock, [b"+"], numbers[start : start + _AT_ONCE])
+    sock.send("\n".join(inherited.arguments()).encode())
 
 
-def take_over(door: socket.socket) -> Inherited | None:
-    """What comes through the door, with the numbers that the descriptors have here; None: it was closed.
+def receive_descriptors(sock: socket.socket) -> Inherited | None:
+    """What `send_descriptors` sent, with the numbers that the descriptors have here; None: the socket was closed.
 
     Raises:
-        ValueError: something else than `hand_over` sends.
-        OSError: the door is no such socket.
+        ValueError: something else than `send_descriptors` sends.
+        OSError: it is no such socket.
     """
     here: list[int] = []
     while True:
-        told, numbers, flags, _ = socket.recv_fds(door, _TOLD, _AT_ONCE)
+        told, numbers, flags, _ = socket.recv_fds(sock, _TOLD, _AT_ONCE)
         here += numbers
         for number in numbers:
             os.set_inheritable(number, False)  # recv_fds of Python 3.11 passes no MSG_CMSG_CLOEXEC on
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            raise ValueError("a packet that was cut came through the door")
+            raise ValueError("a packet that was cut")
         if not told:
             return None
         if told != b"+":

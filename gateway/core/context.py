@@ -247,7 +247,7 @@ class ProcessContext:
         """The precise time in seconds of `rhttp.clock`."""
         return elapsed()
 
-    def look_at_clocks(self) -> None:
+    def update_clocks(self) -> None:
         """Take the times: four times a second, and before anything is served."""
         self.epoch = time.time()
         self.elapsed = elapsed()

@@ -64,7 +64,7 @@ class _Revoked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lasting:
+class DigestState:
     """What outlives every reload: the nonce key and the ledger of spent counters."""
 
     key: NonceKey
@@ -83,7 +83,7 @@ def read_config(inputs: ProcessInputs) -> Config:
         raise Refusals([(problem.path, problem.message) for problem in error.problems]) from None
 
 
-def lasting_parts(config: Config, inputs: ProcessInputs, shared: int | None = None) -> Lasting:
+def make_digest_state(config: Config, inputs: ProcessInputs, shared: int | None = None) -> DigestState:
     """The parts that the first generation makes and every later one keeps.
 
     ``shared`` is the descriptor of the ledger of all processes; without it this process keeps its own.
@@ -94,7 +94,7 @@ def lasting_parts(config: Config, inputs: ProcessInputs, shared: int | None = No
         ledger = SharedLedger(shared)
     else:
         ledger = NonceLedger(digest.window, digest.nonces_per_identity, lifetime=digest.nonce_lifetime)
-    return Lasting(key=NonceKey(inputs.nonce_key), ledger=ledger)
+    return DigestState(key=NonceKey(inputs.nonce_key), ledger=ledger)
 
 
 def load_policy(config: Config, inputs: ProcessInputs) -> PolicyEngine | Refusals:
@@ -111,7 +111,7 @@ def build_generation(
     process: ProcessContext,
     config: Config,
     inputs: ProcessInputs,
-    lasting: Lasting,
+    digest_state: DigestState,
     previous: Serving | None,
     *,
     engine: PolicyEngine | Refusals | None = None,
@@ -150,7 +150,7 @@ def build_generation(
     if isinstance(engine, Refusals) or problems or peers is None or context is None:
         raise Refusals(problems)
     digest = config.digest
-    issuer = NonceIssuer(lasting.key, digest.realm.encode("ascii"), digest.nonce_lifetime)
+    issuer = NonceIssuer(digest_state.key, digest.realm.encode("ascii"), digest.nonce_lifetime)
     root = x509.load_pem_x509_certificate(inputs.trust["root"])
     via = "rhttp-" + hashlib.sha256(root.public_bytes(Encoding.DER)).hexdigest()[:16]
     return Serving(
@@ -159,7 +159,7 @@ def build_generation(
         limits=http1_limits(config.limits),
         routes=RouteTable(config.routes),
         engine=engine,
-        verifier=DigestVerifier(digest.realm, digest.algorithms, issuer, lasting.ledger),
+        verifier=DigestVerifier(digest.realm, digest.algorithms, issuer, digest_state.ledger),
         peers=peers,
         issuers=issuers,
         context=context,

@@ -44,7 +44,7 @@ from gateway.control.channel import (
     Start,
     StateFresh,
 )
-from gateway.control.descriptors import Inherited, Sockets, take_over
+from gateway.control.descriptors import Inherited, Sockets, receive_descriptors
 from gateway.control.process_inputs import ProcessInputs, ProcessInputsInvalid
 from gateway.state.snapshot import StateSnapshot
 from rhttp.errors import UnfitLibrary
@@ -54,7 +54,7 @@ LINES_DUE: Final = 1000
 LINES_LOOK: Final = 0.1
 """Seconds between two looks at the audit log's length."""
 _QUEUE: Final = 64
-_DOOR: Final = re.compile(r"door=([0-9]{1,9})")
+_ARGUMENT: Final = re.compile(r"descriptors=([0-9]{1,9})")
 _PR_SET_PDEATHSIG: Final = 1
 _BROKEN: Final = 70
 
@@ -117,7 +117,7 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def become_a_child() -> None:
+def prepare_process() -> None:
     """What is done before anything else, loading our code included. Twice does no harm."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal or a service manager tells the whole group; we are drained
@@ -289,7 +289,7 @@ def _break(text: str) -> NoReturn:
 
 def run(arguments: Sequence[str], make_plane: Callable[[Inherited], DataPlaneLike]) -> int:
     """Be a data process until the control socket closes; returns the exit status. Signals are the supervisor's."""
-    become_a_child()
+    prepare_process()
     try:
         inherited = _inherited(arguments)
         if inherited is None:
@@ -307,16 +307,16 @@ def run(arguments: Sequence[str], make_plane: Callable[[Inherited], DataPlaneLik
 
 
 def _inherited(arguments: Sequence[str]) -> Inherited | None:
-    door = _DOOR.fullmatch(arguments[0]) if len(arguments) == 1 else None
-    if door is None:
-        raise ValueError("no door; data processes are started by `rhttp-pki gateway`")
-    with socket.socket(fileno=int(door[1])) as sock:
-        return take_over(sock)
+    argument = _ARGUMENT.fullmatch(arguments[0]) if len(arguments) == 1 else None
+    if argument is None:
+        raise ValueError("no socket for descriptors; data processes are started by `rhttp-pki gateway`")
+    with socket.socket(fileno=int(argument[1])) as sock:
+        return receive_descriptors(sock)
 
 
 def main() -> NoReturn:
     """Entry point of ``python -m gateway.dataplane.main``."""
-    become_a_child()
+    prepare_process()
     try:
         from gateway.dataplane.plane import DataPlane  # here, so that the tests' processes need not load the real one
     except UnfitLibrary as error:

@@ -22,7 +22,14 @@ from gateway.control.process_inputs import ProcessInputs
 from gateway.core.context import ProcessContext
 from gateway.core.peer import CertifiedPeer, LocalPeer, Peer
 from gateway.dataplane.draining import Draining
-from gateway.dataplane.generation import Lasting, Refusals, build_generation, lasting_parts, load_policy, read_config
+from gateway.dataplane.generation import (
+    DigestState,
+    Refusals,
+    build_generation,
+    load_policy,
+    make_digest_state,
+    read_config,
+)
 from gateway.dataplane.metrics import measure, metrics_text
 from gateway.dataplane.wiring import join
 from gateway.ingress.acceptor import Acceptor
@@ -47,7 +54,7 @@ class DataPlane:
     def __init__(self, inherited: Inherited) -> None:
         self._inherited = inherited
         self._process: ProcessContext | None = None
-        self._lasting: Lasting | None = None
+        self._digest_state: DigestState | None = None
         self._prepared: tuple[Serving, StateSnapshot] | None = None
         self._newest: StateSnapshot | None = None
         """The state that was read last of all that came, in force from the first commit on."""
@@ -72,7 +79,7 @@ class DataPlane:
             config = read_config(inputs)
             if self._process is None:
                 self._stream = inputs.stream
-                self._lasting = lasting_parts(config, inputs, self._inherited.ledger)
+                self._digest_state = make_digest_state(config, inputs, self._inherited.ledger)
                 audit = AuditWriter.open(Path(inputs.home) / "audit", inputs.stream, config.audit)
                 loop = asyncio.get_running_loop()
                 self._process = ProcessContext(loop, audit)
@@ -80,9 +87,9 @@ class DataPlane:
             # Thousands of policies take seconds; meanwhile this process serves, and takes up what is revoked.
             engine = await asyncio.to_thread(load_policy, config, inputs)
             process = self.process
-            assert self._lasting is not None
+            assert self._digest_state is not None
             previous = serving_of(process.generation) if process.has_generation else None
-            generation = build_generation(process, config, inputs, self._lasting, previous, engine=engine)
+            generation = build_generation(process, config, inputs, self._digest_state, previous, engine=engine)
         except Refusals as refusals:
             return refusals.problems
         self._prepared = (generation, inputs.snapshot)
@@ -103,7 +110,7 @@ class DataPlane:
         previous = serving_of(process.generation) if process.has_generation else None
         process.generation = generation
         self._configure(generation.config)
-        process.look_at_clocks()
+        process.update_clocks()
         self._use(self._newest)
         if previous is None:
             return
@@ -127,9 +134,9 @@ class DataPlane:
 
     def _configure(self, config: Config) -> None:
         """Tell the parts that outlive every reload."""
-        assert self._lasting is not None
+        assert self._digest_state is not None
         digest = config.digest
-        self._lasting.ledger.configure(digest.window, digest.nonces_per_identity, digest.nonce_lifetime)
+        self._digest_state.ledger.configure(digest.window, digest.nonces_per_identity, digest.nonce_lifetime)
         self.process.audit.configure(config.audit)
 
     def _cut_orphans(self, issuers: frozenset[bytes]) -> None:
@@ -239,7 +246,7 @@ class DataPlane:
     def _tick(self) -> None:
         process = self.process
         self._ticker = process.loop.call_later(_TICK, self._tick)
-        process.look_at_clocks()
+        process.update_clocks()
         now = process.epoch
         process.wheel.turn(process.loop.time())
         if int(now) != self._second:

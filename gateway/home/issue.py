@@ -1,4 +1,4 @@
-"""Issuing (I/O): what `issue-*` do at the desk; `gateway.home.renew` does the same for a bundle that is there.
+"""Issuing (I/O): what `issue-*` do; `gateway.home.renew` does the same for a bundle that is there.
 
 The order is always the same: refuse what can be refused, sign, enter in the inventory, write the audit line, and only
 then let anybody see the result. A certificate that is handed out is therefore always known and can be revoked; one that

@@ -1,4 +1,4 @@
-"""The desk where an operator's commands are carried out (I/O): a home with its state, authorities and audit log.
+"""A home open for one command of an operator (I/O): its state, authorities and audit log.
 
 Trust: the operator is trusted; what commands read from elsewhere is not, and is checked where it is read.
 """
@@ -9,9 +9,9 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from gateway.home.certificate_health import authority_warning
 from gateway.home.issuance_log import audit_certificate
 from gateway.home.layout import Home, HomeInvalid
-from gateway.home.notices import authority_notice
 from gateway.state.database import bump, check_schema, open_state
 from pki.authority import Authority
 from pki.errors import PkiError
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from auth.store import UserStore
 
-__all__ = ["GatewayUnreached", "HomeSession"]
+__all__ = ["GatewayUnreachable", "HomeSession"]
 
 
-class GatewayUnreached(Exception):  # noqa: N818 - says what is the case, like every error of ours
+class GatewayUnreachable(Exception):  # noqa: N818 - says what is the case, like every error of ours
     """What was asked is written, but the running gateway did not confirm that it took it up."""
 
     code = "gateway_unreached"
@@ -42,10 +42,10 @@ class HomeSession:
         """Raises `HomeInvalid` or `StateUnavailable` when the home cannot be worked with. No key is opened yet.
 
         A command that ``locks_out`` somebody does not hang on a ``gateway.toml`` that is being edited: it goes on by
-        what the home was last used with, and `notice` says so.
+        what the home was last used with, and `warning` says so.
         """
         self.home = home
-        self.notice: str | None = None
+        self.warning: str | None = None
         try:
             home.require()
             self.basics = home.basics()
@@ -54,7 +54,7 @@ class HomeSession:
                 raise
             home.require(with_config=False)
             self.basics = home.last_basics()
-            self.notice = f"{error} (going on by what this home was last used with)"
+            self.warning = f"{error} (going on by what this home was last used with)"
         else:
             home.remember(self.basics.state_url)
         self._passphrase = passphrase
@@ -81,7 +81,7 @@ class HomeSession:
     def ending_authority(self, role: Role, at: datetime) -> str | None:
         """What is to be said of a role's CA that will soon end, or has ended."""
         (certificate,) = read_certificates(self.home.ca_cert(role).read_bytes(), what=f"file of the {role.value} CA")
-        return authority_notice(role.value, certificate, at)
+        return authority_warning(role.value, certificate, at)
 
     def served_serial(self) -> str | None:
         """The serial number of the server certificate in the home; None when it cannot be told."""
@@ -142,14 +142,14 @@ class HomeSession:
         Returns how many connections were cut, None when no gateway runs.
 
         Raises:
-            GatewayUnreached: one runs but did not confirm.
+            GatewayUnreachable: one runs but did not confirm.
         """
         from gateway.admin.client import AdminFailed, call
 
         try:
             answer = call(self.home.path, "POST", path, {})
         except AdminFailed as error:
-            raise GatewayUnreached(
+            raise GatewayUnreachable(
                 f"the change is written, but the running gateway did not confirm it: {error}"
             ) from None
         if answer is None:

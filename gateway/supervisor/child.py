@@ -51,14 +51,14 @@ class DataProcess:
     async def spawn(
         cls,
         stream: str,
-        hand: Callable[[int], Inherited],
+        inherited: Callable[[int], Inherited],
         *,
         child: Child,
         on_due: Callable[[], None],
     ) -> DataProcess:
         """Make one of a process that was started, and wait until it says hello.
 
-        ``hand`` says what it inherits, its control socket's number given.
+        ``inherited`` says what it inherits, its control socket's number given.
 
         Raises:
             ControlError: it ended or stayed silent; it is dead now.
@@ -67,7 +67,7 @@ class DataProcess:
         ours, theirs = socket.socketpair()
         made = cls(stream, child)
         try:
-            child.hand(hand(theirs.fileno()))
+            child.inherit(inherited(theirs.fileno()))
         except OSError as error:
             ours.close()
             child.kill()

@@ -33,7 +33,7 @@ class _Refused(Exception):  # noqa: N818 - says what is the case, like every err
         self.problems = problems
 
 
-async def _together(works: Iterable[Awaitable[None]]) -> None:
+async def _run_all(works: Iterable[Awaitable[None]]) -> None:
     """Do all at once; the first failure is raised when the others, cancelled by it, have ended."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
@@ -87,7 +87,7 @@ class Fleet:
         self._log = log
         self._on_due = on_due
         self._members: dict[str, DataProcess] = {}
-        self._keepers: list[asyncio.Task[None]] = []
+        self._restarters: list[asyncio.Task[None]] = []
         self._leaving: list[asyncio.Task[None]] = []
         self._owing: dict[DataProcess, asyncio.Task[None]] = {}
         self.restarts = dict.fromkeys(self._streams, 0)
@@ -115,9 +115,9 @@ class Fleet:
                 await self._admit(process)
 
         try:
-            await _together(admitted(stream) for stream in self._streams)
+            await _run_all(admitted(stream) for stream in self._streams)
             await self._join(made)
-            await _together(process.serve() for process in made)
+            await _run_all(process.serve() for process in made)
         except _Refused as refused:
             await self._discard(made)
             return refused.problems
@@ -127,7 +127,7 @@ class Fleet:
         except BaseException:
             await self._discard(made)
             raise
-        self._keepers = [asyncio.create_task(self._keep(process)) for process in made]
+        self._restarters = [asyncio.create_task(self._restart(process)) for process in made]
         return ()
 
     async def _spawn(self, stream: str) -> DataProcess:
@@ -163,7 +163,7 @@ class Fleet:
             behind = [process for process in made if process.has < newest.read]
             if not behind:
                 break
-            await _together(process.catch_up(newest) for process in behind)
+            await _run_all(process.catch_up(newest) for process in behind)
         # No wait between the last look and this: what is read from now on is pushed to them.
         for process in made:
             self._members[process.stream] = process
@@ -173,7 +173,7 @@ class Fleet:
         self._members = {}
         await asyncio.gather(*(process.stop(0.0) for process in made))
 
-    async def _keep(self, process: DataProcess) -> None:
+    async def _restart(self, process: DataProcess) -> None:
         """Restart a process for ever, ever more slowly while it does not last."""
         stream, pause = process.stream, BACKOFF_FIRST
         loop = asyncio.get_running_loop()
@@ -182,7 +182,9 @@ class Fleet:
             self._members.pop(stream, None)
             if loop.time() - process.started >= STEADY:
                 pause = BACKOFF_FIRST
-            self._log(f"data process {stream} (pid {process.pid}) ended {_how(status)}; another starts in {pause:g} s")
+            self._log(
+                f"data process {stream} (pid {process.pid}) ended {_exit_text(status)}; another starts in {pause:g} s"
+            )
             while True:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, BACKOFF_MOST)
@@ -190,7 +192,7 @@ class Fleet:
                 try:
                     process = await self._replace(stream)
                 except Exception as error:  # whatever it is, giving up would leave listeners that nobody serves
-                    self._log(f"data process {stream} did not start: {_why(error)}; again in {pause:g} s")
+                    self._log(f"data process {stream} did not start: {_error_text(error)}; again in {pause:g} s")
                 else:
                     self._log(f"data process {stream} serves again with pid {process.pid}")
                     break
@@ -217,12 +219,12 @@ class Fleet:
     async def command(self, make: Callable[[int], Message], *, within: float | None = None) -> dict[str, Done]:
         """Command all at once; the answers by stream. Whoever does not answer in time is killed (and restarted)."""
         members, limit = self.members, COMMAND_TIMEOUT if within is None else within
-        answers = await asyncio.gather(*(self._obeyed(process, make, limit) for process in members))
+        answers = await asyncio.gather(*(self._command_one(process, make, limit) for process in members))
         return {
             process.stream: done for process, done in zip(members, answers, strict=True) if done is not None
         }  # fmt: skip
 
-    async def _obeyed(self, process: DataProcess, make: Callable[[int], Message], within: float) -> Done | None:
+    async def _command_one(self, process: DataProcess, make: Callable[[int], Message], within: float) -> Done | None:
         try:
             return await process.call(make, within=within)
         except ControlError as error:
@@ -232,7 +234,7 @@ class Fleet:
             await process.ended()
             return None
 
-    async def hear(self, make: Callable[[int], Message], *, patience: float, within: float) -> dict[str, Done]:
+    async def collect(self, make: Callable[[int], Message], *, patience: float, within: float) -> dict[str, Done]:
         """The answers by stream of those that give one before ``patience`` is over; a slow one delays nobody further.
 
         Whoever still owes the answer to the question before is not asked again, and killed as `command` does it.
@@ -241,7 +243,7 @@ class Fleet:
 
         async def one(process: DataProcess) -> None:
             try:
-                done = await self._obeyed(process, make, within)
+                done = await self._command_one(process, make, within)
             finally:
                 self._owing.pop(process, None)
             if done is not None:
@@ -265,7 +267,7 @@ class Fleet:
         )
         return {one.stream: done for one, done in zip(members, answers, strict=True) if isinstance(done, Done)}
 
-    async def change(self, inputs: Callable[[str], ProcessInputs]) -> tuple[Problem, ...]:
+    async def reconfigure(self, inputs: Callable[[str], ProcessInputs]) -> tuple[Problem, ...]:
         """Prepare in every process, then commit in all; with any problem roll back in all and return the problems.
 
         Call it under the lock, and have `inputs` of the constructor give the new one as soon as it returns nothing.
@@ -293,10 +295,10 @@ class Fleet:
 
     def release(self) -> None:
         """Restart nobody from now on."""
-        for keeper in self._keepers:
-            keeper.cancel()
-        self._leaving += self._keepers
-        self._keepers = []
+        for restarter in self._restarters:
+            restarter.cancel()
+        self._leaving += self._restarters
+        self._restarters = []
 
     async def stop(self) -> None:
         """End all that still run."""
@@ -320,9 +322,9 @@ class Fleet:
             process.kill()
 
 
-def _why(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return str(error) if isinstance(error, ControlError | OSError | _Refused) else type(error).__name__
 
 
-def _how(status: int) -> str:
+def _exit_text(status: int) -> str:
     return f"by signal {-status}" if status < 0 else f"with status {status}"

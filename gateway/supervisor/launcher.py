@@ -1,7 +1,7 @@
 """A data process as the operating system sees it: started ahead of time, handed what it inherits, waited for, killed.
 
-It loads its code while the supervisor still reads the home, which is most of what a start takes, and then waits at its
-*door*, a socket through which its descriptors come. So this module loads next to nothing itself: it is the first thing
+It loads its code while the supervisor still reads the home, which is most of what a start takes, and then waits for
+its descriptors on a socket. So this module loads next to nothing itself: it is the first thing
 that a starting gateway needs.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gateway.config.processes import MAX_PROCESSES
-from gateway.control.descriptors import Inherited, hand_over
+from gateway.control.descriptors import Inherited, send_descriptors
 
 if TYPE_CHECKING:
     import asyncio
@@ -33,27 +33,28 @@ _MAX_CONFIG: Final = 4 << 20
 
 
 class Child:
-    """A process that waits at its door. The parent-death signal follows the thread that makes it: call from the main
-    one.
+    """A process that waits for its descriptors.
+
+    The parent-death signal follows the thread that makes it: call from the main one.
 
     Raises:
         OSError: it could not be started.
     """
 
     def __init__(self, command: Sequence[str] = COMMAND) -> None:
-        self._door, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._door.setblocking(False)
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.setblocking(False)
         self._status: asyncio.Future[int] | None = None
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own code
-                [*command, f"door={theirs.fileno()}"],
+                [*command, f"descriptors={theirs.fileno()}"],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 env=environment(os.environ),
             )
         except BaseException:
-            self._door.close()
+            self._socket.close()
             raise
         finally:
             theirs.close()
@@ -62,14 +63,14 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
-    def hand(self, inherited: Inherited) -> None:
+    def inherit(self, inherited: Inherited) -> None:
         """Give it what it inherits; it goes on with that. Once only.
 
         Raises:
             OSError: it is gone, or takes nothing.
         """
-        with self._door:
-            hand_over(self._door, inherited)
+        with self._socket:
+            send_descriptors(self._socket, inherited)
 
     async def wait(self) -> int:
         """Its exit status, when it has ended; negative: the signal that ended it."""
@@ -102,7 +103,7 @@ class Child:
 
     def discard(self) -> None:
         """End one that was handed nothing, and wait for its end."""
-        self._door.close()
+        self._socket.close()
         self.kill()
         self._process.wait()
 

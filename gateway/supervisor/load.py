@@ -25,8 +25,8 @@ from auth.policytext import Policy
 from gateway.config.toml import load_config, parse_config
 from gateway.config.values import Config, ConfigInvalid, ConfigProblem, LoadFailed
 from gateway.control.process_inputs import ProcessInputs, read_overrides
+from gateway.home.certificate_health import certificate_warnings, server_fault
 from gateway.home.layout import Home, HomeInvalid
-from gateway.home.notices import own_notices, server_fault
 from gateway.state.database import (
     GATEWAY_PATIENCE,
     StateUnavailable,
@@ -93,7 +93,7 @@ class Loaded:
         `snapshot` is a later one than what was read with the rest.
         """
         revoked = (snapshot or self.snapshot).revoked
-        found = own_notices(self.trust, self.server_cert, revoked, datetime.now(UTC))
+        found = certificate_warnings(self.trust, self.server_cert, revoked, datetime.now(UTC))
         return [{"path": path, "message": message} for path, message in found]
 
     def inputs(self, stream: str, *, snapshot: StateSnapshot, nonce_key: bytes) -> ProcessInputs:

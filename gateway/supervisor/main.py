@@ -100,7 +100,7 @@ def serve(
     try:
         early = _early_config(home, overrides)
         if early is not None:
-            bound.try_to(early)
+            bound.bind_early(early)
         from gateway.supervisor.load import load
 
         loaded = load(place, overrides=overrides, passphrase=passphrase)
@@ -114,7 +114,7 @@ def serve(
         def load_again() -> Loaded:
             return load(place, overrides=overrides, passphrase=passphrase, state=loaded.state)
 
-        bound.insist(loaded.config, home.admin_socket)
+        bound.bind(loaded.config, home.admin_socket)
         return _serve(loaded, load_again, bound, say=say, log=log, command=command, ahead=ahead)
     finally:
         bound.close()
@@ -137,13 +137,13 @@ class _Bound:
         self.admin: Listener | None = None
         self._config: Config | None = None
 
-    def try_to(self, config: Config) -> None:
-        """Bind ahead of time what a configuration names; what cannot be bound now is told by `insist`."""
+    def bind_early(self, config: Config) -> None:
+        """Bind ahead of time what a configuration names; what cannot be bound now is told by `bind`."""
         with contextlib.suppress(ListenFailed):
             self.listeners = bind_all(config)
             self._config = config
 
-    def insist(self, config: Config, admin: Path) -> None:
+    def bind(self, config: Config, admin: Path) -> None:
         """Have everything bound, by this configuration.
 
         Raises:
@@ -177,20 +177,20 @@ def _serve(
 ) -> int:
     import asyncio
 
-    from gateway.audit.supervisor_log import HomeTrail
+    from gateway.audit.supervisor_log import SupervisorLog
     from gateway.supervisor.supervisor import Supervisor
 
     assert bound.admin is not None
     ledger = None
     try:
         ledger = make_ledger(loaded.config)
-        trail = HomeTrail(loaded.home.path, loaded.config.audit, loaded.checkpoint_key)
+        supervisor_log = SupervisorLog(loaded.home.path, loaded.config.audit, loaded.checkpoint_key)
         supervisor = Supervisor(
             loaded,
             load_again,
             bound.listeners,
             bound.admin,
-            trail,
+            supervisor_log,
             say=say,
             log=log,
             version=build.version(),

@@ -1,6 +1,6 @@
 """The supervisor's work on the audit log: a checkpoint every second, its own acts, and what is to be said of the log.
 
-The trail blocks on the disk, so each call of it has a thread; what goes wrong is told, and never ends anything here.
+Writing blocks on the disk, so it has a thread of its own; what goes wrong is told, and never ends anything here.
 """
 
 from __future__ import annotations
@@ -9,47 +9,20 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from gateway.audit.health import AuditHealth
+from gateway.audit.supervisor_log import SupervisorLog
 from gateway.config.values import AuditConfig
 
 CHECKPOINT_INTERVAL: Final = 1.0
 
 
-class Trail(Protocol):
-    """Where the supervisor's own acts are recorded; all calls block on the disk."""
-
-    def record(self, event: str, outcome: str, detail: Mapping[str, object]) -> None:
-        """Add an act of the operator's to the ``cli`` stream."""
-        ...
-
-    def checkpoint(self, heads: Sequence[Mapping[str, object]]) -> None:
-        """Sign and store the heads of the processes' streams, and of ``cli``."""
-        ...
-
-    def configure(self, config: AuditConfig) -> None:
-        """Keep the log by these settings from now on; does not block."""
-        ...
-
-    def settle(self) -> None:
-        """Before any process writes: see that the log is the one that was written, and sign where it ends."""
-        ...
-
-    def finish(self, heads: Sequence[Mapping[str, object]], *, complete: bool) -> None:
-        """Sign and store the last heads of processes that ended; whether all told theirs."""
-        ...
-
-    def found(self) -> tuple[str, ...]:
-        """What was found in the log and is not as it was written; does not block."""
-        ...
-
-
 class Signer:
-    """One trail for as long as the gateway runs."""
+    """Writes and signs one log for as long as the gateway runs."""
 
-    def __init__(self, trail: Trail, log: Callable[[str], None]) -> None:
-        self._trail = trail
+    def __init__(self, supervisor_log: SupervisorLog, log: Callable[[str], None]) -> None:
+        self._supervisor_log = supervisor_log
         self._log = log
         self._health = AuditHealth(log)
         self._last: Mapping[str, Mapping[str, object]] | None = None
@@ -58,7 +31,7 @@ class Signer:
 
     def configure(self, config: AuditConfig) -> None:
         """Keep the log by these settings from now on."""
-        self._trail.configure(config)
+        self._supervisor_log.configure(config)
 
     def status(self) -> dict[str, object]:
         """What ``status`` shows of the log."""
@@ -67,7 +40,7 @@ class Signer:
     async def record(self, event: str, outcome: str = "done", **detail: object) -> bool:
         """Add an act to the log; whether it is there. One that cannot be recorded is told."""
         try:
-            await asyncio.to_thread(self._trail.record, event, outcome, detail)
+            await asyncio.to_thread(self._supervisor_log.record, event, outcome, detail)
         except Exception as error:  # the act is done or must be done: say that its line is missing
             self._log(f"{event} could not be recorded in the audit log: {type(error).__name__}: {error}")
             return False
@@ -75,7 +48,7 @@ class Signer:
 
     async def settle(self) -> bool:
         """Whether the log is the one that was written, and is signed up to its end: without it no process may start."""
-        settled = await self._signed(self._trail.settle)
+        settled = await self._signed(self._supervisor_log.settle)
         if settled:
             self._last = {}
         return settled
@@ -89,7 +62,7 @@ class Signer:
             self.due.clear()
             told = await heads()
             self._health.hear(told)
-            await self._signed(partial(self._trail.checkpoint, _with_lines(told)))
+            await self._signed(partial(self._supervisor_log.checkpoint, _with_lines(told)))
 
     def ended(self, heads: Mapping[str, Mapping[str, object]]) -> None:
         """What the processes that ended by themselves told then, by stream."""
@@ -99,7 +72,7 @@ class Signer:
         """Sign what the processes wrote last; when all of these streams told it, nothing may follow."""
         if (last := self._last) is not None:
             complete = last.keys() == set(streams)
-            await self._signed(partial(self._trail.finish, _with_lines(last.values()), complete=complete))
+            await self._signed(partial(self._supervisor_log.finish, _with_lines(last.values()), complete=complete))
 
     async def _signed(self, sign: Callable[[], None]) -> bool:
         fault = ""
@@ -107,7 +80,7 @@ class Signer:
             await asyncio.to_thread(sign)
         except Exception as error:
             fault = f"{type(error).__name__}: {error}"
-        self._health.find(self._trail.found())
+        self._health.find(self._supervisor_log.found())
         self._health.signed(fault)
         return not fault
 

@@ -19,6 +19,7 @@ from typing import Final
 
 from gateway.admin.server import AdminServer, Answer
 from gateway.admin.status import cut_in_words, merge, merge_pools, process_entry
+from gateway.audit.supervisor_log import SupervisorLog
 from gateway.config.values import LoadFailed
 from gateway.control.channel import ApplyState, Ask, Question, StateFresh
 from gateway.control.process_inputs import ProcessInputs
@@ -30,7 +31,7 @@ from gateway.supervisor.fleet import Fleet
 from gateway.supervisor.fleet_drain import drain_fleet
 from gateway.supervisor.launcher import COMMAND, Child
 from gateway.supervisor.load import Loaded, fixed_changes
-from gateway.supervisor.signer import Signer, Trail
+from gateway.supervisor.signer import Signer
 from gateway.supervisor.sockets import Listener, Purpose
 from rhttp import build
 from rhttp.clock import elapsed
@@ -54,7 +55,7 @@ class Supervisor:
         load_again: Callable[[], Loaded],
         listeners: Mapping[Purpose, Listener],
         admin: Listener,
-        trail: Trail,
+        supervisor_log: SupervisorLog,
         *,
         say: Callable[[str], None],
         log: Callable[[str], None],
@@ -72,7 +73,7 @@ class Supervisor:
         self._load_again = load_again
         self._listeners = listeners
         self._admin_listener = admin
-        self._signer = Signer(trail, log)
+        self._signer = Signer(supervisor_log, log)
         self._say = say
         self._log = log
         self._version = version
@@ -256,7 +257,7 @@ class Supervisor:
         return sum(done.cut for done in answers.values())
 
     async def _heads(self) -> list[Mapping[str, object]]:
-        answers = await self._fleet.hear(
+        answers = await self._fleet.collect(
             lambda number: Ask(id=number, question=Question.AUDIT_HEAD), patience=HEAD_PATIENCE, within=HEAD_TIMEOUT
         )
         return [done.value for done in answers.values()]
@@ -277,7 +278,7 @@ class Supervisor:
                 return tuple((problem.path, problem.message) for problem in error.problems)
             except StateUnreadable as error:
                 return (("state", str(error)),)
-            problems = await self._fleet.change(lambda stream: self._inputs(loaded, stream))
+            problems = await self._fleet.reconfigure(lambda stream: self._inputs(loaded, stream))
             if problems:
                 return problems
             self._loaded = loaded

@@ -18,7 +18,7 @@ _PLAIN: Final = bytes(byte for byte in range(0x21, 0x7F) if byte not in b'"\\')
 """What may stand in a quoted string as it is, of what a request target can hold."""
 
 
-class RecentAuthorization:
+class AuthorizationCache:
     """Reads the values of one connection, quickly when they are alike. One for each connection, so it keeps little."""
 
     __slots__ = (

@@ -29,7 +29,7 @@ from rhttp.worker.backoff import REFUSAL, TROUBLE, wait_before_retry
 from rhttp.worker.bundle import Bundle, BundleInvalid, bundle_stamp, load_bundle
 from rhttp.worker.dial import DialFailed, Dialling, Session, dial
 from rhttp.worker.handler import LIMITS, Handler, answer_problem
-from rhttp.worker.reversed import Reversed, Status
+from rhttp.worker.reversed import ReversedConnection, Status
 from rhttp.worker.slots import Slots, as_slots
 
 log = logging.getLogger("rhttp.agent")
@@ -94,7 +94,7 @@ class Agent:
         self._session: Session
         self._is_prepared = False
         self._timer: asyncio.TimerHandle | None = None
-        self._open: set[Reversed] = set()
+        self._open: set[ReversedConnection] = set()
         self._dials: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._wanted = 0
@@ -286,7 +286,7 @@ class Agent:
     def _take(self, session: Session, link: TlsLink, surplus: bytes) -> None:
         """The gateway said 101: from here on it asks and we answer."""
         now = self._loop.time()
-        reversed_ = Reversed(self, session, now)
+        reversed_ = ReversedConnection(self, session, now)
         end = reversed_.end = ServerEnd(reversed_, self._limits, self._wheel, is_patient=True)
         end.connection_made(link)  # type: ignore[arg-type]  # a Link
         self._open.add(reversed_)
@@ -313,7 +313,7 @@ class Agent:
         else:
             log.debug("%s; next try in %.1f s", message, wait)
 
-    def serve(self, reversed_: Reversed, end: ServerEnd, head: RequestHead) -> None:
+    def serve(self, reversed_: ReversedConnection, end: ServerEnd, head: RequestHead) -> None:
         """A request came."""
         self._served += 1
         reversed_.used = self._loop.time()
@@ -325,7 +325,7 @@ class Agent:
             log.exception("the handler failed")
             answer_problem(end, 500, "internal", "The worker failed")
 
-    def closed(self, reversed_: Reversed) -> None:
+    def closed(self, reversed_: ReversedConnection) -> None:
         """A reversed connection is gone: another takes its place, in a moment."""
         self._open.discard(reversed_)
         self._changed.set()

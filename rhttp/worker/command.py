@@ -106,7 +106,7 @@ def serve_bundle(
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    teller = _Teller()
+    teller = _StatusPrinter()
     worker = Worker(
         handler,
         bundle,
@@ -142,7 +142,7 @@ def _load(name: str) -> Any:
     return found
 
 
-class _Teller:
+class _StatusPrinter:
     """Tells on stdout when all slots are connected: at first, and again when all were lost or trouble was told.
 
     One connection that is replaced by another, as when a certificate was renewed, is nobody's news.

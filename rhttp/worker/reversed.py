@@ -40,22 +40,22 @@ class Status:
     draining: bool
 
 
-class Keeper(Protocol):
+class ReversedOwner(Protocol):
     """Keeps reversed connections: the agent."""
 
-    def serve(self, reversed_: Reversed, end: ServerEnd, head: RequestHead, /) -> None:
+    def serve(self, reversed_: ReversedConnection, end: ServerEnd, head: RequestHead, /) -> None:
         """A request came."""
 
-    def closed(self, reversed_: Reversed, /) -> None:
+    def closed(self, reversed_: ReversedConnection, /) -> None:
         """The connection is gone."""
 
 
-class Reversed:
+class ReversedConnection:
     """One reversed connection: the owner of its server end."""
 
     __slots__ = ("_keeper", "end", "is_retired", "opened", "served", "session", "used")
 
-    def __init__(self, keeper: Keeper, session: Session, now: float) -> None:
+    def __init__(self, keeper: ReversedOwner, session: Session, now: float) -> None:
         self._keeper = keeper
         self.session = session
         self.opened = self.used = now

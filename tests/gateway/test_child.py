@@ -1,4 +1,4 @@
-"""A data process before it is one: started ahead, waiting at its door, handed what it inherits."""
+"""A data process before it is one: started ahead, waiting for its descriptors."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from support.supervised import is_gone
 
-from gateway.control.descriptors import Inherited, hand_over, take_over
+from gateway.control.descriptors import Inherited, receive_descriptors, send_descriptors
 from gateway.supervisor.launcher import Child, start_ahead
 
 # Takes over like a data process, then says by its exit status how many descriptors came that are what they should be.
 _TELL = """
 import os, socket, sys
-from gateway.control.descriptors import take_over
-door = socket.socket(fileno=int(sys.argv[1].partition("=")[2]))
-got = take_over(door)
+from gateway.control.descriptors import receive_descriptors
+sock = socket.socket(fileno=int(sys.argv[1].partition("=")[2]))
+got = receive_descriptors(sock)
 if got is None:
     sys.exit(99)
 sys.exit(sum(not os.get_inheritable(number) for number in got.descriptors()))
@@ -29,7 +29,7 @@ TELL = (sys.executable, "-c", _TELL)
 STAY = (sys.executable, "-c", "import signal; signal.pause()")
 
 
-def doors() -> tuple[socket.socket, socket.socket]:
+def socket_pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
@@ -39,9 +39,9 @@ def identity(number: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("processes", [1, 2, 127, 128, 256])
-def test_door_passes_every_descriptor_to_its_place(processes: int) -> None:
+def test_descriptor_socket_passes_every_descriptor_to_its_place(processes: int) -> None:
     """The kernel numbers them anew; each is still what it was, however many packets they take."""
-    ours, theirs = doors()
+    ours, theirs = socket_pair()
     tls, dispatch = ([os.memfd_create(name) for _ in range(processes)] for name in ("tls", "dispatch"))
     single = [os.memfd_create(name) for name in ("control", "metrics", "mesh", "ledger", "tally")]
     sent = Inherited(
@@ -57,8 +57,8 @@ def test_door_passes_every_descriptor_to_its_place(processes: int) -> None:
     )
     got = None
     try:
-        hand_over(ours, sent)
-        got = take_over(theirs)
+        send_descriptors(ours, sent)
+        got = receive_descriptors(theirs)
         assert got is not None
         assert [identity(number) for number in got.descriptors()] == [identity(number) for number in sent.descriptors()]
         assert (got.index, got.processes) == (sent.index, sent.processes)
@@ -70,40 +70,40 @@ def test_door_passes_every_descriptor_to_its_place(processes: int) -> None:
         theirs.close()
 
 
-def test_door_without_optional_descriptors_leaves_them_out() -> None:
+def test_descriptor_socket_without_optional_descriptors_leaves_them_out() -> None:
     """A process that is alone has no mesh, no table and no tally."""
-    ours, theirs = doors()
+    ours, theirs = socket_pair()
     with ours, theirs:
-        hand_over(ours, Inherited(control=theirs.fileno()))
-        got = take_over(theirs)
+        send_descriptors(ours, Inherited(control=theirs.fileno()))
+        got = receive_descriptors(theirs)
         assert got is not None
         assert got == Inherited(control=got.control)
         os.close(got.control)
 
 
-def test_door_that_closes_gives_nothing() -> None:
+def test_descriptor_socket_that_closes_gives_nothing() -> None:
     """The supervisor had no need of the process, or died."""
-    ours, theirs = doors()
+    ours, theirs = socket_pair()
     with theirs:
         ours.close()
-        assert take_over(theirs) is None
+        assert receive_descriptors(theirs) is None
 
 
 @pytest.mark.parametrize("told", [b"hello", b"control=3", b"control=3\ntls=4", b"\xff", b"control=" + b"3" * 20000])
-def test_door_with_something_else_is_refused(told: bytes) -> None:
+def test_descriptor_socket_with_something_else_is_refused(told: bytes) -> None:
     """No process goes on with descriptors that it does not know the meaning of."""
-    ours, theirs = doors()
+    ours, theirs = socket_pair()
     with ours, theirs:
         ours.send(told)
         with pytest.raises(ValueError, match=r"descriptor|cut|codec"):
-            take_over(theirs)
+            receive_descriptors(theirs)
 
 
 async def test_child_is_handed_its_descriptors_and_its_end_is_told_to_all_who_wait() -> None:
     """None of them survives an exec."""
     child = Child(TELL)
     with socket.socket() as control, socket.socket() as tls:
-        child.hand(Inherited(control=control.fileno(), tls=(tls.fileno(),)))
+        child.inherit(Inherited(control=control.fileno(), tls=(tls.fileno(),)))
     async with asyncio.timeout(30):
         assert await asyncio.gather(child.wait(), child.wait()) == [2, 2]
     assert is_gone(child.pid)
@@ -124,7 +124,7 @@ def test_child_that_is_gone_takes_nothing() -> None:
     child = Child((sys.executable, "-c", ""))
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     with pytest.raises(BrokenPipeError):
-        child.hand(Inherited(control=0))
+        child.inherit(Inherited(control=0))
     child.discard()
 
 

@@ -15,7 +15,7 @@ from support.fakegateway import FakeState, snapshot
 from auth.credentials import Credentials
 from auth.sharedledger import SharedLedger, create
 from gateway.core.context import ProcessContext
-from gateway.dataplane.generation import Lasting, build_generation, read_config
+from gateway.dataplane.generation import DigestState, build_generation, read_config
 from gateway.state.snapshot import StateSnapshot
 from gateway.state.watch import StateWatch
 from rhttp.clock import elapsed
@@ -53,11 +53,11 @@ def test_elapsed_is_the_same_whatever_the_time_of_day(clock: Clock) -> None:
 async def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:  # type: ignore[misc]  # async, so that a loop runs
     """A gateway's data process with a ledger of its own, or with that of several."""
     bench = Bench(CONFIG, policy=KNOWN, loop=asyncio.get_running_loop())
-    ledger = SharedLedger(create(per_identity=4)) if request.param == "shared" else bench.lasting.ledger
+    ledger = SharedLedger(create(per_identity=4)) if request.param == "shared" else bench.digest_state.ledger
     process = bench.process
-    bench.lasting = Lasting(key=bench.lasting.key, ledger=ledger)
+    bench.digest_state = DigestState(key=bench.digest_state.key, ledger=ledger)
     process.generation = build_generation(
-        process, read_config(bench.inputs), bench.inputs, bench.lasting, process.generation
+        process, read_config(bench.inputs), bench.inputs, bench.digest_state, process.generation
     )
     ledger.configure(1024, 4, 300.0)
     realm = process.generation.config.digest.realm
@@ -71,7 +71,7 @@ async def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:  # type: ign
 def comes(bench: Bench, name: str) -> int:
     """The status of a request by a client that knows the password and was challenged just now."""
     process: ProcessContext = bench.process
-    process.look_at_clocks()
+    process.update_clocks()
     process.state_at = process.elapsed
     requester = bench.requester(client_peer(name))
     challenged = requester.ask("/-/pools")
@@ -99,14 +99,14 @@ def test_clock_set_back_locks_nobody_out(bench: Bench, clock: Clock) -> None:
 def test_clock_set_forward_makes_no_nonce_stale(bench: Bench, clock: Clock) -> None:
     """A nonce lives so long by the clock that nobody sets."""
     process = bench.process
-    process.look_at_clocks()
+    process.update_clocks()
     client = DigestClient("alice", PASSWORD, entropy=os.urandom)
     requester = bench.requester(client_peer("alice"))
     challenged = requester.ask("/-/pools")
     assert challenged is not None
     assert client.challenged([challenged.fields["www-authenticate"].encode()])
     clock.ahead = 2 * HOURS
-    process.look_at_clocks()
+    process.update_clocks()
     value = client.authorize(b"GET", b"/-/pools")
     assert value is not None
     answer = requester.ask("/-/pools", "GET", f"Authorization: {value.decode()}")
@@ -120,7 +120,7 @@ def test_state_goes_stale_by_elapsed_time_whatever_the_clock_says(bench: Bench, 
     process = bench.process
     process.state_at = elapsed() - 9
     clock.ahead = ahead
-    process.look_at_clocks()
+    process.update_clocks()
     assert not process.state_is_stale()
     process.state_at -= 2
     assert process.state_is_stale()

@@ -158,10 +158,10 @@ async def test_hearing_waits_for_a_slow_one_no_longer_than_its_patience(tmp_path
         stopped = made.pids["p0"]
         os.kill(stopped, signal.SIGSTOP)
         for _ in range(3):
-            assert list(await made.fleet.hear(head, patience=0.1, within=30)) == ["p1"]
+            assert list(await made.fleet.collect(head, patience=0.1, within=30)) == ["p1"]
         os.kill(stopped, signal.SIGCONT)
         async with asyncio.timeout(20):
-            while "p0" not in await made.fleet.hear(head, patience=0.1, within=30):
+            while "p0" not in await made.fleet.collect(head, patience=0.1, within=30):
                 pass
         assert made.pids["p0"] == stopped
 
@@ -193,7 +193,7 @@ async def test_process_that_is_replaced_has_the_newest_state_before_it_serves(tm
 async def test_change_without_a_process_is_refused(tmp_path: Path) -> None:
     """A reload is taken up by all, and nobody is not all."""
     async with bench(tmp_path, 1) as made:
-        ((_, message),) = await made.fleet.change(made.gateway.loaded.inputs)  # type: ignore[arg-type]
+        ((_, message),) = await made.fleet.reconfigure(made.gateway.loaded.inputs)  # type: ignore[arg-type]
         assert "no data process runs" in message
 
 

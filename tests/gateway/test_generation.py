@@ -25,7 +25,7 @@ from gateway.dataplane.generation import (
     _verify,
     build_generation,
     http1_limits,
-    lasting_parts,
+    make_digest_state,
     read_config,
     server_names,
 )
@@ -51,16 +51,16 @@ class Maker:
         self.process = ProcessContext(asyncio.new_event_loop(), MemoryAudit([]))  # type: ignore[arg-type]
         self.previous: Generation | None = None
         first = make_inputs()
-        self.lasting = lasting_parts(read_config(first), first)
+        self.digest_state = make_digest_state(read_config(first), first)
 
     def build(self, config: str = POOL, **changes: Any) -> Generation:
         inputs = make_inputs(config, **changes)
-        self.previous = build_generation(self.process, read_config(inputs), inputs, self.lasting, self.previous)
+        self.previous = build_generation(self.process, read_config(inputs), inputs, self.digest_state, self.previous)
         return self.previous
 
     def refused(self, inputs: ProcessInputs) -> list[tuple[str, str]]:
         with pytest.raises(Refusals) as caught:
-            build_generation(self.process, read_config(inputs), inputs, self.lasting, self.previous)
+            build_generation(self.process, read_config(inputs), inputs, self.digest_state, self.previous)
         return caught.value.problems
 
 
@@ -198,7 +198,7 @@ def test_dispatch_listener_answers_for_its_address_only(
 ) -> None:
     """On TCP, where web pages could reach it; a unix socket has no names."""
     inputs = make_inputs(overrides={"dispatch": dispatch})
-    made = build_generation(maker.process, read_config(inputs), inputs, maker.lasting, None)
+    made = build_generation(maker.process, read_config(inputs), inputs, maker.digest_state, None)
     names = made.dispatch_authorities
     assert (None if names is None else names.covers(host)) == covered
 

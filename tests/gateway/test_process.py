@@ -68,7 +68,7 @@ async def alone() -> AsyncIterator[Alone]:
     made = Alone()
     ours, theirs = socket.socketpair()
     made.process = Child(COMMAND)
-    made.process.hand(Inherited(control=theirs.fileno()))
+    made.process.inherit(Inherited(control=theirs.fileno()))
     theirs.close()
     made.channel = await ControlChannel.open(ours, on_message=made.take, on_close=made.closed.set)
     try:

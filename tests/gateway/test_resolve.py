@@ -141,7 +141,9 @@ async def test_new_policy_is_asked_about_the_next_request(pair: Pair) -> None:
     """A reload reaches connections that are open."""
     inputs = make_inputs(POOL, policy=OPEN + '@id("no") forbid (principal, action, resource);')
     process = pair.process
-    process.generation = build_generation(process, read_config(inputs), inputs, pair.bench.lasting, process.generation)
+    process.generation = build_generation(
+        process, read_config(inputs), inputs, pair.bench.digest_state, process.generation
+    )
     assert pair.ask().status == 401  # denied without credentials: a challenge, not a final word
     assert pair.reason() == "absent"
 
@@ -175,7 +177,9 @@ def reload(pair: Pair, policy: str) -> None:
     """Put a generation with this policy in force, and ask whoever waits again."""
     inputs = make_inputs(POOL, policy=policy)
     process = pair.process
-    process.generation = build_generation(process, read_config(inputs), inputs, pair.bench.lasting, process.generation)
+    process.generation = build_generation(
+        process, read_config(inputs), inputs, pair.bench.digest_state, process.generation
+    )
     for live in process.registry:
         if isinstance(live, Connection):
             live.ask_again()
@@ -255,7 +259,7 @@ def generations() -> Iterator[list[Generation]]:
     made = [process.generation]
     for config in (POOL + ROUTE, POOL + ROUTE + '[pools.none]\nmode = "hosted"\n'):
         inputs = make_inputs(config, policy=OPEN)
-        made.append(build_generation(process, read_config(inputs), inputs, bench.lasting, process.generation))
+        made.append(build_generation(process, read_config(inputs), inputs, bench.digest_state, process.generation))
     yield made
     bench.close()
     loop.close()

@@ -94,10 +94,10 @@ def test_start_with_a_changed_configuration_binds_what_it_says_in_the_end(
     first, then = config(tmp_path, 1), config(tmp_path, 2)
     bound = _Bound()
     (tmp_path / "run").mkdir(mode=0o700)
-    bound.try_to(first)
+    bound.bind_early(first)
     before = bound.listeners["tls"].sock
     assert "mesh" not in bound.listeners
-    bound.insist(then, tmp_path / "run" / "admin.sock")
+    bound.bind(then, tmp_path / "run" / "admin.sock")
     assert before.fileno() == -1
     assert "mesh" in bound.listeners
     assert bound.admin is not None
@@ -113,8 +113,8 @@ def test_start_on_a_port_in_use_is_told_when_all_was_looked_at(tmp_path: Path) -
             config(tmp_path, 1), listen=TcpAddress(host="127.0.0.1", port=taken.getsockname()[1])
         )
         bound = _Bound()
-        bound.try_to(wanted)
+        bound.bind_early(wanted)
         assert bound.listeners == {}
         with pytest.raises(LoadFailed, match="in use"):
-            bound.insist(wanted, tmp_path / "run" / "admin.sock")
+            bound.bind(wanted, tmp_path / "run" / "admin.sock")
         bound.close()

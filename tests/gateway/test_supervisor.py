@@ -108,7 +108,7 @@ async def test_process_gets_no_secret_in_its_command_line_or_environment(tmp_pat
     async with running(tmp_path) as run:
         entry = await run.process()
         shown = Path(f"/proc/{entry['pid']}/cmdline").read_bytes() + Path(f"/proc/{entry['pid']}/environ").read_bytes()
-        assert b"door=" in shown
+        assert b"descriptors=" in shown
         assert b"the-private-key" not in shown
         assert bytes.fromhex(entry["nonce_key"]) not in shown
         assert entry["nonce_key"].encode() not in shown

@@ -62,7 +62,7 @@ async def test_processes_get_what_is_theirs_and_what_is_everyones(tmp_path: Path
         assert len({entry["nonce_key"] for entry in entries}) == 1
         for entry in entries:
             shown = Path(f"/proc/{entry['pid']}/cmdline").read_bytes().split(b"\0")
-            assert shown[-2].startswith(b"door=")
+            assert shown[-2].startswith(b"descriptors=")
             assert next(argument for argument in entry["inherited"] if argument.startswith("tls=")).count(",") == 2
             assert entry["nonce_key"].encode() not in b" ".join(shown)
 

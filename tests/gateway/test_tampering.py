@@ -17,7 +17,7 @@ from gateway.audit.anchor import Anchor
 from gateway.audit.checkpoints import CheckpointRefused
 from gateway.audit.cli_stream import append_cli
 from gateway.audit.line import AuditUnavailable, line_hash
-from gateway.audit.supervisor_log import HomeTrail
+from gateway.audit.supervisor_log import SupervisorLog
 from gateway.audit.verify import Report, verify_directory
 from gateway.audit.writer import AuditWriter
 from gateway.config.values import AuditConfig
@@ -36,7 +36,7 @@ def told(writer: AuditWriter, stream: str) -> dict[str, object]:
 
 def run_gateway(home: Path, *, killed: bool = False, lines: int = 20) -> None:
     """What a gateway with two processes leaves behind: several files each, checkpoints, an orderly end or none."""
-    trail = HomeTrail(home, CONFIG, KEY)
+    trail = SupervisorLog(home, CONFIG, KEY)
     trail.settle()
     writers = {stream: AuditWriter.open(home / "audit", stream, CONFIG) for stream in ("p0", "p1")}
     for stream, writer in writers.items():

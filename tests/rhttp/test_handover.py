@@ -187,7 +187,7 @@ class Hands(RuleBasedStateMachine):
         return self.is_open() and not self.link.real._eof_wanted
 
     @rule(keeps_half=st.booleans())
-    def hand_over(self, keeps_half: bool) -> None:
+    def send_descriptors(self, keeps_half: bool) -> None:
         self.former.append(self.owner)
         self.owner = Owner(keeps_half=keeps_half)
         self.link.set_protocol(self.owner)
@@ -239,7 +239,7 @@ class Hands(RuleBasedStateMachine):
         """In one turn: the loss is not told yet when the link changes hands."""
         self.is_reset = True
         self.link.abort()
-        self.hand_over(True)
+        self.send_descriptors(True)
 
     @precondition(lambda self: self.link.real._state != CLOSED)
     @rule()
@@ -276,7 +276,7 @@ class Hands(RuleBasedStateMachine):
         """Whoever has it at last hears how it ended, and gets what it can still get."""
         self.link.drain()
         if self.is_open():
-            self.hand_over(True)
+            self.send_descriptors(True)
             self.link.settle()
             assert self.link.reading or self.owner.ends
             assert len(self.link.sent) == self.written

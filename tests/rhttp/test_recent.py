@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.slots import attributes
 
-from rhttp.digest.authorization_cache import RecentAuthorization
+from rhttp.digest.authorization_cache import AuthorizationCache
 from rhttp.digest.formula import (
     MAX_AUTHORIZATION,
     Algorithm,
@@ -34,7 +34,7 @@ def facts(found: object) -> object:
 
 def test_recent_reads_counters_and_responses_of_one_connection() -> None:
     """Value after value is read as the parser reads it."""
-    recent = RecentAuthorization()
+    recent = AuthorizationCache()
     for number in range(1, 300):
         value = VALUE % (b"%064x" % (number * 7919), b"%08x" % number)
         found = recent.parse(value, b"/a")
@@ -97,7 +97,7 @@ def test_recent_answers_what_the_parser_answers_whatever_came_before(
     values: list[tuple[bytes, int, bytes, bool, bytes]],
 ) -> None:
     """Any sequence of values, changed at any place, is read as if each came alone."""
-    recent = RecentAuthorization()
+    recent = AuthorizationCache()
     for base, at, insert, replace, target in values:
         value = base[:at] + insert + base[at + (len(insert) if replace else 0) :]
         assert facts(recent.parse(value, target)) == facts(parse_authorization(value))
@@ -105,7 +105,7 @@ def test_recent_answers_what_the_parser_answers_whatever_came_before(
 
 def test_recent_reads_other_targets_of_one_connection_without_the_parser() -> None:
     """Only the first value is parsed, so all give one object: targets, counters and responses may all differ."""
-    recent = RecentAuthorization()
+    recent = AuthorizationCache()
     objects = set()
     for number in range(1, 40):
         target = b"/" + b"x" * number + b"?n=%d" % number
@@ -120,7 +120,7 @@ def test_recent_reads_other_targets_of_one_connection_without_the_parser() -> No
 
 def test_recent_value_over_the_limit_is_refused_however_alike() -> None:
     """A target that makes the value too long is refused as it would be alone."""
-    recent = RecentAuthorization()
+    recent = AuthorizationCache()
     value = VALUE % (HEX64, b"00000001")
     recent.parse(value, b"/a")
     target = b"/" + b"x" * MAX_AUTHORIZATION
@@ -130,7 +130,7 @@ def test_recent_value_over_the_limit_is_refused_however_alike() -> None:
 
 def test_recent_ha2_is_that_of_the_formula() -> None:
     """A remembered H(A2) is for the same algorithm, method and uri."""
-    recent = RecentAuthorization()
+    recent = AuthorizationCache()
     secret = ha1("u", "r", "p", Algorithm.SHA_256).encode()
     for method, uri in [(b"GET", b"/a"), (b"GET", b"/a"), (b"PUT", b"/a"), (b"GET", b"/b")]:
         ha2 = recent.ha2(Algorithm.SHA_256, method, uri)

@@ -30,7 +30,7 @@ from gateway.control.descriptors import Inherited
 from gateway.control.process_inputs import ProcessInputs
 from gateway.core.context import ProcessContext
 from gateway.core.peer import CertifiedPeer, LocalPeer, Peer
-from gateway.dataplane.generation import build_generation, lasting_parts, read_config
+from gateway.dataplane.generation import build_generation, make_digest_state, read_config
 from gateway.dataplane.plane import DataPlane
 from gateway.exchange.exchange import Exchange
 from gateway.ingress.connection import Connection
@@ -322,9 +322,9 @@ class Bench:
         self.process = ProcessContext(loop or asyncio.get_running_loop(), self.audit)  # type: ignore[arg-type]
         self._prepare()
         parsed = read_config(self.inputs)
-        self.lasting = lasting_parts(parsed, self.inputs)
-        self.process.generation = build_generation(self.process, parsed, self.inputs, self.lasting, None)
-        self.process.look_at_clocks()
+        self.digest_state = make_digest_state(parsed, self.inputs)
+        self.process.generation = build_generation(self.process, parsed, self.inputs, self.digest_state, None)
+        self.process.update_clocks()
         self.process.state_at = self.process.elapsed
         self.process.date = one_field(b"Date", b"Thu, 01 Jan 2026 00:00:00 GMT")
 

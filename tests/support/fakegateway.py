@@ -102,6 +102,7 @@ def make_loaded(place: Path, state: FakeState, policy: str = "", **config: Any) 
         config_text="",
         overrides={},
         policy_text=policy,
+        policies=(),
         trust={"root": b"root"},
         server_cert=b"certificate",
         server_key=b"the-private-key-of-the-server",

@@ -13,7 +13,7 @@ from support.bench import POOL, Bench, make_inputs
 from gateway.cluster.peers import Mesh
 from gateway.control.descriptors import Inherited, mesh_path
 from gateway.core.context import ProcessContext
-from gateway.dataplane.generation import build_generation, lasting_parts, read_config
+from gateway.dataplane.generation import build_generation, make_digest_state, read_config
 from gateway.dataplane.wiring import join
 
 
@@ -30,13 +30,13 @@ class MeshBench(Bench):
         mesh = join(process, Inherited(control=-1, index=index, processes=processes), folder, self.peers.__setitem__)
         assert mesh is not None
         self.mesh: Mesh = mesh
-        process.look_at_clocks()
+        process.update_clocks()
         process.state_at = process.elapsed
         process.date = self.process.date
         inputs = make_inputs(config, limits=limits)
         parsed = read_config(inputs)
         self.process = process
-        process.generation = build_generation(process, parsed, inputs, lasting_parts(parsed, inputs), None)
+        process.generation = build_generation(process, parsed, inputs, make_digest_state(parsed, inputs), None)
 
     def sums(self) -> tuple[int, int]:
         """Slots in all processes, free ones, as this one sees them."""

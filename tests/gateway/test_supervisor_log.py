@@ -12,7 +12,7 @@ from gateway.audit.checkpoint_log import last_checkpoint
 from gateway.audit.checkpoints import CheckpointRefused
 from gateway.audit.cli_stream import append_cli
 from gateway.audit.line import LogBroken
-from gateway.audit.supervisor_log import RETIRE_EVERY, HeadMalformed, HomeTrail
+from gateway.audit.supervisor_log import RETIRE_EVERY, HeadMalformed, SupervisorLog
 from gateway.audit.verify import Report, verify_directory
 from gateway.audit.writer import AuditWriter
 from gateway.config.values import AuditConfig
@@ -49,7 +49,7 @@ def write_lines(home: Path, count: int, config: AuditConfig = CONFIG) -> dict[st
 
 def test_checkpoint_covers_processes_and_commands(home: Path) -> None:
     """The lines of a command in a sealed home, which cannot sign, are signed by the running gateway."""
-    trail = HomeTrail(home, CONFIG, KEY)
+    trail = SupervisorLog(home, CONFIG, KEY)
     append_cli(home, "user.added", sign=False, outcome="done")
     trail.checkpoint([write_lines(home, 3)])
     assert uncovered(home) == {"p0": 0, "cli": 0}
@@ -61,7 +61,7 @@ def test_checkpoint_covers_processes_and_commands(home: Path) -> None:
 
 def test_record_is_covered_by_the_next_checkpoint(home: Path) -> None:
     """The supervisor's own acts are lines like all others."""
-    trail = HomeTrail(home, CONFIG, KEY)
+    trail = SupervisorLog(home, CONFIG, KEY)
     trail.record("admin.reload", "refused", {"count": 2})
     trail.record("admin.drain", "done", {})
     trail.checkpoint([])
@@ -73,7 +73,7 @@ def test_record_is_covered_by_the_next_checkpoint(home: Path) -> None:
 
 def test_checkpoint_without_news_writes_nothing(home: Path) -> None:
     """An idle gateway does not fill its disk with signatures."""
-    trail = HomeTrail(home, CONFIG, KEY)
+    trail = SupervisorLog(home, CONFIG, KEY)
     head = write_lines(home, 1)
     for _ in range(3):
         trail.checkpoint([head])
@@ -82,40 +82,40 @@ def test_checkpoint_without_news_writes_nothing(home: Path) -> None:
 
 def test_settle_covers_what_a_crash_left_unsigned(home: Path) -> None:
     """The next start signs what the last run could not."""
-    HomeTrail(home, CONFIG, KEY).checkpoint([write_lines(home, 2)])
+    SupervisorLog(home, CONFIG, KEY).checkpoint([write_lines(home, 2)])
     write_lines(home, 5)
     append_cli(home, "user.added", sign=False, outcome="done")
     assert uncovered(home) == {"p0": 5, "cli": 1}
-    HomeTrail(home, CONFIG, KEY).settle()
+    SupervisorLog(home, CONFIG, KEY).settle()
     assert uncovered(home) == {"p0": 0, "cli": 0}
 
 
 def test_settle_on_nothing_writes_and_signs_the_first_line(home: Path) -> None:
     """Before a data process writes there is a checkpoint, so that its absence always shows."""
-    HomeTrail(home, CONFIG, KEY).settle()
+    SupervisorLog(home, CONFIG, KEY).settle()
     assert uncovered(home) == {"cli": 0}
     assert [line["event"] for line in records(home / "audit", "cli")] == ["admin.audit_begun"]
 
 
 def test_settle_on_checkpoints_of_another_key_is_refused(home: Path) -> None:
     """Nothing is signed on top of what is not ours."""
-    HomeTrail(home, CONFIG, OTHER_KEY).settle()
+    SupervisorLog(home, CONFIG, OTHER_KEY).settle()
     write_lines(home, 1)
     with pytest.raises(CheckpointRefused):
-        HomeTrail(home, CONFIG, KEY).settle()
+        SupervisorLog(home, CONFIG, KEY).settle()
 
 
 @pytest.mark.parametrize("head", [{}, {"stream": "p0", "seq": "1", "hash": "", "file": ""}, {"stream": "p0"}])
 def test_head_malformed_is_refused(home: Path, head: dict[str, object]) -> None:
     """A head that is none is a bug, and no checkpoint."""
     with pytest.raises(HeadMalformed):
-        HomeTrail(home, CONFIG, KEY).checkpoint([head])
+        SupervisorLog(home, CONFIG, KEY).checkpoint([head])
 
 
 def test_files_beyond_those_kept_go_after_a_checkpoint_says_so(home: Path) -> None:
     """Retention runs by itself, and what is left still verifies."""
     config = AuditConfig(max_bytes=4096, keep=1)
-    trail = HomeTrail(home, config, KEY)
+    trail = SupervisorLog(home, config, KEY)
     trail.checkpoint([write_lines(home, 200, config)])
     for _ in range(RETIRE_EVERY):
         trail.checkpoint([])
@@ -126,7 +126,7 @@ def test_files_beyond_those_kept_go_after_a_checkpoint_says_so(home: Path) -> No
 
 def test_lines_of_a_process_that_was_replaced_are_told_apart(home: Path) -> None:
     """Its successor found them, nobody had signed them: said once, and signed with its own."""
-    trail = HomeTrail(home, CONFIG, KEY)
+    trail = SupervisorLog(home, CONFIG, KEY)
     trail.settle()
     trail.checkpoint([write_lines(home, 2)])
     write_lines(home, 3)  # killed before it told of them
@@ -140,7 +140,7 @@ def test_lines_of_a_process_that_was_replaced_are_told_apart(home: Path) -> None
 
 def test_settle_moves_what_a_power_failure_left_in_the_middle(home: Path) -> None:
     """Zeros where a page was not written, and whole lines behind them: kept aside, said, and the chain goes on."""
-    trail = HomeTrail(home, CONFIG, KEY)
+    trail = SupervisorLog(home, CONFIG, KEY)
     trail.settle()
     trail.checkpoint([write_lines(home, 2)])
     path = home / "audit" / "p0-000001.jsonl"
@@ -150,7 +150,7 @@ def test_settle_moves_what_a_power_failure_left_in_the_middle(home: Path) -> Non
     middle = data.index(b"\n", before) + 1
     data[middle : middle + 40] = bytes(40)
     path.write_bytes(data)
-    HomeTrail(home, CONFIG, KEY).settle()
+    SupervisorLog(home, CONFIG, KEY).settle()
     events = [(line["event"], line["detail"]) for line in records(home / "audit", "cli")][1:]
     torn = f"p0-000001-{middle}.torn"
     assert events == [
@@ -164,7 +164,7 @@ def test_settle_moves_what_a_power_failure_left_in_the_middle(home: Path) -> Non
 def test_checkpoint_of_the_processes_does_not_wait_for_a_broken_stream_of_commands(home: Path) -> None:
     """Whoever cuts ``cli`` keeps no other line unsigned; that it was cut is told."""
     append_cli(home, "user.added", sign=False, outcome="done")
-    trail = HomeTrail(home, CONFIG, KEY)
+    trail = SupervisorLog(home, CONFIG, KEY)
     trail.settle()
     (home / "audit" / "cli-000001.jsonl").write_bytes(b"")
     with pytest.raises(LogBroken, match="cli stream does not hold its last line"):

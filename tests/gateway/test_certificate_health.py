@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 from support.certs import AT, authority, pem, root, server
 
-from gateway.home.notices import own_notices
+from gateway.home.certificate_health import certificate_warnings
 from pki.issue import serial_hex
 from pki.names import Role
 
@@ -19,7 +19,7 @@ LEAF = server()
 
 def said(at: datetime, revoked: tuple[str, ...] = ()) -> dict[str, str]:
     trust = {"root": pem(root().certificate), "worker": pem(authority(Role.WORKER).certificate)}
-    return dict(own_notices(trust, pem(LEAF), revoked, at))
+    return dict(certificate_warnings(trust, pem(LEAF), revoked, at))
 
 
 def test_nothing_is_said_of_certificates_that_live_on() -> None:

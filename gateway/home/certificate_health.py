@@ -1,6 +1,6 @@
 """What is, or soon will be, wrong with the gateway's own certificates: told by the check, at start, reload and status.
 
-Pure. Each notice is a file of the home and a message that ends in the mend.
+Pure. Each warning is a file of the home and a message that ends in the mend.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from cryptography import x509
 
 from pki.issue import serial_hex
 
-__all__ = ["ENDING_CA", "ENDING_SERVER", "authority_notice", "own_notices", "server_fault"]
+__all__ = ["ENDING_CA", "ENDING_SERVER", "authority_warning", "certificate_warnings", "server_fault"]
 
 ENDING_CA = timedelta(days=90)
 """From how long before its end a CA is spoken of: a new home takes a while to move to."""
@@ -23,7 +23,7 @@ _NEW_HOME = "make a new home with `rhttp-pki init` and move over to it"
 _NEW_SERVER = "make a new one with `rhttp-pki issue-server`"
 
 
-def own_notices(
+def certificate_warnings(
     trust: Mapping[str, bytes], server_cert: bytes, revoked: Collection[str], at: datetime
 ) -> tuple[tuple[str, str], ...]:
     """(file, message) of each certificate in the home that has ended or will soon; `at` is aware.
@@ -31,7 +31,7 @@ def own_notices(
     `trust` has PEM by role, ``root`` among them; `revoked` holds serial numbers in lower-case hex.
     """
     found = [
-        (f"certs/{role}.pem" if role == "root" else f"certs/{role}-ca.pem", authority_notice(role, certificate, at))
+        (f"certs/{role}.pem" if role == "root" else f"certs/{role}-ca.pem", authority_warning(role, certificate, at))
         for role, pem in trust.items()
         for certificate in _certificates(pem)
     ]
@@ -62,7 +62,7 @@ def server_fault(leaf: x509.Certificate, revoked: Collection[str], at: datetime)
     return None
 
 
-def authority_notice(role: str, certificate: x509.Certificate, at: datetime) -> str | None:
+def authority_warning(role: str, certificate: x509.Certificate, at: datetime) -> str | None:
     """What is to be said of a CA that ends within `ENDING_CA`, or has ended; `role` may be ``root``."""
     ends = certificate.not_valid_after_utc
     whose = "the root" if role == "root" else f"the {role} CA"

@@ -49,7 +49,7 @@ def _owners(home: Home, config: Config, names: Iterable[str]) -> dict[str, str |
     return {name: owner.role.value if owner is not None else None for name, owner in found.items()}
 
 
-def strangers(home: Home, config: Config, policies: Sequence[Policy]) -> list[PolicyProblem]:
+def unknown_principals(home: Home, config: Config, policies: Sequence[Policy]) -> list[PolicyProblem]:
     """A warning for each client, worker or master that a policy names and that has no certificate in this role."""
     from auth.errors import PolicyProblem
 
@@ -64,53 +64,53 @@ def strangers(home: Home, config: Config, policies: Sequence[Policy]) -> list[Po
     if isinstance(owners, str):
         return [PolicyProblem(file=file, line=None, message=f"names cannot be looked up: {owners}")]
     return [
-        PolicyProblem(file=file, line=policy.line, message=f"{policy.id}: {_stranger(kind, name, owners[name])}")
+        PolicyProblem(file=file, line=policy.line, message=f"{policy.id}: {_unknown_text(kind, name, owners[name])}")
         for policy, kind, name in asked
         if owners[name] != kind
     ]
 
 
-def warn_of_strangers(home: Home, config: Config, policies: Sequence[Policy]) -> list[PolicyProblem]:
-    """Tell the `strangers` on stderr; they may come later, so nothing fails."""
-    found = strangers(home, config, policies)
+def warn_of_unknown_principals(home: Home, config: Config, policies: Sequence[Policy]) -> list[PolicyProblem]:
+    """Tell the `unknown_principals` on stderr; they may come later, so nothing fails."""
+    found = unknown_principals(home, config, policies)
     for warning in found:
         place = warning.file if warning.line is None else f"{warning.file}:{warning.line}"
         click.echo(f"{place}: warning: {warning.message}", err=True)
     return found
 
 
-def _stranger(kind: str, name: str, role: str | None) -> str:
+def _unknown_text(kind: str, name: str, role: str | None) -> str:
     if role is not None:
         return f"{name} is a {role} here, so no {kind} of this name can come"
     return f"there is no {kind} {name} in this home yet; `rhttp-pki issue-{kind} {name}` makes it, or mend the name"
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class Lookup:
     """What came of looking up the names of a question: why there is no asking, and what may come later."""
 
     refusal: str | None = None
     warnings: tuple[str, ...] = ()
 
 
-def look_up(home: Home, config: Config, who: tuple[str, str], on: tuple[str, str]) -> Looked:
+def look_up(home: Home, config: Config, who: tuple[str, str], on: tuple[str, str]) -> Lookup:
     """Whether a question is about somebody and something."""
     kind, place = _RESOURCES[on[0]]
     known = config.resources()[kind]
     if on[1] not in known:
         near = difflib.get_close_matches(on[1], known, n=1)
         mend = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
-        return Looked(f"there is no {on[0]} {on[1]} in {place} of {home.config.name}; {mend}")
+        return Lookup(f"there is no {on[0]} {on[1]} in {place} of {home.config.name}; {mend}")
     if who == ("master", LOCAL):
-        return Looked()
+        return Lookup()
     owners = _owners(home, config, [who[1]])
     if isinstance(owners, str):
-        return Looked(warnings=(f"whether there is a {who[0]} {who[1]} is not known: {owners}",))
+        return Lookup(warnings=(f"whether there is a {who[0]} {who[1]} is not known: {owners}",))
     role = owners[who[1]]
     if role is not None and role != who[0]:
-        return Looked(f"{_stranger(who[0], who[1], role)}; ask with --as {role}/{who[1]}")
+        return Lookup(f"{_unknown_text(who[0], who[1], role)}; ask with --as {role}/{who[1]}")
     # Workers that are not there are told where their pool is looked for.
-    return Looked(warnings=(_stranger(who[0], who[1], None),) if role is None and who[0] != "worker" else ())
+    return Lookup(warnings=(_unknown_text(who[0], who[1], None),) if role is None and who[0] != "worker" else ())
 
 
 def worker_in_inventory(home: Home, config: Config, name: str) -> tuple[str, dict[str, str]] | str:
