@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import stat
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -203,6 +206,20 @@ def test_worker_distribution_depends_on_a_part_of_ours() -> None:
     assert part["requires-python"] == whole["requires-python"]
 
 
+def test_worker_distribution_depends_on_all_that_its_modules_import() -> None:
+    """What `rhttp` imports of others comes with it, also what is imported late."""
+    found = set()
+    for path in (ROOT / "rhttp").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add((node.module or "").partition(".")[0])
+    others = {name.replace("OpenSSL", "pyopenssl") for name in found - sys.stdlib_module_names - {"rhttp", "_typeshed"}}
+    project = tomllib.loads((ROOT / "rhttp" / "pyproject.toml").read_text())["project"]
+    assert others == {line.partition(">=")[0] for line in project["dependencies"]}
+
+
 def test_worker_command_takes_the_options_of_ours() -> None:
     """`rhttp-worker` is `rhttp-pki worker` without what concerns a home."""
     ours = cli.get_command(click.Context(cli), "worker")
@@ -247,6 +264,26 @@ def test_install_that_must_compile_without_a_compiler_fails_in_one_line(tmp_path
     assert "rhttp-pki: RHTTP_PKI_COMPILE=1 demands a compiled build: no C compiler; install gcc and python3-dev" in said
     assert "Traceback" not in said
     assert not list(tmp_path.glob("w/*.whl"))
+
+
+def test_archive_of_the_sources_builds_as_the_checkout_does(tmp_path: Path) -> None:
+    """An sdist has all that a wheel is made of, the lock included, from which compiled builds take their versions."""
+    make = [sys.executable, "-c", "import sys, hatch_build; print(hatch_build.build_sdist(sys.argv[1]))"]
+    made = subprocess.run([*make, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    archive = tmp_path / made.stdout.splitlines()[-1]
+    with tarfile.open(archive) as files:
+        assert any(name.endswith("/requirements-dev.lock") for name in files.getnames())
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--no-cache-dir", "--wheel-dir", str(tmp_path)]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", *options, str(archive)],
+        env=os.environ | {"RHTTP_PKI_COMPILE": "0"},
+        capture_output=True,
+        check=True,
+        timeout=300,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as files:
+        assert files.read("rhttp/interpreted.txt") == b"RHTTP_PKI_COMPILE=0 when it was built\n"
 
 
 @pytest.mark.long

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 import selectors
 import signal
 import socket
@@ -59,9 +58,9 @@ class WorkerProcess:
     def __init__(
         self, bundle: Path, gateway: str, *arguments: str, cwd: Path | None = None, program: Path | None = None
     ) -> None:
-        ours = (sys.executable, "-m", "gateway.cli.main", "worker")
+        # -P: the build under test, not the sources in the folder that pytest was started from.
+        ours = (sys.executable, "-P", "-m", "gateway.cli.main", "worker")
         command = (*(ours if program is None else (program,)), str(bundle), "--gateway", gateway, *arguments)
-        root = {"PYTHONPATH": str(Path(__file__).parent.parent.parent)} if program is None else {}
         self._errors = (bundle.parent / f"{bundle.name}.stderr").open("a+b")
         self._process = subprocess.Popen(
             command,
@@ -69,7 +68,6 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             cwd=cwd,
-            env=os.environ | root,
             text=True,
         )
 
