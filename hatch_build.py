@@ -40,12 +40,13 @@ HOT = {
     "gateway.http": "fields hosts problems responses routes",
     "gateway.ingress": "acceptor connection endpoints field_section forwarding gather handlers listener metrics_handler"
     " outcomes queues resolve serving",
-    "gateway.pools": "hosted least_busy queue relayed slots tcp_keepalive",
+    "gateway.pools": "hosted least_busy queue relayed slots switch_request tcp_keepalive",
     "gateway.state": "snapshot",
     "rhttp.digest": "authorization_cache formula grammar",
     "rhttp.http1": "answer client closing content fields head head_cache limits request server status target",
-    "rhttp": "ends memo message places timers",
+    "rhttp": "ends joint memo message places timers",
     "rhttp.tls": "binding handshake link outbox plain record tls_link",
+    "rhttp.worker": "forwarding",
 }
 GROUP = "rhttp_pki"
 

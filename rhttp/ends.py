@@ -134,6 +134,11 @@ class RequestEnd:
         """The status that a request which broke off is answered with, for whoever is told that it did."""
 
     @property
+    def is_asked(self) -> bool:
+        """Whether a request is here whose answer is not complete."""
+        raise NotImplementedError
+
+    @property
     def uncommitted(self) -> bool:
         """Whether the answer can still be replaced: nothing of it left for the peer."""
         raise NotImplementedError

@@ -63,10 +63,7 @@ ROOMS: dict[str, dict[str, str]] = {
     },
 }
 
-MENDED_NEXT = (
-    "gateway/pools/hosted.py",
-    "gateway/pools/relay.py",
-)
+MENDED_NEXT = ("gateway/pools/hosted.py",)
 
 # `import rhttp` shows names of the SDK, each loaded when it is first asked for.
 FACADES = frozenset({"rhttp/__init__.py"})

@@ -130,27 +130,26 @@ class RequestRecord:
         """What `audit_of` needs, when it is known from a request like this one."""
         self.started = _monotonic()
 
-    def audit_of(self, outcome: bytes, *, status: int, worker: bytes) -> Fields:
+    def audit_of(self, outcome: bytes, *, status: int | None, worker: bytes | None) -> Fields:
         """As `audit` for an admitted request, rendered: these are the lines of nearly every exchange.
 
         Everything in them is ours or was parsed into a form that needs no escaping: ids are hex or tokens, names and
-        pools are names, and a normal path has neither quotes nor backslashes. A ``status`` of 0 is none, and so is
-        a ``worker`` without a name.
+        pools are names, and a normal path has neither quotes nor backslashes.
         """
         rendered = self.rendered
         if rendered is None:
             if self.admitted is not None:
                 rendered = self.rendered = self.render()
             if rendered is None:
-                fields = self.audit(outcome.decode("ascii"), status=status or None)
-                if worker:
+                fields = self.audit(outcome.decode("ascii"), status=status)
+                if worker is not None:
                     fields["worker"] = worker.decode("ascii")
                 return fields
         spent = int((_monotonic() - self.started) * 1e6)
-        who = b',"worker":"%b"' % worker if worker else b""
+        who = b',"worker":"%b"' % worker if worker is not None else b""
         if self.pool is not None:
             who += b',"pool":"%b"' % self.pool.encode("ascii")
-        if status:
+        if status is not None:
             who += b',"status":%d' % status
         return RenderedFields(
             b'"request_id":"%b%b%b%b%b,"ms":%d.%b'

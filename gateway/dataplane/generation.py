@@ -34,6 +34,7 @@ from pki.issue import serial_hex
 from pki.names import Role
 from pki.trust import TrustStore
 from pki.verify import PeerVerifier
+from rhttp.http1.client import speak_http1
 from rhttp.http1.limits import Http1Limits
 from rhttp.message import METHODS, SAFE
 from rhttp.tls.context import server_context
@@ -228,7 +229,7 @@ def http1_limits(limits: Limits) -> Http1Limits:
 def _masters(process: ProcessContext, config: Config, previous: Serving | None) -> Mapping[str, MasterPool]:
     kept = previous.masters if previous is not None else {}
     return {
-        name: kept[name] if name in kept and kept[name].config == master else MasterPool(process, master)
+        name: kept[name] if name in kept and kept[name].config == master else MasterPool(process, master, speak_http1)
         for name, master in config.masters.items()
     }
 

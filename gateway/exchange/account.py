@@ -11,46 +11,44 @@ from gateway.http.losses import failure
 from gateway.http.responses import fail
 from rhttp.ends import RequestEnd
 from rhttp.errors import Loss
+from rhttp.joint import Joint
 from rhttp.message import one_field
 
 
-class Account:
+class Account(Joint):
     """The part of an exchange that says what became of it."""
 
     __slots__ = (
         "_dispatch",
-        "_end",
         "_is_said",
         "_may_have_run",
         "_process",
         "_worker",
         "bucket",
         "deadline",
-        "over",
         "record",
         "worker_name",
     )
 
     def __init__(self, process: ProcessContext, record: RequestRecord, end: RequestEnd, *, dispatch: bool) -> None:
+        super().__init__(end, record.head, retained=record.generation.config.limits.retained_content)
         self._process = process
         self.record = record
-        self._end = end
         self._dispatch = dispatch
         self._is_said = dispatch
         """Each time that the request is sent has its line."""
         self._may_have_run = False
         """It was sent, no answer came, and it is to be sent once more."""
-        self.over = False
         self.worker_name: str | None = None
         """Who serves it."""
-        self._worker = b""
+        self._worker: bytes | None = None
         self.deadline = 0.0
         self.bucket = 0.0
 
     def _say_sent(self) -> None:
         """Write the line that the request waits for."""
         self._is_said = True
-        sent = self.record.audit_of(b"sent", status=0, worker=self._worker)
+        sent = self.record.audit_of(b"sent", status=None, worker=self._worker)
         self._process.record_soon("dispatch.sent" if self._dispatch else "request.sent", sent, self)
 
     def _say_lost(self, detail: str) -> bool:
@@ -78,7 +76,7 @@ class Account:
         if committed:
             self._end.abort()
         else:
-            extra = () if self.worker_name is None else (one_field(b"Rhttp-Worker", self._worker),)
+            extra = () if self._worker is None else (one_field(b"Rhttp-Worker", self._worker),)
             fail(self._process, self._end, self.record, status, slug, extra)
 
     def _withhold(self) -> None:
@@ -101,8 +99,7 @@ class Account:
         """It is over: count it; answer the name of its audit event."""
         self.over = True
         process = self._process
-        if self.deadline or self.bucket:
-            process.wheel.forget(self)
+        process.wheel.forget(self)
         counters = process.counters
         if self._dispatch:
             counters.dispatches += 1

@@ -1,21 +1,63 @@
-"""Where an exchange gets its client end from.
+"""What stands behind the response end of an exchange: connections on which we are the client.
 
 Trust: pure.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from gateway.exchange.exchange import Exchange
+from rhttp.ends import Link, ResponseEnd
+from rhttp.errors import Loss
+from rhttp.http1.limits import Http1Limits
+from rhttp.timers import TimerWheel
 
 
-class Inbound(Protocol):
-    """Where client ends come from: a pool of workers or of connections to a master."""
+class ClientConnection(Protocol):
+    """A connection on which we are the client: it opens response ends, one at a time or many."""
 
-    def lease(self, exchange: Exchange, *, not_again: str | None = None) -> None:
-        """Find a client end: `Exchange.granted` or `Exchange.unavailable` follows, now or later."""
+    limits: Http1Limits
+    """Those in force for what it opens next."""
 
-    def forget(self, exchange: Exchange) -> None:
-        """The exchange no longer waits."""
+    @property
+    def capacity(self) -> int:
+        """How many requests it takes at a time."""
+
+    @property
+    def answered(self) -> int:
+        """Requests that were answered on it."""
+
+    @property
+    def last(self) -> str | None:
+        """For the owner's log: who was answered last."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no further request."""
+
+    def open(self) -> ResponseEnd:
+        """An end for one request; there must be room for it."""
+
+    def rest(self, seconds: float) -> None:
+        """Close when no request comes in this time; said each time that it is idle."""
+
+    def close(self, detail: str = ...) -> None:
+        """Close it in order; it must be idle."""
+
+    def abort(self, loss: Loss = ..., detail: str = ...) -> None:
+        """Close it now; who waits for an answer on it is told ``loss``."""
+
+
+class ConnectionOwner(Protocol):
+    """Keeps connections: a pool."""
+
+    def client_idle(self, connection: ClientConnection, /) -> None:
+        """An exchange is over, and the connection can take another request in its place."""
+
+    def client_closed(self, connection: ClientConnection, detail: str, /) -> None:
+        """The connection is gone or no longer of use; told once."""
+
+
+Speak = Callable[[ConnectionOwner, Http1Limits, TimerWheel, Link], ClientConnection]
+"""Makes the client's side of a link that is up and has no owner; it hears of the link from now on."""

@@ -8,16 +8,30 @@ Trust: meets untrusted clients, workers and masters through the ends.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from gateway.admission.checks import is_still_allowed
 from gateway.admission.request_record import Admitted, RequestRecord
 from gateway.core.context import ProcessContext
 from gateway.exchange.account import Account
-from gateway.exchange.ends import Inbound
 from gateway.http.fields import inbound_trailers, outbound_trailers, response_fields
 from gateway.http.losses import failure
-from rhttp.ends import Link, RequestEnd, ResponseEnd
-from rhttp.errors import LocalProtocolError, Loss
-from rhttp.message import IDEMPOTENT, Blocks, Fields, ResponseHead, one_field
+from rhttp.ends import RequestEnd, ResponseEnd
+from rhttp.errors import Loss
+from rhttp.message import IDEMPOTENT, Blocks, FieldBlock, Fields, ResponseHead, one_field
+
+
+class Inbound(Protocol):
+    """Where response ends come from: a pool of workers, or of connections to a master."""
+
+    def lease(self, exchange: Exchange, *, not_again: str | None = None) -> None:
+        """Find a response end: `Exchange.granted` or `Exchange.unavailable` follows, now or later.
+
+        ``not_again``: any worker but this one.
+        """
+
+    def forget(self, exchange: Exchange) -> None:
+        """The exchange no longer waits."""
 
 
 class Exchange(Account):
@@ -32,18 +46,12 @@ class Exchange(Account):
 
     __slots__ = (
         "_blocks",
-        "_client",
-        "_ended",
         "_finishing",
-        "_holds",
         "_inbound",
         "_is_over_route",
-        "_kept",
-        "_kept_size",
         "_lines",
         "_named",
         "_target",
-        "_trailers",
         "_tries",
         "is_ours",
         "label",
@@ -69,18 +77,11 @@ class Exchange(Account):
         self._is_over_route = not dispatch or record.pool is not None
         self._target = target
         self._blocks = blocks
-        self._client: ResponseEnd | None = None
-        self._kept: list[bytes] | None = []
-        self._kept_size = 0
         self._named: tuple[bytes, ...] = ()
         """What the answer's ``Connection`` names, for its trailers."""
-        self._ended = not record.head.has_content
-        self._trailers: Fields = []
         self._tries = 0
         self._finishing = False
         """The answer is here; its end waits for the audit line."""
-        self._holds = False
-        """A client end has the request, and nothing of it leaves before the audit line."""
         self._lines = 0
         """Audit lines that will be written at the end of this turn."""
         self.worker: str | None = None
@@ -88,7 +89,6 @@ class Exchange(Account):
         self.label: tuple[str, str] | None = None
         self.waiting = False
         self.is_ours = True
-        end.sink = self
         process.exchanges += 1
 
     # ---- the way in: from lease to request ----
@@ -102,42 +102,19 @@ class Exchange(Account):
 
     def granted(self, client: ResponseEnd, authority: bytes, worker: str | None) -> None:
         """A client end is leased to this exchange: send what there is of the request, behind its audit line."""
-        head = self.record.head
-        self._client = client
         self.deadline = 0.0
         self.worker_name = worker
-        self._worker = b"" if worker is None else worker.encode("ascii")
+        self._worker = None if worker is None else worker.encode("ascii")
         self._tries += 1
-        client.head(self, head.method, self._target, authority, self._blocks, head.length)
-        for data in self._kept or ():
-            client.content(data)
-        if self._is_said or head.method not in self.record.generation.unsaid:
+        self._give(client, self._target, authority, self._blocks)
+        if self._is_said or self._head.method not in self.record.generation.unsaid:
             self._holds = True
             self._lines += 1
             self._say_sent()
         elif self._process.may_send():
-            self._send()
+            self._send(is_first=self._tries == 1)
         else:
             self._not_recorded()
-
-    def _send(self) -> None:
-        """What the client end has of the request leaves, and more may come."""
-        client = self._client
-        assert client is not None
-        self._holds = False
-        head = self.record.head
-        if not self._ended:
-            client.flush()
-            if head.expect is not None and self._tries == 1:
-                self._end.interim(100)
-            if not client.blocked:
-                self._end.resume()
-        elif head.has_content:
-            client.end(inbound_trailers(self._trailers, head.connection))
-            if self._client is client and not client.blocked:
-                self._end.resume()  # it waited for long and was stopped; now its end is to be heard
-        else:
-            client.flush()
 
     def recorded(self, done: bool) -> None:
         """The audit line that a step waited for is written, or cannot be: go on, or answer so."""
@@ -164,7 +141,7 @@ class Exchange(Account):
         if not done:
             self._not_recorded()
         elif not self._lines:  # else it came to another end in the same turn, and waits for that line, too
-            self._send()
+            self._send(is_first=self._tries == 1)
 
     def _not_recorded(self) -> None:
         self._drop_client()
@@ -205,37 +182,6 @@ class Exchange(Account):
 
     # ---- RequestSink ----
 
-    def request_content(self, data: bytes) -> None:
-        """Forward request content, or buffer it until a client end is granted."""
-        client = self._client
-        kept = self._kept
-        if kept is not None:
-            self._kept_size += len(data)
-            if self._kept_size <= self._process.generation.config.limits.retained_content:
-                kept.append(data)
-            elif client is None:
-                kept.append(data)
-                self._end.pause()
-            else:
-                self._kept = None  # too much to send twice
-        if client is not None:
-            try:
-                client.content(data)
-            except LocalProtocolError:
-                client.abort(Loss.ABORTED, "content after its end")
-
-    def request_flush(self) -> None:
-        """The batch is over."""
-        if self._client is not None and not self._holds:
-            self._client.flush()
-
-    def request_end(self, trailers: Fields) -> None:
-        """The request's content is complete."""
-        self._ended = True
-        self._trailers = trailers
-        if self._client is not None and not self._holds:
-            self._client.end(inbound_trailers(trailers, self.record.head.connection))
-
     def request_half_closed(self) -> None:
         """The requester may be gone for good: one that waits for a slot is answered now, every other one is served.
 
@@ -245,37 +191,18 @@ class Exchange(Account):
             self._inbound.forget(self)
             self._fail(503, "no-slot", "half_closed")
 
-    def request_abort(self, detail: str) -> None:
-        """The requester is gone; nobody is left to answer."""
-        if self.over:
-            return
+    def _requester_lost(self, detail: str) -> None:
         self._close_books("aborted", self._end.told, detail)
-        client, self._client = self._client, None
-        if client is not None:
-            client.release()
-        else:
+        if self._client is None:
             self._inbound.forget(self)
 
-    def response_blocked(self) -> None:
-        """The requester reads too slowly."""
-        if self._client is not None:
-            self._client.pause()
+    def _onward(self, trailers: Fields) -> Fields:
+        return inbound_trailers(trailers, self._head.connection)
 
-    def response_unblocked(self) -> None:
-        """The requester caught up."""
-        if self._client is not None:
-            self._client.resume()
+    def _returned(self, head: ResponseHead) -> FieldBlock:
+        return response_fields(head, route=self._is_over_route)
 
     # ---- ResponseSink ----
-
-    def response_interim(self, head: ResponseHead) -> None:
-        """1xx: passed on, except 100, which is ours to send."""
-        if head.status != 100:
-            self._end.interim(head.status, (response_fields(head, route=self._is_over_route),))
-
-    def response_switched(self, head: ResponseHead, link: Link, surplus: bytes) -> None:
-        """Cannot happen: no exchange asks to switch."""
-        raise LocalProtocolError("an exchange does not switch protocols")
 
     def response_head(self, head: ResponseHead, has_content: bool) -> None:
         """The final answer begins."""
@@ -287,23 +214,11 @@ class Exchange(Account):
             return
         fields = response_fields(head, route=self._is_over_route)
         blocks: Blocks = (fields, one_field(b"Rhttp-Request-Id", self.record.id_bytes))
-        if self.worker_name is not None:
+        if self._worker is not None:
             blocks = (*blocks, one_field(b"Rhttp-Worker", self._worker))
         if not fields.has_date:
             blocks = (*blocks, self._process.date)  # RFC 9110 section 6.6.1: who has a clock says when it came
-        self._end.head(head.status, blocks, head.length)
-        if self._end.blocked and self._client is not None:
-            self._client.pause()
-
-    def response_content(self, data: bytes) -> None:
-        """Content of the answer."""
-        if not self.over:
-            self._end.content(data)
-
-    def response_flush(self) -> None:
-        """The batch is over."""
-        if not self.over:
-            self._end.flush()
+        self._answer(head, blocks)
 
     def response_end(self, trailers: Fields) -> None:
         """The answer is complete: the audit line first, then its last byte."""
@@ -317,7 +232,7 @@ class Exchange(Account):
             event = self._count("allowed")
             self._trailers = trailers
             self._finishing = True
-            line = self.record.audit_of(b"allowed", status=self._end.status or 0, worker=self._worker)
+            line = self.record.audit_of(b"allowed", status=self._end.status, worker=self._worker)
             self._process.record_soon(event, line, self)
         # The request's content still comes, so nothing can wait: it may end in a fault.
         elif self._close_books("allowed", self._end.status, None):
@@ -348,23 +263,10 @@ class Exchange(Account):
         if loss is Loss.NOT_SENT:
             may = self._tries < 4
         else:
-            may = loss is Loss.SENT_NO_ANSWER and self.record.head.method in IDEMPOTENT and self._tries == 1
+            may = loss is Loss.SENT_NO_ANSWER and self._head.method in IDEMPOTENT and self._tries == 1
         return may and is_still_allowed(self._process, self.record)
 
-    def request_blocked(self) -> None:
-        """The master or worker reads too slowly."""
-        self._end.pause()
-
-    def request_unblocked(self) -> None:
-        """It caught up."""
-        self._end.resume()
-
     # ---- the end ----
-
-    def _drop_client(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            client.release()
 
     def _fail(self, status: int, slug: str, reason: str) -> None:
         """The gateway's own answer in place of one that will not come."""

@@ -217,6 +217,10 @@ class Connection:
             self.upgrade_refused = True
             end.expect_within(record.generation.config.limits.upgrade_retry_timeout)
 
+    def refuse_switch(self, record: RequestRecord, refusal: Refusal) -> None:
+        """For a pool that was to take the connection."""
+        self.refuse(self.end, record, refusal)
+
     def _forward(self, end: ServerEnd, record: RequestRecord, forward: Forward) -> None:
         """Start an exchange; only with the proof that the request was admitted."""
         process = self._process
@@ -288,11 +292,8 @@ class Connection:
         assert pool.config.master is not None
         master = serving_of(record.generation).masters[pool.config.master]
 
-        def failed(status: int, slug: str, reason: str) -> None:
-            pool.failed(record, end, status, slug, reason)
-
         blocks = (switch.block, one_field(b"Rhttp-Request-Id", record.id_bytes))
-        pool.ask(record, end, switch.variant, master, blocks, failed)
+        pool.ask(self, record, end, switch.variant, master, blocks)
 
 
 def _require(record: RequestRecord, action: str, pool: str) -> Admitted:

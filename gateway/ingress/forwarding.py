@@ -9,7 +9,7 @@ from typing import Final
 
 from gateway.admission.checks import Refusal
 from gateway.admission.request_record import Question
-from gateway.exchange.ends import Inbound
+from gateway.exchange.exchange import Inbound
 from gateway.http.fields import one_hop_less
 from gateway.ingress.field_section import FieldSection
 from gateway.ingress.outcomes import Act, Forward, Options

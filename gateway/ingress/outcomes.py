@@ -12,7 +12,7 @@ from typing import Any
 from gateway.admission.checks import Refusal
 from gateway.admission.request_record import Question, RequestRecord
 from gateway.core.context import ProcessContext
-from gateway.exchange.ends import Inbound
+from gateway.exchange.exchange import Inbound
 from gateway.pools.hosted import HostedPool
 from gateway.pools.relay import RelayPool
 from rhttp.message import FieldBlock

@@ -8,148 +8,23 @@ Trust: meets untrusted workers and masters; after the switch it reads nothing of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
 
 from gateway.admission.checks import Refusal, check_again, circumstances
 from gateway.admission.request_record import RequestRecord
 from gateway.config.values import PoolConfig
 from gateway.core.context import ProcessContext
 from gateway.exchange.account import record_sent
+from gateway.exchange.ends import ClientConnection
 from gateway.exchange.masters import MasterPool
-from gateway.http.fields import response_fields
 from gateway.http.responses import fail
 from gateway.pools.relayed import Relayed
 from gateway.pools.slots import stamp
+from gateway.pools.switch_request import Switcher, SwitchRequest
 from gateway.pools.tcp_keepalive import keep_alive
-from rhttp.ends import Link
-from rhttp.errors import Loss
-from rhttp.http1.client import SURPLUS, ClientEnd
-from rhttp.http1.server import ServerEnd
-from rhttp.message import Blocks, Fields, ResponseHead
+from rhttp.ends import Link, RequestEnd
+from rhttp.http1.client import SURPLUS
+from rhttp.message import Blocks
 from rhttp.reversal.upgrade import UpgradeVariant
-
-if TYPE_CHECKING:
-    from gateway.ingress.connection import Connection
-
-
-class _Asking:
-    """Waits for the master's answer to the upgrade request. It is the sink of both ends meanwhile."""
-
-    __slots__ = ("_call", "_client", "_end", "_pool", "_switched", "_variant", "gone")
-
-    def __init__(self, pool: RelayPool, record: RequestRecord, end: ServerEnd, variant: UpgradeVariant) -> None:
-        self._pool = pool
-        self._call = record
-        self._end = end
-        self._variant = variant
-        self._client: ClientEnd | None = None
-        self._switched = False
-        self.gone = False
-        end.sink = self
-
-    def ask(self, client: ClientEnd, path: bytes, authority: bytes, blocks: Blocks) -> None:
-        """Send the upgrade request."""
-        self._client = client
-        client.head(self, self._call.head.method, path, authority, blocks, 0, upgrade=self._variant.token)
-        client.flush()
-
-    # RequestSink: the worker's side
-
-    def request_content(self, data: bytes) -> None:
-        """Cannot come: an upgrade request with content was refused."""
-
-    def request_flush(self) -> None:
-        """Nothing is kept back."""
-
-    def request_end(self, trailers: Fields) -> None:
-        """Cannot come."""
-
-    def request_abort(self, detail: str) -> None:
-        """The worker is gone."""
-        self._stop("worker gone")
-
-    def request_half_closed(self) -> None:
-        """A worker that will never answer a request is none."""
-        self._stop("half closed")
-        self._end.shutdown()  # what an earlier request was answered still leaves
-
-    def _stop(self, detail: str) -> None:
-        if not self.gone:
-            self.gone = True
-            if self._client is not None:
-                self._client.release()
-            self._pool.not_opened(self._call, "aborted", None, detail)
-
-    def response_blocked(self) -> None:
-        """The worker reads its refusal slowly."""
-        if self._client is not None:
-            self._client.pause()
-
-    def response_unblocked(self) -> None:
-        """It caught up."""
-        if self._client is not None:
-            self._client.resume()
-
-    # ResponseSink: the master's side
-
-    def response_interim(self, head: ResponseHead) -> None:
-        """Interim answers mean nothing to a worker that waits for 101."""
-
-    def response_switched(self, head: ResponseHead, link: Link, surplus: bytes) -> None:
-        """The master agrees."""
-        self._switched = True
-        self.gone = True
-        self._pool.open(self._call, self._end, link, self._variant, surplus)
-
-    def response_head(self, head: ResponseHead, has_content: bool) -> None:
-        """The master's final answer passes, and the connection closes behind it."""
-        self._end.last_request()
-        if not self._pool.not_opened(self._call, "refused", head.status, "master_refused"):
-            self.gone = True
-            client, self._client = self._client, None
-            if client is not None:
-                client.release()
-            self._pool.withhold(self._call, self._end)
-            return
-        self._end.head(head.status, (response_fields(head, route=True),), head.length)
-
-    def response_content(self, data: bytes) -> None:
-        """Content of that answer."""
-        self._end.content(data)
-
-    def response_flush(self) -> None:
-        """The batch is over."""
-        self._end.flush()
-
-    def response_end(self, trailers: Fields) -> None:
-        """That answer is complete."""
-        self.gone = True
-        if self._client is not None:
-            self._client.last = self._call.request_id
-        self._client = None
-        self._end.end([])
-
-    def response_abort(self, loss: Loss, detail: str) -> None:
-        """The master did not agree in words that we understand."""
-        if self.gone:
-            return
-        self.gone = True
-        self._client = None
-        self._end.last_request()
-        if self._end.status is not None:
-            self._end.abort()
-            return
-        status, slug = (504, "deadline") if loss is Loss.DEADLINE else (502, "master-invalid")
-        if loss in (Loss.SENT_NO_ANSWER, Loss.NOT_SENT, Loss.CUT):
-            slug = "master-lost"
-        self._pool.failed(self._call, self._end, status, slug, detail)
-
-    def request_blocked(self) -> None:
-        """One head always fits."""
-
-    def request_unblocked(self) -> None:
-        """One head always fits."""
 
 
 class RelayPool:
@@ -164,6 +39,11 @@ class RelayPool:
         self._asking: set[asyncio.Task[None]] = set()
         self._is_stopped = False
 
+    @property
+    def name(self) -> str:
+        """The pool's name."""
+        return self.config.name
+
     def stop(self) -> None:
         """The configuration has it no more: switches that are under way do not come about."""
         self._is_stopped = True
@@ -174,73 +54,60 @@ class RelayPool:
 
     def ask(
         self,
+        switcher: Switcher,
         record: RequestRecord,
-        end: ServerEnd,
+        end: RequestEnd,
         variant: UpgradeVariant,
         master: MasterPool,
         blocks: Blocks,
-        failed: Callable[[int, str, str], None],
     ) -> None:
         """Send the worker's upgrade request to the master; what follows is its answer."""
-        asking = _Asking(self, record, end, variant)
-        task = self._process.loop.create_task(self._ask(asking, record, master, blocks, variant, failed))
+        request = SwitchRequest(self, switcher, variant, record, end)
+        task = self._process.loop.create_task(self._ask(request, master, blocks))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
 
-    async def _ask(
-        self,
-        asking: _Asking,
-        record: RequestRecord,
-        master: MasterPool,
-        blocks: Blocks,
-        variant: UpgradeVariant,
-        failed: Callable[[int, str, str], None],
-    ) -> None:
+    async def _ask(self, request: SwitchRequest, master: MasterPool, blocks: Blocks) -> None:
         process = self._process
-        client = ClientEnd(self, process.generation.limits, process.wheel)
         if not process.may_send():
-            asking.gone = True
-            failed(503, "audit-unavailable", "audit")
+            request.fail(503, "audit-unavailable", "audit")
             return
-        transport = await master.dial_raw(client)
-        if asking.gone:
-            if transport is not None:
-                transport.abort()
+        connection = await master.dial_apart(self)
+        if request.over:
+            if connection is not None:
+                connection.abort()
             return
-        if transport is None:
-            asking.gone = True
-            failed(502, "master-unreachable", "master_unreachable")
+        if connection is None:
+            request.fail(502, "master-unreachable", "master_unreachable")
             return
-        if not record_sent(process, record):
-            asking.gone = True
-            transport.abort()
-            failed(503, "audit-unavailable", "audit")
+        if not record_sent(process, request.record):
+            connection.abort()
+            request.fail(503, "audit-unavailable", "audit")
             return
         path = (self.config.path or f"/-/reverse/{self.config.name}").encode("ascii")
-        asking.ask(client, path, master.host_for(record.head.authority), blocks)
+        authority = master.host_for(request.record.head.authority)
+        request.ask(connection.open(), path, authority, blocks)
 
-    def client_idle(self, end: ClientEnd) -> None:
+    def client_idle(self, connection: ClientConnection) -> None:
         """A refused switch leaves a connection that nobody uses again."""
-        end.close()
+        connection.close()
 
-    def client_closed(self, end: ClientEnd, detail: str) -> None:
+    def client_closed(self, connection: ClientConnection, detail: str) -> None:
         """Its sink was told, but not of what came behind the answer."""
         if detail == SURPLUS:
-            self._process.record_surplus(self.config.master, None, end.last)
+            self._process.record_surplus(self.config.master, None, connection.last)
 
-    def open(
-        self, record: RequestRecord, end: ServerEnd, master: Link, variant: UpgradeVariant, surplus: bytes
-    ) -> None:
+    def open(self, request: SwitchRequest, master: Link, surplus: bytes) -> None:
         """The master agreed: audit line, 101, bytes. What is opened is closed by `forget`, whatever happens to it."""
-        process = self._process
-        owner = cast("Connection", end.owner)
-        if not self._may_open(record, end, owner):
+        process, record, end = self._process, request.record, request.end
+        switcher, variant = request.switcher, request.variant
+        if not self._may_open(record, end, switcher):
             master.abort()
             return
         admitted = record.admitted
         assert admitted is not None
         link, early = end.detach()
-        process.registry.remove(owner)
+        process.registry.remove(switcher)
         relayed = Relayed(
             self,
             record.peer,
@@ -264,10 +131,10 @@ class RelayPool:
         link.write(variant.answer)
         relayed.join(surplus)
 
-    def _may_open(self, record: RequestRecord, end: ServerEnd, owner: Connection) -> bool:
+    def _may_open(self, record: RequestRecord, end: RequestEnd, switcher: Switcher) -> bool:
         """Whether the switch still may come about: asking the master can take minutes. If not, it was answered."""
         process = self._process
-        if end.link.is_closing():
+        if end.is_lost:
             self.not_opened(record, "aborted", None, "worker gone")  # its end will hear of it in a moment
             return False
         if self._is_stopped:
@@ -280,7 +147,7 @@ class RelayPool:
         admitted = check_again(process, record, record.admitted)
         if isinstance(admitted, Refusal):
             end.last_request()
-            owner.refuse(end, record, admitted)
+            switcher.refuse_switch(record, admitted)
             return False
         if not process.record("reverse.opened", record.audit("allowed", status=101)):
             self.failed(record, end, 503, "audit-unavailable", "audit")
@@ -291,11 +158,11 @@ class RelayPool:
         """Audit a switch that did not come about; False: it cannot be written."""
         return self._process.record("request", record.audit(outcome, status=status, reason=reason))
 
-    def withhold(self, record: RequestRecord, end: ServerEnd) -> None:
+    def withhold(self, record: RequestRecord, end: RequestEnd) -> None:
         """The master's answer has no audit line and so may not leave."""
         fail(self._process, end, record, 500, "answer-withheld")
 
-    def failed(self, record: RequestRecord, end: ServerEnd, status: int, slug: str, detail: str) -> None:
+    def failed(self, record: RequestRecord, end: RequestEnd, status: int, slug: str, detail: str) -> None:
         """Answer in the master's place."""
         self.not_opened(record, "failed", status, detail)
         end.last_request()
@@ -317,9 +184,8 @@ class RelayPool:
         self._process.wheel.forget(relayed)
         process = self._process
         process.registry.remove(relayed)
-        process.record_closed(
-            relayed.peer, self.config.name, relayed.request_id, relayed.opened, relayed.ended or "closed"
-        )
+        reason = "closed" if relayed.ended is None else relayed.ended
+        process.record_closed(relayed.peer, self.config.name, relayed.request_id, relayed.opened, reason)
         return True
 
     def connections(self) -> list[Relayed]:

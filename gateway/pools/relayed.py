@@ -6,14 +6,28 @@ Trust: meets untrusted workers and masters; it reads nothing of what passes.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from auth.policy import Context
 from gateway.core.peer import Peer
 from rhttp.ends import Link
 
-if TYPE_CHECKING:
-    from gateway.pools.relay import RelayPool
+
+class RelayedOwner(Protocol):
+    """Keeps relayed connections: a pool."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    def record_cut(self, relayed: Relayed, reason: str, /) -> None:
+        """Audit that we ended it."""
+
+    def limit_half(self, relayed: Relayed, /) -> None:
+        """Give a half-closed connection a time to end in."""
+
+    def forget(self, relayed: Relayed, /) -> bool:
+        """Take a connection off the books; False when it was off already."""
 
 
 class _Side(asyncio.Protocol):
@@ -55,7 +69,7 @@ class Relayed:
 
     __slots__ = (
         "_half",
-        "_pool",
+        "_owner",
         "_sides",
         "asked",
         "bucket",
@@ -69,7 +83,7 @@ class Relayed:
 
     def __init__(
         self,
-        pool: RelayPool,
+        owner: RelayedOwner,
         peer: Peer,
         protocol: str,
         request_id: str,
@@ -78,7 +92,7 @@ class Relayed:
         worker: Link,
         master: Link,
     ) -> None:
-        self._pool = pool
+        self._owner = owner
         self.peer = peer
         self.protocol = protocol
         self.request_id = request_id
@@ -86,7 +100,8 @@ class Relayed:
         """In seconds of `rhttp.clock`."""
         self.asked = asked
         """The circumstances under which it was admitted; a reload asks again."""
-        self.ended = ""
+        self.ended: str | None = None
+        """Why, when we ended it."""
         self._half: _Side | None = None
         self.deadline = 0.0
         self.bucket = 0.0
@@ -108,21 +123,21 @@ class Relayed:
         if self._half is None:
             self._half = side
             side.other.write_eof()
-            self._pool.limit_half(self)
+            self._owner.limit_half(self)
             return True
         self.lost()
         return False
 
     def lost(self) -> None:
         """Either side is gone."""
-        if self._pool.forget(self):
+        if self._owner.forget(self):
             for side in self._sides:
                 side.link.close()
 
     @property
     def pool_name(self) -> str:
         """The pool that it serves."""
-        return self._pool.config.name
+        return self._owner.name
 
     def drain(self, reason: str) -> None:
         """Close both sides now: only the master knows whether it is idle."""
@@ -135,12 +150,12 @@ class Relayed:
 
     def disconnect(self, reason: str) -> None:
         """Close both sides now."""
-        self._pool.record_cut(self, reason)
+        self._owner.record_cut(self, reason)
         self.abort(reason)
 
     def abort(self, reason: str) -> None:
         """Close both sides now, for a reason that the log of its end will give."""
         self.ended = reason
-        if self._pool.forget(self):
+        if self._owner.forget(self):
             for side in self._sides:
                 side.link.abort()

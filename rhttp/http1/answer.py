@@ -80,6 +80,11 @@ class AnswerSide(RequestEnd, asyncio.Protocol):
         """Bytes of the answer under way have left."""
 
     @property
+    def is_asked(self) -> bool:
+        """Whether a request is here whose answer is not complete."""
+        return self.phase == READ or self.phase == CONTENT
+
+    @property
     def uncommitted(self) -> bool:
         """Whether the answer can still be replaced: nothing of it left for the peer."""
         return self.status is None or not self._has_begun

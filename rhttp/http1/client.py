@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
-from rhttp.ends import ResponseSink
+from rhttp.ends import Link, ResponseSink
 from rhttp.errors import LocalProtocolError, Loss, RemoteProtocolError
 from rhttp.http1.content import ChunkedReader, CloseReader, ContentReader, LengthReader
 from rhttp.http1.head import Http1ResponseHead, section_end
@@ -54,7 +54,6 @@ class ClientEnd(RequestSide):
         "_reusable",
         "_upgrading",
         "_wheel",
-        "answered",
         "bucket",
         "deadline",
         "limits",
@@ -69,8 +68,6 @@ class ClientEnd(RequestSide):
         """The owner's own note on this connection."""
         self.deadline = 0.0
         self.bucket = 0.0
-        self.answered = 0
-        """Answers completed on this connection."""
         self.limits = limits
         self._wheel = wheel
         self._buffer = b""
@@ -92,10 +89,9 @@ class ClientEnd(RequestSide):
         """Whether no further request can be sent."""
         return self._closed or self.link.is_closing()
 
-    @property
-    def is_reused(self) -> bool:
-        """Whether a request was answered on it before."""
-        return self.answered > 0
+    def open(self) -> ClientEnd:
+        """The end for a request; an HTTP/1.1 connection is its only one."""
+        return self
 
     def head(
         self,
@@ -393,3 +389,11 @@ class ClientEnd(RequestSide):
             self.close()
         else:
             self.abort(Loss.DEADLINE, "no progress in time")
+
+
+def speak_http1(owner: ClientOwner, limits: Http1Limits, wheel: TimerWheel, link: Link) -> ClientEnd:
+    """The client's side of HTTP/1.1 on a link that is up and has no owner; it hears of the link from now on."""
+    end = ClientEnd(owner, limits, wheel)
+    end.link = link
+    link.set_protocol(end)
+    return end

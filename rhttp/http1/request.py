@@ -17,7 +17,18 @@ from rhttp.message import NOTHING, Blocks, Fields, Length
 class RequestSide(ResponseEnd, asyncio.Protocol):
     """What an exchange gives to a client end. What was kept back leaves with `flush`, so one read becomes one write."""
 
-    __slots__ = ("_blocked", "_chunking", "_closed", "_given", "_left", "_out", "_sent_whole", "_taken", "link")
+    __slots__ = (
+        "_blocked",
+        "_chunking",
+        "_closed",
+        "_given",
+        "_left",
+        "_out",
+        "_sent_whole",
+        "_taken",
+        "answered",
+        "link",
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,6 +41,18 @@ class RequestSide(ResponseEnd, asyncio.Protocol):
         self._blocked = False
         self._sent_whole = True
         self._closed = False
+        self.answered = 0
+        """Answers completed on this connection."""
+
+    @property
+    def capacity(self) -> int:
+        """One request at a time."""
+        return 1
+
+    @property
+    def is_reused(self) -> bool:
+        """Whether a request was answered on it before."""
+        return self.answered > 0
 
     @property
     def blocked(self) -> bool:

@@ -14,15 +14,13 @@ import logging
 import socket
 from typing import Final
 
-from rhttp.ends import Link
-from rhttp.errors import LocalProtocolError, Loss
 from rhttp.http1.client import SURPLUS, ClientEnd
-from rhttp.http1.fields import HOP_BY_HOP
 from rhttp.http1.limits import Http1Limits
 from rhttp.http1.server import ServerEnd
-from rhttp.message import IDEMPOTENT, FieldBlock, Fields, RequestHead, ResponseHead
+from rhttp.message import RequestHead
 from rhttp.timers import TimerWheel
 from rhttp.worker.forward_target import ForwardTarget
+from rhttp.worker.forwarding import Forwarding
 from rhttp.worker.handler import LIMITS, answer_problem
 
 log = logging.getLogger("rhttp.forwarder")
@@ -33,17 +31,8 @@ _IDLE_TIMEOUT: Final = 4.0
 _MAX_IDLE: Final = 64
 _TICK: Final = 0.25
 _LOG_EVERY: Final = 30.0
-_VIA: Final = (b"via", b"1.1 rhttp-worker")
-_REQUEST_DROPPED: Final = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
-_RESPONSE_DROPPED: Final = HOP_BY_HOP | {b"content-length"}
-_FAILURES: Final = {
-    Loss.NOT_SENT: (502, "forward-lost", "The server behind the worker closed the connection"),
-    Loss.SENT_NO_ANSWER: (502, "forward-lost", "The server behind the worker closed the connection"),
-    Loss.CUT: (502, "forward-lost", "The server behind the worker closed the connection"),
-    Loss.INVALID: (502, "forward-invalid", "The answer of the server behind the worker is not valid"),
-    Loss.DEADLINE: (504, "forward-deadline", "The server behind the worker did not answer in time"),
-    Loss.ABORTED: (502, "forward-lost", "The request was not sent as it was announced"),
-}
+_RETAINED: Final = 65536
+"""Bytes of a request's content that are kept for a second try, and until there is a connection."""
 
 
 class Forwarder:
@@ -98,12 +87,13 @@ class Forwarder:
         if target is None:
             answer_problem(end, 400, "target-invalid", "The request target is not acceptable")
             return
-        end.sink = forwarding = _Forwarding(self, end, head, target)
-        self.lease(forwarding)
+        ours = self.target.authority
+        authority = (head.authority or ours) if self.keep_host else ours
+        self.lease(Forwarding(self, end, head, target, authority, retained=_RETAINED))
 
     # ---- connections ----
 
-    def lease(self, forwarding: _Forwarding, *, fresh: bool = False) -> None:
+    def lease(self, forwarding: Forwarding, *, fresh: bool = False) -> None:
         """Give it an idle connection, the one used last; without one, or when it is to be fresh, dial."""
         while self._idle and not fresh:
             client = self._idle.pop()
@@ -114,7 +104,7 @@ class Forwarder:
         self._dials.add(task)
         task.add_done_callback(self._dials.discard)
 
-    async def _dial(self, forwarding: _Forwarding) -> None:
+    async def _dial(self, forwarding: Forwarding) -> None:
         self._wheel.turn(self._loop.time())
         client = ClientEnd(self, self._limits, self._wheel)
         target = self.target
@@ -133,7 +123,7 @@ class Forwarder:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._ends.add(client)
         self._beat()
-        if forwarding.is_over:
+        if forwarding.over:
             self.client_idle(client)
         else:
             forwarding.granted(client)
@@ -171,186 +161,3 @@ class Forwarder:
             self._warn("%s sent more than the answers that it announced", self.target)
         with contextlib.suppress(ValueError):
             self._idle.remove(end)
-
-
-class _Forwarding:
-    """One request under way: the sink of the gateway's side and of the local server's."""
-
-    __slots__ = (
-        "_client",
-        "_end",
-        "_ended",
-        "_expects",
-        "_forwarder",
-        "_head",
-        "_is_reused",
-        "_kept",
-        "_target",
-        "_trailers",
-        "is_over",
-    )
-
-    def __init__(self, forwarder: Forwarder, end: ServerEnd, head: RequestHead, target: bytes) -> None:
-        self._forwarder = forwarder
-        self._end = end
-        self._head = head
-        self._target = target
-        self._client: ClientEnd | None = None
-        self._ended = not head.has_content
-        self._expects = head.expect is not None
-        self._is_reused = False
-        self._kept: list[bytes] | None = []
-        """What came with the head, in the same read. None: more went on, so the request cannot be sent once more."""
-        self._trailers: Fields = []
-        self.is_over = False
-        if head.has_content:
-            end.pause()  # until there is somebody to give it to
-
-    def granted(self, client: ClientEnd) -> None:
-        """A connection: send the head, and let the content come."""
-        head = self._head
-        self._client = client
-        self._is_reused = client.is_reused
-        named = head.connection
-        fields = [f for f in head.all_fields if f[0] not in _REQUEST_DROPPED and f[0] not in named]
-        fields.append(_VIA)
-        ours = self._forwarder.target.authority
-        authority = (head.authority or ours) if self._forwarder.keep_host else ours
-        client.head(self, head.method, self._target, authority, (FieldBlock(tuple(fields)),), head.length)
-        for data in self._kept or ():
-            client.content(data)
-        if self._ended:
-            client.end(self._trailers)
-            client.flush()
-            return
-        client.flush()
-        if self._expects:
-            self._expects = False
-            self._end.interim(100)
-        if not client.blocked:
-            self._end.resume()
-
-    def unreachable(self) -> None:
-        """Nobody answers there."""
-        if not self.is_over:
-            self.is_over = True
-            answer_problem(self._end, 502, "forward-unreachable", "The server behind the worker cannot be reached")
-
-    # ---- RequestSink ----
-
-    def request_content(self, data: bytes) -> None:
-        """Content from the gateway."""
-        client = self._client
-        if client is None:
-            if self._kept is not None:
-                self._kept.append(data)
-            return
-        self._kept = None
-        try:
-            client.content(data)
-        except LocalProtocolError:
-            client.abort(Loss.ABORTED, "more content than was announced")
-
-    def request_flush(self) -> None:
-        """The batch is over."""
-        if self._client is not None:
-            self._client.flush()
-
-    def request_end(self, trailers: Fields) -> None:
-        """The content is complete."""
-        self._ended = True
-        self._trailers = [f for f in trailers if f[0] not in HOP_BY_HOP]
-        if self._client is not None:
-            self._client.end(self._trailers)
-
-    def request_half_closed(self) -> None:
-        """The gateway sent its last byte: it gave this request up."""
-        self._end.abort()
-
-    def request_abort(self, detail: str) -> None:
-        """Nobody waits for the answer any more."""
-        self.is_over = True
-        client, self._client = self._client, None
-        if client is not None:
-            client.release()
-
-    def response_blocked(self) -> None:
-        """The gateway reads too slowly."""
-        if self._client is not None:
-            self._client.pause()
-
-    def response_unblocked(self) -> None:
-        """The gateway caught up."""
-        if self._client is not None:
-            self._client.resume()
-
-    # ---- ResponseSink ----
-
-    def response_interim(self, head: ResponseHead) -> None:
-        """1xx: passed on, except 100, which is ours to send."""
-        if head.status != 100:
-            self._end.interim(head.status, (_response_fields(head),))
-
-    def response_switched(self, head: ResponseHead, link: Link, surplus: bytes) -> None:
-        """Cannot happen: no request asks to switch."""
-        raise LocalProtocolError("a forwarder does not switch protocols")
-
-    def response_head(self, head: ResponseHead, has_content: bool) -> None:
-        """The final answer begins."""
-        self._end.head(head.status, (_response_fields(head),), head.length, reason=head.reason or None)
-        if self._end.blocked and self._client is not None:
-            self._client.pause()
-
-    def response_content(self, data: bytes) -> None:
-        """Content of the answer."""
-        if not self.is_over:
-            self._end.content(data)
-
-    def response_flush(self) -> None:
-        """The batch is over."""
-        if not self.is_over:
-            self._end.flush()
-
-    def response_end(self, trailers: Fields) -> None:
-        """The answer is complete."""
-        self._client = None
-        if not self.is_over:
-            self.is_over = True
-            self._end.end([f for f in trailers if f[0] not in HOP_BY_HOP])
-
-    def response_abort(self, loss: Loss, detail: str) -> None:
-        """No whole answer: once more when a kept connection was closed under it, else say so."""
-        self._client = None
-        if self.is_over:
-            return
-        if self._may_try_again(loss):
-            self._forwarder.lease(self, fresh=True)
-            return
-        self.is_over = True
-        status, slug, title = _FAILURES[loss]
-        log.debug("no answer from the server behind: %s", detail)
-        answer_problem(self._end, status, slug, title)
-
-    def _may_try_again(self, loss: Loss) -> bool:
-        """Only when the server closed a kept connection, and nothing can happen twice (RFC 9112 section 9.3.1)."""
-        if not self._is_reused or self._kept is None or self._end.status is not None:
-            return False
-        return loss is Loss.NOT_SENT or (loss is Loss.SENT_NO_ANSWER and self._head.method in IDEMPOTENT)
-
-    def request_blocked(self) -> None:
-        """The local server reads too slowly."""
-        self._end.pause()
-
-    def request_unblocked(self) -> None:
-        """It caught up."""
-        self._end.resume()
-
-
-def _response_fields(head: ResponseHead) -> FieldBlock:
-    """The fields that go back; made once for answers that are alike."""
-    block = head.forwarded.get("forwarder")
-    if block is None:
-        named = head.connection
-        fields = [f for f in head.fields if f[0] not in _RESPONSE_DROPPED and f[0] not in named]
-        block = head.forwarded["forwarder"] = FieldBlock(tuple(fields))
-    return block

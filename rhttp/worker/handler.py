@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Final, Protocol, runtime_checkable
 
-from rhttp.http1.answer import Phase
+from rhttp.ends import RequestEnd
 from rhttp.http1.limits import Http1Limits
 from rhttp.http1.server import ServerEnd
 from rhttp.message import FieldBlock, RequestHead
@@ -43,9 +43,9 @@ class Handler(Protocol):
         """Called once, when no connection is left; what still runs is cancelled."""
 
 
-def answer_problem(end: ServerEnd, status: int, slug: str, title: str) -> None:
+def answer_problem(end: RequestEnd, status: int, slug: str, title: str) -> None:
     """Answer a request with a problem (RFC 9457), or cut the connection when its answer has begun."""
-    if end.phase not in (Phase.CONTENT, Phase.READ):
+    if not end.is_asked:
         return
     if not end.uncommitted:
         end.abort()

@@ -39,11 +39,11 @@ class Plant:
         link = BenchLink("jobs", self.bench)
         self.bench.links.append(link)
         process = self.bench.process
-        end = ClientEnd(self.pool, process.generation.limits, process.wheel, self.target)
+        end = ClientEnd(self.target, process.generation.limits, process.wheel)
         end.connection_made(link)  # type: ignore[arg-type]
         link.set_protocol(end)
         self.target.open += 1
-        self.pool.client_idle(end)
+        self.target.client_idle(end)
         return link
 
     def client(self) -> Requester:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from support.bench import Bench, Requester, client_peer, sink_of
 
+from gateway.exchange.ends import ClientConnection
 from gateway.exchange.masters import MasterPool
+from rhttp.http1.client import ClientEnd
 
 OPEN = '@id("open") permit (principal, action, resource);'
 
@@ -354,19 +356,34 @@ async def test_master_that_a_reload_replaced_lets_its_connections_go() -> None:
         assert made.totals() == (0, 0)
 
 
-async def test_master_gives_a_bare_connection_for_a_role_switch() -> None:
+class Apart:
+    """Has a connection of its own."""
+
+    def __init__(self) -> None:
+        self.closed: list[str] = []
+
+    def client_idle(self, connection: ClientConnection) -> None:
+        raise AssertionError("nothing was asked")
+
+    def client_closed(self, connection: ClientConnection, detail: str) -> None:
+        self.closed.append(detail)
+
+
+async def test_master_gives_a_connection_of_its_own_for_a_role_switch() -> None:
     """From the first URL that answers; none when none does. It is not the pool's."""
     with dead_port() as dead:
         async with origin() as jobs, rig(dead, jobs.port) as made:
-            link = await made.master.dial_raw(asyncio.Protocol())
-            assert link is not None
-            assert link.get_extra_info("socket").getpeername()[1] == jobs.port
-            link.abort()
+            owner = Apart()
+            connection = await made.master.dial_apart(owner)
+            assert isinstance(connection, ClientEnd)
+            assert connection.link.get_extra_info("socket").getpeername()[1] == jobs.port
+            connection.abort()
+            assert owner.closed == ["aborted"]
             assert made.totals() == (0, 0)
             assert made.master.host_for(None) == b"127.0.0.1:%d" % dead
             assert made.master.host_for(b"asked.example") == b"asked.example"
         async with rig(dead, host="x.example") as made:
-            assert await made.master.dial_raw(asyncio.Protocol()) is None
+            assert await made.master.dial_apart(Apart()) is None
             assert made.master.host_for(b"asked.example") == b"x.example"
 
 
