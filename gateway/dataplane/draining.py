@@ -26,8 +26,8 @@ _LOOK: Final = 0.01
 """Seconds between two looks at what is left."""
 _ASK: Final = 0.5
 """Seconds that a peer which came before the port closed has to shake hands and to ask, or to answer a challenge."""
-_ASKS_YET: Final = (0, 401)
-"""The last answer's status of a connection whose next request belongs to what was begun."""
+_ASKS_YET: Final = (None, 401)
+"""The last answer's status of a connection whose next request belongs to what was begun; None: there was no answer."""
 _SILENT: Final = 0.25
 """The same for one that has not said a byte: its hello comes with its third packet."""
 _UNREFUSED: Final = 1.0
@@ -117,7 +117,7 @@ class Draining:
         for live in self._process.registry:
             if isinstance(live, Connection):
                 end = live.end
-                if end.is_idle and (with_new or end.status not in _ASKS_YET) and not end.link.has_unread():
+                if end.is_idle and (with_new or end.last_status not in _ASKS_YET) and not end.link.has_unread():
                     end.shutdown()
 
     def _is_busy(self, may_ask: bool, may_speak: bool) -> bool:

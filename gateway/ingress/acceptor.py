@@ -352,4 +352,4 @@ def _stage_of(guest: Any) -> int:
         return Stage.SERVED
     if not end.is_idle:
         return Stage.BEGUN
-    return Stage.IDLE if end.status else Stage.SILENT
+    return Stage.SILENT if end.last_status is None else Stage.IDLE

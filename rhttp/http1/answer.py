@@ -58,6 +58,7 @@ class AnswerSide(RequestEnd, asyncio.Protocol):
         "_left",
         "_out",
         "_waiting",
+        "last_status",
         "link",
         "phase",
         "request",
@@ -69,6 +70,8 @@ class AnswerSide(RequestEnd, asyncio.Protocol):
         self.phase: int = HEAD
         """A `Phase`."""
         self.request: RequestHead | None = None
+        self.last_status: int | None = None
+        """Of the last answer that was begun on the connection; None: there was none."""
         self._out: list[bytes] = []
         self._left: int | None = None
         self._chunking = False
@@ -115,7 +118,7 @@ class AnswerSide(RequestEnd, asyncio.Protocol):
         if request is None or self.phase not in (CONTENT, READ) or not self.uncommitted:
             raise LocalProtocolError(f"an answer out of turn ({Phase(self.phase)!r})")
         self._has_begun = False
-        self.status = status
+        self.status = self.last_status = status
         out = self._out
         out.clear()
         self._chunking = False
