@@ -17,7 +17,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypedDict, Unpack
 
 from rhttp.reversal.upgrade import PTTH_1_0, VARIANTS, UpgradeVariant
 from rhttp.worker.agent import Agent
@@ -140,18 +140,24 @@ class Worker:
         await self.stop()
 
 
+class Options(TypedDict, total=False):
+    """What `serve` and `run` pass on to `Worker`, which says what it means."""
+
+    gateway: str | None
+    pool: str | None
+    slots: int | Callable[[], int] | Slots
+    protocol: str
+    drain_timeout: float
+    keep_host: bool
+    on_status: Callable[[Status], None] | None
+
+
 async def serve(
     app: Application | Handler | str,
     bundle: Path | str,
     *,
-    gateway: str | None = None,
-    pool: str | None = None,
-    slots: int | Callable[[], int] | Slots = 1,
-    protocol: str = PTTH_1_0.name,
-    drain_timeout: float = 30.0,
-    keep_host: bool = False,
-    on_status: Callable[[Status], None] | None = None,
     until: asyncio.Event | None = None,
+    **options: Unpack[Options],
 ) -> None:
     """Serve ``app`` until the task is cancelled or ``until`` is set, then drain. The arguments are `Worker`'s.
 
@@ -161,33 +167,11 @@ async def serve(
         BundleInvalid, DialFailed, LifespanFailed, ValueError: it cannot start; see `Worker`. No trouble with the
             gateway ends it.
     """
-    worker = Worker(
-        app,
-        bundle,
-        gateway=gateway,
-        pool=pool,
-        slots=slots,
-        protocol=protocol,
-        drain_timeout=drain_timeout,
-        keep_host=keep_host,
-        on_status=on_status,
-    )
-    async with worker:
+    async with Worker(app, bundle, **options):
         await (until if until is not None else asyncio.Event()).wait()
 
 
-def run(
-    app: Application | Handler | str,
-    bundle: Path | str,
-    *,
-    gateway: str | None = None,
-    pool: str | None = None,
-    slots: int | Callable[[], int] | Slots = 1,
-    protocol: str = PTTH_1_0.name,
-    drain_timeout: float = 30.0,
-    keep_host: bool = False,
-    on_status: Callable[[Status], None] | None = None,
-) -> None:
+def run(app: Application | Handler | str, bundle: Path | str, **options: Unpack[Options]) -> None:
     """Serve ``app`` in an event loop of its own (uvloop) until SIGTERM or SIGINT, then drain; a second one ends now.
 
     The arguments are `Worker`'s.
@@ -195,18 +179,7 @@ def run(
     >>> rhttp.run(app, "bundles/w1", slots=4)             # doctest: +SKIP
     >>> rhttp.run("http://127.0.0.1:8000", "bundles/w1")  # doctest: +SKIP
     """
-    worker = Worker(
-        app,
-        bundle,
-        gateway=gateway,
-        pool=pool,
-        slots=slots,
-        protocol=protocol,
-        drain_timeout=drain_timeout,
-        keep_host=keep_host,
-        on_status=on_status,
-    )
-    run_worker(worker)
+    run_worker(Worker(app, bundle, **options))
 
 
 def run_worker(worker: Worker) -> None:
