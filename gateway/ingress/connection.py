@@ -10,7 +10,7 @@ from typing import Any, Final, assert_never
 
 from gateway.admission import checks
 from gateway.admission.checks import ConnectionCache, Refusal
-from gateway.admission.request_record import Admitted, RequestRecord
+from gateway.admission.request_record import Admitted, Question, RequestRecord
 from gateway.core.context import ProcessContext
 from gateway.core.peer import LocalPeer, Peer
 from gateway.exchange.exchange import Exchange
@@ -18,7 +18,7 @@ from gateway.http.responses import answer_json, answer_options, fail, refuse
 from gateway.ingress.endpoints import SWITCH
 from gateway.ingress.event_stream import EventStream
 from gateway.ingress.gather import ask_all
-from gateway.ingress.outcomes import Forward, Gather, Json, Later, Options, Outcome, Stream, Switch
+from gateway.ingress.outcomes import Dispatch, Forward, Gather, Json, Later, Options, Outcome, Stream, Switch
 from gateway.ingress.resolve import ResolvedEach, ResolvedOne, ResolvedOpen, ResolvedRefusal, Resolver
 from gateway.ingress.serving import serving_of
 from gateway.pools.relay import RelayPool
@@ -134,6 +134,8 @@ class Connection:
         match outcome:
             case Forward():
                 self._forward(end, record, outcome)
+            case Dispatch():
+                self._dispatch(end, record, outcome)
             case Refusal():
                 self.refuse(end, record, outcome)
             case Json():
@@ -143,7 +145,7 @@ class Connection:
             case Switch():
                 self._switch(end, record, outcome)
             case Stream():
-                _require(record, "inspect", outcome.pool.config.name)
+                _proof(record, ("inspect", "Pool", outcome.pool.config.name))
                 if process.record("request", record.audit("allowed", status=200)):
                     EventStream(process, end, record, outcome.pool)
                 else:
@@ -222,26 +224,28 @@ class Connection:
         self.refuse(self.end, record, refusal)
 
     def _forward(self, end: ServerEnd, record: RequestRecord, forward: Forward) -> None:
-        """Start an exchange; only with the proof that the request was admitted."""
+        """Start an exchange with a master; only with the proof that the request was admitted."""
         process = self._process
-        admitted = record.admitted
-        if admitted is None:
-            raise PermissionError("a request that was not admitted")
-        admitted.require(*forward.question)
+        admitted = _proof(record, forward.question)
         if process.draining:
-            if forward.dispatch:
-                self.refuse(end, record, _DRAINING)
-                return
             end.last_request()
         blocks = (forward.block, one_field(b"Rhttp-Request-Id", record.id_bytes))
-        record.pool = forward.pool
-        exchange = Exchange(
-            process, record, admitted, end, forward.inbound, forward.target, blocks, dispatch=forward.dispatch
-        )
-        exchange.worker = forward.worker
-        exchange.label = forward.label
-        if forward.wait:
-            process.wheel.set(exchange, forward.wait)
+        Exchange(process, record, admitted, end, forward.inbound, forward.target, blocks, dispatch=False).start()
+
+    def _dispatch(self, end: ServerEnd, record: RequestRecord, dispatch: Dispatch) -> None:
+        """The same with a worker, as soon as one has a free slot."""
+        process = self._process
+        admitted = _proof(record, dispatch.question)
+        if process.draining:
+            self.refuse(end, record, _DRAINING)
+            return
+        record.pool = dispatch.route_pool
+        blocks = (dispatch.block, one_field(b"Rhttp-Request-Id", record.id_bytes))
+        exchange = Exchange(process, record, admitted, end, dispatch.pool, dispatch.target, blocks, dispatch=True)
+        exchange.worker = dispatch.worker
+        exchange.label = dispatch.wishes.label
+        if dispatch.wishes.wait:
+            process.wheel.set(exchange, dispatch.wishes.wait)
         exchange.start()
 
     def _gather(self, end: ServerEnd, record: RequestRecord, gather: Gather) -> None:
@@ -258,7 +262,7 @@ class Connection:
     def _switch(self, end: ServerEnd, record: RequestRecord, switch: Switch) -> None:
         """The role switch, by our own 101 or by that of the pool's master."""
         pool = switch.pool
-        digest = _require(record, "reverse", pool.config.name).digest
+        digest = _proof(record, ("reverse", "Pool", pool.config.name)).digest
         end.last_request()  # whatever is refused from here on closes; a switch takes the connection away
         process = self._process
         if isinstance(pool, RelayPool):
@@ -296,10 +300,10 @@ class Connection:
         pool.ask(self, record, end, switch.variant, master, blocks)
 
 
-def _require(record: RequestRecord, action: str, pool: str) -> Admitted:
+def _proof(record: RequestRecord, question: Question) -> Admitted:
     """The proof that policy allowed this; raises PermissionError when there is none."""
     admitted = record.admitted
     if admitted is None:
         raise PermissionError("a request that was not admitted")
-    admitted.require(action, "Pool", pool)
+    admitted.require(*question)
     return admitted

@@ -15,7 +15,7 @@ from gateway.admission.checks import Refusal
 from gateway.admission.request_record import RequestRecord
 from gateway.core.context import ProcessContext
 from gateway.ingress.field_section import FieldSection
-from gateway.ingress.forwarding import forward
+from gateway.ingress.forwarding import dispatch
 from gateway.ingress.outcomes import Act, Gather, Json, Later, Outcome, Stream
 from gateway.ingress.role_switch import switch_roles
 from gateway.pools.hosted import HostedPool
@@ -137,7 +137,7 @@ def _dispatch(own: OwnRequest) -> Act:
         return _NO_POOL if pool is None else _RELAYED
     target = own.rest if own.query is None else own.rest + b"?" + own.query
     worker = own.names[1] if len(own.names) > 1 else None
-    return forward(own.section, ("dispatch", "Pool", name), pool, target, worker=worker, dispatch=True)
+    return dispatch(own.section, ("dispatch", "Pool", name), pool, target, worker=worker)
 
 
 OWN_PATHS: Final = (

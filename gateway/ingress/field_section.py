@@ -29,9 +29,9 @@ class Wishes:
 
     __slots__ = ("label", "wait")
 
-    def __init__(self, fields: SharedFields) -> None:
-        self.wait = preferred_wait(fields)
-        """Seconds that it is willing to wait for a slot."""
+    def __init__(self, fields: SharedFields, wait_max: float) -> None:
+        self.wait = min(float(preferred_wait(fields)), wait_max)
+        """Seconds that it may wait for a slot: what its requester is willing to, and the configuration allows."""
         self.label = preferred_label(fields)
 
 
@@ -84,7 +84,7 @@ class FieldSection:
         """What is asked of a pool."""
         known = self._wishes
         if known is None:
-            known = self._wishes = Wishes(self._fields)
+            known = self._wishes = Wishes(self._fields, self.generation.config.limits.wait_max)
         return known
 
 

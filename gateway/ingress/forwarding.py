@@ -12,44 +12,41 @@ from gateway.admission.request_record import Question
 from gateway.exchange.exchange import Inbound
 from gateway.http.fields import one_hop_less
 from gateway.ingress.field_section import FieldSection
-from gateway.ingress.outcomes import Act, Forward, Options
+from gateway.ingress.outcomes import Act, Dispatch, Forward, Options
+from gateway.pools.hosted import HostedPool
+from rhttp.message import FieldBlock
 
 _LOOP: Final = Refusal(status=508, slug="loop-detected", reason="via_loop")
 _HERE: Final = Options()
 
 
-def forward(
+def forward(section: FieldSection, question: Question, inbound: Inbound, target: bytes) -> Act:
+    """Send it to a master as ``target`` once policy has said yes to ``question``."""
+    block = _next_hop(section)
+    return Forward(question, inbound, target, block) if isinstance(block, FieldBlock) else block
+
+
+def dispatch(
     section: FieldSection,
     question: Question,
-    inbound: Inbound,
+    pool: HostedPool,
     target: bytes,
     *,
     worker: str | None = None,
-    dispatch: bool = False,
-    pool: str | None = None,
+    route_pool: str | None = None,
 ) -> Act:
-    """Send it to ``inbound`` as ``target`` once policy has said yes to ``question``; see `Forward`.
+    """As `forward`, to a worker of a pool; see `Dispatch`."""
+    block = _next_hop(section)
+    if not isinstance(block, FieldBlock):
+        return block
+    return Dispatch(question, pool, target, block, section.wishes, worker=worker, route_pool=route_pool)
 
-    What goes to a worker waits for a slot as long as its requester is willing to, and the configuration lets it.
-    """
+
+def _next_hop(section: FieldSection) -> FieldBlock | Options | Refusal:
+    """The fields that go on, or why nothing does."""
     block = section.block
     if section.max_forwards is not None:
         if not section.max_forwards:
             return _HERE
         block = one_hop_less(block)
-    if section.is_loop:
-        return _LOOP
-    if not dispatch:
-        return Forward(question, inbound, target, block)
-    wishes = section.wishes
-    return Forward(
-        question,
-        inbound,
-        target,
-        block,
-        worker=worker,
-        label=wishes.label,
-        wait=min(float(wishes.wait), section.generation.config.limits.wait_max),
-        dispatch=True,
-        pool=pool,
-    )
+    return _LOOP if section.is_loop else block

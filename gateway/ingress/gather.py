@@ -6,6 +6,7 @@ Trust: meets untrusted clients and masters as those who wait.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from gateway.core.context import ProcessContext
@@ -16,14 +17,25 @@ WITHIN: Final = 1.0
 """Seconds in which the other processes answer; the answer goes out without whoever does not."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Here:
+    """Whoever asked is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    """Whoever asked left."""
+
+    detail: str
+
+
 class _Patience:
     """Holds a request while others are asked. It is the request sink of its server end."""
 
-    __slots__ = ("detail",)
+    __slots__ = ("requester",)
 
     def __init__(self) -> None:
-        self.detail = ""
-        """Reason of the disconnect; empty while the requester is connected."""
+        self.requester: _Here | _Gone = _Here()
 
     def request_content(self, data: bytes) -> None:
         """Content of a request that has no use for it."""
@@ -36,7 +48,7 @@ class _Patience:
 
     def request_abort(self, detail: str) -> None:
         """Whoever asked is gone."""
-        self.detail = detail
+        self.requester = _Gone(detail)
 
     def request_half_closed(self) -> None:
         """It may still read."""
@@ -69,9 +81,10 @@ def ask_all(
 
     def answered(answers: Mapping[int, Any]) -> None:
         process.exchange_over()
-        if patience.detail:
-            gone(patience.detail)
-            return
-        then(answers)
+        match patience.requester:
+            case _Gone(detail):
+                gone(detail)
+            case _Here():
+                then(answers)
 
     mesh.gather(question, within=WITHIN, then=answered)

@@ -13,6 +13,7 @@ from gateway.admission.checks import Refusal
 from gateway.admission.request_record import Question, RequestRecord
 from gateway.core.context import ProcessContext
 from gateway.exchange.exchange import Inbound
+from gateway.ingress.field_section import Wishes
 from gateway.pools.hosted import HostedPool
 from gateway.pools.relay import RelayPool
 from rhttp.message import FieldBlock
@@ -20,38 +21,45 @@ from rhttp.reversal.upgrade import UpgradeVariant
 
 
 class Forward:
-    """It goes to a master or a worker. A plain slotted class: requests for new paths make one each."""
+    """It goes to a master. A plain slotted class, like `Dispatch`: requests for new paths make one each."""
 
-    __slots__ = ("block", "dispatch", "inbound", "label", "pool", "question", "target", "wait", "worker")
+    __slots__ = ("block", "inbound", "question", "target")
 
-    def __init__(
-        self,
-        question: Question,
-        inbound: Inbound,
-        target: bytes,
-        block: FieldBlock,
-        *,
-        worker: str | None = None,
-        label: tuple[str, str] | None = None,
-        wait: float = 0.0,
-        dispatch: bool = False,
-        pool: str | None = None,
-    ) -> None:
+    def __init__(self, question: Question, inbound: Inbound, target: bytes, block: FieldBlock) -> None:
         self.question = question
         """What policy must have allowed."""
         self.inbound = inbound
         self.target = target
         self.block = block
         """The fields that go on, without ``Rhttp-Request-Id``."""
-        self.worker = worker
-        """Only this worker will do."""
-        self.label = label
-        self.wait = wait
-        """Seconds that it may wait for a slot."""
-        self.dispatch = dispatch
-        """Whether it goes to a worker of a pool."""
+
+
+class Dispatch:
+    """It goes to a worker of a pool."""
+
+    __slots__ = ("block", "pool", "question", "route_pool", "target", "wishes", "worker")
+
+    def __init__(
+        self,
+        question: Question,
+        pool: HostedPool,
+        target: bytes,
+        block: FieldBlock,
+        wishes: Wishes,
+        *,
+        worker: str | None = None,
+        route_pool: str | None = None,
+    ) -> None:
+        self.question = question
+        """As in `Forward`, like target and block."""
         self.pool = pool
-        """That pool's name, when a route leads to it: the target does not tell."""
+        self.target = target
+        self.block = block
+        self.wishes = wishes
+        self.worker = worker
+        """Only this worker will do; None: any."""
+        self.route_pool = route_pool
+        """The pool's name, when a route leads to it: its target does not tell. None: its target does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +104,7 @@ class Gather:
     """From what they told, by process, to the JSON of the answer."""
 
 
-Outcome = Forward | Refusal | Json | Options | Switch | Stream | Gather
+Outcome = Forward | Dispatch | Refusal | Json | Options | Switch | Stream | Gather
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from gateway.core.context import Generation
 from gateway.core.peer import LocalPeer, Peer
 from gateway.ingress.endpoints import NO_PATH, SWITCH, Endpoint, OwnRequest, find_endpoint, method_refusal
 from gateway.ingress.field_section import FieldSection, fields_about, refuse_absolute
-from gateway.ingress.forwarding import forward
+from gateway.ingress.forwarding import dispatch, forward
 from gateway.ingress.outcomes import Act, Options
 from gateway.ingress.serving import serving_of
 from gateway.pools.hosted import HostedPool
@@ -229,4 +229,4 @@ def _over(route: RouteConfig, section: FieldSection, question: Question, target:
         return forward(section, question, serving.masters[to.name], normal)
     pool = serving.pools[to.name]
     assert isinstance(pool, HostedPool)  # so says the check of the configuration
-    return forward(section, question, pool, normal, dispatch=True, pool=to.name)
+    return dispatch(section, question, pool, normal, route_pool=to.name)

@@ -35,8 +35,8 @@ from gateway.core.context import Generation
 from gateway.core.peer import CertifiedPeer, LocalPeer, Peer
 from gateway.dataplane.generation import build_generation, read_config
 from gateway.ingress.connection import Connection
-from gateway.ingress.field_section import FieldSection
-from gateway.ingress.outcomes import Forward, Gather, Later
+from gateway.ingress.field_section import FieldSection, Wishes
+from gateway.ingress.outcomes import Dispatch, Forward, Gather, Later
 from gateway.ingress.resolve import Resolved, Resolver, resolve
 from gateway.state.snapshot import StateSnapshot
 from rhttp.digest.formula import DigestClient
@@ -291,7 +291,7 @@ def facts(value: object) -> object:
             return value.fields
         case Refusal():
             return replace(value, extra=()), [block.fields for block in value.extra]
-        case Resolved() | Forward() | FieldSection():
+        case Resolved() | Forward() | Dispatch() | FieldSection() | Wishes():
             names = [name for name in attributes(type(value)) if name not in ("memo", "_wishes")]
             return type(value), {name: facts(getattr(value, name)) for name in names}
         case Later():
