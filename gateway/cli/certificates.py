@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
-from gateway.cli.common import Settings, common_options, fail
+from gateway.cli.common import Settings, common_options, fail, open_session
 from gateway.cli.listing import certificate_lines, certificate_status, stamp
 from gateway.cli.options import INSTANT, LIST_LIFETIME, NAME, absolute, json_option
 
@@ -87,15 +87,12 @@ def crl(settings: Settings, role: str, ttl: timedelta, out: Path | None) -> None
     Servers that look up every certificate of a path, as nginx and HAProxy do, need the list of each CA in it: `all`.
     The file of --out appears whole and may be read by everybody.
     """
-    passphrase = settings.passphrase()
-    from gateway.home.layout import Home
     from gateway.home.revocation_lists import sign_lists
-    from gateway.home.session import HomeSession
     from pki.files import write_atomic
     from pki.names import Role
 
     roles = (*Role, None) if role == "all" else (None,) if role == "root" else (Role(role),)
-    with HomeSession(Home(settings.home), passphrase) as session:
+    with open_session(settings) as session:
         lists = sign_lists(session, roles, ttl)
     pem = b"".join(one.pem for one in lists)
     if out is None:

@@ -9,13 +9,16 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from rhttp.worker.secret_file import exposure
 from rhttp.worker.text_file import NotText, first_line
+
+if TYPE_CHECKING:
+    from gateway.home.session import HomeSession
 
 R = TypeVar("R")
 
@@ -65,6 +68,19 @@ class Failure(click.ClickException):
 def fail(message: str) -> NoReturn:
     """End the command with exit status 1 and one line that says what, why and the mend."""
     raise Failure(" ".join(message.split()))
+
+
+def open_session(settings: Settings, *, locks_out: bool = False) -> HomeSession:
+    """The home, open for a command, with what is to be said of it told."""
+    passphrase = settings.passphrase()
+    # Imported late: a command that is refused by its options must not wait for the libraries.
+    from gateway.home.layout import Home
+    from gateway.home.session import HomeSession
+
+    session = HomeSession(Home(settings.home), passphrase, locks_out=locks_out)
+    if session.warning is not None:
+        click.echo(f"warning: {session.warning}", err=True)
+    return session
 
 
 def _set(name: str) -> Callable[[click.Context, click.Parameter, Path | None], None]:

@@ -37,7 +37,7 @@ def certificate_status(record: CertificateRecord, now: int) -> str:
     return "expired" if now > record.not_after else "valid"
 
 
-def stamp(at: int) -> str:
+def stamp(at: float) -> str:
     """RFC 3339 in UTC."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 

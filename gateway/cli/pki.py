@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.common import Settings, common_options, fail
+from gateway.cli.common import Settings, common_options, fail, open_session
 from gateway.cli.options import LABEL, LIFETIME, NAME, SAN, SERIAL, TRUST_DOMAIN, absolute, label_map
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _issue(
     from pki.keys import KeyType
     from pki.names import Role
 
-    with _session(settings) as session:
+    with open_session(settings) as session:
         order = IssueOrder(
             owner=Identity(name=name, role=Role(role), pool=pool),
             out=absolute(out) if out is not None else session.home.bundles / name,
@@ -173,7 +173,7 @@ def issue_server(settings: Settings, sans: tuple[str, ...], ttl: timedelta | Non
     """
     from gateway.home.issue import issue_server as issue
 
-    with _session(settings) as session:
+    with open_session(settings) as session:
         record = issue(session, sans, ttl)
         _say_issued(session, record, f"in {session.home.server_cert}")
         _tell(session, "/reload", must=True)
@@ -190,7 +190,7 @@ def renew(settings: Settings, bundle: Path, ttl: timedelta | None) -> None:
     """
     from gateway.home.renew import renew_bundle
 
-    with _session(settings) as session:
+    with open_session(settings) as session:
         issued = renew_bundle(session, absolute(bundle), ttl)
         _say_issued(session, issued.record, f"in {click.format_filename(issued.place)}")
         _tell(session, "/refresh", must=False)
@@ -208,7 +208,7 @@ def revoke(settings: Settings, name: str | None, serial: str | None, reason: str
     """
     if (name is None) == (serial is None):
         raise click.UsageError("give NAME or --serial HEX, one of them")
-    with _session(settings, locks_out=True) as session:
+    with open_session(settings, locks_out=True) as session:
         at = int(datetime.now(UTC).timestamp())
         records = session.inventory.revoke(name=name, serial=serial, reason=reason, at=at)
         unlogged: Exception | None = None
@@ -231,17 +231,6 @@ def revoke(settings: Settings, name: str | None, serial: str | None, reason: str
         click.echo(f"{name or serial}: {what}; {told}")
         if any(record.serial == session.served_serial() for record in records):
             click.echo("note: that is the certificate which the gateway serves; run: rhttp-pki issue-server", err=True)
-
-
-def _session(settings: Settings, *, locks_out: bool = False) -> HomeSession:
-    passphrase = settings.passphrase()
-    from gateway.home.layout import Home
-    from gateway.home.session import HomeSession
-
-    session = HomeSession(Home(settings.home), passphrase, locks_out=locks_out)
-    if session.warning is not None:
-        click.echo(f"warning: {session.warning}", err=True)
-    return session
 
 
 def _say_issued(session: HomeSession, record: CertificateRecord, where: str) -> None:

@@ -12,13 +12,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 import click
 
-from gateway.cli.common import Settings, common_options, fail
+from gateway.cli.common import Settings, common_options, fail, open_session
+from gateway.cli.listing import stamp
 from gateway.cli.options import NAME, json_option
 from rhttp.worker.text_file import NotText, decode_text, first_line
 
@@ -160,26 +160,15 @@ def export_htdigest(settings: Settings, out: Path, algorithm: str) -> None:
     click.echo(f"{len(lines)} users exported, {left_out} left out (disabled, or no {algorithm} password)", err=True)
 
 
-# --- Between the commands and the house ------------------------------------------------------------------------------
+# --- What the commands share -----------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _open(
     settings: Settings, *, with_key: bool = False, locks_out: bool = False
 ) -> Iterator[tuple[HomeSession, UserStore]]:
-    # Imported late: a command that is refused by its options must not wait for the libraries.
-    passphrase = settings.passphrase()
-    from auth.store import UserStore
-    from gateway.home.layout import Home
-    from gateway.home.session import HomeSession
-    from gateway.state.database import bump
-
-    with HomeSession(Home(settings.home), passphrase, locks_out=locks_out) as session:
-        if session.warning is not None:
-            click.echo(f"warning: {session.warning}", err=True)
-        # Locking somebody out needs no passphrase.
-        key = session.home.read_secret(session.home.state_key, passphrase) if with_key else None
-        yield session, UserStore(session.engine, key, session.basics.realm, bump, algorithms=session.basics.algorithms)
+    with open_session(settings, locks_out=locks_out) as session:
+        yield session, session.users(with_key=with_key)  # locking somebody out needs no passphrase
 
 
 def _audit(session: HomeSession, event: str, name: str | None, **detail: object) -> None:
@@ -211,13 +200,9 @@ def _shown(one: StoredUser) -> dict[str, Any]:
         "role": one.role,
         "enabled": one.enabled,
         "algorithms": list(one.algorithms),
-        "created": _stamp(one.created_at),
-        "changed": _stamp(one.changed_at),
+        "created": stamp(one.created_at),
+        "changed": stamp(one.changed_at),
     }
-
-
-def _stamp(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 # --- Where a password comes from, and where a made one goes ----------------------------------------------------------

@@ -44,7 +44,9 @@ class ProcessInputs:
     stream: str
 
     def __repr__(self) -> str:
-        return f"Material(home={self.home!r}, stream={self.stream!r}, state={self.snapshot.version}, <keys withheld>)"
+        return (
+            f"ProcessInputs(home={self.home!r}, stream={self.stream!r}, state={self.snapshot.version}, <keys withheld>)"
+        )
 
     def config(self) -> Config:
         """The configuration that the text and the command line's options make, for this home.
@@ -74,7 +76,7 @@ class ProcessInputs:
         """The value that `to_wire` was called on.
 
         Raises:
-            MaterialInvalid: a field is missing, unknown or of the wrong form.
+            ProcessInputsInvalid: a field is missing, unknown or of the wrong form.
         """
         names = set(cls.__slots__)
         if value.keys() != names:

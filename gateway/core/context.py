@@ -230,13 +230,6 @@ class ProcessContext:
         high_water = self.generation.config.limits.buffer_bytes
         return PlainLink(self.loop, sock, wheel=self.wheel, outbox=self.outbox, high_water=high_water, tally=tally)
 
-    def plain_link(self, sock: socket.socket, end: asyncio.Protocol) -> PlainLink:
-        """As `open_plain`, its owner told."""
-        link = self.open_plain(sock)
-        link.set_protocol(end)
-        end.connection_made(link)  # type: ignore[arg-type]  # a Link
-        return link
-
     @staticmethod
     def now() -> datetime:
         """The precise time, for certificates."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from cryptography import x509
@@ -18,9 +17,8 @@ from auth.nonces import NonceIssuer, NonceKey, NonceLedger
 from auth.sharedledger import SharedLedger
 from auth.verifier import DigestVerifier
 from gateway.config.limits import Limits
-from gateway.config.toml import parse_config
 from gateway.config.values import Config, ConfigInvalid, TcpAddress
-from gateway.control.process_inputs import ProcessInputs, read_overrides
+from gateway.control.process_inputs import ProcessInputs
 from gateway.core.context import ProcessContext
 from gateway.core.peer import SeenPath
 from gateway.exchange.masters import MasterPool
@@ -79,7 +77,7 @@ def read_config(inputs: ProcessInputs) -> Config:
         Refusals: with all that is wrong with it.
     """
     try:
-        return parse_config(inputs.config_text, home=Path(inputs.home), overrides=read_overrides(inputs.overrides))
+        return inputs.config()
     except ConfigInvalid as error:
         raise Refusals([(problem.path, problem.message) for problem in error.problems]) from None
 

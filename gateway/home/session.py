@@ -97,11 +97,11 @@ class HomeSession:
         found = read_certificates(self.home.root_cert.read_bytes(), what="file of the root")
         return IssuerKey(certificate=found[0], key=key)
 
-    def users(self) -> UserStore:
-        """The Digest users, with the key that opens their credentials."""
+    def users(self, *, with_key: bool = True) -> UserStore:
+        """The Digest users, with the key that opens their credentials unless that is not needed."""
         from auth.store import UserStore
 
-        state_key = self.home.read_secret(self.home.state_key, self._passphrase)
+        state_key = self.home.read_secret(self.home.state_key, self._passphrase) if with_key else None
         return UserStore(self.engine, state_key, self.basics.realm, bump, algorithms=self.basics.algorithms)
 
     def seal_like_home(self, secret: bytes) -> bytes:

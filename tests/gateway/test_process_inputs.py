@@ -1,4 +1,4 @@
-"""Material: the same value on both sides of the control socket, and no key in any text."""
+"""Process inputs: the same value on both sides of the control socket, and no key in any text."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def wire(value: ProcessInputs) -> dict[str, Any]:
     return dict(orjson.loads(orjson.dumps(value.to_wire())))
 
 
-def test_material_through_the_wire_is_the_same() -> None:
+def test_process_inputs_through_the_wire_is_the_same() -> None:
     """A data process works from exactly what the supervisor checked."""
     assert ProcessInputs.from_wire(wire(inputs())) == inputs()
 
 
-def test_material_shows_no_key_in_its_repr() -> None:
-    """A material that ends up in a log or a traceback gives nothing away."""
+def test_process_inputs_shows_no_key_in_its_repr() -> None:
+    """A inputs that ends up in a log or a traceback gives nothing away."""
     shown = repr(inputs())
     for secret in ("the-server-key", "the-nonce-key", "0123abcd"):
         assert secret not in shown
 
 
 @pytest.mark.parametrize("name", sorted(inputs().to_wire()))
-def test_material_without_a_field_is_refused(name: str) -> None:
+def test_process_inputs_without_a_field_is_refused(name: str) -> None:
     """Nothing is filled in by guessing."""
     value = wire(inputs())
     del value[name]
@@ -62,7 +62,7 @@ def test_material_without_a_field_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(inputs().to_wire()))
-def test_material_with_a_field_of_another_type_is_refused(name: str) -> None:
+def test_process_inputs_with_a_field_of_another_type_is_refused(name: str) -> None:
     """Types are looked at where values come in, and refused without being quoted."""
     with pytest.raises(ProcessInputsInvalid):
         ProcessInputs.from_wire(wire(inputs()) | {name: 7})
@@ -71,14 +71,14 @@ def test_material_with_a_field_of_another_type_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "change", [{"more": "x"}, {"server_key": "secret!"}, {"trust": {"root": "$"}}, {"snapshot": "{}"}]
 )
-def test_material_malformed_is_refused_without_quoting_it(change: dict[str, Any]) -> None:
+def test_process_inputs_malformed_is_refused_without_quoting_it(change: dict[str, Any]) -> None:
     """The error names the field; what was in it may have been a key."""
     with pytest.raises(ProcessInputsInvalid) as caught:
         ProcessInputs.from_wire(wire(inputs()) | change)
     assert "secret!" not in str(caught.value)
 
 
-def test_material_config_is_that_of_text_and_options() -> None:
+def test_process_inputs_config_is_that_of_text_and_options() -> None:
     """The process parses the same text with the same options as the supervisor did."""
     config = inputs().config()
     assert (config.trust_domain, config.listen.port, str(config.home)) == ("test.internal", 0, "/srv/home")
