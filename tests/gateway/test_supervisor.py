@@ -84,7 +84,7 @@ async def test_start_that_cannot_be_completed_leaves_nothing(tmp_path: Path, pol
 async def test_start_on_checkpoints_that_are_not_ours_is_refused(tmp_path: Path) -> None:
     """Nothing is served whose audit cannot be signed."""
     gateway = FakeGateway(tmp_path)
-    gateway.trail.fault = RuntimeError("the last checkpoint is not signed by this key")
+    gateway.supervisor_log.fault = RuntimeError("the last checkpoint is not signed by this key")
     assert await gateway.supervisor.run() == 1
     assert gateway.logged == [
         "no checkpoint can be written: RuntimeError: the last checkpoint is not signed by this key"
@@ -168,7 +168,7 @@ async def test_refresh_returns_when_the_process_has_cut(tmp_path: Path) -> None:
         assert answer == {"version": 2, "cut": 3, "processes": 1}
         assert (await run.process())["states"] == [2]
         assert await run.ask("POST", "/refresh") == answer
-        assert ("admin.revoke", "done", {"connections": 3}) in run.gateway.trail.records
+        assert ("admin.revoke", "done", {"connections": 3}) in run.gateway.supervisor_log.records
 
 
 async def test_state_changed_by_another_is_pushed_without_being_asked(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ async def test_reload_reaches_the_process_with_the_newest_state(tmp_path: Path) 
         after = await run.process()
         assert (after["pid"], after["commits"]) == (before["pid"], 2)
         assert (after["policy"], after["snapshot"]) == ("new policy", 4)
-        assert run.gateway.trail.records == [("admin.reload", "done", {})]
+        assert run.gateway.supervisor_log.records == [("admin.reload", "done", {})]
 
 
 async def test_reload_by_signal_does_the_same(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ async def test_reload_refused_by_the_process_rolls_back(tmp_path: Path) -> None:
         entry = await run.process()
         assert (entry["policy"], entry["commits"], entry["rollbacks"]) == ("old", 1, 1)
         assert (await run.ask("GET", "/status"))["config"]["generation"] == 1
-        assert ("admin.reload", "refused", {"count": 1}) in run.gateway.trail.records
+        assert ("admin.reload", "refused", {"count": 1}) in run.gateway.supervisor_log.records
         os.kill(entry["pid"], signal.SIGKILL)
         await run.knock()
         assert (await run.process())["policy"] == "old"
@@ -328,17 +328,17 @@ async def test_checkpoint_due_is_not_kept_waiting(tmp_path: Path, monkeypatch: p
     """A thousand lines are signed at once, long before their second is over."""
     monkeypatch.setattr(signer, "CHECKPOINT_INTERVAL", 3600.0)
     async with running(tmp_path, "many-lines") as run:
-        await until(lambda: bool(run.gateway.trail.heads))
-        assert run.gateway.trail.heads[0][0]["seq"] == 5000
+        await until(lambda: bool(run.gateway.supervisor_log.heads))
+        assert run.gateway.supervisor_log.heads[0][0]["seq"] == 5000
 
 
 async def test_checkpoints_are_written_every_second_and_at_the_end(tmp_path: Path) -> None:
     """Lines are never unsigned for long, and the last ones not at all."""
     async with running(tmp_path) as run:
-        assert run.gateway.trail.settled == 1
-        await until(lambda: len(run.gateway.trail.heads) >= 2)
+        assert run.gateway.supervisor_log.settled == 1
+        await until(lambda: len(run.gateway.supervisor_log.heads) >= 2)
         assert await run.terminate() == 0
-    heads, complete = run.gateway.trail.finished or ([], False)
+    heads, complete = run.gateway.supervisor_log.finished or ([], False)
     assert complete
     assert [head["stream"] for head in heads] == ["p0"]
 
@@ -347,13 +347,13 @@ async def test_audit_log_that_is_not_well_is_said_and_shown(tmp_path: Path) -> N
     """On stderr once, in ``status`` for as long as it is so; what was found in the log stays until the end."""
     async with running(tmp_path) as run:
         assert (await run.ask("GET", "/status"))["audit"] == {"healthy": True, "faults": []}
-        run.gateway.trail.notices = ("1 lines in the audit log's cli stream are not ours",)
-        run.gateway.trail.fault = OSError(28, "No space left on device")
+        run.gateway.supervisor_log.notices = ("1 lines in the audit log's cli stream are not ours",)
+        run.gateway.supervisor_log.fault = OSError(28, "No space left on device")
         await run.gateway.until(lambda: any("no checkpoint" in line for line in run.gateway.logged))
-        found = run.gateway.trail.notices[0]
+        found = run.gateway.supervisor_log.notices[0]
         fault = "no checkpoint can be written: OSError: [Errno 28] No space left on device"
         assert (await run.ask("GET", "/status"))["audit"] == {"healthy": False, "faults": [fault, found]}
-        run.gateway.trail.fault = None
+        run.gateway.supervisor_log.fault = None
         await run.gateway.until(lambda: "checkpoints can be written again" in run.gateway.logged)
         assert (await run.ask("GET", "/status"))["audit"] == {"healthy": False, "faults": [found]}
         assert run.gateway.logged.count(found) == 1
@@ -363,10 +363,10 @@ async def test_checkpoint_that_fails_is_told_once(tmp_path: Path, monkeypatch: p
     """A full disk does not fill the log with itself, and its end is told."""
     monkeypatch.setattr(signer, "CHECKPOINT_INTERVAL", 0.01)
     async with running(tmp_path) as run:
-        run.gateway.trail.fault = OSError(28, "No space left on device")
+        run.gateway.supervisor_log.fault = OSError(28, "No space left on device")
         await run.gateway.until(lambda: any("no checkpoint" in line for line in run.gateway.logged))
         await asyncio.sleep(0.1)
-        run.gateway.trail.fault = None
+        run.gateway.supervisor_log.fault = None
         await run.gateway.until(lambda: "checkpoints can be written again" in run.gateway.logged)
         assert sum("no checkpoint" in line for line in run.gateway.logged) == 1
 
@@ -382,7 +382,7 @@ async def test_signal_drains_and_ends_with_status_0(tmp_path: Path, number: sign
         os.kill(os.getpid(), number)
         assert await run.ended() == 0
         assert is_gone(entry["pid"])
-        assert ("admin.drain", "done", {}) in run.gateway.trail.records
+        assert ("admin.drain", "done", {}) in run.gateway.supervisor_log.records
 
 
 async def test_drain_asked_by_admin_ends_it_and_is_visible_meanwhile(tmp_path: Path) -> None:

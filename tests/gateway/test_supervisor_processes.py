@@ -41,7 +41,7 @@ async def restarted(run: Running, stream: str, count: int = 1) -> dict[str, Any]
 
 def signed(run: Running) -> list[str]:
     """The streams whose heads the last checkpoint was given."""
-    heads = run.gateway.trail.heads
+    heads = run.gateway.supervisor_log.heads
     return sorted(str(head["stream"]) for head in heads[-1]) if heads else []
 
 
@@ -314,8 +314,8 @@ async def test_process_that_hangs_keeps_nobody_elses_lines_unsigned(
         first, second = await run.processes()
         os.kill(second["pid"], signal.SIGSTOP)
         await until(lambda: signed(run) == ["p0"])
-        count = len(run.gateway.trail.heads)
-        await until(lambda: len(run.gateway.trail.heads) >= count + 3)
+        count = len(run.gateway.supervisor_log.heads)
+        await until(lambda: len(run.gateway.supervisor_log.heads) >= count + 3)
         assert not is_gone(second["pid"])
         after = await restarted(run, "p1")
         assert is_gone(second["pid"])

@@ -49,8 +49,8 @@ class FakeState:
         return self.now
 
 
-class FakeTrail:
-    """`gateway.supervisor.signer.Trail` that remembers."""
+class FakeSupervisorLog:
+    """`gateway.audit.supervisor_log.SupervisorLog` that remembers."""
 
     def __init__(self) -> None:
         self.records: list[tuple[str, str, Mapping[str, object]]] = []
@@ -119,7 +119,7 @@ class FakeGateway:
         self.place = place
         (place / "run").mkdir(mode=0o700, exist_ok=True)
         self.state = FakeState()
-        self.trail = FakeTrail()
+        self.supervisor_log = FakeSupervisorLog()
         self.loaded = make_loaded(place, self.state, policy, **config)
         self.load_fault: Exception | None = None
         self.said: list[str] = []
@@ -136,7 +136,7 @@ class FakeGateway:
             self._load_again,
             self.listeners,
             self.admin,
-            self.trail,
+            self.supervisor_log,
             say=lambda line: self._told(self.said, line),
             log=lambda line: self._told(self.logged, line),
             version="0",
