@@ -21,7 +21,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import uvloop
 
@@ -34,7 +34,6 @@ from gateway.control.channel import (
     ControlError,
     Done,
     Drain,
-    Drained,
     Hello,
     LameDuck,
     Message,
@@ -49,6 +48,9 @@ from gateway.control.process_inputs import ProcessInputs, ProcessInputsInvalid
 from gateway.state.snapshot import StateSnapshot
 from rhttp.errors import UnfitLibrary
 
+if TYPE_CHECKING:
+    from gateway.dataplane.plane import DataPlane  # loaded by `main`, behind what must come before
+
 LINES_DUE: Final = 1000
 """Audit lines after which a checkpoint is asked for before its second is over."""
 LINES_LOOK: Final = 0.1
@@ -57,54 +59,6 @@ _QUEUE: Final = 64
 _ARGUMENT: Final = re.compile(r"descriptors=([0-9]{1,9})")
 _PR_SET_PDEATHSIG: Final = 1
 _BROKEN: Final = 70
-
-
-class DataPlaneLike(Protocol):
-    """What a data process drives; `gateway.dataplane.plane.DataPlane` is the real one."""
-
-    async def prepare(self, inputs: ProcessInputs) -> list[tuple[str, str]]:
-        """Build everything from the inputs beside what runs; the problems as (key path, message), none: prepared."""
-        ...
-
-    def commit(self) -> None:
-        """Use what was prepared; its state only if none that was read later came meanwhile."""
-        ...
-
-    def rollback(self) -> None:
-        """Forget what was prepared."""
-        ...
-
-    async def apply_state(self, snapshot: StateSnapshot) -> int:
-        """Use the snapshot; returns how many connections it ended, once their sockets are closed.
-
-        It may come while `prepare` or `start` is under way, and before the first commit; one that was read before what
-        the plane has is ignored.
-        """
-        ...
-
-    def state_fresh(self, at: float) -> None:
-        """State was read successfully at this second of `rhttp.clock`."""
-        ...
-
-    async def start(self, sockets: Sockets) -> None:
-        """Serve on the listening sockets."""
-        ...
-
-    async def lame_duck(self, at_least: float, timeout: float, /) -> None:  # noqa: ASYNC109 - what is late goes on
-        """Health 503 at once, and serve on for so long, and until what ran before is over."""
-        ...
-
-    async def drain(self, timeout: float, /) -> Drained:  # noqa: ASYNC109 - the plane ends what is late, not us
-        """Take nothing more; returns when nothing runs any more or the time is up, the audit stream closed."""
-        ...
-
-    def status(self) -> dict[str, object]:
-        """What is connected now, as JSON values."""
-        ...
-
-    def audit_head(self) -> dict[str, object]:
-        """The audit stream's name, the number and the hash of its last line, and whether the log is well."""
-        ...
 
 
 def die_with_parent() -> None:
@@ -135,7 +89,7 @@ class _Session:
     being prepared or a start that waits for other processes. `StateSnapshot.read` keeps their own order.
     """
 
-    def __init__(self, plane: DataPlaneLike, sockets: Sockets) -> None:
+    def __init__(self, plane: DataPlane, sockets: Sockets) -> None:
         self._plane = plane
         self._sockets = sockets
         self._channel: ControlChannel | None = None
@@ -287,7 +241,7 @@ def _break(text: str) -> NoReturn:
     os._exit(_BROKEN)
 
 
-def run(arguments: Sequence[str], make_plane: Callable[[Inherited], DataPlaneLike]) -> int:
+def run(arguments: Sequence[str], make_plane: Callable[[Inherited], DataPlane]) -> int:
     """Be a data process until the control socket closes; returns the exit status. Signals are the supervisor's."""
     prepare_process()
     try:

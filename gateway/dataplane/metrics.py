@@ -77,7 +77,7 @@ def measure(process: ProcessContext) -> list[Family]:
     return families
 
 
-class _Told(Collector):
+class _Report(Collector):
     """What processes told of themselves, as Prometheus sees it."""
 
     def __init__(self, by_process: Mapping[str, Sequence[Family]]) -> None:
@@ -100,5 +100,5 @@ class _Told(Collector):
 def metrics_text(by_process: Mapping[str, Sequence[Family]]) -> bytes:
     """Metrics in the text exposition format, by the stream of the process that told them; "": there is only one."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Told(by_process))
+    registry.register(_Report(by_process))
     return generate_latest(registry)

@@ -27,7 +27,7 @@ _MAX_TEXT: Final = 200
 _URN: Final = "urn:rhttp:problem:"
 
 
-class Asked:
+class UpgradeAnswer:
     """What came of one request."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Asked:
         self.is_malformed = False
 
 
-class Ask:
+class UpgradeClient:
     """A link on which we ask to switch roles, until we are let or told why not."""
 
     def __init__(
@@ -56,7 +56,7 @@ class Ask:
         self._take = take
         self._end = ClientEnd(self, limits, wheel)
         self._watch = _Watch(self._end)
-        self._asked = Asked()
+        self._asked = UpgradeAnswer()
         self._content = b""
         self._done: asyncio.Future[None] | None = None
         self._end.connection_made(link)  # type: ignore[arg-type]  # a Link
@@ -77,9 +77,11 @@ class Ask:
         if not self._asked.switched:
             self._link.close()
 
-    async def send(self, method: bytes, target: bytes, authority: bytes, fields: SharedFields, token: bytes) -> Asked:
+    async def send(
+        self, method: bytes, target: bytes, authority: bytes, fields: SharedFields, token: bytes
+    ) -> UpgradeAnswer:
         """Send one request and wait for its outcome; never raises for what the peer does."""
-        self._asked = Asked()
+        self._asked = UpgradeAnswer()
         self._content = b""
         if self._end.closed:
             self._asked.detail = self._watch.ended or "closed"

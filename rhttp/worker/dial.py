@@ -25,7 +25,7 @@ from rhttp.errors import RhttpError
 from rhttp.http1.fields import values
 from rhttp.http1.limits import Http1Limits
 from rhttp.reversal.upgrade import UpgradeVariant
-from rhttp.reversal.upgrade_client import Ask, Asked
+from rhttp.reversal.upgrade_client import UpgradeAnswer, UpgradeClient
 from rhttp.timers import TimerWheel
 from rhttp.tls.context import client_context
 from rhttp.tls.tls_link import TlsLink
@@ -134,13 +134,13 @@ async def dial(session: Session, dialling: Dialling, take: Take) -> None:
 # ---- TLS ----
 
 
-async def _shake(session: Session, dialling: Dialling, sock: socket.socket, take: Take) -> Ask:
+async def _shake(session: Session, dialling: Dialling, sock: socket.socket, take: Take) -> UpgradeClient:
     loop = asyncio.get_running_loop()
-    shaken: asyncio.Future[Ask | str] = loop.create_future()
+    shaken: asyncio.Future[UpgradeClient | str] = loop.create_future()
 
     def done(link: TlsLink, failure: str | None) -> None:
         # The owner is there before the next byte is: that may be the alert that says what is wrong with us.
-        outcome: Ask | str = failure or Ask(link, dialling.limits, dialling.wheel, take)
+        outcome: UpgradeClient | str = failure or UpgradeClient(link, dialling.limits, dialling.wheel, take)
         # The session stays, unlike the gateway's: a ticket that a server sends later would need it.
         link.handshake.forget()
         if not shaken.done():
@@ -227,7 +227,7 @@ def certificate_refused(bundle: Bundle, alert: str) -> DialFailed:
 # ---- the switch ----
 
 
-async def _switch(session: Session, dialling: Dialling, ask: Ask) -> None:
+async def _switch(session: Session, dialling: Dialling, ask: UpgradeClient) -> None:
     bundle = session.bundle
     target = b"/-/reverse/" + bundle.pool.encode("ascii")
     method = b"POST" if b"POST" in dialling.variant.methods else b"GET"
@@ -253,7 +253,7 @@ async def _switch(session: Session, dialling: Dialling, ask: Ask) -> None:
     raise DialFailed("credentials", "the gateway keeps asking for new credentials", pace=REFUSAL)
 
 
-def _refused(bundle: Bundle, asked: Asked) -> DialFailed:
+def _refused(bundle: Bundle, asked: UpgradeAnswer) -> DialFailed:
     """A final answer other than 101, or none at all."""
     if asked.status == 0:
         if asked.alert:

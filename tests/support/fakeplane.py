@@ -39,7 +39,7 @@ def own_of(sockets: tuple[socket.socket, ...], index: int) -> socket.socket:
 
 
 class FakeDataPlane:
-    """What `gateway.dataplane.main.DataPlaneLike` asks for."""
+    """In place of `gateway.dataplane.plane.DataPlane`."""
 
     def __init__(self, inherited: Inherited) -> None:
         self.inherited = inherited
