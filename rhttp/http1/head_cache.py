@@ -55,6 +55,8 @@ def read_request_head(block: bytes, *, max_fields: int, max_line: int) -> Reques
     eol = block.find(b"\r\n")
     first = block.find(b" ") + 1
     last = block.rfind(b" ", 0, eol)
+    if last < first:  # no target; compiled, a slice that ends before it begins is an error
+        return parse_request_head(block, max_fields=max_fields, max_line=max_line)
     target = block[first:last]
     if eol > max_line or not target or target[0] != 0x2F or target.translate(None, _TARGET):
         return parse_request_head(block, max_fields=max_fields, max_line=max_line)
