@@ -94,7 +94,7 @@ def peer_uid(sock: socket.socket) -> int:
     return int(uid)
 
 
-class _Visit:
+class _Connection:
     """One connection and its one request: owns its server end, takes the content, and is the tally of its link."""
 
     __slots__ = ("_content", "_handler", "_name", "_server", "end", "is_open", "link", "task")
@@ -215,7 +215,7 @@ class AdminServer:
         self._log = log
         self._uid_of = uid_of
         self._most = most
-        self._places = Places(lambda visit: visit.stage())
+        self._places = Places(lambda connection: connection.stage())
         self.wheel = TimerWheel(0.0)
         self._turner: asyncio.TimerHandle | None = None
         self._all_left = asyncio.Event()
@@ -232,23 +232,23 @@ class AdminServer:
         """Take no more; let requests under way be answered for ``grace`` seconds, then cut them."""
         self._watch(False)
         self._listening = None
-        visits: list[_Visit] = self._places.guests()
-        tasks = {visit.task for visit in visits if visit.task is not None}
+        connections: list[_Connection] = self._places.guests()
+        tasks = {connection.task for connection in connections if connection.task is not None}
         if tasks:
             _done, late = await asyncio.wait(tasks, timeout=grace)
             for task in late:
                 task.cancel()
             if late:
                 await asyncio.wait(late)
-        for visit in visits:
-            visit.link.close()
+        for connection in connections:
+            connection.link.close()
         self._all_left.clear()
         if len(self._places):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace):
                     await self._all_left.wait()
-        for visit in self._places.guests():
-            visit.link.abort()
+        for connection in self._places.guests():
+            connection.link.abort()
 
     def _watch(self, wanted: bool) -> None:
         if self._listening is not None and wanted != self._is_watched:
@@ -282,24 +282,24 @@ class AdminServer:
             return
         sock.setblocking(False)
         self.wheel.turn(loop.time())  # deadlines count from its last turn
-        visit = _Visit(self, sock)
-        self._places.take(visit, "", loop.time())
+        connection = _Connection(self, sock)
+        self._places.take(connection, "", loop.time())
         self._turner = self._turner or loop.call_later(self.wheel.tick, self._turn)
         uid = self._uid_of(sock)
         if uid not in (os.geteuid(), 0):
             self._log(f"the admin socket was refused to uid {uid}")
-            visit.refuse_unread(refusal(HTTPStatus.FORBIDDEN, "only the owner of the home and root may ask"))
+            connection.refuse_unread(refusal(HTTPStatus.FORBIDDEN, "only the owner of the home and root may ask"))
 
     def _has_room(self, now: float) -> bool:
         most = self._most()
         if len(self._places) >= most:
-            for visit in self._places.dispensable(1, most, now):
-                visit.link.abort()
+            for connection in self._places.dispensable(1, most, now):
+                connection.link.abort()
         return len(self._places) < most
 
-    def left(self, visit: _Visit) -> None:
-        """A visit is over."""
-        self._places.leave(visit)
+    def left(self, connection: _Connection) -> None:
+        """A connection is over."""
+        self._places.leave(connection)
         if not len(self._places):
             self._all_left.set()
         self._watch(True)

@@ -18,7 +18,7 @@ class AuditHealth:
         self._streams: dict[str, str] = {}
         self._found: list[str] = []
 
-    def hear(self, heads: Iterable[Mapping[str, object]]) -> None:
+    def update(self, heads: Iterable[Mapping[str, object]]) -> None:
         """Take what the data processes tell with their audit heads."""
         for head in heads:
             stream = str(head.get("stream"))

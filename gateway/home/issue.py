@@ -24,7 +24,7 @@ from sqlalchemy import Connection, select
 
 from auth.principal import LOCAL_MASTER
 from gateway.home.bundle import CERT, CURL, KEY, PASSWORD, SETTINGS, TRUST, build_curl_conf, build_settings, gateway_url
-from gateway.home.locks import turn_of
+from gateway.home.locks import lock_name
 from gateway.home.session import HomeSession
 from gateway.state.database import reading
 from pki.errors import CertificateInvalid, InputUnreadable, NameInvalid
@@ -50,9 +50,9 @@ __all__ = [
     "issue_bundle",
     "issue_server",
     "read_path",
+    "revoke_undelivered",
     "server_names",
     "sign_peer",
-    "take_back",
 ]
 
 ALWAYS_NAMED = ("DNS:localhost", "IP:127.0.0.1", "IP:::1")
@@ -157,7 +157,7 @@ class _User:
         self._store.add(self._owner.name, password, role=self._owner.role.value, connection=connection)
         self.exists, self.password = True, password
 
-    def take_back(self) -> None:
+    def remove(self) -> None:
         """Forget the user if it was made here."""
         if self._store is not None and self.password is not None:
             with suppress(Exception):
@@ -190,15 +190,15 @@ def issue_bundle(session: HomeSession, order: IssueOrder) -> Issued:
 
         # Of two commands at once for a new name one makes the user and has its password; the other, whose bundle relies
         # on that user, sees it only when it stays. All that takes long (keys, unsealing) is done by now.
-        with turn_of(session.home.issuing_lock, owner.name):
+        with lock_name(session.home.issuing_lock, owner.name):
             session.inventory.record(record, enter)
             try:
                 _fill(staging, session, order, path, key_pem, user)
                 session.audit("pki.issued", record, formerly=claim.formerly)
                 staging.commit()
             except BaseException:
-                take_back(session, record)
-                user.take_back()
+                revoke_undelivered(session, record)
+                user.remove()
                 raise
     return Issued(record=record, place=order.out, user_kept=order.with_user and user.password is None)
 
@@ -247,7 +247,7 @@ def _fill(
     staging.write(SETTINGS, build_settings(order.owner, gateway=url, has_user=user.exists), mode=PUBLIC)
 
 
-def take_back(session: HomeSession, record: CertificateRecord) -> None:
+def revoke_undelivered(session: HomeSession, record: CertificateRecord) -> None:
     """Revoke what was signed and not handed out; its key is gone, so when that fails too, little is lost."""
     with suppress(Exception):
         session.inventory.revoke(serial=record.serial, reason=_UNDELIVERED, at=record.issued_at)
@@ -279,7 +279,7 @@ def issue_server(session: HomeSession, sans: Sequence[str], lifetime: timedelta 
             }
         )
     except BaseException:
-        take_back(session, record)
+        revoke_undelivered(session, record)
         raise
     return record
 

@@ -238,7 +238,7 @@ class Home:
         except OSError as error:
             raise HomeInvalid(f"cannot read {self.state_key}: {error.strerror}") from error
 
-    def made_for(self) -> dict[str, str]:
+    def fixed_settings(self) -> dict[str, str]:
         """What `init` fixed for good, by key of ``gateway.toml``: certificates and passwords are worth nothing without.
 
         Empty for a home whose record of it is gone; `HomeInvalid` when it cannot be read.
@@ -252,11 +252,11 @@ class Home:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise HomeInvalid(f"cannot read {place} ({type(error).__name__}); restore it from a backup") from error
 
-    def changed_for_good(self, values: Mapping[str, object]) -> list[tuple[str, str]]:
+    def changed_settings(self, values: Mapping[str, object]) -> list[tuple[str, str]]:
         """Key and message for each setting that `init` fixed and that is another one now."""
         return [
             (key, f"this home was made for {fixed!r}, and its certificates and passwords with it; put that back")
-            for key, fixed in self.made_for().items()
+            for key, fixed in self.fixed_settings().items()
             if values.get(key) != fixed
         ]
 
@@ -281,7 +281,7 @@ class Home:
         for key, value in values.items():
             if not isinstance(value, str) or not value:
                 raise HomeInvalid(f"{self.config}: `{key}` must be text; put back what `rhttp-pki init` wrote there")
-        for key, message in self.changed_for_good(values):
+        for key, message in self.changed_settings(values):
             raise HomeInvalid(f"{self.config}: `{key}`: {message}")
         names = digest.get("algorithms", [Algorithm.SHA_256]) if isinstance(digest, dict) else []
         if not isinstance(names, list) or not names or not set(map(str, names)) <= set(Algorithm):
@@ -308,7 +308,7 @@ class Home:
         For those who lock somebody out, which must not hang on a file that is being edited. Listener and algorithms are
         the default ones: such a command needs neither.
         """
-        fixed, url = self.made_for(), self._noted()
+        fixed, url = self.fixed_settings(), self._noted()
         if not fixed or url is None:
             raise HomeInvalid(f"nothing is known of where the state of {self.path} is; mend gateway.toml and try again")
         return Basics(trust_domain=fixed["trust_domain"], realm=fixed["digest.realm"], state_url=url)

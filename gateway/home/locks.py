@@ -109,7 +109,7 @@ def _taken(fd: int) -> bool:
 
 
 @contextlib.contextmanager
-def turn_of(path: Path, name: str) -> Iterator[None]:
+def lock_name(path: Path, name: str) -> Iterator[None]:
     """Hold what stands for `name` in ``run/issuing.lock`` alone among processes, not among threads of one.
 
     A POSIX record lock on one byte, chosen by a hash: other names do not wait (but for two in 2^56), and the kernel

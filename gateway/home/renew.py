@@ -12,7 +12,7 @@ from cryptography import x509
 from sqlalchemy import Connection
 
 from gateway.home.bundle import CERT, KEY
-from gateway.home.issue import PUBLIC, SECRET, Issued, read_path, sign_peer, take_back
+from gateway.home.issue import PUBLIC, SECRET, Issued, read_path, revoke_undelivered, sign_peer
 from gateway.home.session import HomeSession
 from gateway.state.database import reading
 from pki.errors import CertificateInvalid, InputUnreadable
@@ -74,7 +74,7 @@ def renew_bundle(session: HomeSession, bundle: Path, lifetime: timedelta | None 
             }
         )
     except BaseException:
-        take_back(session, record)
+        revoke_undelivered(session, record)
         raise
     return Issued(record=record, place=bundle)
 

@@ -287,7 +287,7 @@ def _config(reader: _Reader, text: str, overrides: Mapping[str, str]) -> Config 
         reader.problems += (_in_file(reader.home.config.name, problem) for problem in error.problems)
         return None
     fixed = {"trust_domain": config.trust_domain, "digest.realm": config.digest.realm}
-    for key, message in reader.attempt("certs", lambda: reader.home.changed_for_good(fixed), HomeInvalid) or ():
+    for key, message in reader.attempt("certs", lambda: reader.home.changed_settings(fixed), HomeInvalid) or ():
         reader.problem(key, message)
     return config
 

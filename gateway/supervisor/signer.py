@@ -61,7 +61,7 @@ class Signer:
                     await self.due.wait()
             self.due.clear()
             told = await heads()
-            self._health.hear(told)
+            self._health.update(told)
             await self._signed(partial(self._supervisor_log.checkpoint, _with_lines(told)))
 
     def ended(self, heads: Mapping[str, Mapping[str, object]]) -> None:

@@ -18,9 +18,9 @@ from gateway.home.locks import (
     NameBusy,
     RunFolderUnsafe,
     holder_of,
+    lock_name,
     remove_note,
     require_private,
-    turn_of,
     write_note,
 )
 
@@ -64,8 +64,8 @@ def run(tmp_path: Path) -> Path:
 def holder(run: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process in whose turn `twin` is."""
     code = (
-        "import sys, time; from pathlib import Path; from gateway.home.locks import turn_of\n"
-        "with turn_of(Path(sys.argv[1]), 'twin'): print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from gateway.home.locks import lock_name\n"
+        "with lock_name(Path(sys.argv[1]), 'twin'): print('held', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(run / "issuing.lock")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
@@ -80,9 +80,9 @@ def test_turn_that_does_not_come_is_an_error_and_never_a_hang(
 ) -> None:
     """Whoever waits too long says for what, and another name is not held up."""
     monkeypatch.setattr(locks, "PATIENCE", 0.1)
-    with pytest.raises(NameBusy, match=r"issuing for twin .*issuing\.lock"), turn_of(run / "issuing.lock", "twin"):
+    with pytest.raises(NameBusy, match=r"issuing for twin .*issuing\.lock"), lock_name(run / "issuing.lock", "twin"):
         pass
-    with turn_of(run / "issuing.lock", "other"):
+    with lock_name(run / "issuing.lock", "other"):
         assert holder.poll() is None
     assert (run / "issuing.lock").stat().st_mode & 0o777 == 0o600
 
@@ -100,14 +100,14 @@ def test_turn_of_a_killed_holder_goes_to_who_waits(
         holder.wait(60)
 
     monkeypatch.setattr(locks.time, "sleep", wait)
-    with turn_of(run / "issuing.lock", "twin"):
+    with lock_name(run / "issuing.lock", "twin"):
         assert len(waits) == 1
 
 
 def test_turn_in_a_folder_open_to_others_is_refused(run: Path) -> None:
     """Another user's process could hold the lock for ever."""
     run.chmod(0o755)
-    with pytest.raises(RunFolderUnsafe, match="chmod 700"), turn_of(run / "issuing.lock", "twin"):
+    with pytest.raises(RunFolderUnsafe, match="chmod 700"), lock_name(run / "issuing.lock", "twin"):
         pass
 
 
