@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib.util
 import os
 import sys
@@ -56,6 +57,34 @@ def test_clashes_sees_a_name_for_two_types() -> None:
 def test_handlers_of_a_compiled_function_have_a_name_for_each_type(module: str) -> None:
     """mypyc gives a variable one type: a handler that reuses the name for another raises TypeError instead."""
     assert clashes((ROOT / module).read_text()) == []
+
+
+KNOWN_BUILTINS = frozenset("int str bytes bool float list dict set frozenset tuple bytearray range type".split())
+
+
+def strange_fields(source: str) -> list[str]:
+    """Fields of dataclasses whose annotation is a bare name of a builtin that mypyc does not know."""
+    return [
+        f"{kind.name}.{ast.unparse(node.target)}"
+        for kind in ast.walk(ast.parse(source))
+        if isinstance(kind, ast.ClassDef) and any("dataclass" in ast.unparse(one) for one in kind.decorator_list)
+        for node in kind.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.annotation, ast.Name)
+        if hasattr(builtins, node.annotation.id) and node.annotation.id not in KNOWN_BUILTINS
+    ]
+
+
+def test_strange_fields_sees_a_builtin_that_mypyc_looks_for_in_the_module() -> None:
+    """The search below finds what it looks for."""
+    source = "@dataclass(frozen=True)\nclass A:\n x: {}\n"
+    assert [strange_fields(source.format(name)) for name in ("object", "Exception")] == [["A.x"], ["A.x"]]
+    assert [strange_fields(source.format(name)) for name in ("int", "Any", "Other", "list[object]")] == [[]] * 4
+
+
+@pytest.mark.parametrize("module", HOT)
+def test_fields_of_compiled_dataclasses_have_types_that_mypyc_finds(module: str) -> None:
+    """mypyc looks for ``object``, and for some others, in the module itself: its import raises KeyError."""
+    assert strange_fields((ROOT / module).read_text()) == []
 
 
 def test_interpreted_classes_inherit_from_no_compiled_one() -> None:

@@ -67,7 +67,7 @@ class Json:
     """An answer of our own."""
 
     status: int
-    value: object
+    value: Any
 
 
 @dataclass(frozen=True, slots=True)
