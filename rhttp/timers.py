@@ -52,9 +52,12 @@ class TimerWheel:
         """Drop ``item`` at once, for objects that are gone."""
         item.deadline = 0.0
         if item.bucket:
-            bucket = self._buckets.get(round(item.bucket / self.tick))
+            number = round(item.bucket / self.tick)
+            bucket = self._buckets.get(number)
             if bucket is not None:
                 bucket.discard(item)
+                if not bucket:
+                    del self._buckets[number]  # its time may be days away
             item.bucket = 0.0
 
     def _place(self, item: Timed, deadline: float) -> None:

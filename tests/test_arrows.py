@@ -63,7 +63,7 @@ ROOMS: dict[str, dict[str, str]] = {
     },
 }
 
-MENDED_NEXT = ("gateway/pools/hosted.py",)
+MENDED_NEXT: tuple[str, ...] = ()
 
 # `import rhttp` shows names of the SDK, each loaded when it is first asked for.
 FACADES = frozenset({"rhttp/__init__.py"})
@@ -89,8 +89,9 @@ EDGE = frozenset(
         "gateway/audit/supervisor_log.py",
         "gateway/audit/verify.py",
         "gateway/audit/writer.py",
-        "gateway/cluster/lines.py",
+        "gateway/cluster/outgoing.py",
         "gateway/cluster/peers.py",
+        "gateway/cluster/sockets.py",
         "gateway/control/channel.py",
         "gateway/core/context.py",
         "gateway/control/descriptors.py",

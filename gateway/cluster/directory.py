@@ -1,7 +1,7 @@
 """What the other data processes of this gateway hold, as far as they told; and what this one has to tell them.
 
-It is a moment old: sums and limits that rest on it are exact when nothing changes, and a lease is always asked of
-whoever has the slot. A process that is gone takes what it told with it.
+It is a moment old: sums and limits that rest on it are exact when nothing changes, and a slot is always asked of
+whoever has it. A process that is gone takes what it told with it.
 
 Trust: pure.
 """
@@ -14,10 +14,11 @@ import orjson
 
 from gateway.cluster.frames import MeshError
 from gateway.pools.least_busy import Label, Worker
+from gateway.pools.remote_slots import Happened, Ordered, Started, Superseded
 from gateway.pools.slots import Pool
 
 
-class Peer:
+class PeerState:
     """What one other process told."""
 
     __slots__ = ("held", "pools", "starts", "workers")
@@ -33,56 +34,6 @@ class Peer:
         """By pool and worker: the instances that have a connection, and when each was first seen."""
 
 
-class Happened:
-    """One thing that news told, for whoever looks at a pool."""
-
-    __slots__ = ("kind", "pool", "worker")
-
-    def __init__(self, pool: str, kind: str, worker: str | None) -> None:
-        self.pool = pool
-        self.kind = kind
-        """``worker-joined``, ``worker-left``: the first or last connection of a worker in that process; ``slots``."""
-        self.worker = worker
-
-
-class Superseded:
-    """A newer start of a worker was seen serving: slots of older ones retire."""
-
-    __slots__ = ("instance", "pool", "since", "worker")
-
-    def __init__(self, pool: str, worker: str, instance: str, since: float) -> None:
-        self.pool = pool
-        self.worker = worker
-        self.instance = instance
-        self.since = since
-        """Second of `rhttp.clock` at which the instance was first seen."""
-
-
-class Started:
-    """A start of a worker has its first connection in that process, or has lost its last one."""
-
-    __slots__ = ("instance", "pool", "since", "worker")
-
-    def __init__(self, pool: str, worker: str, instance: str, since: float | None) -> None:
-        self.pool = pool
-        self.worker = worker
-        self.instance = instance
-        self.since = since
-        """Second of `rhttp.clock` at which it was first seen; None: it left."""
-
-
-class Ordered:
-    """What another process remembers of a worker's starts; see `gateway.pools.starts`."""
-
-    __slots__ = ("current", "pool", "seen", "worker")
-
-    def __init__(self, pool: str, worker: str, current: str | None, seen: dict[str, float]) -> None:
-        self.pool = pool
-        self.worker = worker
-        self.current = current
-        self.seen = seen
-
-
 class Learned:
     """What one batch of news said, or the end of a process."""
 
@@ -95,11 +46,11 @@ class Learned:
         self.superseded: list[Superseded] = []
 
 
-class Elsewhere:
+class PeerDirectory:
     """All other processes that are there, by index."""
 
     def __init__(self) -> None:
-        self.peers: dict[int, Peer] = {}
+        self.peers: dict[int, PeerState] = {}
 
     def held(self, identity: str) -> int:
         """Connections that an identity has in other processes."""
@@ -184,7 +135,7 @@ class Elsewhere:
             happened = learned.happened
             if told["whole"]:
                 self._lost(self.peers.get(index), learned)
-                self.peers[index] = Peer()
+                self.peers[index] = PeerState()
             peer = self.peers[index]
             for pool, sums in told["pools"].items():
                 total, free, waiting = sums
@@ -220,7 +171,7 @@ class Elsewhere:
         return learned
 
     @staticmethod
-    def _lost(peer: Peer | None, learned: Learned) -> None:
+    def _lost(peer: PeerState | None, learned: Learned) -> None:
         if peer is None:
             return
         for pool, workers in peer.workers.items():
@@ -231,7 +182,7 @@ class Elsewhere:
                 learned.started += [Started(pool, name, instance, None) for instance in instances]
 
 
-def _start(peer: Peer, pool: str, worker: str, instance: str, since: float | None) -> Started:
+def _start(peer: PeerState, pool: str, worker: str, instance: str, since: float | None) -> Started:
     """Take in that an instance came, or left."""
     workers = peer.starts.setdefault(pool, {})
     if since is not None:
@@ -252,8 +203,8 @@ class News:
     """
 
     __slots__ = (
+        "_directory",
         "_due",
-        "_elsewhere",
         "_held",
         "_is_due",
         "_is_pressing",
@@ -264,8 +215,8 @@ class News:
         "_workers",
     )
 
-    def __init__(self, elsewhere: Elsewhere, due: Callable[[bool], None]) -> None:
-        self._elsewhere = elsewhere
+    def __init__(self, directory: PeerDirectory, due: Callable[[bool], None]) -> None:
+        self._directory = directory
         self._due = due
         self._is_due = False
         self._is_pressing = False
@@ -319,13 +270,13 @@ class News:
         self._starts.setdefault(pool, {}).setdefault(worker, {})[instance] = None
         self._happened()
 
-    def starts_elsewhere(self, pool: str, worker: str) -> dict[str, float]:
+    def starts_in_others(self, pool: str, worker: str) -> dict[str, float]:
         """Instances of a worker that have a connection in other processes."""
-        return self._elsewhere.starts(pool, worker)
+        return self._directory.starts(pool, worker)
 
-    def is_elsewhere(self, pool: str, worker: str) -> bool:
+    def is_in_others(self, pool: str, worker: str) -> bool:
         """Whether a worker has a connection in another process."""
-        return self._elsewhere.count(pool, worker) > 0
+        return self._directory.count(pool, worker) > 0
 
     def held(self, identity: str, count: int) -> None:
         """So many connections of an identity are here now."""
@@ -333,7 +284,7 @@ class News:
         self._happened()
 
     def take(self) -> bytes:
-        """All that is to be told, as the content of a NEWS frame."""
+        """All that is to be told, as the content of a NEWS message."""
         self._is_due = self._is_pressing = False
         sums = {name: _sums(pool) for name, pool in self._pools.items()}
         self._told.update(sums)

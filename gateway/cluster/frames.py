@@ -1,113 +1,115 @@
-"""Frames between the data processes of one gateway: a type, a length, and that many bytes.
+"""What the data processes of one gateway say to each other beside requests: a kind, a number, and what belongs to it.
 
-Two kinds of connections carry them. On a *news* connection a process tells what it holds and answers questions; on a
-*line* it lends one worker's slot at a time to the process at the other end. The first frame says which.
+Messages go over the connection that a process dialled to hear the news of another one: it asks there, too, and there it
+reserves slots. Requests go over connections of their own: see `gateway.cluster.hop`. Either begins with a greeting.
 
 Trust: pure. The peer is a process of the same gateway, and what it sends is checked for shape all the same.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import struct
-from collections.abc import Callable
 from typing import Final
 
 import orjson
 
-HELLO: Final = 1
-"""First frame of whoever dialled: JSON, `index` of its process and `kind`, news or line."""
-NEWS: Final = 2
-ASK: Final = 3
-"""Number of the question (4 bytes), then its name."""
-ANSWER: Final = 4
-"""Number of the question, then JSON."""
-WANT: Final = 5
-"""JSON: a slot is wanted; see `Wish`."""
-CANCEL: Final = 6
-"""The slot is wanted no more, also when it was offered meanwhile. Answered with FREE."""
-OFFER: Final = 7
-"""The worker's name: its slot is lent, and DATA goes to it and comes from it."""
-NONE: Final = 8
-"""No such slot, or none free now."""
-FREE: Final = 9
-"""The line is free for the next WANT."""
-DATA: Final = 10
-RELEASE: Final = 11
-"""The answer is complete: the slot goes back, the line is free."""
-DROP: Final = 12
-"""One byte, 1: in order, 0: at once; then why. The worker's connection is of no further use."""
-EOF: Final = 13
-"""One byte, 1: the worker ended TLS without close_notify. No more DATA comes from it."""
-GONE: Final = 14
-"""Why, or nothing: the worker's connection is closed."""
+from gateway.control.frames import FrameError, frame
 
-MAX_FRAME: Final = 64 * 1024 * 1024
-"""Bytes of a frame's content. The largest is the first news of a process: about 120 bytes a worker."""
+NEWS: Final = 1
+"""JSON: what changed in the process that was dialled; see `gateway.cluster.directory`."""
+ASK: Final = 2
+"""The name of a question."""
+ANSWER: Final = 3
+"""The number of the question, then JSON."""
+WANT: Final = 4
+"""JSON: a slot is wanted; see `Wish`. The number is that of the reservation that is to be."""
+OFFER: Final = 5
+"""The worker's name: a slot of it is reserved under the number of the WANT, for `gateway.cluster.slots.RESERVED_FOR`
+seconds, and taken by the request that names it."""
+NONE: Final = 6
+"""No such slot, or none free now."""
+CANCEL: Final = 7
+"""The slot is wanted no more, also when it was offered meanwhile. Not answered."""
+
+MAX_MESSAGE: Final = 64 * 1024 * 1024
+"""Bytes of a message. The largest is the first news of a process: about 120 bytes a worker."""
+
+FOR_NEWS: Final = 1
+FOR_REQUESTS: Final = 2
 
 _HEAD: Final = struct.Struct(">BI")
 _HEAD_SIZE: Final = 5
+_GREETING: Final = struct.Struct(">4sBH32s")
+_MAGIC: Final = b"rhm1"
+GREETING_SIZE: Final = 39
 
 
-class MeshError(Exception):
+class MeshError(FrameError):
     """The other end sent what no process of this gateway sends."""
 
 
-def frame(kind: int, content: bytes = b"") -> bytes:
-    """One frame.
+def message(kind: int, number: int = 0, content: bytes = b"") -> bytes:
+    """One message, as a frame.
 
     Raises:
-        MeshError: the content is longer than `MAX_FRAME`.
+        FrameError: the content is longer than `MAX_MESSAGE`.
     """
-    if len(content) > MAX_FRAME:
-        raise MeshError(f"a frame of {len(content)} bytes is over the limit of {MAX_FRAME}")
-    return _HEAD.pack(kind, len(content)) + content
+    return frame(_HEAD.pack(kind, number) + content, MAX_MESSAGE)
 
 
-class FrameReader:
-    """Bytes in, frames out; holds at most one frame and what came with its end."""
+def parse_message(content: bytes) -> tuple[int, int, bytes]:
+    """Kind, number and content of the message in a frame.
 
-    __slots__ = ("_buffer", "_maximum")
+    Raises:
+        MeshError: it is too short for one, or of no known kind.
+    """
+    if len(content) < _HEAD_SIZE:
+        raise MeshError("a message without its head")
+    head = _HEAD.unpack_from(content)
+    kind: int = head[0]
+    number: int = head[1]
+    if not NEWS <= kind <= CANCEL:
+        raise MeshError(f"a message of kind {kind}")
+    return kind, number, content[_HEAD_SIZE:]
 
-    def __init__(self, maximum: int = MAX_FRAME) -> None:
-        self._buffer = b""
-        self._maximum = maximum
 
-    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
-        """The frames that these bytes complete, in order.
+class Greetings:
+    """The first bytes on every connection between processes, which prove that a process of this gateway dialled.
+
+    They are an HMAC under a key that only these processes have, made anew whenever the gateway starts. It names both
+    ends and the purpose, so a greeting that one process got is of no use towards another one.
+    """
+
+    __slots__ = ("_index", "_key")
+
+    def __init__(self, secret: bytes, index: int) -> None:
+        """``secret`` is shared by the processes; ``index`` is this process."""
+        self._key = hmac.digest(secret, b"rhttp-pki: processes of one gateway", hashlib.sha256)
+        self._index = index
+
+    def greet(self, purpose: int, other: int) -> bytes:
+        """What to say to another process."""
+        return _GREETING.pack(_MAGIC, purpose, self._index, self._proof(purpose, self._index, other))
+
+    def check(self, greeting: bytes) -> tuple[int, int]:
+        """The purpose of a connection, and the process that dialled.
 
         Raises:
-            MeshError: a frame is too long or of no known kind; feed nothing more after it.
+            MeshError: it is no greeting, or not one for us of a process of this gateway.
         """
-        if self._buffer:
-            data = self._buffer + data
-        frames: list[tuple[int, bytes]] = []
-        at = 0
-        left = len(data)
-        while left >= _HEAD_SIZE:
-            head = _HEAD.unpack_from(data, at)
-            kind: int = head[0]
-            length: int = head[1]
-            if length > self._maximum or not HELLO <= kind <= GONE:
-                raise MeshError(f"a frame of kind {kind} with {length} bytes")
-            if left < _HEAD_SIZE + length:
-                break
-            at += _HEAD_SIZE
-            frames.append((kind, data[at : at + length]))
-            at += length
-            left -= _HEAD_SIZE + length
-        self._buffer = data[at:] if at else data
-        return frames
+        if len(greeting) != GREETING_SIZE:
+            raise MeshError("no greeting")
+        magic, purpose, index, proof = _GREETING.unpack(greeting)
+        if magic != _MAGIC or purpose not in (FOR_NEWS, FOR_REQUESTS) or index == self._index:
+            raise MeshError("no greeting")
+        if not hmac.compare_digest(proof, self._proof(purpose, index, self._index)):
+            raise MeshError("a greeting without proof")
+        return purpose, index
 
-    def deliver(self, data: bytes, take: Callable[[int, bytes], None], broken: Callable[[], None]) -> None:
-        """Give each frame that these bytes complete to ``take``, or call ``broken`` as soon as there is a `MeshError`.
-
-        Feed nothing more after that.
-        """
-        try:
-            for kind, content in self.feed(data):
-                take(kind, content)
-        except MeshError:
-            broken()
+    def _proof(self, purpose: int, source: int, target: int) -> bytes:
+        return hmac.digest(self._key, b"%d %d %d" % (purpose, source, target), hashlib.sha256)
 
 
 class Wish:
@@ -152,4 +154,6 @@ class Wish:
             key = (str(label[0]), str(label[1])) if label is not None else None
         except (ValueError, TypeError, LookupError):
             raise MeshError("a wish of another shape") from None
+        if not all(name is None or isinstance(name, str) for name in (worker, not_again)):
+            raise MeshError("a wish of another shape")
         return cls(str(pool), worker=worker, label=key, strict=bool(strict), not_again=not_again, waits=bool(waits))

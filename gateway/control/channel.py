@@ -1,6 +1,6 @@
 """The control socket between the supervisor and a data process: framed JSON, typed messages, bounded size.
 
-A frame is a four-byte big-endian length and that many bytes of one JSON object with a ``type``. The codec
+A frame (`gateway.control.frames`) holds one JSON object with a ``type``. The codec
 (`encode`, `FrameDecoder`) is pure; `ControlChannel` is its asyncio edge over one end of a socketpair. Both ends are
 ours and the socket has no name in any file system, yet a frame that is too long, is no JSON or has another shape than
 its type demands breaks the channel for good: a half-understood command is worse than a restarted process.
@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,10 +20,10 @@ from typing import Final, cast
 
 import orjson
 
+from gateway.control.frames import FrameError, FrameReader, frame
+
 MAX_FRAME: Final = 128 * 1024 * 1024
 """Bytes of one message. The largest is a state snapshot: about 250 bytes a user, 100 a certificate."""
-
-_LENGTH: Final = struct.Struct(">I")
 
 
 class ControlError(Exception):
@@ -170,20 +169,19 @@ def encode(message: Message) -> bytes:
     kind = type(message)
     value: dict[str, object] = {name: getattr(message, name) for name in kind.__slots__}
     value["type"] = kind.__name__
-    content = orjson.dumps(value)
-    if len(content) > MAX_FRAME:
-        raise ControlError(f"a {kind.__name__} message of {len(content)} bytes is over the limit of {MAX_FRAME}")
-    return _LENGTH.pack(len(content)) + content
+    try:
+        return frame(orjson.dumps(value), MAX_FRAME)
+    except FrameError as error:
+        raise ControlError(f"a {kind.__name__} message: {error}") from None
 
 
 class FrameDecoder:
     """Bytes in, messages out; never holds more than one frame and what follows it in the last read."""
 
-    __slots__ = ("_buffer", "_maximum")
+    __slots__ = ("_frames",)
 
     def __init__(self, maximum: int = MAX_FRAME) -> None:
-        self._buffer = bytearray()
-        self._maximum = maximum
+        self._frames = FrameReader(maximum)
 
     def feed(self, data: bytes) -> list[Message]:
         """The messages that these bytes complete, in order.
@@ -191,21 +189,11 @@ class FrameDecoder:
         Raises:
             ControlError: a frame is too long or not one of our messages; feed nothing more after it.
         """
-        buffer = self._buffer
-        buffer += data
-        messages: list[Message] = []
-        start = 0
-        while len(buffer) - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(buffer, start)
-            if length > self._maximum:
-                raise ControlError(f"a control frame of {length} bytes is over the limit of {self._maximum}")
-            end = start + _LENGTH.size + length
-            if len(buffer) < end:
-                break
-            messages.append(_parse(bytes(buffer[start + _LENGTH.size : end])))
-            start = end
-        del buffer[:start]
-        return messages
+        try:
+            contents = self._frames.feed(data)
+        except FrameError as error:
+            raise ControlError(f"control: {error}") from None
+        return [_parse(content) for content in contents]
 
 
 def _parse(content: bytes) -> Message:
@@ -353,9 +341,9 @@ class ControlChannel(asyncio.Protocol):
             raise ControlError(self._reason)
         number = next(self._ids)
         future: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
-        frame = encode(make(number))
+        message = encode(make(number))
         self._waiting[number] = future
-        self._transport.write(frame)
+        self._transport.write(message)
         try:
             async with asyncio.timeout(within):
                 return await future

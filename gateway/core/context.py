@@ -172,7 +172,7 @@ class ProcessContext:
         "ids",
         "listeners",
         "loop",
-        "mesh",
+        "others",
         "outbox",
         "registry",
         "snapshot",
@@ -189,7 +189,7 @@ class ProcessContext:
         self.wheel = TimerWheel(loop.time())
         self.outbox = Outbox(loop, audit.flush)
         self.registry = Registry()
-        self.mesh: OtherProcesses | None = None
+        self.others: OtherProcesses | None = None
         """The other data processes of this gateway; None: there are none."""
         self.counters = Counters()
         self.listeners: dict[str, ListenerCounts] = {}

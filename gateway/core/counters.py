@@ -19,6 +19,7 @@ _NAMES: Final = (
     "requests_failed",
     "retries",
     "reversed_opened",
+    "strangers",
     "unauthenticated",
 )
 
@@ -46,6 +47,8 @@ class Counters:
     requests_failed: int
     retries: int
     reversed_opened: int
+    strangers: int
+    """Connections to the sockets between the processes of this gateway by whoever is none of them."""
     unauthenticated: int
 
     def opened(self) -> None:

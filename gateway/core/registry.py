@@ -20,7 +20,7 @@ class Live(Protocol):
         """Close the socket now and abort what runs on it; it leaves the registry by that."""
 
 
-class Elsewhere(Protocol):
+class OtherRegistries(Protocol):
     """What other processes of the gateway hold."""
 
     def held(self, identity: str, /) -> int:
@@ -38,7 +38,7 @@ class Registry:
     """Live connections by identity."""
 
     def __init__(self) -> None:
-        self.elsewhere: Elsewhere | None = None
+        self.others: OtherRegistries | None = None
         self.watcher: Watcher | None = None
         self._by_identity: dict[str, list[Live]] = {}
         self._next_expiry = float("inf")
@@ -78,7 +78,7 @@ class Registry:
     def held(self, identity: str) -> int:
         """How many connections an identity has, in all processes."""
         here = self.here(identity)
-        return here if self.elsewhere is None else here + self.elsewhere.held(identity)
+        return here if self.others is None else here + self.others.held(identity)
 
     def counts(self) -> dict[str, int]:
         """Connections in this process by identity."""

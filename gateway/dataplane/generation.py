@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +27,7 @@ from gateway.http.routes import RouteTable
 from gateway.ingress.serving import Serving
 from gateway.pools.hosted import HostedPool
 from gateway.pools.relay import RelayPool
+from gateway.pools.remote_slots import RemoteSlots
 from pki.errors import PkiError
 from pki.issue import serial_hex
 from pki.names import Role
@@ -114,10 +115,12 @@ def build_generation(
     previous: Serving | None,
     *,
     engine: PolicyEngine | Refusals | None = None,
+    join: Callable[[HostedPool], RemoteSlots] | None = None,
 ) -> Serving:
     """Everything for one configuration. Pools and masters that stay the same are the same objects as before.
 
-    ``engine`` is what `load_policy` answered, when it was called before.
+    ``engine`` is what `load_policy` answered, when it was called before; ``join`` gives what a hosted pool has to do
+    with other processes, when there are any.
 
     Raises:
         Refusals: with all that is wrong; nothing was changed.
@@ -165,7 +168,7 @@ def build_generation(
         authorities=HostMatcher([*server_names(inputs.server_cert), *config.server_names]),
         dispatch_authorities=_dispatch_authorities(config),
         masters=_masters(process, config, previous),
-        pools=_pools(process, config, previous),
+        pools=_pools(process, config, previous, join),
         via=via.encode("ascii"),
         via_received=f"1.1 {via}".encode("ascii"),
         unsaid=_UNSAID[config.audit.ahead],
@@ -232,7 +235,12 @@ def _masters(process: ProcessContext, config: Config, previous: Serving | None) 
     }
 
 
-def _pools(process: ProcessContext, config: Config, previous: Serving | None) -> Mapping[str, HostedPool | RelayPool]:
+def _pools(
+    process: ProcessContext,
+    config: Config,
+    previous: Serving | None,
+    join: Callable[[HostedPool], RemoteSlots] | None,
+) -> Mapping[str, HostedPool | RelayPool]:
     """A pool that keeps its name and mode is the same object, with its slots and queue; commit lets it adopt the new
     settings."""
     kept = previous.pools if previous is not None else {}
@@ -244,5 +252,5 @@ def _pools(process: ProcessContext, config: Config, previous: Serving | None) ->
         elif wanted.mode == "relay":
             pools[name] = RelayPool(process, wanted)
         else:
-            pools[name] = HostedPool(process, wanted, config.trust_domain)
+            pools[name] = HostedPool(process, wanted, config.trust_domain, join)
     return pools

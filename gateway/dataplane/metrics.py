@@ -25,6 +25,7 @@ _COUNTS: Final = {
     "handshakes_refused": "TLS handshakes that failed or were refused.",
     "reversed_opened": "Role switches.",
     "retries": "Requests sent once more.",
+    "strangers": "Connections refused on the sockets between the processes of this gateway.",
     "cut": "Live connections ended because a certificate, user or permission ended.",
     "audit_lost": "Audit lines that could not be written.",
 }

@@ -83,13 +83,17 @@ class DataPlane:
                 audit = AuditWriter.open(Path(inputs.home) / "audit", inputs.stream, config.audit)
                 loop = asyncio.get_running_loop()
                 self._process = ProcessContext(loop, audit)
-                self._mesh = join(self._process, self._inherited, Path(inputs.home) / "run", self._peer)
+                run = Path(inputs.home) / "run"
+                self._mesh = join(self._process, self._inherited, run, inputs.nonce_key, self._peer)
             # Thousands of policies take seconds; meanwhile this process serves, and takes up what is revoked.
             engine = await asyncio.to_thread(load_policy, config, inputs)
             process = self.process
             assert self._digest_state is not None
             previous = serving_of(process.generation) if process.has_generation else None
-            generation = build_generation(process, config, inputs, self._digest_state, previous, engine=engine)
+            remote = self._mesh.pool if self._mesh is not None else None
+            generation = build_generation(
+                process, config, inputs, self._digest_state, previous, engine=engine, join=remote
+            )
         except Refusals as refusals:
             return refusals.problems
         self._prepared = (generation, inputs.snapshot)

@@ -17,10 +17,13 @@ from gateway.ingress.serving import serving_of
 from gateway.pools.hosted import HostedPool
 
 
-def join(process: ProcessContext, inherited: Inherited, run: Path, on_peer: Callable[[int, bool], None]) -> Mesh | None:
+def join(
+    process: ProcessContext, inherited: Inherited, run: Path, secret: bytes, on_peer: Callable[[int, bool], None]
+) -> Mesh | None:
     """Make this process's part of the mesh, to be started later; None when there is one process only.
 
-    ``on_peer`` hears of each other process when it is there (True) and when it is gone.
+    ``secret`` is what the processes of this gateway share and nobody else knows. ``on_peer`` hears of each other
+    process when it is there (True) and when it is gone.
     """
     if inherited.processes == 1:
         return None
@@ -60,16 +63,18 @@ def join(process: ProcessContext, inherited: Inherited, run: Path, on_peer: Call
             if (pool := hosted(superseded.pool)) is not None:
                 pool.superseded(superseded)
 
-    mesh = process.mesh = Mesh(
+    mesh = process.others = Mesh(
         process,
         index=inherited.index,
         processes=inherited.processes,
         run=run,
+        secret=secret,
+        hosted=hosted,
         whole=all_news,
         tell=tell,
         learned=learned,
         on_peer=on_peer,
     )
-    process.registry.elsewhere = mesh.elsewhere
+    process.registry.others = mesh.directory
     process.registry.watcher = mesh.news
     return mesh

@@ -175,6 +175,10 @@ class Exchange(Account):
         """The wait in the pool is over."""
         self._inbound.take(self, slot)  # type: ignore[attr-defined]  # only hosted pools let exchanges wait
 
+    def pool_closed(self) -> None:
+        """The pool that it waits for hands out nothing more."""
+        self.unavailable(503, "draining", "draining")
+
     def deadline_passed(self) -> None:
         """Nothing came free in the time that the request was willing, or allowed, to wait."""
         self._inbound.forget(self)

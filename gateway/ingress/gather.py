@@ -71,8 +71,8 @@ def ask_all(
 
     Without other processes ``then`` is called at once.
     """
-    mesh = process.mesh
-    if mesh is None:
+    others = process.others
+    if others is None:
         then({})
         return
     patience = _Patience()
@@ -87,4 +87,4 @@ def ask_all(
             case _Here():
                 then(answers)
 
-    mesh.gather(question, within=WITHIN, then=answered)
+    others.gather(question, within=WITHIN, then=answered)

@@ -5,19 +5,15 @@ Trust: meets untrusted workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Callable, Iterable
 
 from auth.policy import Context
-from gateway.cluster.borrow import Borrower
-from gateway.cluster.directory import Happened, Ordered, Started, Superseded
-from gateway.cluster.lend import Lender
-from gateway.cluster.peers import Mesh
 from gateway.config.values import PoolConfig
 from gateway.core.context import ProcessContext
 from gateway.core.peer import Peer
 from gateway.exchange.exchange import Exchange
 from gateway.pools.least_busy import Slot
+from gateway.pools.remote_slots import Happened, Ordered, RemoteSlots, Started, Superseded
 from gateway.pools.slots import Pool, describe
 from gateway.pools.tcp_keepalive import keep_alive
 from rhttp.ends import Link
@@ -28,7 +24,7 @@ from rhttp.http1.client import ClientEnd
 class ReversedConnection:
     """A worker's connection on which the gateway is the HTTP client. Registered, so that it can be cut."""
 
-    __slots__ = ("asked", "end", "ended", "lender", "opened", "owner", "peer", "protocol", "request_id", "slot")
+    __slots__ = ("asked", "end", "ended", "opened", "owner", "peer", "protocol", "request_id", "slot")
 
     def __init__(
         self, pool: HostedPool, peer: Peer, protocol: str, request_id: str, opened: float, asked: Context
@@ -43,8 +39,6 @@ class ReversedConnection:
         """The circumstances under which it was admitted; a reload asks again."""
         self.end: ClientEnd
         self.slot: Slot | None = None
-        self.lender: Lender | None = None
-        """Another process uses it now."""
         self.ended = ""
         """Why it ended, when we ended it."""
 
@@ -67,15 +61,21 @@ class HostedPool:
 
     mode = "hosted"
 
-    def __init__(self, process: ProcessContext, config: PoolConfig, trust_domain: str) -> None:
+    def __init__(
+        self,
+        process: ProcessContext,
+        config: PoolConfig,
+        trust_domain: str,
+        join: Callable[[HostedPool], RemoteSlots] | None = None,
+    ) -> None:
+        """``join`` gives what the pool has to do with other processes; None: there are none."""
         self._process = process
         self.config = config
         self.pool = Pool(config.name, queue=config.queue)
-        self._borrower: Borrower | None = None
-        if process.mesh is not None:
-            mesh = cast("Mesh", process.mesh)
-            self.pool.watcher = mesh.news
-            self._borrower = Borrower(self, mesh)
+        self._remote: RemoteSlots | None = None
+        if join is not None:
+            self._remote = join(self)
+            self.pool.watcher = self._remote.watcher
         self._suffix = f".{config.name}.{trust_domain}".encode("ascii")
 
     def adopt(self, config: PoolConfig) -> None:
@@ -121,15 +121,13 @@ class HostedPool:
 
     def lease(self, exchange: Exchange, *, not_again: str | None = None) -> None:
         """Give the exchange a slot, let it wait, or tell it that there is none."""
-        borrower = self._borrower
+        remote = self._remote
         if (
-            borrower is not None
+            remote is not None
             and exchange.label is not None
             and exchange.worker is None
             # Its wish first, wherever that is; then any worker.
-            and (
-                self._lease_here(exchange, not_again, strict=True) or borrower.search(exchange, not_again, strict=True)
-            )
+            and (self._lease_here(exchange, not_again, strict=True) or remote.search(exchange, not_again, strict=True))
         ):
             return
         self._lease_anywhere(exchange, not_again)
@@ -137,7 +135,7 @@ class HostedPool:
     def _lease_anywhere(self, exchange: Exchange, not_again: str | None) -> None:
         if self._lease_here(exchange, not_again):
             return
-        if self._borrower is None or not self._borrower.search(exchange, not_again):
+        if self._remote is None or not self._remote.search(exchange, not_again):
             self._nothing(exchange, not_again)
 
     def _lease_here(self, exchange: Exchange, not_again: str | None, *, strict: bool = False) -> bool:
@@ -148,7 +146,7 @@ class HostedPool:
             if self._grant(exchange, slot):
                 return True
 
-    def not_elsewhere(self, exchange: Exchange, not_again: str | None, *, strict: bool) -> None:
+    def no_remote_slot(self, exchange: Exchange, not_again: str | None, *, strict: bool) -> None:
         """No other process had a slot for it; ``strict``: of a worker with its label."""
         if strict:
             self._lease_anywhere(exchange, not_again)
@@ -156,44 +154,51 @@ class HostedPool:
             self._nothing(exchange, not_again)
 
     def _nothing(self, exchange: Exchange, not_again: str | None) -> None:
-        borrower = self._borrower
+        remote = self._remote
         if not_again is not None:
             exchange.unavailable(502, "worker-lost", "no_other_worker")
         elif not exchange.deadline:
             exchange.unavailable(503, "no-slot", "no_slot")
-        elif not self.pool.wait(exchange, elsewhere=borrower.waiting_elsewhere() if borrower is not None else 0):
+        elif not self.pool.wait(exchange, others=remote.waiting() if remote is not None else 0):
             exchange.unavailable(503, "no-slot", "queue_full")
-        elif borrower is not None:
-            borrower.changed()
+        elif remote is not None:
+            remote.changed()
 
     def take(self, exchange: Exchange, slot: Slot) -> None:
         """Send the exchange, which waited, down the slot's connection, or look for another slot."""
         if not self._grant(exchange, slot):
             self.lease(exchange)
-        if self._borrower is not None:
-            self._borrower.changed()
+        if self._remote is not None:
+            self._remote.changed()
 
     def _grant(self, exchange: Exchange, slot: Slot) -> bool:
+        if not self.is_usable(slot):
+            return False  # the next slot, without counting a try
         connection = slot.link
         assert isinstance(connection, ReversedConnection)
-        if connection.end.closed:
-            # Its end is being told in this very turn; the next slot, without counting a try.
-            connection.end.abort(Loss.NOT_SENT, "closed")
-            return False
         name = slot.worker.name
         connection.end.limits = self._process.generation.limits
         exchange.granted(connection.end, name.encode("ascii") + self._suffix, name)
         return True
 
-    def grant_lent(self, exchange: Exchange, end: ClientEnd, worker: str) -> None:
-        """Send the exchange down a slot that another process lends."""
+    def is_usable(self, slot: Slot) -> bool:
+        """Whether a request can be sent down a leased slot; one whose connection has just ended is let go."""
+        connection = slot.link
+        assert isinstance(connection, ReversedConnection)
+        if slot.gone or connection.end.closed:
+            connection.end.abort(Loss.NOT_SENT, "closed")  # its end is being told in this very turn
+            return False
+        return True
+
+    def granted_remote(self, exchange: Exchange, end: ClientEnd, worker: str) -> None:
+        """Send the exchange to another process, which has reserved a slot of the worker for it."""
         exchange.granted(end, worker.encode("ascii") + self._suffix, worker)
 
     def forget(self, exchange: Exchange) -> None:
         """The exchange no longer waits."""
         self.pool.give_up(exchange)
-        if self._borrower is not None:
-            self._borrower.forget(exchange)
+        if self._remote is not None:
+            self._remote.forget(exchange)
 
     # ---- ClientOwner ----
 
@@ -205,12 +210,18 @@ class HostedPool:
         assert slot is not None
         if end.answered == 1:
             self._retire(self.pool.served(slot, self._process.elapsed))
+        self.give_back(slot)
+
+    def give_back(self, slot: Slot) -> None:
+        """A leased slot has no request any more, and its connection can take another one."""
+        connection = slot.link
+        assert isinstance(connection, ReversedConnection)
         if slot.retired:
             connection.ended = connection.ended or "superseded"
-            end.close()
+            connection.end.close()
         elif self._process.draining:
             connection.ended = "drain"
-            end.close()
+            connection.end.close()
         else:
             self.pool.release(slot)
 
@@ -227,8 +238,6 @@ class HostedPool:
         connection = end.tag
         assert isinstance(connection, ReversedConnection)
         process = self._process
-        if connection.lender is not None:
-            connection.lender.worker_gone(connection.ended or detail)
         process.registry.remove(connection)
         if connection.slot is not None:
             self.pool.remove(connection.slot, process.elapsed)
@@ -252,10 +261,7 @@ class HostedPool:
         """No new leases; whoever waits is told."""
         self.pool.closed = True
         for waiter in self.pool.give_up_all():
-            if isinstance(waiter, Exchange):
-                waiter.unavailable(503, "draining", "draining")
-            elif isinstance(waiter, Lender):
-                waiter.refuse()
+            waiter.pool_closed()
 
     def drain(self, connection: ReversedConnection, reason: str) -> None:
         """Close when idle, now or after the request that it serves."""
@@ -283,23 +289,23 @@ class HostedPool:
     def sums(self) -> tuple[int, int]:
         """Slots in all processes, and how many of them are free."""
         pool = self.pool
-        if self._borrower is None:
+        if self._remote is None:
             return pool.total, pool.free
-        total, free = self._borrower.slots_elsewhere()
+        total, free = self._remote.slots()
         return pool.total + total, pool.free + free
 
     # ---- what other processes tell ----
 
     def happened(self, what: Happened) -> None:
         """Something changed in another process's part of this pool."""
-        assert self._borrower is not None
+        assert self._remote is not None
         kind, worker = what.kind, what.worker
         if worker is not None:
-            others = self._borrower.processes_with(worker)
+            others = self._remote.processes_with(worker)
             if worker in self.pool.workers or others != (kind == "worker-joined"):
                 kind = "slots"  # it was, or still is, here or in a third process
         self.pool.tell(kind, worker)
-        self._borrower.changed()
+        self._remote.changed()
 
     def superseded(self, what: Superseded) -> None:
         """A newer start of a worker serves in another process."""

@@ -26,8 +26,11 @@ class Waiter(Protocol):
     def offered(self, slot: Slot, /) -> None:
         """The wait is over: the slot is leased to this request."""
 
+    def pool_closed(self) -> None:
+        """The wait is over: the pool hands out nothing more."""
 
-class WaitingLine:
+
+class WaitQueue:
     """The queue of one pool."""
 
     __slots__ = ("_any", "_next", "_sequence", "_workers", "own", "own_any")
@@ -96,7 +99,7 @@ class WaitingLine:
         return waiter
 
     def take_own(self, worker: str) -> Waiter | None:
-        """As `take`, but only a request of this process: a borrowed slot is not lent again."""
+        """As `take`, but only a request of this process: what another one reserved for us is not passed on."""
         named = self._workers.get(worker, ())
         candidates = [next((w for w in queue if w.waiting and w.is_ours), None) for queue in (self._any, named)]
         found = [waiter for waiter in candidates if waiter is not None]

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from gateway.pools.least_busy import Label, Levels, Slot, Worker
-from gateway.pools.queue import Waiter, WaitingLine
+from gateway.pools.queue import Waiter, WaitQueue
 from gateway.pools.starts import Starts
 
 
@@ -39,10 +39,10 @@ class Watcher(Protocol):
     def served(self, pool: str, worker: str, instance: str, since: float, /) -> None:
         """A start of a worker, first seen at ``since``, has served."""
 
-    def starts_elsewhere(self, pool: str, worker: str, /) -> Mapping[str, float]:
+    def starts_in_others(self, pool: str, worker: str, /) -> Mapping[str, float]:
         """Starts of a worker that have a connection in other processes, and when each was first seen."""
 
-    def is_elsewhere(self, pool: str, worker: str, /) -> bool:
+    def is_in_others(self, pool: str, worker: str, /) -> bool:
         """Whether the worker has a connection in another process."""
 
 
@@ -74,13 +74,13 @@ class Pool:
         self._label_users: dict[Label, int] = {}
         self.starts = Starts()
         """Which start of a worker is the newest."""
-        self.line = WaitingLine()
+        self.queued = WaitQueue()
         """Who waits for a slot."""
 
     @property
     def waiting(self) -> int:
         """Requests of this process that wait for a slot."""
-        return self.line.own
+        return self.queued.own
 
     # ---- workers come and go ----
 
@@ -117,7 +117,7 @@ class Pool:
         self.total += 1
         if joined and self.watcher is not None:
             self.watcher.joined(self.name, worker)
-        self._emit("worker-joined" if joined and not self._is_elsewhere(name) else "slots", name)
+        self._emit("worker-joined" if joined and not self._is_in_others(name) else "slots", name)
         self._make_free(slot)
         return slot
 
@@ -151,7 +151,7 @@ class Pool:
                 del self._label_users[label], self._by_label[label]
         if self.watcher is not None:
             self.watcher.left(self.name, worker.name)
-        self._emit("slots" if self._is_elsewhere(worker.name) else "worker-left", worker.name)
+        self._emit("slots" if self._is_in_others(worker.name) else "worker-left", worker.name)
 
     # ---- starts of one worker ----
 
@@ -202,10 +202,10 @@ class Pool:
         """The instances of a worker that have a connection, and when each was first seen."""
         worker = self.workers.get(name)
         here = worker.instances if worker is not None else {}
-        elsewhere = self.watcher.starts_elsewhere(self.name, name) if self.watcher is not None else {}
-        if not elsewhere:
+        remote = self.watcher.starts_in_others(self.name, name) if self.watcher is not None else {}
+        if not remote:
             return here
-        both = dict(elsewhere)
+        both = dict(remote)
         for instance, since in here.items():
             both[instance] = min(since, both.get(instance, since))
         return both
@@ -251,26 +251,26 @@ class Pool:
         self._emit("slots", slot.worker.name)
         self._make_free(slot)
 
-    def wait(self, waiter: Waiter, *, elsewhere: int = 0) -> bool:
+    def wait(self, waiter: Waiter, *, others: int = 0) -> bool:
         """Let a request wait for a slot; False when the queue is full or the pool is closed.
 
-        ``elsewhere``: how many wait in other processes; the queue is bounded for all together.
+        ``others``: how many wait in other processes; the queue is bounded for all together.
         """
-        if self.closed or (waiter.is_ours and self.waiting + elsewhere >= self.queue):
+        if self.closed or (waiter.is_ours and self.waiting + others >= self.queue):
             return False
-        self.line.add(waiter)
-        self._line_changed()
+        self.queued.add(waiter)
+        self._queue_changed()
         return True
 
     def give_up(self, waiter: Waiter) -> None:
         """Take a request out of the queue: its time is up or its client is gone."""
-        if self.line.remove(waiter):
-            self._line_changed()
+        if self.queued.remove(waiter):
+            self._queue_changed()
 
     def give_up_all(self) -> list[Waiter]:
         """Empty the queue, for a drain; answer who waited."""
-        waiters = self.line.remove_all()
-        self._line_changed()
+        waiters = self.queued.remove_all()
+        self._queue_changed()
         return waiters
 
     def next_waiter(self, worker: str, *, own: bool = False) -> Waiter | None:
@@ -278,11 +278,11 @@ class Pool:
 
         ``own``: only a request of this process.
         """
-        if not self.line:
+        if not self.queued:
             return None
-        waiter = self.line.take_own(worker) if own else self.line.take(worker)
+        waiter = self.queued.take_own(worker) if own else self.queued.take(worker)
         if waiter is not None:
-            self._line_changed()
+            self._queue_changed()
         return waiter
 
     def snapshot(self) -> dict[str, object]:
@@ -305,10 +305,10 @@ class Pool:
         self._replace(worker)
         self._emit("slots", worker.name)
 
-    def _is_elsewhere(self, worker: str) -> bool:
-        return self.watcher is not None and self.watcher.is_elsewhere(self.name, worker)
+    def _is_in_others(self, worker: str) -> bool:
+        return self.watcher is not None and self.watcher.is_in_others(self.name, worker)
 
-    def _line_changed(self) -> None:
+    def _queue_changed(self) -> None:
         if self.watcher is not None:
             self.watcher.pool(self)
 

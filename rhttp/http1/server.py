@@ -149,7 +149,7 @@ class ServerEnd(ClosingSide):
         if self._eof and end == size:
             self.is_last = True  # it is the last one, and its answer says so
         block = data if end == size else data[:end]
-        head = read_request_head(block, max_fields=limits.fields, max_line=limits.request_line_bytes)
+        head = self.read_head(block)
         self.request = head
         length = head.length
         if length is OPEN:
@@ -174,6 +174,10 @@ class ServerEnd(ClosingSide):
         self._wheel.set(self, limits.content_timeout)
         self.owner.request_received(self, head)
         return b"" if end == size else data[end:]
+
+    def read_head(self, block: bytes) -> RequestHead:
+        """One whole head, parsed; another way for an end whose peer is known to send heads of a certain kind."""
+        return read_request_head(block, max_fields=self.limits.fields, max_line=self.limits.request_line_bytes)
 
     def _take_content(self, data: bytes) -> bytes:
         reader = self._reader

@@ -13,7 +13,7 @@ PIECE = st.sampled_from([1, 100, 3000, 20_000, 70_000])
 class Peers(RuleBasedStateMachine):
     """A requester and a worker that send, read, stall, end and vanish at will."""
 
-    is_lent = False
+    is_remote = False
 
     @initialize(
         sizes=st.lists(st.tuples(st.sampled_from(SIZES), st.sampled_from(SIZES)), min_size=1, max_size=3),
@@ -21,7 +21,7 @@ class Peers(RuleBasedStateMachine):
         is_silent=st.booleans(),
     )
     def begin(self, sizes: list[tuple[int, int]], roughness: int, is_silent: bool) -> None:
-        self.flow = Flow(is_lent=self.is_lent, sizes=sizes)
+        self.flow = Flow(is_remote=self.is_remote, sizes=sizes)
         self.flow.requester.link.block()
         self.was_disturbed = False
         self.roughness = roughness
@@ -47,7 +47,7 @@ class Peers(RuleBasedStateMachine):
         self.flow.workers[-1].link.drain(size)
         self.flow.settle()
 
-    @precondition(lambda self: self.is_lent)
+    @precondition(lambda self: self.is_remote)
     @rule(size=PIECE, ways=st.sampled_from(["there", "back", "there and back"]))
     def processes_talk(self, size: int, ways: str) -> None:
         self.flow.pump(size, ways)
@@ -119,9 +119,9 @@ class Peers(RuleBasedStateMachine):
 
 
 class PeersOfTwoProcesses(Peers):
-    """The same, with the worker's slot lent by another process."""
+    """The same, with the worker in another process."""
 
-    is_lent = True
+    is_remote = True
 
 
 MANY = settings(

@@ -12,7 +12,7 @@ import pytest
 from support.bench import Answer, Requester, Worker
 from support.meshes import MeshBench, Meshed, until
 
-from gateway.cluster.directory import Elsewhere, whole
+from gateway.cluster.directory import PeerDirectory, whole
 from gateway.pools.hosted import HostedPool
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"
@@ -26,7 +26,7 @@ async def two() -> AsyncIterator[Meshed]:
         meshed = await Meshed.start(Path(folder), config=POOL)
         yield meshed
         for bench in meshed.benches:
-            await until(lambda bench=bench: not bench.process.exchanges and not bench.pool.pool.line)  # type: ignore[misc]
+            await until(lambda bench=bench: not bench.process.exchanges and not bench.pool.pool.queued)  # type: ignore[misc]
         check_at_rest(meshed)
         meshed.close()
         for _ in range(10):  # closed connections tell their owners
@@ -38,7 +38,7 @@ def check_at_rest(meshed: Meshed) -> None:
     for bench in meshed.benches:
         pool = bench.pool.pool
         assert bench.process.exchanges == 0
-        assert (pool.waiting, len(pool.line)) == (0, 0)
+        assert (pool.waiting, len(pool.queued)) == (0, 0)
         assert pool.free == sum(len(worker.idle) for worker in pool.workers.values())
         assert pool.total == pool.free, "a slot is still leased"
 
@@ -141,7 +141,7 @@ async def test_line_is_used_again(two: Meshed) -> None:
     asker = here.requester()
     for _ in range(5):
         assert (await serve(asker, worker)).status == 200
-    assert len(here.mesh.lines[1]._open) == 1
+    assert here.mesh.remotes[1].connections() == 1
 
 
 async def test_no_slot_anywhere_is_503(two: Meshed) -> None:
@@ -163,7 +163,7 @@ async def test_waiting_request_gets_the_first_slot_that_comes_free_elsewhere(two
     assert first.ask(ANY) is None
     await request(worker)
     assert second.ask(ANY, "GET", "Prefer: wait=30") is None
-    await until(lambda: len(there.pool.pool.line) == 1)
+    await until(lambda: len(there.pool.pool.queued) == 1)
     assert there.pool.pool.waiting == 0, "it is counted where it came"
     worker.link.owner.data_received(OK)
     assert (await answer(first)).status == 200
@@ -194,7 +194,7 @@ async def test_requests_wait_in_their_order(two: Meshed) -> None:
     askers = [here.requester() for _ in range(3)]
     for number, asker in enumerate(askers):
         assert asker.ask(f"{ANY}{number}", "GET", "Prefer: wait=30") is None
-    await until(lambda: len(there.pool.pool.line) == 3)
+    await until(lambda: len(there.pool.pool.queued) == 3)
     worker.link.owner.data_received(OK)
     await answer(busy)
     for number, asker in enumerate(askers):
@@ -217,8 +217,8 @@ async def test_borrowed_slot_is_not_lent_again(two: Meshed) -> None:
     waiting = [bench.requester() for _ in range(4) for bench in (here, there)]
     for asker in waiting:
         assert asker.ask(ANY, "GET", "Prefer: wait=30") is None
-    await until(lambda: here.pool.pool.line.own + there.pool.pool.line.own == 8)
-    await until(lambda: len(here.pool.pool.line) + len(there.pool.pool.line) == 16)
+    await until(lambda: here.pool.pool.queued.own + there.pool.pool.queued.own == 8)
+    await until(lambda: len(here.pool.pool.queued) + len(there.pool.pool.queued) == 16)
     for worker in (near, far):
         worker.link.owner.data_received(OK)
     served: set[Requester] = set()
@@ -237,9 +237,9 @@ async def test_waiting_request_that_leaves_takes_its_want_with_it(two: Meshed) -
     assert busy.ask(ANY) is None
     await request(worker)
     assert leaving.ask(ANY, "GET", "Prefer: wait=30") is None
-    await until(lambda: len(there.pool.pool.line) == 1)
+    await until(lambda: len(there.pool.pool.queued) == 1)
     leaving.link.reset()
-    await until(lambda: len(there.pool.pool.line) == 0)
+    await until(lambda: len(there.pool.pool.queued) == 0)
     worker.link.owner.data_received(OK)
     await answer(busy)
     assert here.audit.of("dispatch")[-1]["outcome"] == "aborted"
@@ -251,7 +251,7 @@ async def test_queue_is_bounded_for_all_processes_together(two: Meshed) -> None:
     waiting = [bench.requester() for bench in (*[here] * 5, *[there] * 3)]
     for asker in waiting:
         assert asker.ask(ANY, "GET", "Prefer: wait=30") is None
-    await until(lambda: here.mesh.elsewhere.sums("render")[2] == 3 and there.mesh.elsewhere.sums("render")[2] == 5)
+    await until(lambda: here.mesh.directory.sums("render")[2] == 3 and there.mesh.directory.sums("render")[2] == 5)
     for bench in (here, there):
         asker = bench.requester()
         assert asker.ask(ANY, "GET", "Prefer: wait=30") is None
@@ -324,7 +324,7 @@ async def test_answer_that_ends_with_the_connection_is_whole(two: Meshed) -> Non
         await request(worker)
         worker.link.truncated = truncated
         worker.link.owner.data_received(b"HTTP/1.1 200 OK\r\n\r\nall of it")
-        assert worker.link.owner.eof_received()
+        worker.link.finish()
         await until(
             lambda asker=asker, cut=truncated: asker.link.aborted if cut else asker.link.sent.endswith(b"0\r\n\r\n")
         )
@@ -478,7 +478,7 @@ async def test_drain_hands_out_nothing_more(two: Meshed) -> None:
     assert busy.ask(ANY) is None
     await request(worker)
     assert waiting.ask(ANY, "GET", "Prefer: wait=30") is None
-    await until(lambda: len(there.pool.pool.line) == 1)
+    await until(lambda: len(there.pool.pool.queued) == 1)
     there.process.draining = True
     there.pool.stop()
     here.process.draining = True
@@ -543,10 +543,10 @@ async def test_process_that_starts_learns_which_starts_were_superseded() -> None
             worker.link.owner.data_received(OK)
         old.reset()
         told = whole([here.pool.pool], {})
-        fresh = Elsewhere()
+        fresh = PeerDirectory()
         learned = fresh.learn(0, told)
         assert [(what.worker, what.instance) for what in learned.started] == [("w1", "b")]
-        there.mesh.elsewhere.learn(0, told)
+        there.mesh.directory.learn(0, told)
         pool = HostedPool(there.process, there.pool.config, "test.internal")
         for what in learned.ordered:
             pool.ordered(what)

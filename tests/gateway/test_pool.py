@@ -181,7 +181,7 @@ class PoolModel(RuleBasedStateMachine):
     @invariant()
     def nothing_is_kept_of_what_is_gone(self) -> None:
         pool = self.pool
-        line = pool.line
+        line = pool.queued
         assert len(line) == len(self.queue)
         assert len(line._any) <= 2 * len(self.queue) + 17
         named = [waiter for waiter in self.queue if waiter.worker is not None]
@@ -253,7 +253,7 @@ def test_pool_queue_is_bounded_and_gives_places_back() -> None:
         pool.give_up(waiting.pop(0))
         waiting.append(Waiting())
         assert pool.wait(waiting[-1])
-    assert len(pool.line._any) < 40
+    assert len(pool.queued._any) < 40
 
 
 def test_pool_closed_leases_nothing_and_lets_nobody_wait() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.pools.least_busy import Label, Slot
-from gateway.pools.queue import WaitingLine
+from gateway.pools.queue import WaitQueue
 
 
 class Waiter:
@@ -24,8 +24,8 @@ class Waiter:
         raise AssertionError("a line offers nothing")
 
 
-def line_of(*waiters: Waiter) -> WaitingLine:
-    line = WaitingLine()
+def line_of(*waiters: Waiter) -> WaitQueue:
+    line = WaitQueue()
     for waiter in waiters:
         line.add(waiter)
     return line
@@ -83,7 +83,7 @@ def test_line_forgets_whoever_left() -> None:
 )
 def test_line_agrees_with_a_plain_list(steps: list[tuple[str, str | None, bool, int]]) -> None:
     """Whatever comes and goes: the order, the counts, and a memory that stays within twice its bound."""
-    line, model = WaitingLine(), list[Waiter]()
+    line, model = WaitQueue(), list[Waiter]()
     for number, (what, worker, is_ours, which) in enumerate(steps):
         if what == "add":
             model.append(waiter := Waiter(number, worker, is_ours))

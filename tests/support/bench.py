@@ -74,6 +74,8 @@ class MemoryAudit:
         self.full = False
         self.fails_on: str | None = None
         self.waits = False
+        self.stalls = False
+        """Lines that wait go on waiting, whatever is flushed."""
         self._waiting: list[tuple[str, Mapping[str, object] | bytes, Recorded]] = []
 
     def write(self, event: str, fields: Mapping[str, object] | bytes) -> None:
@@ -86,7 +88,7 @@ class MemoryAudit:
 
     def write_soon(self, event: str, fields: Mapping[str, object] | bytes, who: Recorded) -> bool:
         """At once, as a writer may; `waits` holds the lines back as a real one does."""
-        if self.waits:
+        if self.waits or self.stalls:
             self._waiting.append((event, fields, who))
             return True
         try:
@@ -98,7 +100,7 @@ class MemoryAudit:
         return False
 
     def flush(self) -> None:
-        while self._waiting:
+        while self._waiting and not self.stalls:
             waiting, self._waiting = self._waiting, []
             verdicts = []
             for event, fields, who in waiting:
@@ -320,10 +322,14 @@ class Bench:
         self.audit = MemoryAudit(self.log)
         self.inputs = make_inputs(config, policy=policy, limits=limits)
         self.process = ProcessContext(loop or asyncio.get_running_loop(), self.audit)  # type: ignore[arg-type]
+        self.join: Any = None
+        """What a hosted pool has to do with other processes; see `build_generation`."""
         self._prepare()
         parsed = read_config(self.inputs)
         self.digest_state = make_digest_state(parsed, self.inputs)
-        self.process.generation = build_generation(self.process, parsed, self.inputs, self.digest_state, None)
+        self.process.generation = build_generation(
+            self.process, parsed, self.inputs, self.digest_state, None, join=self.join
+        )
         self.process.update_clocks()
         self.process.state_at = self.process.elapsed
         self.process.date = one_field(b"Date", b"Thu, 01 Jan 2026 00:00:00 GMT")

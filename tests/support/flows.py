@@ -7,18 +7,16 @@ runs by itself, so an order of events that a network brings once in a year is on
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import struct
 from pathlib import Path
-from typing import Any
 
 from support.bench import Bench, Requester, Worker
 from support.links import FakeLink
 
 from gateway.cluster.directory import whole
-from gateway.cluster.lines import Line
-from gateway.cluster.peers import Mesh, _Incoming
+from gateway.cluster.frames import FOR_NEWS
+from gateway.cluster.incoming import Incoming
+from gateway.cluster.peers import Mesh
 from gateway.control.descriptors import Inherited
 from gateway.dataplane.wiring import join
 from rhttp.timers import TimerWheel
@@ -33,21 +31,8 @@ SIZES = (0, 10, 17_000, 50_000)
 _ANSWERED = re.compile(rb"HTTP/1\.1 [2-5][0-9][0-9] ")
 
 
-class _Credentials:
-    """The socket of a mesh connection, as far as it is asked."""
-
-    def getsockopt(self, level: int, option: int, size: int) -> bytes:
-        return struct.pack("3i", os.getpid(), os.geteuid(), os.getegid())
-
-
-class MeshTransport(FakeLink):
-    """One side of a mesh connection, as the event loop's transport."""
-
-    def set_write_buffer_limits(self, high: int) -> None:
-        self.real._high_water = high
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return _Credentials() if name == "socket" else default
+class MeshLink(FakeLink):
+    """One side of a connection between processes."""
 
 
 class Process(Bench):
@@ -63,21 +48,25 @@ class Process(Bench):
     def _prepare(self) -> None:
         self.process.wheel = self._wheel
         inherited = Inherited(control=-1, index=self._index, processes=2)
-        mesh = join(self.process, inherited, Path("/nowhere"), lambda *_: None)
+        mesh = join(self.process, inherited, Path("/nowhere"), b"n" * 32, lambda *_: None)
         assert mesh is not None
         self.mesh = mesh
+        self.join = mesh.pool
+        mesh.news._due = lambda _: None  # the test tells it
 
 
 class Flow:
     """One requester of the first process, one worker of the first or of the second."""
 
-    def __init__(self, *, is_lent: bool, sizes: list[tuple[int, int]]) -> None:
+    def __init__(self, *, is_remote: bool, sizes: list[tuple[int, int]]) -> None:
         """``sizes`` are those of each request's content and of its answer."""
         self.loop = asyncio.new_event_loop()
         self.wheel = TimerWheel(1000.0)
         self.here, self.there = Process(0, self.loop, self.wheel), Process(1, self.loop, self.wheel)
-        self.home = self.there if is_lent else self.here
-        self.meshes: list[tuple[MeshTransport, MeshTransport]] = []
+        self.home = self.there if is_remote else self.here
+        self.pairs: list[tuple[MeshLink, MeshLink]] = []
+        """Connections between the processes, our side first: that for news and wants, then those for requests."""
+        self.here.mesh.connect = self._connect
         self.requests = b"".join(_request(number, content) for number, (content, _) in enumerate(sizes))
         self.answers = [_answer(size) for _, size in sizes]
         self.count = len(sizes)
@@ -87,12 +76,31 @@ class Flow:
         """Bytes of each answer that were sent."""
         self.workers: list[Worker] = []
         self.requester: Requester = self.here.requester()
+        if is_remote:
+            self.here.mesh._dial(1)
         self.come()
 
+    def _connect(self, index: int, purpose: int, owner: asyncio.Protocol) -> MeshLink:
+        """Greeted at once: what takes time is tested with real sockets."""
+        high_water = self.here.process.generation.config.limits.buffer_bytes
+        ours, theirs = (MeshLink(wheel=self.wheel, high_water=high_water) for _ in range(2))
+        self.pairs.append((ours, theirs))
+        ours.set_protocol(owner)
+        owner.connection_made(ours)  # type: ignore[arg-type]  # a Link
+        incoming = Incoming(self.there.mesh)
+        theirs.set_protocol(incoming)
+        incoming.connection_made(theirs)  # type: ignore[arg-type]  # a Link
+        theirs.receive(self.here.mesh.greetings.greet(purpose, index))
+        if purpose == FOR_NEWS:
+            theirs.take()  # news that the test tells itself
+        for side in (ours, theirs):
+            side.socket.room = MESH_BUFFER
+        return ours
+
     @property
-    def mesh(self) -> tuple[MeshTransport, MeshTransport] | None:
-        """The line that is there, ours and theirs."""
-        return self.meshes[-1] if self.meshes else None
+    def hop(self) -> tuple[MeshLink, MeshLink]:
+        """The newest connection for requests, ours and theirs."""
+        return self.pairs[-1]
 
     # ---- what can happen ----
 
@@ -103,26 +111,11 @@ class Flow:
             worker.link.block()
             self.workers.append(worker)
         if self.home is self.there:
-            self.here.mesh.elsewhere.learn(1, whole([self.there.pool.pool], {}))
+            self.here.mesh.heard(1, whole([self.there.pool.pool], {}))
         self.settle()
-
-    def connect(self) -> None:
-        """A line to the other process, when none is free."""
-        lines = self.here.mesh.lines[1]
-        if self.home is self.there and not lines._idle and (self.mesh is None or self.mesh[0].is_closing()):
-            ours, theirs = MeshTransport(wheel=self.wheel), MeshTransport(wheel=self.wheel)
-            self.meshes.append((ours, theirs))
-            line, incoming = Line(lines), _Incoming(self.there.mesh)
-            for transport, owner in ((ours, line), (theirs, incoming)):
-                transport.socket.room = MESH_BUFFER
-                transport.set_protocol(owner)
-                owner.connection_made(transport)  # type: ignore[arg-type]
-            lines._open.add(line)
-            lines._idle.append(line)
 
     def ask(self, size: int) -> None:
         """The requester sends more of its requests."""
-        self.connect()
         if not self.requester.link.is_closing():
             data = self.requests[self.asked : self.asked + size]
             self.asked += len(data)
@@ -140,15 +133,16 @@ class Flow:
 
     def pump(self, size: int, ways: str = "there and back") -> None:
         """So many bytes pass between the processes."""
-        for ours, theirs in self.meshes:
+        for ours, theirs in tuple(self.pairs):
             both = {"there": (ours, theirs), "back": (theirs, ours)}
             for source, sink in (both[way] for way in ways.split(" and ")):
                 data = bytes(source.sent[:size])
                 del source.sent[:size]
                 source.drain(MESH_BUFFER - len(source.sent))
                 sink.receive(data)
-                if source.socket.is_closed and not source.sent and not sink.is_closing():
-                    sink.reset()
+                is_over = (source.socket.is_closed or source.eof) and not source.sent
+                if is_over and not sink.is_closing() and b"" not in sink.socket.coming and not sink.real._eof:
+                    sink.finish()
         self.settle()
 
     def wait(self, seconds: float) -> None:
@@ -161,7 +155,7 @@ class Flow:
         return [
             self.requester.link,
             *(worker.link for worker in self.workers),
-            *(side for pair in self.meshes for side in pair),
+            *(side for pair in self.pairs for side in pair),
         ]
 
     def settle(self) -> None:

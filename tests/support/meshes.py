@@ -27,7 +27,8 @@ class MeshBench(Bench):
         self.peers: dict[int, bool] = {}
         self.mesh_socket = sock
         process = ProcessContext(asyncio.get_running_loop(), self.audit)  # type: ignore[arg-type]
-        mesh = join(process, Inherited(control=-1, index=index, processes=processes), folder, self.peers.__setitem__)
+        inherited = Inherited(control=-1, index=index, processes=processes)
+        mesh = join(process, inherited, folder, b"n" * 32, self.peers.__setitem__)
         assert mesh is not None
         self.mesh: Mesh = mesh
         process.update_clocks()
@@ -36,7 +37,9 @@ class MeshBench(Bench):
         inputs = make_inputs(config, limits=limits)
         parsed = read_config(inputs)
         self.process = process
-        process.generation = build_generation(process, parsed, inputs, make_digest_state(parsed, inputs), None)
+        process.generation = build_generation(
+            process, parsed, inputs, make_digest_state(parsed, inputs), None, join=mesh.pool
+        )
 
     def sums(self) -> tuple[int, int]:
         """Slots in all processes, free ones, as this one sees them."""
@@ -80,7 +83,7 @@ class Meshed:
             await bench.mesh.start(bench.mesh_socket)
         meshed = cls(made)
         for bench in made:
-            await until(lambda bench=bench: len(bench.mesh.elsewhere.peers) == count - 1)  # type: ignore[misc]
+            await until(lambda bench=bench: len(bench.mesh.directory.peers) == count - 1)  # type: ignore[misc]
         return meshed
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gateway.cluster.directory import Elsewhere, News
+from gateway.cluster.directory import News, PeerDirectory
 from gateway.pools.slots import Pool
 
 
@@ -15,7 +15,7 @@ class Teller:
 
     def __init__(self) -> None:
         self.due: list[bool] = []
-        self.news = News(Elsewhere(), self.due.append)
+        self.news = News(PeerDirectory(), self.due.append)
         self.pool = Pool("render", queue=8)
         self.happens(total=4, free=3)
         self.tells()
@@ -32,7 +32,7 @@ class Teller:
 def test_first_news_of_a_pool_presses() -> None:
     """Nobody knows of it yet."""
     due: list[bool] = []
-    News(Elsewhere(), due.append).pool(Pool("render", queue=8))
+    News(PeerDirectory(), due.append).pool(Pool("render", queue=8))
     assert due == [True]
 
 

@@ -1,0 +1,208 @@
+"""Slots that are reserved here for requests of another process, and the requests that come for them.
+
+A reservation is bounded: it ends with the connection of the process that asked for it, when that cancels it, or when no
+request came in time. The worker's connection stays in this process's registry and in its pool, and is cut here when its
+certificate, user or permission ends.
+
+Trust: the other end is a process of this gateway. What workers send is met by `gateway.cluster.hop`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from gateway.cluster.frames import NONE, OFFER, MeshError, Wish
+from gateway.cluster.hop import PassedEnd
+from gateway.core.context import ProcessContext
+from gateway.exchange.passed import Attested, PassedRequest, refuse_passed
+from gateway.pools.hosted import HostedPool, ReversedConnection
+from gateway.pools.least_busy import Label, Slot
+from rhttp.errors import Loss
+from rhttp.http1.server import ServerEnd
+from rhttp.message import RequestHead
+
+RESERVED_FOR: Final = 5.0
+"""Seconds for which a slot waits for its request."""
+MAX_RESERVATIONS: Final = 65536
+"""Slots that one process may want at a time; its queues hold fewer requests."""
+
+
+class Reservation:
+    """A slot that another process wants, and then has for a moment; while it waits, a waiter of the pool."""
+
+    __slots__ = ("_hosted", "_table", "bucket", "deadline", "is_ours", "label", "number", "slot", "waiting", "worker")
+
+    def __init__(self, table: Reservations, number: int, hosted: HostedPool, wish: Wish) -> None:
+        self._table = table
+        self._hosted = hosted
+        self.number = number
+        self.slot: Slot | None = None
+        self.worker = wish.worker
+        self.label: Label | None = wish.label
+        self.waiting = False
+        self.is_ours = False
+        self.deadline = 0.0
+        self.bucket = 0.0
+
+    def offered(self, slot: Slot) -> None:
+        """The wait is over."""
+        if not self.hold(slot):
+            self._table.refused(self)
+
+    def hold(self, slot: Slot) -> bool:
+        """Keep a leased slot for the request that is to come; False when its connection has just ended."""
+        if not self._hosted.is_usable(slot):
+            return False
+        self.slot = slot
+        self._table.reserved(self, slot.worker.name)
+        return True
+
+    def pool_closed(self) -> None:
+        """It will not come to anything."""
+        self._table.refused(self)
+
+    def stop_waiting(self) -> None:
+        """Nobody wants it any more."""
+        if self.waiting:
+            self._hosted.pool.give_up(self)
+
+    def give_back(self) -> None:
+        """No request came for the slot."""
+        slot, self.slot = self.slot, None
+        if slot is not None:
+            self._hosted.give_back(slot)
+
+    def deadline_passed(self) -> None:
+        """The other process took too long."""
+        self._table.cancel(self.number)
+
+
+class Reservations:
+    """What one other process wants of this one, by the numbers that it gave; they end with its connection."""
+
+    __slots__ = ("_by_number", "_hosted", "_process", "_say")
+
+    def __init__(
+        self,
+        process: ProcessContext,
+        hosted: Callable[[str], HostedPool | None],
+        say: Callable[[int, int, bytes], None],
+    ) -> None:
+        """``hosted`` finds a pool by its name; ``say`` sends a message: kind, number, content."""
+        self._process = process
+        self._hosted = hosted
+        self._say = say
+        self._by_number: dict[int, Reservation] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    def want(self, number: int, wish: Wish) -> None:
+        """A slot is wanted: offer one, let it wait, or say that there is none.
+
+        Raises:
+            MeshError: the number is in use, or there are too many.
+        """
+        if number in self._by_number or len(self._by_number) >= MAX_RESERVATIONS:
+            raise MeshError("a wish under a number that is in use, or one too many")
+        hosted = None if self._process.draining else self._hosted(wish.pool)
+        if hosted is None:
+            self._say(NONE, number, b"")
+            return
+        one = self._by_number[number] = Reservation(self, number, hosted, wish)
+        pool = hosted.pool
+        while True:
+            slot = pool.lease(worker=wish.worker, label=wish.label, not_again=wish.not_again, strict=wish.strict)
+            if slot is None:
+                break
+            if one.hold(slot):
+                return
+        if not wish.waits or not pool.wait(one):
+            self.refused(one)
+
+    def reserved(self, one: Reservation, worker: str) -> None:
+        """A slot is kept: tell, and wait for its request."""
+        self._process.exchanges += 1
+        self._process.wheel.set(one, RESERVED_FOR)
+        self._say(OFFER, one.number, worker.encode("ascii"))
+
+    def refused(self, one: Reservation) -> None:
+        """There is none."""
+        self._by_number.pop(one.number, None)
+        self._say(NONE, one.number, b"")
+
+    def cancel(self, number: int) -> None:
+        """It is wanted no more; nothing happens when its request came before."""
+        one = self._by_number.pop(number, None)
+        if one is not None:
+            one.stop_waiting()
+            if one.slot is not None:
+                self._end(one)
+                one.give_back()
+
+    def take(self, number: int) -> Slot | None:
+        """Its request is here: the slot, whose exchange it is from now on; None when it waited too long."""
+        one = self._by_number.get(number)
+        if one is None or one.slot is None:
+            return None
+        del self._by_number[number]
+        self._end(one)
+        return one.slot
+
+    def close(self) -> None:
+        """The other process is gone."""
+        for number in tuple(self._by_number):
+            self.cancel(number)
+
+    def _end(self, one: Reservation) -> None:
+        self._process.wheel.forget(one)
+        self._process.exchange_over()
+
+
+class PassedConnection:
+    """A connection over which another process passes requests on, one at a time: the owner of its server end."""
+
+    __slots__ = ("_closed", "_process", "_reservations", "end", "index")
+
+    def __init__(
+        self,
+        process: ProcessContext,
+        index: int,
+        reservations: Callable[[int], Reservations | None],
+        closed: Callable[[PassedConnection], None],
+    ) -> None:
+        """``reservations`` gives those of the process ``index``, as long as that is there."""
+        self._process = process
+        self._reservations = reservations
+        self._closed = closed
+        self.index = index
+        self.end = PassedEnd(self, process.generation.limits, process.wheel)
+
+    def request_received(self, end: ServerEnd, head: RequestHead) -> None:
+        """Send the request down the slot that it names, or say that it was not sent."""
+        passed = self.end
+        attested, fields = passed.attested, passed.passed
+        assert attested is not None
+        assert fields is not None
+        slot = self._slot_of(attested)
+        connection = slot.link if slot is not None else None
+        if slot is None or not isinstance(connection, ReversedConnection):
+            refuse_passed(passed, Loss.NOT_SENT, "the reservation is over")
+        elif not connection.owner.is_usable(slot):
+            refuse_passed(passed, Loss.NOT_SENT, "the worker is gone")
+        else:
+            passed.use(self._process.generation.limits)
+            PassedRequest(self._process, passed, head, attested).send(connection.end, fields)
+
+    def _slot_of(self, attested: Attested) -> Slot | None:
+        reservations = self._reservations(self.index)
+        return None if reservations is None else reservations.take(attested.slot)
+
+    def request_malformed(self, end: ServerEnd, status: int, code: str, detail: str) -> None:
+        """No process of ours sends such a thing: nothing more is read from this one's connection."""
+        end.abort()
+
+    def end_closed(self, end: ServerEnd) -> None:
+        """The connection is gone."""
+        self._closed(self)

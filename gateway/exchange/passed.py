@@ -1,0 +1,129 @@
+"""A request that another party of ours admitted, on its way to a worker that is connected here.
+
+The other one keeps the queue, the retries and the audit log; see `gateway.cluster.hop`. What a worker's answer must not
+have is stripped here, and what is ours to add is added there: once each, so a requester sees the same answer wherever
+the worker is connected. When no answer of the worker comes, the other one is told why: a value, which it takes for what
+a worker of its own would have told it. No worker can say that, since fields of that name are stripped from its answers.
+
+Trust: the requester's bytes were admitted by one of ours; the worker's bytes are untrusted, and pass ends of ours.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from gateway.core.context import ProcessContext
+from gateway.http.fields import outbound_trailers, response_fields
+from rhttp.ends import RequestEnd
+from rhttp.errors import Loss
+from rhttp.http1.client import ClientEnd
+from rhttp.joint import Joint
+from rhttp.message import FieldBlock, Fields, RequestHead, ResponseHead, one_field
+
+_LOST: Final = 502
+_LOSSES: Final = {loss.value.encode("ascii"): loss for loss in Loss}
+_DETAIL: Final = re.compile(rb"[^\x20-\x7e]")
+
+
+class Attested:
+    """Who asks, as one of ours says that admitted the request; nothing is sent to a worker without it."""
+
+    __slots__ = ("identity", "request_id", "slot")
+
+    def __init__(self, identity: str, request_id: bytes, slot: int) -> None:
+        self.identity = identity
+        self.request_id = request_id
+        self.slot = slot
+        """The number of the reservation."""
+
+
+def loss_field(loss: Loss, detail: str) -> FieldBlock:
+    """The field that tells why no worker's answer comes."""
+    told = _DETAIL.sub(b"?", detail.encode("latin-1", "replace"))
+    return one_field(b"Rhttp-Loss", b"%b %b" % (loss.value.encode("ascii"), told))
+
+
+def read_loss(head: ResponseHead) -> tuple[Loss, str] | None:
+    """What such an answer tells; None: it is a worker's."""
+    if head.status != _LOST:
+        return None
+    for name, value in head.fields:
+        if name == b"rhttp-loss":
+            word, _, detail = value.partition(b" ")
+            return _LOSSES.get(word, Loss.INVALID), detail.decode("ascii", "replace")
+    return None
+
+
+def refuse_passed(end: RequestEnd, loss: Loss, detail: str) -> None:
+    """Say that no answer of a worker will come; one that has begun breaks off behind what is here of it.
+
+    It is framed, so the other side can tell; and it sees that there was an answer, so the request is not sent again.
+    """
+    if not end.uncommitted:
+        end.sink = None
+        end.shutdown()
+        return
+    end.head(_LOST, (loss_field(loss, detail),), 0)
+    end.end([])
+
+
+class PassedRequest(Joint):
+    """A request that another one of ours admitted, on its way to a worker here."""
+
+    __slots__ = ("_attested", "_named", "_process")
+
+    def __init__(self, process: ProcessContext, end: RequestEnd, head: RequestHead, attested: Attested) -> None:
+        super().__init__(end, head, retained=0)  # whoever admitted it keeps what is to be sent once more
+        self._process = process
+        self._attested = attested
+        self._named: tuple[bytes, ...] = ()
+        process.exchanges += 1
+
+    def send(self, client: ClientEnd, fields: FieldBlock) -> None:
+        """Send it to the worker, with the fields as they came."""
+        head = self._head
+        client.limits = self._process.generation.limits
+        blocks = (fields, one_field(b"Rhttp-Request-Id", self._attested.request_id))
+        self._give(client, head.target, head.authority or b"", blocks)
+        self._send(is_first=False)
+
+    def _finish(self) -> None:
+        self._client = None
+        self.over = True
+        self._process.exchange_over()
+
+    def _onward(self, trailers: Fields) -> Fields:
+        """They are those that go on."""
+        return trailers
+
+    def _returned(self, head: ResponseHead) -> FieldBlock:
+        """What is ours to add is added where the requester is."""
+        return response_fields(head, route=False)
+
+    def _requester_lost(self, detail: str) -> None:
+        """Whoever asked is gone, or the process that admitted it: where the worker stands, nobody knows any more."""
+        self.over = True
+        self._process.exchange_over()
+
+    def request_half_closed(self) -> None:
+        """Cannot come: see `gateway.cluster.hop.PassedEnd.eof_received`."""
+
+    def response_head(self, head: ResponseHead, has_content: bool) -> None:
+        """The final answer begins."""
+        self._named = head.connection
+        self._answer(head, (self._returned(head),))
+
+    def response_end(self, trailers: Fields) -> None:
+        """The answer is complete."""
+        client = self._client
+        if client is not None:
+            client.last = self._attested.request_id.decode("ascii")
+            self._finish()
+            self._end.end(outbound_trailers(trailers, self._named))
+
+    def response_abort(self, loss: Loss, detail: str) -> None:
+        """No whole answer will come: whoever admitted the request knows what follows from that."""
+        if not self.over:
+            self._finish()
+            refuse_passed(self._end, loss, detail)
