@@ -41,7 +41,7 @@ HOT = {
     "gateway.http": "fields hosts problems responses routes",
     "gateway.ingress": "acceptor connection endpoints field_section forwarding gather handlers listener metrics_handler"
     " outcomes queues resolve serving",
-    "gateway.pools": "hosted least_busy queue relayed remote_slots slots switch_request tcp_keepalive",
+    "gateway.pools": "dialects hosted least_busy queue relayed remote_slots slots switch_request tcp_keepalive",
     "gateway.state": "snapshot",
     "rhttp.digest": "authorization_cache formula grammar",
     "rhttp.http1": "answer client closing content fields head head_cache limits request server status target",

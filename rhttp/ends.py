@@ -6,7 +6,7 @@ request goes, and its answer comes from). Each end offers the same six operation
 in one write. A head is method or status, target, authority, fields and length (`rhttp.message`): how it is written is
 known to its end alone. HTTP/1.1 is the first implementation of both.
 
-The ends are base classes and not protocols, since a compiled call through a class costs a tenth of one by name.
+The ends are base classes and not protocols: a compiled call through a class is a jump, one by name a search.
 
 A link is what an end reads and writes: an asyncio transport, or `rhttp.tls.tls_link.TlsLink`, which offers the same
 methods.
@@ -15,10 +15,13 @@ methods.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from rhttp.errors import Loss
 from rhttp.message import Blocks, Fields, Length, ResponseHead
+
+SURPLUS: Final = "surplus"
+"""Why a connection ended on which bytes came that no request had asked for: behind a whole answer, or before any."""
 
 
 class Link(Protocol):

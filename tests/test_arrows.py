@@ -63,6 +63,13 @@ ROOMS: dict[str, dict[str, str]] = {
     },
 }
 
+NEUTRAL = ("gateway/exchange/", "gateway/pools/", "gateway/http/")
+"""Rooms that know heads, content and ends as values, and no version of HTTP."""
+ENDS = frozenset(
+    {f"rhttp.http1.{name}" for name in ("answer", "client", "closing", "content", "head", "request", "server")}
+)
+DIALECTS = frozenset({"gateway/pools/dialects.py"})
+
 MENDED_NEXT: tuple[str, ...] = ()
 
 # `import rhttp` shows names of the SDK, each loaded when it is first asked for.
@@ -246,6 +253,19 @@ def wrong_doors(name: str, source: str) -> list[str]:
     return found
 
 
+def wire_contacts(source: str) -> list[str]:
+    """Where one file names an end of HTTP/1.1, or writes its text."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, bytes) else b""
+        if b"\r\n" in text or b"HTTP/1" in text:
+            found.append(f"{node.lineno}: {text!r}")
+    for line, module, what in imports(ast.parse(source)):
+        if module in ENDS or f"{module}.{what}" in ENDS:
+            found.append(f"{line}: imports {module}")
+    return found
+
+
 def world_contacts(name: str, source: str) -> list[str]:
     """Where one file reaches for the world: a module of `WORLD`, the wall clock, or `open`."""
     tree = ast.parse(source)
@@ -281,6 +301,16 @@ def test_rooms_import_only_the_rooms_that_the_house_allows() -> None:
     wrong = [door for name in modules() for door in wrong_doors(name, (ROOT / name).read_text())]
     assert [door for door in wrong if door.split(":")[0] not in MENDED_NEXT] == []
     assert {door.split(":")[0] for door in wrong} == set(MENDED_NEXT)
+
+
+def test_only_ends_know_how_a_version_of_http_looks_on_the_wire() -> None:
+    """Exchange, pools and what the gateway says itself hold values; one table says who speaks a worker's dialect."""
+    wrong = {
+        name: contacts
+        for name in modules()
+        if name.startswith(NEUTRAL) and name not in DIALECTS and (contacts := wire_contacts((ROOT / name).read_text()))
+    }
+    assert wrong == {}
 
 
 def test_arrows_between_rooms_make_no_circle() -> None:
@@ -394,6 +424,21 @@ def test_wrong_door_is_found(name: str, source: str) -> None:
 def test_right_door_passes(name: str, source: str) -> None:
     """A room may import itself, what the table allows it, and what lies at the top of its package."""
     assert wrong_doors(name, source) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from rhttp.http1.client import ClientEnd",
+        "import rhttp.http1.server",
+        "def late() -> None:\n    from rhttp.http1 import server\n",
+        "line = b'Via: %b\\r\\n'",
+        "block = b'%b %b HTTP/1.1' % (method, target)",
+    ],
+)
+def test_wire_contact_is_found(source: str) -> None:
+    """The rule sees an end of HTTP/1.1 that is imported, and text that is written."""
+    assert len(wire_contacts(source)) == 1
 
 
 @pytest.mark.parametrize(

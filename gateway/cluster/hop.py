@@ -195,13 +195,15 @@ class _Answer:
 class HopEnd(ClientEnd):
     """The client end of a hop: what an exchange has for a worker that another one of ours holds."""
 
-    __slots__ = ("_answer", "_edge", "slot")
+    __slots__ = ("_answer", "_edge", "pool", "slot")
 
     def __init__(self, owner: ClientOwner, limits: Http1Limits, wheel: TimerWheel) -> None:
         """``limits`` are those of the edges."""
         super().__init__(owner, limits_between(limits), wheel)
         self._edge = limits
         self._answer = _Answer()
+        self.pool: str
+        """Whose slot it is."""
         self.slot = 0
         """The number of the reservation that the next request is for."""
 

@@ -175,7 +175,7 @@ class RemoteProcess:
                 return None
             self._open.add(end)
         end.reserve(want.number, limits)
-        end.tag = want.wish.pool
+        end.pool = want.wish.pool
         return end
 
     def unused(self, end: HopEnd) -> None:
@@ -192,7 +192,7 @@ class RemoteProcess:
     def client_idle(self, end: ClientEnd) -> None:
         """An answer is complete: the slot is free where it is, and the connection for the next request."""
         assert isinstance(end, HopEnd)
-        self._adjust(str(end.tag), 1)
+        self._adjust(end.pool, 1)
         self._keep(end)
 
     def client_closed(self, end: ClientEnd, detail: str) -> None:
@@ -338,7 +338,7 @@ class RemotePool:
         with_slots = directory.places(self.name) if wanted else ()
         for index in self.remotes:
             self._set(index, wanted if index in with_slots else 0)
-        for exchange in [other for other in self._named if not other.waiting]:
+        for exchange in [other for other in self._named if other not in queue]:
             for want in self._named.pop(exchange):
                 want.cancel()
         for waiter in queue.own_named():

@@ -16,7 +16,7 @@ from gateway.cluster.frames import NONE, OFFER, MeshError, Wish
 from gateway.cluster.hop import PassedEnd
 from gateway.core.context import ProcessContext
 from gateway.exchange.passed import Attested, PassedRequest, refuse_passed
-from gateway.pools.hosted import HostedPool, ReversedConnection
+from gateway.pools.hosted import HostedPool
 from gateway.pools.least_busy import Label, Slot
 from rhttp.errors import Loss
 from rhttp.http1.server import ServerEnd
@@ -31,7 +31,7 @@ MAX_RESERVATIONS: Final = 65536
 class Reservation:
     """A slot that another process wants, and then has for a moment; while it waits, a waiter of the pool."""
 
-    __slots__ = ("_hosted", "_table", "bucket", "deadline", "is_ours", "label", "number", "slot", "waiting", "worker")
+    __slots__ = ("_hosted", "_table", "bucket", "deadline", "is_ours", "label", "number", "slot", "worker")
 
     def __init__(self, table: Reservations, number: int, hosted: HostedPool, wish: Wish) -> None:
         self._table = table
@@ -40,7 +40,6 @@ class Reservation:
         self.slot: Slot | None = None
         self.worker = wish.worker
         self.label: Label | None = wish.label
-        self.waiting = False
         self.is_ours = False
         self.deadline = 0.0
         self.bucket = 0.0
@@ -52,11 +51,15 @@ class Reservation:
 
     def hold(self, slot: Slot) -> bool:
         """Keep a leased slot for the request that is to come; False when its connection has just ended."""
-        if not self._hosted.is_usable(slot):
+        if not self.is_usable(slot):
             return False
         self.slot = slot
         self._table.reserved(self, slot.worker.name)
         return True
+
+    def is_usable(self, slot: Slot) -> bool:
+        """Whether a request can be sent down a slot of its pool."""
+        return self._hosted.is_usable(slot)
 
     def pool_closed(self) -> None:
         """It will not come to anything."""
@@ -64,8 +67,7 @@ class Reservation:
 
     def stop_waiting(self) -> None:
         """Nobody wants it any more."""
-        if self.waiting:
-            self._hosted.pool.give_up(self)
+        self._hosted.pool.give_up(self)
 
     def give_back(self) -> None:
         """No request came for the slot."""
@@ -141,14 +143,14 @@ class Reservations:
                 self._end(one)
                 one.give_back()
 
-    def take(self, number: int) -> Slot | None:
-        """Its request is here: the slot, whose exchange it is from now on; None when it waited too long."""
+    def take(self, number: int) -> Reservation | None:
+        """Its request is here, and has its slot from now on; None when it waited too long."""
         one = self._by_number.get(number)
         if one is None or one.slot is None:
             return None
         del self._by_number[number]
         self._end(one)
-        return one.slot
+        return one
 
     def close(self) -> None:
         """The other process is gone."""
@@ -185,17 +187,17 @@ class PassedConnection:
         attested, fields = passed.attested, passed.passed
         assert attested is not None
         assert fields is not None
-        slot = self._slot_of(attested)
-        connection = slot.link if slot is not None else None
-        if slot is None or not isinstance(connection, ReversedConnection):
+        one = self._reservation_of(attested)
+        slot = None if one is None else one.slot
+        if one is None or slot is None:
             refuse_passed(passed, Loss.NOT_SENT, "the reservation is over")
-        elif not connection.owner.is_usable(slot):
+        elif not one.is_usable(slot):
             refuse_passed(passed, Loss.NOT_SENT, "the worker is gone")
         else:
             passed.use(self._process.generation.limits)
-            PassedRequest(self._process, passed, head, attested).send(connection.end, fields)
+            PassedRequest(self._process, passed, head, attested).send(slot.open(), fields)
 
-    def _slot_of(self, attested: Attested) -> Slot | None:
+    def _reservation_of(self, attested: Attested) -> Reservation | None:
         reservations = self._reservations(self.index)
         return None if reservations is None else reservations.take(attested.slot)
 

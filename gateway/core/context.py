@@ -28,7 +28,7 @@ from gateway.core.registry import Registry
 from gateway.state.snapshot import StateSnapshot
 from pki.verify import PeerVerifier
 from rhttp.clock import elapsed
-from rhttp.http1.client import SURPLUS
+from rhttp.ends import SURPLUS
 from rhttp.http1.limits import Http1Limits
 from rhttp.message import FieldBlock
 from rhttp.timers import TimerWheel

@@ -1,4 +1,4 @@
-"""What stands behind the response end of an exchange: connections on which we are the client.
+"""What stands behind the response end of an exchange: room for a request, connections on which we are the client.
 
 Trust: pure.
 """
@@ -12,6 +12,21 @@ from rhttp.ends import Link, ResponseEnd
 from rhttp.errors import Loss
 from rhttp.http1.limits import Http1Limits
 from rhttp.timers import TimerWheel
+
+
+class Opening(Protocol):
+    """Room for one request, which is whoever's it was given to: a worker's slot."""
+
+    def open(self) -> ResponseEnd:
+        """An end for the request."""
+
+    @property
+    def authority(self) -> bytes:
+        """Whom the request is for."""
+
+    @property
+    def name(self) -> str:
+        """The worker's."""
 
 
 class ClientConnection(Protocol):

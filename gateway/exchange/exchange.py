@@ -14,6 +14,7 @@ from gateway.admission.checks import is_still_allowed
 from gateway.admission.request_record import Admitted, RequestRecord
 from gateway.core.context import ProcessContext
 from gateway.exchange.account import Account
+from gateway.exchange.ends import Opening
 from gateway.http.fields import inbound_trailers, outbound_trailers, response_fields
 from gateway.http.losses import failure
 from rhttp.ends import RequestEnd, ResponseEnd
@@ -55,7 +56,7 @@ class Exchange(Account):
         "_tries",
         "is_ours",
         "label",
-        "waiting",
+        "may_wait",
         "worker",
     )
 
@@ -87,14 +88,21 @@ class Exchange(Account):
         self.worker: str | None = None
         """For `gateway.pools.slots`: only this worker will do."""
         self.label: tuple[str, str] | None = None
-        self.waiting = False
+        self.may_wait = False
+        """Whether it waits when nothing is free."""
         self.is_ours = True
         process.exchanges += 1
 
     # ---- the way in: from lease to request ----
 
-    def start(self) -> None:
-        """Find a client end, unless the audit log is known to take no line: then nothing is sent on."""
+    def start(self, *, wait: float | None = None) -> None:
+        """Find a response end, for which it may wait so many seconds.
+
+        Unless the audit log is known to take no line: then nothing is sent on.
+        """
+        if wait is not None:
+            self.may_wait = True
+            self._process.wheel.set(self, wait)
         if self._process.may_send():
             self._inbound.lease(self)
         else:
@@ -102,7 +110,8 @@ class Exchange(Account):
 
     def granted(self, client: ResponseEnd, authority: bytes, worker: str | None) -> None:
         """A client end is leased to this exchange: send what there is of the request, behind its audit line."""
-        self.deadline = 0.0
+        self._process.wheel.clear(self)
+        self.may_wait = False
         self.worker_name = worker
         self._worker = None if worker is None else worker.encode("ascii")
         self._tries += 1
@@ -171,9 +180,9 @@ class Exchange(Account):
             self._inbound.forget(self)
             self._fail(503, "draining", reason)
 
-    def offered(self, slot: object) -> None:
-        """The wait in the pool is over."""
-        self._inbound.take(self, slot)  # type: ignore[attr-defined]  # only hosted pools let exchanges wait
+    def offered(self, slot: Opening) -> None:
+        """A worker's slot is this exchange's."""
+        self.granted(slot.open(), slot.authority, slot.name)
 
     def pool_closed(self) -> None:
         """The pool that it waits for hands out nothing more."""

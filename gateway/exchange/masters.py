@@ -13,7 +13,7 @@ from gateway.config.values import MasterConfig, MasterUrl
 from gateway.core.context import ProcessContext
 from gateway.exchange.ends import ClientConnection, ConnectionOwner, Speak
 from gateway.exchange.exchange import Exchange
-from rhttp.http1.client import SURPLUS
+from rhttp.ends import SURPLUS
 from rhttp.tls.plain import dial
 
 _SPARE: Final = 1.0

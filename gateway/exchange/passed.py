@@ -15,9 +15,8 @@ from typing import Final
 
 from gateway.core.context import ProcessContext
 from gateway.http.fields import outbound_trailers, response_fields
-from rhttp.ends import RequestEnd
+from rhttp.ends import RequestEnd, ResponseEnd
 from rhttp.errors import Loss
-from rhttp.http1.client import ClientEnd
 from rhttp.joint import Joint
 from rhttp.message import FieldBlock, Fields, RequestHead, ResponseHead, one_field
 
@@ -80,10 +79,9 @@ class PassedRequest(Joint):
         self._named: tuple[bytes, ...] = ()
         process.exchanges += 1
 
-    def send(self, client: ClientEnd, fields: FieldBlock) -> None:
+    def send(self, client: ResponseEnd, fields: FieldBlock) -> None:
         """Send it to the worker, with the fields as they came."""
         head = self._head
-        client.limits = self._process.generation.limits
         blocks = (fields, one_field(b"Rhttp-Request-Id", self._attested.request_id))
         self._give(client, head.target, head.authority or b"", blocks)
         self._send(is_first=False)

@@ -244,9 +244,7 @@ class Connection:
         exchange = Exchange(process, record, admitted, end, dispatch.pool, dispatch.target, blocks, dispatch=True)
         exchange.worker = dispatch.worker
         exchange.label = dispatch.wishes.label
-        if dispatch.wishes.wait:
-            process.wheel.set(exchange, dispatch.wishes.wait)
-        exchange.start()
+        exchange.start(wait=dispatch.wishes.wait)
 
     def _gather(self, end: ServerEnd, record: RequestRecord, gather: Gather) -> None:
         process = self._process

@@ -30,7 +30,8 @@ class Wishes:
     __slots__ = ("label", "wait")
 
     def __init__(self, fields: SharedFields, wait_max: float) -> None:
-        self.wait = min(float(preferred_wait(fields)), wait_max)
+        seconds = preferred_wait(fields)
+        self.wait = min(float(seconds), wait_max) if seconds else None
         """Seconds that it may wait for a slot: what its requester is willing to, and the configuration allows."""
         self.label = preferred_label(fields)
 

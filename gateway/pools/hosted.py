@@ -5,26 +5,31 @@ Trust: meets untrusted workers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from auth.policy import Context
 from gateway.config.values import PoolConfig
 from gateway.core.context import ProcessContext
 from gateway.core.peer import Peer
+from gateway.exchange.ends import ClientConnection, Speak
 from gateway.exchange.exchange import Exchange
+from gateway.pools.dialects import DIALECTS
 from gateway.pools.least_busy import Slot
 from gateway.pools.remote_slots import Happened, Ordered, RemoteSlots, Started, Superseded
 from gateway.pools.slots import Pool, describe
 from gateway.pools.tcp_keepalive import keep_alive
-from rhttp.ends import Link
+from rhttp.ends import Link, ResponseEnd
 from rhttp.errors import Loss
-from rhttp.http1.client import ClientEnd
+from rhttp.http1.limits import Http1Limits
 
 
 class ReversedConnection:
-    """A worker's connection on which the gateway is the HTTP client. Registered, so that it can be cut."""
+    """A worker's connection on which the gateway is the HTTP client. Registered, so that it can be cut.
 
-    __slots__ = ("asked", "end", "ended", "opened", "owner", "peer", "protocol", "request_id", "slot")
+    It is the source of the worker's slots, as many as the connection takes requests at a time.
+    """
+
+    __slots__ = ("asked", "client", "ended", "opened", "owner", "peer", "protocol", "request_id", "slots")
 
     def __init__(
         self, pool: HostedPool, peer: Peer, protocol: str, request_id: str, opened: float, asked: Context
@@ -37,10 +42,41 @@ class ReversedConnection:
         """In seconds of `rhttp.clock`."""
         self.asked = asked
         """The circumstances under which it was admitted; a reload asks again."""
-        self.end: ClientEnd
-        self.slot: Slot | None = None
-        self.ended = ""
+        self.client: ClientConnection
+        self.slots: tuple[Slot, ...] = ()
+        self.ended: str | None = None
         """Why it ended, when we ended it."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it serves a request, or has a slot that is reserved for one."""
+        return any(slot.busy and not slot.gone for slot in self.slots)
+
+    def serving(self) -> Slot:
+        """A slot whose request is under way: one is as good as another."""
+        for slot in self.slots:
+            if slot.serving:
+                return slot
+        raise LookupError("no request is under way")
+
+    # ---- SlotSource ----
+
+    def open(self) -> ResponseEnd:
+        """An end for the request that a slot of it was leased for."""
+        self.client.limits = self.owner.limits
+        return self.client.open()
+
+    # ---- ConnectionOwner ----
+
+    def client_idle(self, connection: ClientConnection) -> None:
+        """An answer is complete."""
+        self.owner.client_idle(self)
+
+    def client_closed(self, connection: ClientConnection, detail: str) -> None:
+        """It is gone."""
+        self.owner.client_closed(self, detail)
+
+    # ---- Live ----
 
     def disconnect(self, reason: str) -> None:
         """Close now; a request that it serves is lost, and the requester told so."""
@@ -67,16 +103,31 @@ class HostedPool:
         config: PoolConfig,
         trust_domain: str,
         join: Callable[[HostedPool], RemoteSlots] | None = None,
+        dialects: Mapping[str, Speak] = DIALECTS,
     ) -> None:
-        """``join`` gives what the pool has to do with other processes; None: there are none."""
+        """
+        Args:
+            process: ours.
+            config: the pool's.
+            trust_domain: the last part of a worker's authority.
+            join: gives what the pool has to do with other processes; None: there are none.
+            dialects: who speaks with a worker, by the dialect in which it asked.
+        """
         self._process = process
+        self._dialects = dialects
         self.config = config
         self.pool = Pool(config.name, queue=config.queue)
         self._remote: RemoteSlots | None = None
         if join is not None:
             self._remote = join(self)
             self.pool.watcher = self._remote.watcher
+            self.pool.on_handed = self._remote.changed
         self._suffix = f".{config.name}.{trust_domain}".encode("ascii")
+
+    @property
+    def limits(self) -> Http1Limits:
+        """Those in force for the next request."""
+        return self._process.generation.limits
 
     def adopt(self, config: PoolConfig) -> None:
         """Go on under a new configuration; connections and the queue stay."""
@@ -95,27 +146,27 @@ class HostedPool:
         """Take over a worker's link: from here on we ask and it answers."""
         process = self._process
         connection = ReversedConnection(self, peer, protocol, request_id, process.elapsed, asked)
-        end = ClientEnd(self, process.generation.limits, process.wheel, connection)
-        connection.end = end
-        end.connection_made(link)  # type: ignore[arg-type]  # a Link
         keep_alive(link, process.generation.config.limits)
         process.registry.add(connection)
         process.counters.reversed_opened += 1
-        # Before it has a slot, which may be lent at once, and then the link has another owner.
-        link.set_protocol(end)
-        if end.closed:
-            return  # it heard that the worker is on its way out
-        connection.slot = self.pool.add(
-            peer.name,
-            connection,
-            labels=peer.principal.labels,
-            protocol=protocol,
-            instance=instance,
-            now=process.epoch,
-            seen=process.precise(),  # by it processes tell a newer start of a worker from an older one
+        # Before it has a slot, which goes to whoever waits for one.
+        client = connection.client = self._dialects[protocol](
+            connection, process.generation.limits, process.wheel, link
         )
-        if link.is_closing():  # by whoever waited for the slot
-            self.pool.remove(connection.slot, process.elapsed)
+        while len(connection.slots) < client.capacity and not client.closed:  # it may hear that the worker leaves
+            slot = self.pool.add(
+                peer.name,
+                connection,
+                labels=peer.principal.labels,
+                protocol=protocol,
+                instance=instance,
+                now=process.epoch,
+                seen=process.precise(),  # by it processes tell a newer start of a worker from an older one
+                authority=peer.name.encode("ascii") + self._suffix,
+            )
+            connection.slots = (*connection.slots, slot)
+        if client.closed:  # by whoever waited for a slot
+            self._remove_slots(connection)
 
     # ---- Inbound ----
 
@@ -143,7 +194,8 @@ class HostedPool:
             slot = self.pool.lease(worker=exchange.worker, label=exchange.label, not_again=not_again, strict=strict)
             if slot is None:
                 return False
-            if self._grant(exchange, slot):
+            if self.is_usable(slot):
+                exchange.offered(slot)
                 return True
 
     def no_remote_slot(self, exchange: Exchange, not_again: str | None, *, strict: bool) -> None:
@@ -157,40 +209,22 @@ class HostedPool:
         remote = self._remote
         if not_again is not None:
             exchange.unavailable(502, "worker-lost", "no_other_worker")
-        elif not exchange.deadline:
+        elif not exchange.may_wait:
             exchange.unavailable(503, "no-slot", "no_slot")
         elif not self.pool.wait(exchange, others=remote.waiting() if remote is not None else 0):
             exchange.unavailable(503, "no-slot", "queue_full")
         elif remote is not None:
             remote.changed()
 
-    def take(self, exchange: Exchange, slot: Slot) -> None:
-        """Send the exchange, which waited, down the slot's connection, or look for another slot."""
-        if not self._grant(exchange, slot):
-            self.lease(exchange)
-        if self._remote is not None:
-            self._remote.changed()
-
-    def _grant(self, exchange: Exchange, slot: Slot) -> bool:
-        if not self.is_usable(slot):
-            return False  # the next slot, without counting a try
-        connection = slot.link
-        assert isinstance(connection, ReversedConnection)
-        name = slot.worker.name
-        connection.end.limits = self._process.generation.limits
-        exchange.granted(connection.end, name.encode("ascii") + self._suffix, name)
-        return True
-
     def is_usable(self, slot: Slot) -> bool:
         """Whether a request can be sent down a leased slot; one whose connection has just ended is let go."""
-        connection = slot.link
-        assert isinstance(connection, ReversedConnection)
-        if slot.gone or connection.end.closed:
-            connection.end.abort(Loss.NOT_SENT, "closed")  # its end is being told in this very turn
+        client = _source(slot).client
+        if slot.gone or client.closed:
+            client.abort(Loss.NOT_SENT, "closed")  # its end is being told in this very turn
             return False
         return True
 
-    def granted_remote(self, exchange: Exchange, end: ClientEnd, worker: str) -> None:
+    def granted_remote(self, exchange: Exchange, end: ResponseEnd, worker: str) -> None:
         """Send the exchange to another process, which has reserved a slot of the worker for it."""
         exchange.granted(end, worker.encode("ascii") + self._suffix, worker)
 
@@ -200,54 +234,50 @@ class HostedPool:
         if self._remote is not None:
             self._remote.forget(exchange)
 
-    # ---- ClientOwner ----
+    # ---- what connections tell ----
 
-    def client_idle(self, end: ClientEnd) -> None:
-        """An answer is complete: the slot is free again, unless a newer start of the worker took its place."""
-        connection = end.tag
-        assert isinstance(connection, ReversedConnection)
-        slot = connection.slot
-        assert slot is not None
-        if end.answered == 1:
+    def client_idle(self, connection: ReversedConnection) -> None:
+        """An answer is complete: a slot is free again, unless a newer start of the worker took its place."""
+        slot = connection.serving()
+        if connection.client.answered == 1:
             self._retire(self.pool.served(slot, self._process.elapsed))
         self.give_back(slot)
 
     def give_back(self, slot: Slot) -> None:
         """A leased slot has no request any more, and its connection can take another one."""
-        connection = slot.link
-        assert isinstance(connection, ReversedConnection)
-        if slot.retired:
-            connection.ended = connection.ended or "superseded"
-            connection.end.close()
-        elif self._process.draining:
-            connection.ended = "drain"
-            connection.end.close()
-        else:
+        slot.serving = False
+        connection = _source(slot)
+        if not slot.retired and not self._process.draining:
             self.pool.release(slot)
+            return
+        if connection.ended is None or not slot.retired:
+            connection.ended = "superseded" if slot.retired else "drain"
+        self.pool.remove(slot, self._process.elapsed)
+        if not connection.is_busy:
+            connection.client.close()
 
     def _retire(self, slots: Iterable[Slot]) -> None:
-        for slot in slots:
-            if not slot.busy:
-                connection = slot.link
-                assert isinstance(connection, ReversedConnection)
+        for connection in {_source(slot): None for slot in slots}:
+            if not connection.is_busy:
                 connection.ended = "superseded"
-                connection.end.close()
+                connection.client.close()
 
-    def client_closed(self, end: ClientEnd, detail: str) -> None:
+    def client_closed(self, connection: ReversedConnection, detail: str) -> None:
         """A worker's connection is gone."""
-        connection = end.tag
-        assert isinstance(connection, ReversedConnection)
         process = self._process
         process.registry.remove(connection)
-        if connection.slot is not None:
-            self.pool.remove(connection.slot, process.elapsed)
+        self._remove_slots(connection)
         process.record_closed(
             connection.peer,
             self.config.name,
             connection.request_id,
             connection.opened,
-            connection.ended or detail,
+            detail if connection.ended is None else connection.ended,
         )
+
+    def _remove_slots(self, connection: ReversedConnection) -> None:
+        for slot in connection.slots:
+            self.pool.remove(slot, self._process.elapsed)
 
     # ---- the end of things ----
 
@@ -255,7 +285,7 @@ class HostedPool:
         """End a worker's connection now."""
         self._process.record_cut(connection.peer, "tls", reason)
         connection.ended = reason
-        connection.end.abort(Loss.CUT, reason)
+        connection.client.abort(Loss.CUT, reason)
 
     def stop(self) -> None:
         """No new leases; whoever waits is told."""
@@ -265,22 +295,18 @@ class HostedPool:
 
     def drain(self, connection: ReversedConnection, reason: str) -> None:
         """Close when idle, now or after the request that it serves."""
-        slot = connection.slot
-        if slot is None or slot.gone:
+        slots = [slot for slot in connection.slots if not slot.gone]
+        if not slots:
             return
-        slot.retired = True
+        for slot in slots:
+            slot.retired = True
         connection.ended = reason
-        if not slot.busy:
-            connection.end.close()
+        if not connection.is_busy:
+            connection.client.close()
 
     def connections(self) -> list[ReversedConnection]:
         """All reversed connections of the pool."""
-        return [
-            slot.link
-            for worker in self.pool.workers.values()
-            for slot in worker.slots
-            if isinstance(slot.link, ReversedConnection)
-        ]
+        return list({_source(slot): None for worker in self.pool.workers.values() for slot in worker.slots})
 
     def slots(self) -> tuple[int, int | None]:
         """Slots of this process, and how many of them are free."""
@@ -322,3 +348,9 @@ class HostedPool:
     def describe(self) -> dict[str, object]:
         """The pool as ``GET /-/pools/{pool}`` shows it."""
         return describe(self.pool, self.mode)
+
+
+def _source(slot: Slot) -> ReversedConnection:
+    connection = slot.source
+    assert isinstance(connection, ReversedConnection)
+    return connection

@@ -8,22 +8,50 @@ Trust: pure.
 
 from __future__ import annotations
 
+from typing import Protocol
+
+from rhttp.ends import ResponseEnd
+
 Label = tuple[str, str]
+
+
+class SlotSource(Protocol):
+    """A worker's connection: it opens response ends, as many at a time as it has slots."""
+
+    def open(self) -> ResponseEnd:
+        """An end for the request that a slot was leased for."""
 
 
 class Slot:
     """One place for one request. Plain class with slots: there is one for every idle connection."""
 
-    __slots__ = ("busy", "gone", "instance", "link", "retired", "worker")
+    __slots__ = ("busy", "gone", "instance", "retired", "serving", "source", "worker")
 
-    def __init__(self, worker: Worker, link: object, instance: str | None) -> None:
+    def __init__(self, worker: Worker, source: SlotSource, instance: str | None) -> None:
         self.worker = worker
-        self.link = link
+        self.source = source
         self.instance = instance
         self.busy = False
         self.gone = False
         self.retired = False
         """Superseded: it serves what it has and takes nothing new."""
+        self.serving = False
+        """Its request is under way."""
+
+    def open(self) -> ResponseEnd:
+        """An end for the request that it was leased for."""
+        self.serving = True
+        return self.source.open()
+
+    @property
+    def authority(self) -> bytes:
+        """The worker's."""
+        return self.worker.authority
+
+    @property
+    def name(self) -> str:
+        """The worker's."""
+        return self.worker.name
 
 
 class Place:
@@ -41,6 +69,7 @@ class Worker:
     """A worker's slots in one pool."""
 
     __slots__ = (
+        "authority",
         "busy",
         "idle",
         "instances",
@@ -54,8 +83,10 @@ class Worker:
         "slots",
     )
 
-    def __init__(self, name: str, labels: tuple[Label, ...], protocol: str, since: float) -> None:
+    def __init__(self, name: str, labels: tuple[Label, ...], protocol: str, since: float, authority: bytes) -> None:
         self.name = name
+        self.authority = authority
+        """What it is addressed by in requests."""
         self.labels = labels
         self.protocol = protocol
         self.since = since

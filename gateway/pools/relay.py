@@ -21,8 +21,7 @@ from gateway.pools.relayed import Relayed
 from gateway.pools.slots import stamp
 from gateway.pools.switch_request import Switcher, SwitchRequest
 from gateway.pools.tcp_keepalive import keep_alive
-from rhttp.ends import Link, RequestEnd
-from rhttp.http1.client import SURPLUS
+from rhttp.ends import SURPLUS, Link, RequestEnd
 from rhttp.message import Blocks
 from rhttp.reversal.upgrade import UpgradeVariant
 

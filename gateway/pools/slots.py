@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-from gateway.pools.least_busy import Label, Levels, Slot, Worker
+from gateway.pools.least_busy import Label, Levels, Slot, SlotSource, Worker
 from gateway.pools.queue import Waiter, WaitQueue
 from gateway.pools.starts import Starts
 
@@ -69,6 +69,8 @@ class Pool:
         """No new leases (draining)."""
         self.listeners: set[Callable[[PoolEvent], None]] = set()
         self.watcher: Watcher | None = None
+        self.on_handed: Callable[[], None] | None = None
+        """Called when a slot that came free went to whoever waited."""
         self._levels = Levels()
         self._by_label: dict[Label, Levels] = {}
         self._label_users: dict[Label, int] = {}
@@ -87,28 +89,30 @@ class Pool:
     def add(
         self,
         name: str,
-        link: object,
+        source: SlotSource,
         *,
         now: float,
         labels: Iterable[Label] = (),
         protocol: str = "ptth/1.0",
         instance: str | None = None,
         seen: float = 0.0,
+        authority: bytes = b"",
     ) -> Slot:
         """A reversed connection was opened; its slot is free and may be leased before this returns.
 
         Args:
             now: the time of day, to be shown.
+            authority: what the worker is addressed by.
             seen: by a clock that all processes share and nobody sets: starts of a worker are told apart by it.
         """
         worker = self.workers.get(name)
         joined = worker is None
         if worker is None:
-            worker = self.workers[name] = Worker(name, tuple(labels), protocol, now)
+            worker = self.workers[name] = Worker(name, tuple(labels), protocol, now, authority)
             for label in worker.labels:
                 self._label_users[label] = self._label_users.get(label, 0) + 1
                 self._by_label.setdefault(label, Levels())
-        slot = Slot(worker, link, instance)
+        slot = Slot(worker, source, instance)
         if instance is not None and instance not in worker.instances:
             worker.instances[instance] = self.starts.came(name, instance, seen, self._present(name), seen)
             if self.watcher is not None:
@@ -299,6 +303,8 @@ class Pool:
             worker.busy += 1
             self._replace(worker)
             waiter.offered(slot)
+            if self.on_handed is not None:
+                self.on_handed()
             return
         worker.idle.append(slot)
         self.free += 1

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
-from rhttp.ends import Link, ResponseSink
+from rhttp.ends import SURPLUS, Link, ResponseSink
 from rhttp.errors import LocalProtocolError, Loss, RemoteProtocolError
 from rhttp.http1.content import ChunkedReader, CloseReader, ContentReader, LengthReader
 from rhttp.http1.head import Http1ResponseHead, section_end
@@ -23,8 +23,6 @@ from rhttp.http1.request import RequestSide
 from rhttp.message import Blocks, Fields, Length, response_has_content
 from rhttp.timers import TimerWheel
 
-SURPLUS: Final = "surplus"
-"""Why a connection ended on which bytes came that no request had asked for: behind a whole answer, or before any."""
 _BEGINNING: Final = b"HTTP/1."
 
 
@@ -58,14 +56,11 @@ class ClientEnd(RequestSide):
         "deadline",
         "limits",
         "owner",
-        "tag",
     )
 
-    def __init__(self, owner: ClientOwner, limits: Http1Limits, wheel: TimerWheel, tag: object = None) -> None:
+    def __init__(self, owner: ClientOwner, limits: Http1Limits, wheel: TimerWheel) -> None:
         super().__init__()
         self.owner = owner
-        self.tag = tag
-        """The owner's own note on this connection."""
         self.deadline = 0.0
         self.bucket = 0.0
         self.limits = limits

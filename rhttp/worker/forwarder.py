@@ -14,7 +14,8 @@ import logging
 import socket
 from typing import Final
 
-from rhttp.http1.client import SURPLUS, ClientEnd
+from rhttp.ends import SURPLUS
+from rhttp.http1.client import ClientEnd
 from rhttp.http1.limits import Http1Limits
 from rhttp.http1.server import ServerEnd
 from rhttp.message import RequestHead

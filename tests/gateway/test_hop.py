@@ -349,7 +349,9 @@ async def test_reserving_slot_is_taken_once(reserving: Reserving) -> None:
     """Whoever has it is the exchange; a cancel that comes later changes nothing."""
     reserving.bench.worker("w1")
     reserving.want(1)
-    slot = reserving.table.take(1)
+    one = reserving.table.take(1)
+    assert one is not None
+    slot = one.slot
     assert slot is not None
     assert reserving.table.take(1) is None
     reserving.table.cancel(1)

@@ -241,4 +241,4 @@ def test_connection_knows_its_pool_and_ends_through_it(bench: Bench) -> None:
     """What the registry and a reload ask of it."""
     connection = bench.worker().reversed
     assert isinstance(connection, ReversedConnection)
-    assert (connection.pool_name, connection.peer.identity, connection.ended) == ("render", "worker/w1", "")
+    assert (connection.pool_name, connection.peer.identity, connection.ended) == ("render", "worker/w1", None)

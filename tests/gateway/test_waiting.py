@@ -18,7 +18,6 @@ class Waiter:
         self.worker = worker
         self.is_ours = is_ours
         self.label: Label | None = None
-        self.waiting = False
 
     def offered(self, slot: Slot) -> None:
         raise AssertionError("a line offers nothing")
@@ -82,7 +81,7 @@ def test_line_forgets_whoever_left() -> None:
     )
 )
 def test_line_agrees_with_a_plain_list(steps: list[tuple[str, str | None, bool, int]]) -> None:
-    """Whatever comes and goes: the order, the counts, and a memory that stays within twice its bound."""
+    """Whatever comes and goes: the order, the counts, and nothing that is kept of who is gone."""
     line, model = WaitQueue(), list[Waiter]()
     for number, (what, worker, is_ours, which) in enumerate(steps):
         if what == "add":
@@ -97,13 +96,14 @@ def test_line_agrees_with_a_plain_list(steps: list[tuple[str, str | None, bool, 
             assert got is (may[0] if may else None)
             if may:
                 model.remove(may[0])
-                assert not may[0].waiting
+                assert may[0] not in line
         assert len(line) == len(model)
         assert line.own == sum(w.is_ours for w in model)
         assert line.own_any == sum(w.is_ours and w.worker is None for w in model)
         assert sorted(w.number for w in line.own_named() if isinstance(w, Waiter)) == [
             w.number for w in model if w.is_ours and w.worker is not None
         ]
-        assert len(line._any) <= 2 * len(model) + 17
+        assert all(w in line for w in model)
     assert line.remove_all() == model
-    assert not any(w.waiting for w in model)
+    assert not any(w in line for w in model)
+    assert (len(line), line._workers) == (0, {})

@@ -191,6 +191,36 @@ async def test_request_lost_on_a_kept_connection_is_sent_once_more() -> None:
         assert (seen, server.connections) == (3, 2)
 
 
+@pytest.mark.parametrize(("size", "status"), [(65536, 200), (65537, 502)])
+async def test_upload_lost_on_a_kept_connection_is_sent_once_more_when_all_of_it_was_kept(
+    size: int, status: int
+) -> None:
+    """However its content was cut: up to 64 KiB are kept."""
+    bodies: list[int] = []
+    connections = 0
+
+    async def raw(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        is_first = connections == 1
+        for number in range(2):
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0] or 0)
+            bodies.append(len(await reader.readexactly(length)))
+            if number and is_first:
+                writer.close()
+                return
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async with local(raw=raw) as server, forwarding(server.url) as peer:
+        assert (await peer.ask())[0] == 200
+        peer.send(b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size)
+        await asyncio.sleep(0)
+        peer.send(b"x" * size)
+        assert (await peer.head())[0] == status
+        assert bodies == [0, size, size] if status == 200 else [0, size]
+
+
 async def test_request_that_may_have_run_is_not_repeated() -> None:
     """POST on a kept connection that closes: 502, since it may have been done."""
 

@@ -255,9 +255,9 @@ class Worker:
             asked=Context("tls", "ptth/1.0", "SHA-256", now=bench.process.epoch),
         )
         # Not the link's owner when the slot was lent at once.
-        ends = [live.end for live in bench.process.registry if isinstance(live, ReversedConnection)]
+        ends: list[Any] = [live.client for live in bench.process.registry if isinstance(live, ReversedConnection)]
         self.end: Any = next((end for end in ends if end.link is self.link), self.link.owner)
-        self.reversed: ReversedConnection = self.end.tag
+        self.reversed: ReversedConnection = self.end.owner
 
     def taken(self) -> bytes:
         """The request bytes that arrived since the last look."""

@@ -203,9 +203,9 @@ class Flow:
             assert pool.total == pool.free == sum(len(worker.idle) for worker in pool.workers.values())
         for worker in self.workers:
             if not worker.link.is_closing():
-                assert not worker.reversed.end.blocked
+                assert not worker.reversed.client.blocked
                 assert worker.link.reading, "a free worker of which nobody hears"
-                assert worker.link.owner is worker.reversed.end
+                assert worker.link.owner is worker.reversed.client
 
     def answers_seen(self) -> int:
         """Final answers that the requester got, whole or not."""
