@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from rhttp import Status
-from rhttp.worker.command import _Teller
+from rhttp.worker.command import _StatusPrinter
 
 
 def status(open_: int, *, wanted: int = 4, problem: str | None = None, draining: bool = False) -> Status:
@@ -16,7 +16,7 @@ def status(open_: int, *, wanted: int = 4, problem: str | None = None, draining:
 
 def lines(told: list[Status], capsys: pytest.CaptureFixture[str]) -> int:
     """How many lines come of it; all say the same."""
-    teller = _Teller()
+    teller = _StatusPrinter()
     bundle = SimpleNamespace(name="w1", gateway="https://g:1", pool="render")
     teller.worker = SimpleNamespace(bundle=bundle)  # type: ignore[assignment]
     for one in told:
