@@ -13,7 +13,7 @@ from auth.policy import Allowed
 from gateway.admission.request_record import Admitted
 from gateway.core.peer import CertifiedPeer, LocalPeer
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 MADE_IN = {
     "Admitted": {"gateway/admission/checks.py": 3},
     "Allowed": {"auth/policy.py": 1},

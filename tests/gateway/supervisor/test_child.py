@@ -39,7 +39,7 @@ print(step(server, client))
 
 def bytes_after_the_handshake(given: dict[str, str]) -> int:
     """What a server of ours sends when the client's last flight has come, in a process with this environment."""
-    tests = Path(__file__).parents[1]
+    tests = Path(__file__).parents[2]
     told = subprocess.run(
         [sys.executable, "-c", _SHAKE],
         env={**given, "PYTHONPATH": os.pathsep.join((str(tests), str(tests.parent)))},
