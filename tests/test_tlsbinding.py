@@ -24,14 +24,8 @@ OURS = ("auth", "bench", "gateway", "pki", "rhttp", "scripts")
 # What takes a part away, before anything of ours is loaded, and how the part is named.
 BREAKS = {
     "OpenSSL.SSL.Connection._raise_ssl_error": "del SSL.Connection._raise_ssl_error",
-    "OpenSSL.SSL.Connection._ssl": (
-        "class C(SSL.Connection):\n"
-        "    def __init__(self, *given): super().__init__(*given); del self._ssl\n"
-        "SSL.Connection = C"
-    ),
     "OpenSSL.SSL.Context._verify_helper": (
         "class C(SSL.Connection):\n"
-        "    _alpn_select_callback_args = _ssl = None\n"
         "    def __init__(self, *given): pass\n"
         "SSL.Connection = C\n"
         "SSL.Context = lambda method: None"

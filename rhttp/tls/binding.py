@@ -28,18 +28,20 @@ KNOWN_GOOD: Final = {"pyOpenSSL": "26.4.0", "cryptography": "50.0.2"}
 """What we are tested with, and lock."""
 
 PARTS: Final[Mapping[str, str]] = {
-    "OpenSSL._util.ffi": "NULL buffer callback from_buffer gc new unpack",
+    "OpenSSL._util.ffi": "NULL buffer callback from_buffer from_handle gc new new_handle string unpack",
     "OpenSSL._util.lib": (
         "ERR_clear_error EVP_get_digestbyname SSL_CTX_set1_curves_list SSL_CTX_set1_sigalgs_list"
         " SSL_CTX_set_alpn_select_cb SSL_CTX_set_cert_cb SSL_CTX_set_verify SSL_ERROR_WANT_READ SSL_ERROR_WANT_WRITE"
-        " SSL_TLSEXT_ERR_ALERT_FATAL SSL_TLSEXT_ERR_OK SSL_do_handshake SSL_get_error"
-        " SSL_get_ex_data_X509_STORE_CTX_idx SSL_get_shutdown SSL_read SSL_set_info_callback SSL_shutdown SSL_write"
-        " X509_STORE_CTX_get1_chain X509_STORE_CTX_get_error X509_STORE_CTX_get_error_depth"
-        " X509_STORE_CTX_get_ex_data X509_STORE_CTX_set_error X509_V_OK X509_digest X509_free X509_up_ref"
-        " sk_X509_free sk_X509_num sk_X509_value"
+        " SSL_TLSEXT_ERR_ALERT_FATAL SSL_TLSEXT_ERR_OK SSL_do_handshake SSL_free SSL_get0_alpn_selected"
+        " SSL_get_certificate SSL_get_client_CA_list SSL_get_error SSL_get_shutdown SSL_new SSL_pending SSL_read"
+        " SSL_set_SSL_CTX SSL_set_accept_state SSL_set_connect_state SSL_set_fd SSL_set_info_callback"
+        " SSL_set_tlsext_host_name SSL_shutdown SSL_state_string_long SSL_version SSL_write"
+        " X509_NAME_cmp X509_STORE_CTX_get1_chain X509_STORE_CTX_get_error X509_STORE_CTX_get_error_depth"
+        " X509_STORE_CTX_set_error X509_V_OK X509_digest X509_free X509_get_issuer_name X509_up_ref"
+        " sk_X509_NAME_num sk_X509_NAME_value sk_X509_free sk_X509_num sk_X509_value"
     ),
     "OpenSSL.SSL.Context": "_context _verify_callback _verify_helper",
-    "OpenSSL.SSL.Connection": "_alpn_select_callback_args _raise_ssl_error _reverse_mapping _ssl",
+    "OpenSSL.SSL.Connection": "_raise_ssl_error",
     "OpenSSL.crypto.X509": "_from_raw_x509_ptr",
 }
 
@@ -93,35 +95,25 @@ def context_pointer(context: SSL.Context) -> Any:
     return context._context
 
 
-def ssl_pointer(connection: SSL.Connection) -> Any:
-    """``SSL *`` of a connection."""
-    return connection._ssl
+_ANY: Final = SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)
+"""One of pyOpenSSL's connections, for what it knows of errors. Ours are OpenSSL's own: pyOpenSSL's takes a third of a
+KiB besides, and is looked up in a table each time OpenSSL calls back."""
 
 
-def connection_of(ssl: Any) -> SSL.Connection | None:
-    """The connection that an ``SSL *`` belongs to, if it still lives."""
-    return SSL.Connection._reverse_mapping.get(ssl)
-
-
-def raise_error(connection: SSL.Connection, ssl: Any, result: int) -> None:
+def raise_error(ssl: Any, result: int) -> None:
     """Raise what became of a call that ended with ``result``.
 
     Raises:
         SSL.Error: always.
     """
-    connection._raise_ssl_error(ssl, result)
+    _ANY._raise_ssl_error(ssl, result)
 
 
 def set_verify(context: SSL.Context, mode: int, callback: Any) -> None:
-    """Have OpenSSL ask ``callback`` itself; it is kept where pyOpenSSL keeps its own, which lives with connections."""
+    """Have OpenSSL ask ``callback`` itself; it is kept where pyOpenSSL keeps its own, with the context."""
     context._verify_helper = None
     context._verify_callback = callback
     lib.SSL_CTX_set_verify(context._context, mode, callback)
-
-
-def forget_alpn(connection: SSL.Connection) -> None:
-    """Let go of the answer to ALPN: OpenSSL copied it when it was given, and pyOpenSSL keeps it to the end."""
-    connection._alpn_select_callback_args = None
 
 
 def certificate_at(pointer: Any) -> crypto.X509:

@@ -80,7 +80,7 @@ def client_context(*, chain: bytes | None, key: bytes | None, anchors: Sequence[
         if len(certificates) > 1:
             leaf_alone = _context(SSL.TLS_CLIENT_METHOD)
             _present(leaf_alone, certificates[0].public_bytes(Encoding.PEM), key)
-            send_leaf_alone_where_known(context, certificates[0].issuer, leaf_alone)
+            send_leaf_alone_where_known(context, leaf_alone)
     store = context.get_cert_store()
     assert store is not None
     for pem in anchors:

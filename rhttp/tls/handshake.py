@@ -15,7 +15,7 @@ from typing import Any, Final
 from cryptography import x509
 from OpenSSL import SSL
 
-from rhttp.tls.binding import certificate_at, connection_of, context_pointer, ffi, lib, set_verify
+from rhttp.tls.binding import certificate_at, context_pointer, ffi, lib, set_verify
 
 MAX_DEPTH: Final = 4
 HTTP11: Final = b"http/1.1"
@@ -32,13 +32,11 @@ _digest: Final = lib.X509_digest
 _error_of: Final = lib.X509_STORE_CTX_get_error
 _depth_of: Final = lib.X509_STORE_CTX_get_error_depth
 _set_error: Final = lib.X509_STORE_CTX_set_error
-_extra_of: Final = lib.X509_STORE_CTX_get_ex_data
 _chain_of: Final = lib.X509_STORE_CTX_get1_chain
 _size_of: Final = lib.sk_X509_num
 _at: Final = lib.sk_X509_value
 _free_chain: Final = lib.sk_X509_free
 _free: Final = lib.X509_free
-_SSL_INDEX: Final[int] = lib.SSL_get_ex_data_X509_STORE_CTX_idx()
 _ACCEPTED: Final[int] = lib.X509_V_OK
 _REVOKED: Final = 23
 """``X509_V_ERR_CERT_REVOKED`` (OpenSSL's x509_vfy.h), which makes the alert ``certificate_revoked``."""
@@ -66,6 +64,22 @@ class Handshake:
         to its method for any version, and a close_notify, KeyUpdate or ticket is then answered with a fatal alert.
         """
         self.peer = None
+
+
+class Current:
+    """Whose handshake or record OpenSSL is at work on: it calls back only within our own calls, one at a time.
+
+    So a callback need not look up in a table whom it was called for. Whoever calls puts the handshake there and takes
+    it out again; with a connection that others made there is none.
+    """
+
+    __slots__ = ("handshake",)
+
+    def __init__(self) -> None:
+        self.handshake: Handshake | None = None
+
+
+CURRENT: Final = Current()
 
 
 class PresentedPath:
@@ -97,15 +111,14 @@ Verify = Callable[[PresentedPath], object]
 def verify_with(context: SSL.Context, mode: int, verify: Verify) -> None:
     """Have ``verify`` decide once OpenSSL has accepted a path; both must accept. ``mode`` as `SSL.Context.set_verify`.
 
-    A connection is served that has a `Handshake` as its application data; any other is refused.
+    A connection is served whose `Handshake` is `CURRENT`; any other is refused.
     """
 
     def on_verify(ok: int, store: Any) -> int:
         # An exception must not leave this callback: it could surface in another connection's turn.
         try:
-            connection = connection_of(_extra_of(store, _SSL_INDEX))
-            handshake = None if connection is None else connection.get_app_data()
-            if not isinstance(handshake, Handshake):
+            handshake = CURRENT.handshake
+            if handshake is None:
                 return 0
             if not ok:
                 handshake.refusal = handshake.refusal or f"openssl_{_error_of(store)}"
@@ -139,7 +152,7 @@ def _judge(handshake: Handshake, store: Any, verify: Verify) -> bool:
         return False
 
 
-def _on_alpn(ssl: Any, out: Any, out_size: Any, offered: Any, size: int, _: Any) -> int:
+def _on_alpn(_ssl: Any, out: Any, out_size: Any, offered: Any, size: int, _: Any) -> int:
     """RFC 7301: HTTP/1.1, wherever it stands in the client's list."""
     names: bytes = ffi.buffer(offered, size)[:]
     at = 0
@@ -150,9 +163,8 @@ def _on_alpn(ssl: Any, out: Any, out_size: Any, offered: Any, size: int, _: Any)
             out_size[0] = len(HTTP11)
             return _CHOSEN
         at = end
-    connection = connection_of(ssl)
-    handshake = None if connection is None else connection.get_app_data()
-    if isinstance(handshake, Handshake):
+    handshake = CURRENT.handshake
+    if handshake is not None:
         handshake.refusal = "alpn"
     return _REFUSED
 
@@ -169,26 +181,14 @@ def choose_http11(context: SSL.Context) -> None:
     lib.SSL_CTX_set_alpn_select_cb(context_pointer(context), _ALPN, ffi.NULL)
 
 
-class _LeafAlone:
-    """What a context that presents a chain knows besides: its leaf's issuer, and its like that has the leaf alone."""
-
-    __slots__ = ("context", "issuer")
-
-    def __init__(self, issuer: x509.Name, context: SSL.Context) -> None:
-        self.issuer = issuer
-        self.context = context
-
-
-def _on_certificate_request(ssl: Any, _: Any) -> int:
-    try:
-        connection = connection_of(ssl)
-        if connection is not None:
-            known = connection.get_context().get_app_data()
-            # By then the server is verified, which is who wrote these names.
-            if isinstance(known, _LeafAlone) and known.issuer in connection.get_client_ca_list(as_cryptography=True):
-                connection.set_context(known.context)
-    except Exception:
-        return 1  # names that cannot be read name nobody: whoever gets the whole chain can verify it
+def _on_certificate_request(ssl: Any, leaf_alone: Any) -> int:
+    # By then the server is verified, which is who wrote these names.
+    names = lib.SSL_get_client_CA_list(ssl)
+    issuer = lib.X509_get_issuer_name(lib.SSL_get_certificate(ssl))
+    for n in range(lib.sk_X509_NAME_num(names)):
+        if lib.X509_NAME_cmp(lib.sk_X509_NAME_value(names, n), issuer) == 0:
+            lib.SSL_set_SSL_CTX(ssl, context_pointer(ffi.from_handle(leaf_alone)))
+            break
     return 1
 
 
@@ -197,13 +197,14 @@ _NO_AUTO_CHAIN: Final = 8
 """``SSL_MODE_NO_AUTO_CHAIN`` (OpenSSL's ssl.h): send what was given, and nothing that is found among the anchors."""
 
 
-def send_leaf_alone_where_known(context: SSL.Context, issuer: x509.Name, leaf_alone: SSL.Context) -> None:
-    """Go on with ``leaf_alone`` once a server names the leaf's ``issuer`` among the authorities that it takes.
+def send_leaf_alone_where_known(context: SSL.Context, leaf_alone: SSL.Context) -> None:
+    """Go on with ``leaf_alone`` once a server names the leaf's issuer among the authorities that it takes.
 
     RFC 8446 section 4.2.4 and RFC 5246 section 7.4.4: what they are named for is choosing a certificate. A server has
     those that it names, and one that is sent to it again it keeps as long as the connection. ``leaf_alone`` has to be
-    like ``context`` but for the chain, and ``context`` has a chain. The application data of ``context`` is ours.
+    like ``context`` but for the chain, and ``context`` has a chain; its application data is ours from now on.
     """
+    handle = ffi.new_handle(leaf_alone)
     context.set_mode(_NO_AUTO_CHAIN)
-    context.set_app_data(_LeafAlone(issuer, leaf_alone))
-    lib.SSL_CTX_set_cert_cb(context_pointer(context), _CERTIFICATE_REQUEST, ffi.NULL)
+    context.set_app_data((leaf_alone, handle))  # both have to live as long as it does
+    lib.SSL_CTX_set_cert_cb(context_pointer(context), _CERTIFICATE_REQUEST, handle)

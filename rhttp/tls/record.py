@@ -1,7 +1,9 @@
-"""Reading and writing TLS records with one copy: what `Connection.recv` and `.send` do, without their detours.
+"""OpenSSL's connection on a socket: made, shaken, read and written with one copy, without pyOpenSSL's object on it.
 
-pyOpenSSL takes new memory for every read and wraps every buffer. These two call the same functions of OpenSSL through
-the same binding (`rhttp.tls.binding`) and raise the same errors.
+pyOpenSSL takes new memory for every read and wraps every buffer, and its connection takes memory as long as it lives.
+Here a connection is OpenSSL's own ``SSL *``, freed with its last reference. These functions call the same ones of
+OpenSSL through the same binding (`rhttp.tls.binding`) and raise the same errors. Whoever has a connection keeps its
+context, too: the callbacks live there.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from typing import Any, Final
 
 from OpenSSL import SSL
 
-from rhttp.tls.binding import connection_of, ffi, forget_alpn, lib, raise_error, ssl_pointer
+from rhttp.tls.binding import context_pointer, ffi, lib, raise_error
+from rhttp.tls.handshake import CURRENT, Handshake
 
 RECORD: Final = 16384
 """Plaintext of the largest record; a shorter read means that the socket holds no whole record more."""
@@ -25,6 +28,7 @@ _error: Final = lib.SSL_get_error
 _shake: Final = lib.SSL_do_handshake
 _shutdown: Final = lib.SSL_shutdown
 _shut_down: Final = lib.SSL_get_shutdown
+_pending: Final = lib.SSL_pending
 _WANT_READ: Final = lib.SSL_ERROR_WANT_READ
 _WANT_WRITE: Final = lib.SSL_ERROR_WANT_WRITE
 
@@ -37,37 +41,75 @@ WANTS_READ: Final = 1
 WANTS_WRITE: Final = 2
 
 
-def _on_event(ssl: Any, where: int, code: int) -> None:
+# The versions that our contexts take, as OpenSSL writes them.
+_VERSIONS: Final = {SSL.TLS1_2_VERSION: "TLSv1.2", SSL.TLS1_3_VERSION: "TLSv1.3"}
+_ALPN: Final = ffi.new("unsigned char **")
+_ALPN_SIZE: Final = ffi.new("unsigned int *")
+
+
+def accepting(context: SSL.Context, descriptor: int) -> Any:
+    """A connection whose peer dialled us, before its handshake.
+
+    Raises:
+        MemoryError: OpenSSL has none.
+    """
+    ssl = _connection(context, descriptor)
+    lib.SSL_set_accept_state(ssl)
+    return ssl
+
+
+def dialling(context: SSL.Context, descriptor: int, server_name: bytes | None) -> Any:
+    """A connection that we dialled, before its handshake; `server_name` is what we ask for (RFC 6066).
+
+    Raises:
+        MemoryError: OpenSSL has none.
+    """
+    ssl = _connection(context, descriptor)
+    lib.SSL_set_connect_state(ssl)
+    if server_name is not None:
+        lib.SSL_set_tlsext_host_name(ssl, server_name)
+    return ssl
+
+
+def _connection(context: SSL.Context, descriptor: int) -> Any:
+    ssl = lib.SSL_new(context_pointer(context))
+    if ssl == ffi.NULL:
+        raise MemoryError
+    ssl = ffi.gc(ssl, lib.SSL_free)
+    if lib.SSL_set_fd(ssl, descriptor) != 1:
+        raise MemoryError
+    return ssl
+
+
+def _on_event(_ssl: Any, where: int, code: int) -> None:
     if where == SSL.SSL_CB_READ_ALERT and not code & 0xFF:
-        connection = connection_of(ssl)
-        note = None if connection is None else connection.get_app_data()
-        if note is not None:
-            note.has_ended = True
+        handshake = CURRENT.handshake
+        if handshake is not None:
+            handshake.has_ended = True
 
 
 _EVENT: Final = ffi.callback("void (*)(const SSL *, int, int)", _on_event)
 
 
-def watch_end(connection: SSL.Connection) -> None:
-    """From now on note a close_notify: ``has_ended`` of the connection's application data becomes true.
+def watch_end(ssl: Any) -> None:
+    """From now on note a close_notify: ``has_ended`` of the `Handshake` becomes true that is given to `read`.
 
     OP_IGNORE_UNEXPECTED_EOF makes OpenSSL report a bare FIN as one, in its flags as well; only the alert tells. To be
-    called when the handshake is done: during it OpenSSL would call some twenty times for nothing. What only the
-    handshake needed is let go as well.
+    called when the handshake is done: during it OpenSSL would call some twenty times for nothing.
     """
-    lib.SSL_set_info_callback(ssl_pointer(connection), _EVENT)
-    forget_alpn(connection)
+    lib.SSL_set_info_callback(ssl, _EVENT)
 
 
-def do_handshake(connection: SSL.Connection) -> int:
+def do_handshake(ssl: Any, handshake: Handshake) -> int:
     """Go on with the handshake: `SHAKEN`, `WANTS_READ` or `WANTS_WRITE` (the usual ends, so no exceptions).
 
     Raises:
         SSL.Error: as `SSL.Connection.do_handshake`, but neither `WantReadError` nor `WantWriteError`.
     """
-    ssl = ssl_pointer(connection)
     _clear()
+    CURRENT.handshake = handshake
     result: int = _shake(ssl)
+    CURRENT.handshake = None
     if result == 1:
         return SHAKEN
     error = _error(ssl, result)
@@ -75,51 +117,71 @@ def do_handshake(connection: SSL.Connection) -> int:
         return WANTS_READ
     if error == _WANT_WRITE:
         return WANTS_WRITE
-    raise_error(connection, ssl, result)
+    raise_error(ssl, result)
     return WANTS_READ
 
 
-def has_taken_hello(connection: SSL.Connection) -> bool:
+def has_taken_hello(ssl: Any) -> bool:
     """Whether a handshake of ours as a server is past the client's hello."""
-    return connection.get_state_string() != _BEFORE
+    state: bytes = ffi.string(lib.SSL_state_string_long(ssl))
+    return state != _BEFORE
 
 
-def shutdown(connection: SSL.Connection) -> None:
+def version(ssl: Any) -> str:
+    """The TLS version that was agreed on, as OpenSSL writes it (``TLSv1.3``)."""
+    number: int = lib.SSL_version(ssl)
+    return _VERSIONS.get(number, "unknown")
+
+
+def protocol(ssl: Any) -> bytes:
+    """The ALPN protocol that was agreed on, or nothing."""
+    lib.SSL_get0_alpn_selected(ssl, _ALPN, _ALPN_SIZE)
+    size: int = _ALPN_SIZE[0]
+    found: bytes = ffi.buffer(_ALPN[0], size)[:] if size else b""
+    return found
+
+
+def pending(ssl: Any) -> int:
+    """Bytes that OpenSSL has read and deciphered, and nobody has taken."""
+    count: int = _pending(ssl)
+    return count
+
+
+def shutdown(ssl: Any) -> None:
     """Send close_notify, once; a peer that is gone need not hear it."""
-    ssl = ssl_pointer(connection)
     if not _shut_down(ssl) & SSL.SENT_SHUTDOWN:
         _clear()
         _shutdown(ssl)
 
 
-def read(connection: SSL.Connection) -> bytes | None:
+def read(ssl: Any, handshake: Handshake) -> bytes | None:
     """At most one record's plaintext; None when there is no whole record to read now (the usual end, so no exception).
 
     Raises:
         SSL.Error: as `SSL.Connection.recv`, but not `WantReadError`.
     """
-    ssl = ssl_pointer(connection)
     _clear()  # SSL_get_error takes whatever another connection left in the thread's queue for this one's
+    CURRENT.handshake = handshake
     count: int = _read(ssl, _BUFFER, RECORD)
+    CURRENT.handshake = None
     if count > 0:
         data: bytes = _unpack(_BUFFER, count)
         return data
     if _error(ssl, count) == _WANT_READ:
         return None
-    raise_error(connection, ssl, count)
+    raise_error(ssl, count)
     return None
 
 
-def write(connection: SSL.Connection, data: bytes | memoryview) -> int:
+def write(ssl: Any, data: bytes | memoryview) -> int:
     """Write at most one record; answer how many bytes were taken.
 
     Raises:
         SSL.Error: as `SSL.Connection.send`; after `WantWriteError` the same bytes must be given again.
     """
-    ssl = ssl_pointer(connection)
     plain = data if type(data) is bytes else ffi.from_buffer(data)
     _clear()
     count: int = _write(ssl, plain, len(data))
     if count <= 0:
-        raise_error(connection, ssl, count)
+        raise_error(ssl, count)
     return count

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -28,10 +27,15 @@ from rhttp.tls.record import (
     RECORD,
     SHAKEN,
     WANTS_WRITE,
+    accepting,
+    dialling,
     do_handshake,
     has_taken_hello,
+    pending,
+    protocol,
     read,
     shutdown,
+    version,
     watch_end,
     write,
 )
@@ -53,8 +57,8 @@ class TlsLink(SocketLink):
     returns from success the caller must have given an owner with `set_protocol`.
     """
 
-    __slots__ = ("_connection", "_done", "handshake")
-    __deletable__ = ["_connection"]  # noqa: RUF012 - by this mypyc knows that `detach` deletes it
+    __slots__ = ("_context", "_done", "_ssl", "handshake")
+    __deletable__ = ["_ssl"]  # noqa: RUF012 - by this mypyc knows that `detach` deletes it
 
     def __init__(
         self,
@@ -74,14 +78,8 @@ class TlsLink(SocketLink):
         super().__init__(loop, sock, wheel=wheel, outbox=outbox, high_water=high_water, state=HANDSHAKE, tally=tally)
         self._done: Callable[[TlsLink, str | None], None] | None = done
         self.handshake = Handshake()
-        connection = self._connection = SSL.Connection(context, sock)
-        connection.set_app_data(self.handshake)
-        if server:
-            connection.set_accept_state()
-        else:
-            connection.set_connect_state()
-            if server_name is not None:
-                connection.set_tlsext_host_name(server_name)
+        self._context = context  # its callbacks are needed to the end
+        self._ssl: Any = accepting(context, self._fd) if server else dialling(context, self._fd, server_name)
         wheel.set(self, timeout)
         loop.add_reader(self._fd, self._first_readable if server else self._readable)
         if not server:
@@ -109,7 +107,7 @@ class TlsLink(SocketLink):
     def _shake(self) -> None:
         self.handshake.has_begun = True
         try:
-            step = do_handshake(self._connection)
+            step = do_handshake(self._ssl, self.handshake)
         except SSL.SysCallError:
             self._fail("closed")
             return
@@ -122,7 +120,7 @@ class TlsLink(SocketLink):
         self._wheel.clear(self)
         self._watch_write(False)
         self._state = OPEN
-        watch_end(self._connection)
+        watch_end(self._ssl)
         done, self._done = self._done, None
         assert done is not None
         done(self, None)
@@ -167,19 +165,19 @@ class TlsLink(SocketLink):
 
     def has_unread(self) -> bool:
         """Whether bytes of the peer are here that nobody has read yet, in OpenSSL or in the socket."""
-        return self._state < CLOSED and (self._connection.pending() > 0 or super().has_unread())
+        return self._state < CLOSED and (pending(self._ssl) > 0 or super().has_unread())
 
     def was_answered(self) -> bool:
         """Whether the peer's hello was whole and has our answer: from there on it owes us the next step."""
-        return self._state != HANDSHAKE or has_taken_hello(self._connection)
+        return self._state != HANDSHAKE or has_taken_hello(self._ssl)
 
     def version(self) -> str:
         """The TLS version, as OpenSSL writes it (``TLSv1.3``)."""
-        return sys.intern(self._connection.get_protocol_version_name())
+        return version(self._ssl)
 
     def protocol(self) -> bytes:
         """The ALPN protocol that was agreed on, or nothing."""
-        return self._connection.get_alpn_proto_negotiated()
+        return protocol(self._ssl)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """``socket``, or ``truncated``: whether the peer ended without a close_notify."""
@@ -196,14 +194,14 @@ class TlsLink(SocketLink):
             ValueError: bytes of this TLS connection are still under way, so the boundary is not reached.
         """
         self.send_held()
-        if self._out or self._connection.pending():
+        if self._out or pending(self._ssl):
             raise ValueError("bytes of this connection are still under way")
         sock = self.socket
         self._unwatch()
         self._state = CLOSED
         self._owner = None
         self._uncount()
-        del self._connection
+        del self._ssl
         return sock
 
     # ---- records ----
@@ -214,7 +212,7 @@ class TlsLink(SocketLink):
             return
         for _ in range(_READS):
             try:
-                data = read(self._connection)
+                data = read(self._ssl, self.handshake)
             except SSL.ZeroReturnError:
                 self._on_eof()
                 return
@@ -235,7 +233,7 @@ class TlsLink(SocketLink):
     def _give(self, data: bytes | memoryview) -> int:
         # OpenSSL takes a record's worth at a time; after WantWrite it must be given the same bytes again.
         try:
-            return write(self._connection, data)
+            return write(self._ssl, data)
         except (SSL.WantWriteError, SSL.WantReadError):
             return 0
         except SSL.Error as error:
@@ -251,7 +249,7 @@ class TlsLink(SocketLink):
                 self._loop.remove_writer(self._fd)
 
     def _shutdown(self) -> None:
-        shutdown(self._connection)
+        shutdown(self._ssl)
 
     def deadline_passed(self) -> None:
         """The handshake, a linger or the last bytes took too long; or it is time for another look."""
