@@ -17,7 +17,7 @@ Trust: untrusted client. A challenge costs no memory; a spend is only asked for 
 from __future__ import annotations
 
 import hmac
-from base64 import urlsafe_b64encode
+from binascii import b2a_base64
 from collections import OrderedDict
 from enum import Enum
 from hashlib import sha256
@@ -32,7 +32,13 @@ RANDOM_END: Final = 28
 
 _MAC_BYTES: Final = 18
 _BLOCK: Final = 64
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 _MAX_VERDICTS: Final = 16384  # about 5 MiB; an HMAC is cheap, so losing them all is
+
+
+def _base64url(data: bytes) -> bytes:
+    """RFC 4648 section 5, for multiples of three bytes; the library's goes by way of two functions more."""
+    return b2a_base64(data, newline=False).translate(_URL_SAFE)
 
 
 class NonceKey:
@@ -60,7 +66,7 @@ class NonceKey:
         inner, outer = self._inner.copy(), self._outer.copy()
         inner.update(message)
         outer.update(inner.digest())
-        return urlsafe_b64encode(outer.digest()[:_MAC_BYTES])
+        return _base64url(outer.digest()[:_MAC_BYTES])
 
 
 class NonceStatus(Enum):
@@ -100,7 +106,7 @@ class NonceIssuer:
         """
         if len(entropy) < ENTROPY_BYTES:
             raise ValueError(f"a nonce needs {ENTROPY_BYTES} bytes of entropy")
-        signed = b"%012x%b" % (int(now * 1000), urlsafe_b64encode(entropy[:ENTROPY_BYTES]))
+        signed = b"%012x%b" % (int(now * 1000), _base64url(entropy[:ENTROPY_BYTES]))
         return signed + self._mac(signed, listener, binding)
 
     def inspect(self, nonce: bytes, *, listener: bytes, binding: bytes, now: float) -> NonceStatus:

@@ -112,9 +112,9 @@ class TrustStore:
         """Whether the certificate is one of the store's own."""
         return certificate in self._known
 
-    def knows_fingerprint(self, fingerprint: bytes) -> bool:
-        """The same of a certificate with this SHA-256."""
-        return fingerprint in self._fingerprints
+    def knows_fingerprints(self, fingerprints: Iterable[bytes]) -> bool:
+        """The same of all certificates with these SHA-256."""
+        return self._fingerprints.issuperset(fingerprints)
 
     def issuer_of(self, leaf: x509.Certificate) -> IssuingCa | None:
         """The CA whose name the leaf carries as issuer and whose key signed it."""

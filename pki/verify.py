@@ -158,7 +158,7 @@ class PeerVerifier:
         if (
             peer is None
             or not peer.not_before <= int(at) <= peer.expires
-            or not all(self._trust.knows_fingerprint(other) for other in fingerprints[1:])
+            or not self._trust.knows_fingerprints(fingerprints[1:])
             or revocation.is_revoked(peer.serial)
         ):
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from time import time
 from typing import Final
 
 from cryptography import x509
@@ -60,7 +61,8 @@ class _Revoked:
 
     def is_revoked(self, serial: int) -> bool:
         """Whether the serial is revoked."""
-        return serial_hex(serial) in self._process.snapshot.revoked
+        revoked = self._process.snapshot.revoked
+        return bool(revoked) and serial_hex(serial) in revoked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,12 +181,11 @@ def _verify(process: ProcessContext, peers: PeerVerifier, *, forward: bool) -> V
     revoked = _Revoked(process)
 
     def verify(path: PresentedPath) -> object:
-        now = process.now()
-        peer = peers.recall(path.fingerprints, at=now.timestamp(), revocation=revoked)
+        peer = peers.recall(path.fingerprints, at=time(), revocation=revoked)
         if peer is not None and not forward:
             return SeenPath(peer, None)
         certificates = path.certificates()
-        peer = peers.verify(certificates, at=now, revocation=revoked)
+        peer = peers.verify(certificates, at=process.now(), revocation=revoked)
         return SeenPath(peer, certificates[0].public_bytes(Encoding.DER) if forward else None)
 
     return verify

@@ -165,7 +165,7 @@ class Acceptor:
         except OSError:  # out of descriptors
             self._rest(_RETRY)
             return False
-        is_tcp = sock.family != socket.AF_UNIX
+        is_tcp = type(address) is tuple  # `sock.family` would make an enumeration's member of a number each time
         try:
             sock.setblocking(False)
             if is_tcp:
