@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -142,7 +143,7 @@ def _rank_of(entry: tuple[tuple[bool, bool, int, bool, float], _Place]) -> tuple
 def source_of(host: str) -> str:
     """The peer's address as the audit log has it: IPv4 that is mapped into IPv6 unmapped, without a zone."""
     if ":" not in host:
-        return host  # IPv4, as the kernel has it written
+        return sys.intern(host)  # IPv4, as the kernel has it written; one text for all that come from there
     address = ipaddress.ip_address(host.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped

@@ -8,14 +8,19 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
-from auth.principal import LOCAL_MASTER, Principal
+from auth.principal import LOCAL_MASTER, Principal, PrincipalKind
 from gateway.audit.line import render_fields
 from pki.names import Role
 from pki.verify import VerifiedPeer
+from rhttp.memo import Memo
 
 _ROLES = {"Client": "client", "Worker": "worker", "Master": "master"}
-_KINDS = {Role.CLIENT: "Client", Role.WORKER: "Worker", Role.MASTER: "Master"}
+_KINDS: Final[dict[Role, PrincipalKind]] = {Role.CLIENT: "Client", Role.WORKER: "Worker", Role.MASTER: "Master"}
+_Proof = tuple[VerifiedPeer, Mapping[str, str] | None, Principal, str]
+_KNOWN: Final[Memo[bytes, _Proof]] = Memo(16384)
+"""By the SHA-256 of a certificate: what it proves, its labels, and the principal and identity that follow from both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +36,13 @@ class _Peer:
 
     __slots__ = ("_rendered", "expires", "fingerprint", "identity", "name", "principal", "role", "source")
 
-    def __init__(self, principal: Principal, *, fingerprint: bytes, expires: float, source: str | None) -> None:
+    def __init__(
+        self, principal: Principal, *, fingerprint: bytes, expires: float, source: str | None, identity: str | None
+    ) -> None:
         self.principal = principal
         self.name = principal.name
         self.role = _ROLES[principal.kind]
-        self.identity = principal.identity
+        self.identity = principal.identity if identity is None else identity
         self.fingerprint = fingerprint
         """Of the certificate; empty for a local peer."""
         self.expires = expires
@@ -73,8 +80,9 @@ class CertifiedPeer(_Peer):
         expires: float,
         source: str | None,
         client_cert: bytes | None = None,
+        identity: str | None = None,
     ) -> None:
-        super().__init__(principal, fingerprint=fingerprint, expires=expires, source=source)
+        super().__init__(principal, fingerprint=fingerprint, expires=expires, source=source, identity=identity)
         self.serial = serial
         self.issuer = issuer
         """SHA-256 of the CA that issued the certificate."""
@@ -98,7 +106,7 @@ class LocalPeer(_Peer):
     __slots__ = ()
 
     def __init__(self, source: str | None) -> None:
-        super().__init__(LOCAL_MASTER, fingerprint=b"", expires=float("inf"), source=source)
+        super().__init__(LOCAL_MASTER, fingerprint=b"", expires=float("inf"), source=source, identity=None)
 
 
 Peer = CertifiedPeer | LocalPeer
@@ -112,17 +120,23 @@ def peer_of(
     source: str | None,
     der: bytes | None = None,
 ) -> CertifiedPeer:
-    """The peer that a verified path proves, with the labels that its certificate was given."""
-    kind = _KINDS[verified.role]
+    """The peer that a verified path proves, with the labels that its certificate was given.
+
+    What a certificate says is worked out once, and shared by all connections that show it.
+    """
     own = labels.get(verified.serial_hex) if verified.role is Role.WORKER else None
-    principal = Principal(
-        kind=kind,  # type: ignore[arg-type]  # the three literals, by the table above
-        name=verified.name,
-        pool=verified.pool,
-        labels=tuple(sorted(own.items())) if own else (),
-    )
+    known = _KNOWN.get(verified.fingerprint)
+    if known is None or known[0] is not verified or known[1] is not own:
+        principal = Principal(
+            kind=_KINDS[verified.role],
+            name=verified.name,
+            pool=verified.pool,
+            labels=tuple(sorted(own.items())) if own else (),
+        )
+        known = _KNOWN.remember(verified.fingerprint, (verified, own, principal, principal.identity))
     return CertifiedPeer(
-        principal=principal,
+        principal=known[2],
+        identity=known[3],
         serial=verified.serial_hex,
         fingerprint=verified.fingerprint,
         issuer=verified.issuer,
