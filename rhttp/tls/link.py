@@ -177,10 +177,12 @@ class SocketLink:
             self.abort()  # nobody knows any more where this connection stands
             raise
 
-    def _look_again(self) -> None:
-        """Look once more a moment later: uvloop stops watching when a reset comes with data."""
+    def _has_read(self) -> None:
+        """What came is delivered. Look once more a moment later: uvloop stops watching when a reset comes with data."""
         if not self.deadline and self._state == OPEN:
             self._wheel.set(self, AGAIN)
+        if self._outbox is not None:
+            self._outbox.between_reads()
 
     def _read_on(self) -> None:
         """Go on reading after others had their turn."""

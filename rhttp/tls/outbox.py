@@ -1,7 +1,8 @@
 """What leaves at the end of a turn of the event loop: small writes of many links, one after the other.
 
 A write to a peer that sleeps wakes it, and that costs more than the write. Peers that are written to back to back are
-awake for the second one; and what several writers give to one link in one turn leaves in one record.
+awake for the second one; and what several writers give to one link in one turn leaves in one record. A turn in which
+thousands of links are read would keep the first of them waiting for the last: then some leave between two reads.
 
 Trust: pure; the loop is given.
 """
@@ -10,7 +11,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
+
+MANY: Final = 128
+"""Links that hold bytes back before they send without waiting for the end of the turn."""
 
 
 class Held(Protocol):
@@ -46,16 +50,27 @@ class Outbox:
             self._is_due = True
             self._loop.call_soon(self._flush)
 
+    def between_reads(self) -> None:
+        """A link was read, and all that comes of it is said: send now if there are many. Raises as `flush`."""
+        if len(self._links) >= MANY:
+            self._send(self._do_first())
+
     def flush(self) -> None:
         """Send what all of them hold. A fault of one costs the others nothing: the first is raised at the end."""
-        fault: Exception | None = None
+        fault = self._do_first()
+        self._is_due = False
+        self._send(fault)
+
+    def _do_first(self) -> Exception | None:
         first = self._first
         if first is not None:
             try:
                 first()
             except Exception as error:
-                fault = error
-        self._is_due = False
+                return error
+        return None
+
+    def _send(self, fault: Exception | None) -> None:
         links, self._links = self._links, []
         for link in links:
             try:

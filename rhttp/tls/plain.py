@@ -55,7 +55,7 @@ class PlainLink(SocketLink):
                 return
             self._deliver(data)
             if len(data) < _PIECE or not self._reading or self._state > OPEN:
-                self._look_again()
+                self._has_read()
                 return
         self._loop.call_soon(self._read_on)
 

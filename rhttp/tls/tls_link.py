@@ -124,7 +124,7 @@ class TlsLink(SocketLink):
         done, self._done = self._done, None
         assert done is not None
         done(self, None)
-        self._look_again()  # the peer's last step may have come with more, and a reset behind it
+        self._has_read()  # the peer's last step may have come with more, and a reset behind it
 
     def _fail(self, reason: str) -> None:
         """The handshake failed; OpenSSL has written its alert. Linger, or the peer loses it to a reset."""
@@ -226,7 +226,7 @@ class TlsLink(SocketLink):
                 return
             self._deliver(data)
             if len(data) < RECORD or not self._reading or self._state > OPEN:
-                self._look_again()
+                self._has_read()
                 return
         self._loop.call_soon(self._read_on)
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from rhttp.tls.outbox import Outbox
+from rhttp.tls.outbox import MANY, Outbox
 
 
 class Link:
@@ -62,6 +62,38 @@ async def test_outbox_that_a_link_adds_to_while_it_is_flushed_flushes_again() ->
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert log == ["first", "next"]
+
+
+async def test_outbox_with_many_links_sends_between_two_reads() -> None:
+    """One link less waits for the end of the turn; what must come first comes first here as well, and nothing twice."""
+    log = list[str]()
+    outbox = Outbox(asyncio.get_running_loop(), lambda: log.append("first"))
+    for number in range(MANY - 1):
+        outbox.add(Link(log, str(number)))
+    outbox.between_reads()
+    assert log == []
+    outbox.add(Link(log, "last"))
+    assert log == []
+    outbox.between_reads()
+    sent = ["first", *map(str, range(MANY - 1)), "last"]
+    assert log == sent
+    outbox.add(Link(log, "more"))
+    outbox.between_reads()
+    assert log == sent
+    await asyncio.sleep(0)
+    assert log == [*sent, "first", "more"]
+
+
+async def test_outbox_with_a_faulty_link_between_two_reads_sends_the_others() -> None:
+    """As at the end of the turn."""
+    outbox, log = Outbox(asyncio.get_running_loop()), list[str]()
+    outbox.add(Link(log, "a", ZeroDivisionError("first")))
+    for _ in range(MANY):
+        outbox.add(Link(log, "b"))
+    with pytest.raises(ZeroDivisionError):
+        outbox.between_reads()
+    assert log == ["a", *"b" * MANY]
+    await asyncio.sleep(0)
 
 
 async def test_outbox_with_something_to_come_first_does_that_before_links_send() -> None:
