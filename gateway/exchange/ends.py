@@ -57,10 +57,10 @@ class ClientConnection(Protocol):
     def rest(self, seconds: float) -> None:
         """Close when no request comes in this time; said each time that it is idle."""
 
-    def close(self, detail: str = ...) -> None:
+    def close(self, detail: str = "closed") -> None:
         """Close it in order; it must be idle."""
 
-    def abort(self, loss: Loss = ..., detail: str = ...) -> None:
+    def abort(self, loss: Loss = Loss.ABORTED, detail: str = "aborted") -> None:
         """Close it now; who waits for an answer on it is told ``loss``."""
 
 
