@@ -236,6 +236,11 @@ class ProcessContext:
         return datetime.now(UTC)
 
     @staticmethod
+    def now_seconds() -> float:
+        """The same in epoch seconds, without making a date of it."""
+        return time.time()
+
+    @staticmethod
     def precise() -> float:
         """The precise time in seconds of `rhttp.clock`."""
         return elapsed()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from time import time
 from typing import Final
 
 from cryptography import x509
@@ -181,7 +180,7 @@ def _verify(process: ProcessContext, peers: PeerVerifier, *, forward: bool) -> V
     revoked = _Revoked(process)
 
     def verify(path: PresentedPath) -> object:
-        peer = peers.recall(path.fingerprints, at=time(), revocation=revoked)
+        peer = peers.recall(path.fingerprints, at=process.now_seconds(), revocation=revoked)
         if peer is not None and not forward:
             return SeenPath(peer, None)
         certificates = path.certificates()
