@@ -96,7 +96,8 @@ class Worker:
         self.idle: list[Slot] = []
         """Longest idle first."""
         self.busy = 0
-        self.level = -1
+        self.level: int | None = None
+        """Where it stands; None: nowhere, since no slot of it is free."""
         self.instances: dict[str, float] = {}
         """Those that have a connection here, and the second of `rhttp.clock` at which each was first seen."""
         self.place = Place(self)

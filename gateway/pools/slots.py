@@ -320,22 +320,22 @@ class Pool:
 
     def _replace(self, worker: Worker) -> None:
         """Put a worker where its number of requests belongs, or nowhere when no slot of it is free."""
-        level = worker.busy if worker.idle else -1
+        level = worker.busy if worker.idle else None
         if level == worker.level:
             return
         self._take_out(worker)
         worker.level = level
-        if level >= 0:
+        if level is not None:
             self._levels.add(worker.place, level)
             for at, label in enumerate(worker.labels):  # not zip(): that is an object more for every dispatch
                 self._by_label[label].add(worker.label_places[at], level)
 
     def _take_out(self, worker: Worker) -> None:
-        if worker.level >= 0:
+        if worker.level is not None:
             Levels.discard(worker.place)
             for place in worker.label_places:
                 Levels.discard(place)
-            worker.level = -1
+            worker.level = None
 
     def _emit(self, kind: str, worker: str | None) -> None:
         if self.watcher is not None:

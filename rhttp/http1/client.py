@@ -68,7 +68,7 @@ class ClientEnd(RequestSide):
         self._buffer = b""
         self._reader: ContentReader | None = None
         self._method = b""
-        self._rest = 0.0  # seconds without a request, 0.0: for ever
+        self._rest: float | None = None  # seconds without a request; None: for ever
         self._head_seen = False
         self._interims = 0
         self._interim_bytes = 0
@@ -152,14 +152,15 @@ class ClientEnd(RequestSide):
         that has not come wait for the requester, whose end has a deadline for it.
         """
         limits = self.limits
+        seconds: float | None
         if self._blocked or (self.sink is not None and self._reader is not None and not self._paused):
             seconds = limits.content_timeout
         elif self.sink is None:
             seconds = self._rest
         else:
-            seconds = limits.answer_timeout if self._sent_whole and not self._paused else 0.0
+            seconds = limits.answer_timeout if self._sent_whole and not self._paused else None
         self.deadline = 0.0
-        if seconds:
+        if seconds is not None:
             self._wheel.set(self, seconds)
 
     def abort(self, loss: Loss = Loss.ABORTED, detail: str = "aborted") -> None:
