@@ -89,6 +89,30 @@ def test_fields_of_compiled_dataclasses_have_types_that_mypyc_finds(module: str)
     assert strange_fields((ROOT / module).read_text()) == []
 
 
+def left_out(source: str) -> list[str]:
+    """Functions with an argument whose default is an ellipsis."""
+    return [
+        function.name
+        for function in ast.walk(ast.parse(source))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for default in (*function.args.defaults, *function.args.kw_defaults)
+        if isinstance(default, ast.Constant) and default.value is ...
+    ]
+
+
+def test_left_out_sees_a_default_that_is_an_ellipsis() -> None:
+    """The search below finds what it looks for."""
+    source = "class A(Protocol):\n def f(self, x: str = {}, *, y: int = {}) -> None: ...\n"
+    assert left_out(source.format("...", "1")) == left_out(source.format("'a'", "...")) == ["f"]
+    assert left_out(source.format("'a'", "1")) == []
+
+
+@pytest.mark.parametrize("module", HOT)
+def test_arguments_of_compiled_protocols_have_defaults_of_their_type(module: str) -> None:
+    """mypyc stores them as that type when the module is imported: an ellipsis for a str raises TypeError."""
+    assert left_out((ROOT / module).read_text()) == []
+
+
 def test_interpreted_classes_inherit_from_no_compiled_one() -> None:
     """CPython refuses that when the class is made or first used, and only in the compiled build."""
     compiled = {
