@@ -346,7 +346,7 @@ def _stage_of(guest: Any) -> int:
         return Stage.OWING if guest.was_answered() else Stage.BEGUN
     assert isinstance(guest, PlainGuest)
     end = guest.end
-    if end.phase >= LINGER:
+    if end.phase >= LINGER and not guest.link.get_write_buffer_size():
         return Stage.LEAVING
     if end.phase != HEAD or guest.link.has_unread():
         return Stage.SERVED

@@ -101,11 +101,13 @@ def test_metrics_carry_no_identity(bench: Bench) -> None:
 
 
 @contextlib.asynccontextmanager
-async def listening(home: Path, limits: str = "", sock: socket.socket | None = None) -> AsyncIterator[Acceptor]:
+async def listening(
+    home: Path, limits: str = "", sock: socket.socket | None = None, text: bytes = b"rhttp_up 1\n"
+) -> AsyncIterator[Acceptor]:
     """A metrics listener with one line to tell; its port is that of `sock`."""
     plane = await PlaneBench.start(home, POOL, limits=limits)
     sock = sock or socket.create_server(("127.0.0.1", 0))
-    acceptor = Acceptor(plane.process, metrics_listener(plane.process, sock, lambda _, then: then(b"rhttp_up 1\n")))
+    acceptor = Acceptor(plane.process, metrics_listener(plane.process, sock, lambda _, then: then(text)))
     acceptor.start()
     yield acceptor
     acceptor.end()
@@ -249,3 +251,21 @@ async def test_metrics_listener_is_bounded_and_lets_a_scraper_in(tmp_path: Path,
             assert counts.given_up >= extra
             for late in crowd[:extra]:  # the first to come are the first to go
                 assert await asyncio.to_thread(late.recv, 1) == b""
+
+
+async def test_answer_under_way_is_no_place_for_others(tmp_path: Path) -> None:
+    """A reader that takes its last answer slowly gets it whole, however many come meanwhile."""
+    text = b"x" * (16 << 20)
+    with socket.create_server(("127.0.0.1", 0)) as sock, contextlib.ExitStack() as stack:
+        async with listening(tmp_path, "metrics_connections = 4\n", sock, text) as acceptor:
+            address = sock.getsockname()
+            slow = stack.enter_context(socket.create_connection(address, timeout=20))
+            slow.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            while not any(guest.link.get_write_buffer_size() for guest in acceptor.places.guests()):
+                await asyncio.sleep(0.01)
+            crowd = [stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(9)]
+            while acceptor.counts.given_up < 6:
+                await asyncio.sleep(0.01)
+            whole = await asyncio.to_thread(lambda: b"".join(iter(lambda: slow.recv(1 << 20), b"")))
+            assert whole.endswith(b"\r\n\r\n" + text)
+            assert len(crowd) == 9
