@@ -16,6 +16,7 @@ from typing import Final
 import orjson
 
 from gateway.control.frames import FrameError, frame
+from rhttp.memo import Memo
 
 NEWS: Final = 1
 """JSON: what changed in the process that was dialled; see `gateway.cluster.directory`."""
@@ -38,6 +39,10 @@ MAX_MESSAGE: Final = 64 * 1024 * 1024
 
 FOR_NEWS: Final = 1
 FOR_REQUESTS: Final = 2
+
+_REMEMBERED: Final = 1024
+_SHORT: Final = 512
+"""Wishes that are remembered, and the bytes of one that is worth it."""
 
 _HEAD: Final = struct.Struct(">BI")
 _HEAD_SIZE: Final = 5
@@ -113,9 +118,9 @@ class Greetings:
 
 
 class Wish:
-    """What slot is wanted of another process."""
+    """What slot is wanted of another process. Nobody changes one: equal ones are shared."""
 
-    __slots__ = ("label", "not_again", "pool", "strict", "waits", "worker")
+    __slots__ = ("_text", "label", "not_again", "pool", "strict", "waits", "worker")
 
     def __init__(
         self,
@@ -137,10 +142,14 @@ class Wish:
         """Any worker but this one."""
         self.waits = waits
         """When there is none now, the first that comes free."""
+        self._text = b""
 
     def to_bytes(self) -> bytes:
-        """As the content of a WANT."""
-        return orjson.dumps([self.pool, self.worker, self.label, self.strict, self.not_again, self.waits])
+        """As the content of a WANT; made once."""
+        if not self._text:
+            told = [self.pool, self.worker, self.label, self.strict, self.not_again, self.waits]
+            self._text = orjson.dumps(told)
+        return self._text
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Wish:
@@ -157,3 +166,16 @@ class Wish:
         if not all(name is None or isinstance(name, str) for name in (worker, not_again)):
             raise MeshError("a wish of another shape")
         return cls(str(pool), worker=worker, label=key, strict=bool(strict), not_again=not_again, waits=bool(waits))
+
+
+_wishes: Final[Memo[bytes, Wish]] = Memo(_REMEMBERED)
+
+
+def read_wish(content: bytes) -> Wish:
+    """As `Wish.from_bytes`; most are like one before."""
+    wish = _wishes.get(content)
+    if wish is None:
+        wish = Wish.from_bytes(content)
+        if len(content) <= _SHORT:
+            _wishes.remember(content, wish)
+    return wish

@@ -21,9 +21,9 @@ from gateway.cluster.frames import (
     WANT,
     Greetings,
     MeshError,
-    Wish,
     message,
     parse_message,
+    read_wish,
 )
 from gateway.cluster.reservations import PassedConnection, Reservations
 from gateway.control.frames import FrameError, FrameReader
@@ -119,7 +119,7 @@ class Incoming(asyncio.Protocol):
             for content in reader.feed(data):
                 kind, number, rest = parse_message(content)
                 if kind == WANT:
-                    self.reservations.want(number, Wish.from_bytes(rest))
+                    self.reservations.want(number, read_wish(rest))
                 elif kind == CANCEL:
                     self.reservations.cancel(number)
                 elif kind == ASK:

@@ -235,14 +235,7 @@ class _Search:
         while self._indexes:
             remote = self._pool.remotes.get(self._indexes.pop(0))
             if remote is not None:
-                wish = Wish(
-                    self._pool.name,
-                    worker=exchange.worker,
-                    label=exchange.label,
-                    strict=self._strict,
-                    not_again=self._not_again,
-                )
-                self._want = remote.want(wish, self)
+                self._want = remote.want(self._pool.wish(exchange, self._not_again, self._strict), self)
                 return
         self._pool.searched(exchange, self._not_again, self._strict)
 
@@ -275,6 +268,9 @@ class RemotePool:
         self.remotes = remotes
         self.watcher: Watcher = news
         self.name = hosted.pool.name
+        self._any = Wish(self.name)
+        self._first = Wish(self.name, waits=True)
+        """The first that comes free."""
         self._searches: dict[Exchange, _Search] = {}
         self._standing: dict[int, list[Want]] = {}
         self._named: dict[Exchange, list[Want]] = {}
@@ -295,6 +291,13 @@ class RemotePool:
         return self._directory.count(self.name, worker)
 
     # ---- for one request ----
+
+    def wish(self, exchange: Exchange, not_again: str | None, strict: bool) -> Wish:
+        """What an exchange wants."""
+        worker, label = exchange.worker, exchange.label
+        if worker is None and label is None and not_again is None:
+            return self._any
+        return Wish(self.name, worker=worker, label=label, strict=strict, not_again=not_again)
 
     def search(self, exchange: Exchange, not_again: str | None, *, strict: bool = False) -> bool:
         """Ask the other processes for a slot; False when there is none to ask."""
@@ -353,7 +356,7 @@ class RemotePool:
         while len(wants) > wanted:
             wants.pop().cancel()
         while len(wants) < wanted:
-            wants.append(self.remotes[index].want(Wish(self.name, waits=True), self))
+            wants.append(self.remotes[index].want(self._first, self))
         if wants:
             self._standing[index] = wants
         else:
