@@ -12,10 +12,10 @@ from gateway.supervisor.launcher import environment
 _SHAKE = """
 from support.tlspeers import accept, leaf, listening_context, plain_context
 from OpenSSL import SSL
-from rhttp.tls.handshake import Handshake
+from rhttp.tls.handshake import CURRENT, Handshake
 
 server = SSL.Connection(listening_context(accept), None)
-server.set_app_data(Handshake())
+CURRENT.handshake = Handshake()
 server.set_accept_state()
 client = SSL.Connection(plain_context(leaf("w1"), version=SSL.TLS1_3_VERSION), None)
 client.set_connect_state()
