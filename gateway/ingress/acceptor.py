@@ -256,7 +256,6 @@ class Acceptor:
 
     def _open(self, link: TlsLink, source: str) -> None:
         seen = link.handshake.peer
-        link.handshake.forget()
         if not isinstance(seen, SeenPath):
             # OpenSSL accepted and our verification never ran: impossible, therefore refused.
             self._refused(source, "not_verified")

@@ -170,7 +170,7 @@ class ClientEnd(RequestSide):
         self._closed = True
         self._wheel.forget(self)
         self._buffer = b""
-        self._out.clear()
+        self._out = None
         self.link.abort()
         sink, self.sink = self.sink, None
         if sink is not None:

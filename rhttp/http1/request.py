@@ -33,7 +33,8 @@ class RequestSide(ResponseEnd, asyncio.Protocol):
     def __init__(self) -> None:
         super().__init__()
         self.link: Link
-        self._out: list[bytes] = []
+        # None while nothing is kept back: an idle worker's end would hold an empty list for days.
+        self._out: list[bytes] | None = None
         self._left: int | None = 0
         self._chunking = False
         self._given = 0  # bytes of the request that the link has
@@ -67,7 +68,7 @@ class RequestSide(ResponseEnd, asyncio.Protocol):
         self._taken = -self.link.get_write_buffer_size() if self._blocked else 0
         self._chunking = False
         self._left = 0
-        out = self._out
+        out = self._kept()
         out.append(b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method, target, authority))
         if upgrade is not None:
             out.append(b"Upgrade: %b\r\nConnection: Upgrade\r\n" % upgrade)
@@ -98,20 +99,26 @@ class RequestSide(ResponseEnd, asyncio.Protocol):
             self._left -= len(data)
             if self._left < 0:
                 raise LocalProtocolError("more content than was announced")
-        self._out.append(chunk(data) if self._chunking else data)
+        self._kept().append(chunk(data) if self._chunking else data)
 
     def _finish_content(self, trailers: Fields) -> None:
         """Keep back what ends the content."""
         if self._chunking:
-            self._out.append(last_chunk(trailers) if trailers else LAST_CHUNK)
+            self._kept().append(last_chunk(trailers) if trailers else LAST_CHUNK)
         self._sent_whole = True
+
+    def _kept(self) -> list[bytes]:
+        out = self._out
+        if out is None:
+            out = self._out = []
+        return out
 
     def flush(self) -> None:
         """Send what was kept back."""
         out = self._out
         if out and not self._closed:
             data = out[0] if len(out) == 1 else b"".join(out)
-            out.clear()
+            self._out = None
             self._given += len(data)
             self.link.write(data)
 

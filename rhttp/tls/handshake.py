@@ -47,36 +47,29 @@ _REFUSED: Final[int] = lib.SSL_TLSEXT_ERR_ALERT_FATAL
 class Handshake:
     """What a handshake finds out: the verified peer, or the reason of the refusal."""
 
-    __slots__ = ("has_begun", "has_ended", "peer", "refusal")
+    __slots__ = ("has_begun", "peer", "refusal")
 
     def __init__(self) -> None:
         self.peer: object = None
         self.refusal: str | None = None
         self.has_begun = False
         """There was something to read, or to say first."""
-        self.has_ended = False
-        """The peer sent close_notify, later on; `TlsLink` asks."""
-
-    def forget(self) -> None:
-        """Let go of what only the handshake needed.
-
-        OpenSSL's own session, with the peer's parsed path, has to stay: SSL_set_session(NULL) makes OpenSSL fall back
-        to its method for any version, and a close_notify, KeyUpdate or ticket is then answered with a fatal alert.
-        """
-        self.peer = None
 
 
 class Current:
-    """Whose handshake or record OpenSSL is at work on: it calls back only within our own calls, one at a time.
+    """Whose handshake OpenSSL is at work on, or what it met in a record.
 
-    So a callback need not look up in a table whom it was called for. Whoever calls puts the handshake there and takes
-    it out again; with a connection that others made there is none.
+    It calls back only within our own calls, and one at a time, so a callback need not look up in a table whom it was
+    called for. Whoever calls puts the handshake there and takes it out again; with a connection that others made there
+    is none.
     """
 
-    __slots__ = ("handshake",)
+    __slots__ = ("handshake", "has_ended")
 
     def __init__(self) -> None:
         self.handshake: Handshake | None = None
+        self.has_ended = False
+        """Whether the read that is under way, or was the last, met a close_notify."""
 
 
 CURRENT: Final = Current()

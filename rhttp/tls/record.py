@@ -83,16 +83,14 @@ def _connection(context: SSL.Context, descriptor: int) -> Any:
 
 def _on_event(_ssl: Any, where: int, code: int) -> None:
     if where == SSL.SSL_CB_READ_ALERT and not code & 0xFF:
-        handshake = CURRENT.handshake
-        if handshake is not None:
-            handshake.has_ended = True
+        CURRENT.has_ended = True
 
 
 _EVENT: Final = ffi.callback("void (*)(const SSL *, int, int)", _on_event)
 
 
 def watch_end(ssl: Any) -> None:
-    """From now on note a close_notify: ``has_ended`` of the `Handshake` becomes true that is given to `read`.
+    """From now on note a close_notify, for `met_end`.
 
     OP_IGNORE_UNEXPECTED_EOF makes OpenSSL report a bare FIN as one, in its flags as well; only the alert tells. To be
     called when the handshake is done: during it OpenSSL would call some twenty times for nothing.
@@ -154,16 +152,20 @@ def shutdown(ssl: Any) -> None:
         _shutdown(ssl)
 
 
-def read(ssl: Any, handshake: Handshake) -> bytes | None:
+def met_end() -> bool:
+    """Whether the last `read` of all met a close_notify, and not just a FIN; to be asked at once."""
+    return CURRENT.has_ended
+
+
+def read(ssl: Any) -> bytes | None:
     """At most one record's plaintext; None when there is no whole record to read now (the usual end, so no exception).
 
     Raises:
         SSL.Error: as `SSL.Connection.recv`, but not `WantReadError`.
     """
     _clear()  # SSL_get_error takes whatever another connection left in the thread's queue for this one's
-    CURRENT.handshake = handshake
+    CURRENT.has_ended = False
     count: int = _read(ssl, _BUFFER, RECORD)
-    CURRENT.handshake = None
     if count > 0:
         data: bytes = _unpack(_BUFFER, count)
         return data

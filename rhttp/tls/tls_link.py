@@ -31,6 +31,7 @@ from rhttp.tls.record import (
     dialling,
     do_handshake,
     has_taken_hello,
+    met_end,
     pending,
     protocol,
     read,
@@ -49,6 +50,14 @@ _IN_THE_CLEAR: Final = (
 _READS: Final = 8
 """Records taken in one turn, so that one busy peer does not starve the others."""
 
+_OVER: Final = Handshake()
+"""Every handshake that is over: what it found out is its owner's by then, and need not be kept for a link's life.
+
+OpenSSL's own session, with the peer's parsed path, has to stay: SSL_set_session(NULL) makes OpenSSL fall back to its
+method for any version, and a close_notify, KeyUpdate or ticket is then answered with a fatal alert.
+"""
+_OVER.has_begun = True
+
 
 class TlsLink(SocketLink):
     """One TLS connection.
@@ -57,7 +66,7 @@ class TlsLink(SocketLink):
     returns from success the caller must have given an owner with `set_protocol`.
     """
 
-    __slots__ = ("_context", "_done", "_ssl", "handshake")
+    __slots__ = ("_context", "_done", "_has_ended", "_ssl", "handshake")
     __deletable__ = ["_ssl"]  # noqa: RUF012 - by this mypyc knows that `detach` deletes it
 
     def __init__(
@@ -78,6 +87,8 @@ class TlsLink(SocketLink):
         super().__init__(loop, sock, wheel=wheel, outbox=outbox, high_water=high_water, state=HANDSHAKE, tally=tally)
         self._done: Callable[[TlsLink, str | None], None] | None = done
         self.handshake = Handshake()
+        """Until `done` was told; then one that stands for all."""
+        self._has_ended = False  # the peer sent close_notify
         self._context = context  # its callbacks are needed to the end
         self._ssl: Any = accepting(context, self._fd) if server else dialling(context, self._fd, server_name)
         wheel.set(self, timeout)
@@ -124,6 +135,7 @@ class TlsLink(SocketLink):
         done, self._done = self._done, None
         assert done is not None
         done(self, None)
+        self.handshake = _OVER
         self._has_read()  # the peer's last step may have come with more, and a reset behind it
 
     def _fail(self, reason: str) -> None:
@@ -182,7 +194,7 @@ class TlsLink(SocketLink):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """``socket``, or ``truncated``: whether the peer ended without a close_notify."""
         if name == "truncated":
-            return not self.handshake.has_ended
+            return not self._has_ended
         return self.socket if name == "socket" else default
 
     def detach(self) -> socket.socket:
@@ -212,8 +224,9 @@ class TlsLink(SocketLink):
             return
         for _ in range(_READS):
             try:
-                data = read(self._ssl, self.handshake)
+                data = read(self._ssl)
             except SSL.ZeroReturnError:
+                self._has_ended = met_end()
                 self._on_eof()
                 return
             except SSL.WantWriteError:

@@ -141,8 +141,6 @@ async def _shake(session: Session, dialling: Dialling, sock: socket.socket, take
     def done(link: TlsLink, failure: str | None) -> None:
         # The owner is there before the next byte is: that may be the alert that says what is wrong with us.
         outcome: UpgradeClient | str = failure or UpgradeClient(link, dialling.limits, dialling.wheel, take)
-        # The session stays, unlike the gateway's: a ticket that a server sends later would need it.
-        link.handshake.forget()
         if not shaken.done():
             shaken.set_result(outcome)
 

@@ -163,6 +163,7 @@ class Side:
         self.owner = Owner()
         self.wheel = TimerWheel(100.0) if wheel is None else wheel  # an empty wheel is false
         self.outcomes: list[str | None] = []
+        self.peer: object = None
         self._done = asyncio.Event()
         sock.setblocking(False)
         self.link = TlsLink(
@@ -181,6 +182,7 @@ class Side:
 
     def _finished(self, link: TlsLink, failure: str | None) -> None:
         self.outcomes.append(failure)
+        self.peer = link.handshake.peer
         if failure is None:
             link.set_protocol(self.owner)
         self._done.set()
