@@ -72,8 +72,8 @@ class Flow:
         self.count = len(sizes)
         self.asked = 0
         """Bytes of the requests that were sent."""
-        self.answered = [0 for _ in sizes]
-        """Bytes of each answer that were sent."""
+        self.answered: dict[tuple[int, int], int] = {}
+        """Bytes of each answer that were sent, by worker and request: one that had not left goes to another worker."""
         self.workers: list[Worker] = []
         self.requester: Requester = self.here.requester()
         if is_remote:
@@ -126,8 +126,10 @@ class Flow:
         """The worker sends more of its answer, whether it has the whole request or not; it need not have read it."""
         worker = self.workers[-1]
         for number in _numbers(worker)[-1:]:
-            data = self.answers[number][self.answered[number] : self.answered[number] + size]
-            self.answered[number] += len(data)
+            of = (len(self.workers), number)
+            begun = self.answered.get(of, 0)
+            data = self.answers[number][begun : begun + size]
+            self.answered[of] = begun + len(data)
             worker.link.receive(data)
         self.settle()
 
