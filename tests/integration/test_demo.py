@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +40,14 @@ def start(place: Path, *arguments: str, **variables: str) -> subprocess.Popen[st
 
 
 def left_behind(place: Path) -> list[str]:
-    """Files of the demo, and processes that know of its place."""
+    """Files of the demo, and processes that know of its place; one that is ending is given a moment for it."""
+    until = time.monotonic() + 10
+    while (found := _found_in(place)) and time.monotonic() < until:
+        time.sleep(0.1)
+    return found
+
+
+def _found_in(place: Path) -> list[str]:
     found = [str(path) for path in place.iterdir()]
     for process in Path("/proc").glob("[0-9]*"):
         try:
