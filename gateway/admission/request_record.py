@@ -14,7 +14,7 @@ from gateway.audit.line import MAX_STRING, FieldRefused, Fields, RenderedFields,
 from gateway.core.context import Generation
 from gateway.core.peer import Peer
 from rhttp.memo import Memo
-from rhttp.message import RequestHead
+from rhttp.message import RequestHead, one_field
 
 _monotonic: Final = time.monotonic
 _MAX_POLICIES: Final = 1024
@@ -87,6 +87,7 @@ class RequestRecord:
         "admitted",
         "generation",
         "head",
+        "id_block",
         "id_bytes",
         "listener",
         "parent_id",
@@ -115,6 +116,8 @@ class RequestRecord:
         self.listener = listener
         self.request_id = request_id
         self.id_bytes = request_id.encode("ascii")
+        self.id_block = one_field(b"Rhttp-Request-Id", self.id_bytes)
+        """For the request as it goes on, and for its answer."""
         self.generation = generation
         self.parent_id: str | None = None
         self.target = b""

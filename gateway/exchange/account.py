@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from gateway.admission.request_record import RequestRecord
 from gateway.core.context import ProcessContext
+from gateway.exchange.ends import Addressee
 from gateway.http.losses import failure
 from gateway.http.responses import fail
 from rhttp.ends import RequestEnd
 from rhttp.errors import Loss
 from rhttp.joint import Joint
-from rhttp.message import one_field
 
 
 class Account(Joint):
@@ -27,7 +27,6 @@ class Account(Joint):
         "bucket",
         "deadline",
         "record",
-        "worker_name",
     )
 
     def __init__(self, process: ProcessContext, record: RequestRecord, end: RequestEnd, *, dispatch: bool) -> None:
@@ -39,16 +38,19 @@ class Account(Joint):
         """Each time that the request is sent has its line."""
         self._may_have_run = False
         """It was sent, no answer came, and it is to be sent once more."""
-        self.worker_name: str | None = None
+        self._worker: Addressee | None = None
         """Who serves it."""
-        self._worker: bytes | None = None
         self.deadline = 0.0
         self.bucket = 0.0
+
+    def _ascii(self) -> bytes | None:
+        """The worker's name for the log."""
+        return None if self._worker is None else self._worker.ascii
 
     def _say_sent(self) -> None:
         """Write the line that the request waits for."""
         self._is_said = True
-        sent = self.record.audit_of(b"sent", status=None, worker=self._worker)
+        sent = self.record.audit_of(b"sent", status=None, worker=self._ascii())
         self._process.record_soon("dispatch.sent" if self._dispatch else "request.sent", sent, self)
 
     def _say_lost(self, detail: str) -> bool:
@@ -76,7 +78,7 @@ class Account(Joint):
         if committed:
             self._end.abort()
         else:
-            extra = () if self._worker is None else (one_field(b"Rhttp-Worker", self._worker),)
+            extra = () if self._worker is None else (self._worker.block,)
             fail(self._process, self._end, self.record, status, slug, extra)
 
     def _withhold(self) -> None:
@@ -89,10 +91,10 @@ class Account(Joint):
         process = self._process
         process.exchange_over()
         if outcome == "allowed" and status is not None:
-            return process.record(event, self.record.audit_of(b"allowed", status=status, worker=self._worker))
+            return process.record(event, self.record.audit_of(b"allowed", status=status, worker=self._ascii()))
         fields = self.record.audit(outcome, status=status, reason=reason)
-        if self.worker_name is not None:
-            fields["worker"] = self.worker_name
+        if self._worker is not None:
+            fields["worker"] = self._worker.name
         return process.record(event, fields)
 
     def _count(self, outcome: str) -> str:

@@ -11,7 +11,21 @@ from typing import Protocol
 from rhttp.ends import Link, ResponseEnd
 from rhttp.errors import Loss
 from rhttp.http1.limits import Http1Limits
+from rhttp.message import one_field
 from rhttp.timers import TimerWheel
+
+
+class Addressee:
+    """A worker, as requests for it and answers of it name it."""
+
+    __slots__ = ("ascii", "authority", "block", "name")
+
+    def __init__(self, name: str, suffix: bytes) -> None:
+        """``suffix`` is what follows its name in its authority."""
+        self.name = name
+        self.ascii = name.encode("ascii")
+        self.authority = self.ascii + suffix
+        self.block = one_field(b"Rhttp-Worker", self.ascii)
 
 
 class Opening(Protocol):
@@ -21,12 +35,8 @@ class Opening(Protocol):
         """An end for the request."""
 
     @property
-    def authority(self) -> bytes:
+    def addressee(self) -> Addressee:
         """Whom the request is for."""
-
-    @property
-    def name(self) -> str:
-        """The worker's."""
 
 
 class ClientConnection(Protocol):

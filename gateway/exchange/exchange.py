@@ -14,12 +14,12 @@ from gateway.admission.checks import is_still_allowed
 from gateway.admission.request_record import Admitted, RequestRecord
 from gateway.core.context import ProcessContext
 from gateway.exchange.account import Account
-from gateway.exchange.ends import Opening
+from gateway.exchange.ends import Addressee, Opening
 from gateway.http.fields import inbound_trailers, outbound_trailers, response_fields
 from gateway.http.losses import failure
 from rhttp.ends import RequestEnd, ResponseEnd
 from rhttp.errors import Loss
-from rhttp.message import IDEMPOTENT, Blocks, FieldBlock, Fields, ResponseHead, one_field
+from rhttp.message import IDEMPOTENT, Blocks, FieldBlock, Fields, ResponseHead
 
 
 class Inbound(Protocol):
@@ -108,12 +108,11 @@ class Exchange(Account):
         else:
             self._not_recorded()
 
-    def granted(self, client: ResponseEnd, authority: bytes, worker: str | None) -> None:
+    def granted(self, client: ResponseEnd, authority: bytes, worker: Addressee | None) -> None:
         """A client end is leased to this exchange: send what there is of the request, behind its audit line."""
         self._process.wheel.clear(self)
         self.may_wait = False
-        self.worker_name = worker
-        self._worker = None if worker is None else worker.encode("ascii")
+        self._worker = worker
         self._tries += 1
         self._give(client, self._target, authority, self._blocks)
         if self._is_said or self._head.method not in self.record.generation.unsaid:
@@ -182,7 +181,8 @@ class Exchange(Account):
 
     def offered(self, slot: Opening) -> None:
         """A worker's slot is this exchange's."""
-        self.granted(slot.open(), slot.authority, slot.name)
+        addressee = slot.addressee
+        self.granted(slot.open(), addressee.authority, addressee)
 
     def pool_closed(self) -> None:
         """The pool that it waits for hands out nothing more."""
@@ -226,9 +226,9 @@ class Exchange(Account):
             self._fail(502, "master-asked-credentials", "master_asked_credentials")
             return
         fields = response_fields(head, route=self._is_over_route)
-        blocks: Blocks = (fields, one_field(b"Rhttp-Request-Id", self.record.id_bytes))
+        blocks: Blocks = (fields, self.record.id_block)
         if self._worker is not None:
-            blocks = (*blocks, one_field(b"Rhttp-Worker", self._worker))
+            blocks = (*blocks, self._worker.block)
         if not fields.has_date:
             blocks = (*blocks, self._process.date)  # RFC 9110 section 6.6.1: who has a clock says when it came
         self._answer(head, blocks)
@@ -245,7 +245,7 @@ class Exchange(Account):
             event = self._count("allowed")
             self._trailers = trailers
             self._finishing = True
-            line = self.record.audit_of(b"allowed", status=self._end.status, worker=self._worker)
+            line = self.record.audit_of(b"allowed", status=self._end.status, worker=self._ascii())
             self._process.record_soon(event, line, self)
         # The request's content still comes, so nothing can wait: it may end in a fault.
         elif self._close_books("allowed", self._end.status, None):
@@ -265,7 +265,7 @@ class Exchange(Account):
                 return
             if self._say_lost(detail):
                 self._process.counters.retries += 1
-                self._inbound.lease(self, not_again=self.worker_name)
+                self._inbound.lease(self, not_again=None if self._worker is None else self._worker.name)
                 return
         status, slug = failure(loss, dispatch=self._dispatch)
         self._fail(status, slug, f"{loss.value}: {detail}" if detail else loss.value)

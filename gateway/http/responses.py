@@ -87,6 +87,6 @@ def answer_options(process: ProcessContext, end: RequestEnd, record: RequestReco
 def _send(
     process: ProcessContext, end: RequestEnd, record: RequestRecord, status: int, blocks: Blocks, body: bytes
 ) -> None:
-    end.head(status, (*blocks, process.date, one_field(b"Rhttp-Request-Id", record.id_bytes)), len(body))
+    end.head(status, (*blocks, process.date, record.id_block), len(body))
     end.content(body)
     end.end([])

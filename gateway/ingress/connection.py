@@ -24,7 +24,7 @@ from gateway.ingress.serving import serving_of
 from gateway.pools.relay import RelayPool
 from rhttp.http1.answer import CONTENT, READ
 from rhttp.http1.server import ServerEnd
-from rhttp.message import Blocks, RequestHead, one_field
+from rhttp.message import Blocks, RequestHead
 from rhttp.reversal.upgrade import OFFER
 
 _UNANSWERED: Final = (CONTENT, READ)
@@ -229,7 +229,7 @@ class Connection:
         admitted = _proof(record, forward.question)
         if process.draining:
             end.last_request()
-        blocks = (forward.block, one_field(b"Rhttp-Request-Id", record.id_bytes))
+        blocks = (forward.block, record.id_block)
         Exchange(process, record, admitted, end, forward.inbound, forward.target, blocks, dispatch=False).start()
 
     def _dispatch(self, end: ServerEnd, record: RequestRecord, dispatch: Dispatch) -> None:
@@ -240,7 +240,7 @@ class Connection:
             self.refuse(end, record, _DRAINING)
             return
         record.pool = dispatch.route_pool
-        blocks = (dispatch.block, one_field(b"Rhttp-Request-Id", record.id_bytes))
+        blocks = (dispatch.block, record.id_block)
         exchange = Exchange(process, record, admitted, end, dispatch.pool, dispatch.target, blocks, dispatch=True)
         exchange.worker = dispatch.worker
         exchange.label = dispatch.wishes.label
@@ -294,7 +294,7 @@ class Connection:
         assert pool.config.master is not None
         master = serving_of(record.generation).masters[pool.config.master]
 
-        blocks = (switch.block, one_field(b"Rhttp-Request-Id", record.id_bytes))
+        blocks = (switch.block, record.id_block)
         pool.ask(self, record, end, switch.variant, master, blocks)
 
 

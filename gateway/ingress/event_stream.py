@@ -18,7 +18,7 @@ from gateway.core.context import ProcessContext
 from gateway.pools.hosted import HostedPool
 from gateway.pools.slots import PoolEvent
 from rhttp.ends import RequestEnd
-from rhttp.message import OPEN, FieldBlock, Fields, one_field
+from rhttp.message import OPEN, FieldBlock, Fields
 
 _PACE: Final = 0.1
 """Seconds between two batches."""
@@ -56,7 +56,7 @@ class EventStream:
         self.bucket = 0.0
         process.streams.add(self)
         end.sink = self
-        end.head(200, (_FIELDS, process.date, one_field(b"Rhttp-Request-Id", record.id_bytes)), OPEN)
+        end.head(200, (_FIELDS, process.date, record.id_block), OPEN)
         end.content(self._slots())
         end.flush()
         self._pool.listeners.add(self._happened)

@@ -11,7 +11,7 @@ from auth.policy import Context
 from gateway.config.values import PoolConfig
 from gateway.core.context import ProcessContext
 from gateway.core.peer import Peer
-from gateway.exchange.ends import ClientConnection, Speak
+from gateway.exchange.ends import Addressee, ClientConnection, Speak
 from gateway.exchange.exchange import Exchange
 from gateway.pools.dialects import DIALECTS
 from gateway.pools.least_busy import Slot
@@ -162,7 +162,7 @@ class HostedPool:
                 instance=instance,
                 now=process.epoch,
                 seen=process.precise(),  # by it processes tell a newer start of a worker from an older one
-                authority=peer.name.encode("ascii") + self._suffix,
+                suffix=self._suffix,
             )
             connection.slots = (*connection.slots, slot)
         if client.closed:  # by whoever waited for a slot
@@ -226,7 +226,8 @@ class HostedPool:
 
     def granted_remote(self, exchange: Exchange, end: ResponseEnd, worker: str) -> None:
         """Send the exchange to another process, which has reserved a slot of the worker for it."""
-        exchange.granted(end, worker.encode("ascii") + self._suffix, worker)
+        addressee = Addressee(worker, self._suffix)
+        exchange.granted(end, addressee.authority, addressee)
 
     def forget(self, exchange: Exchange) -> None:
         """The exchange no longer waits."""

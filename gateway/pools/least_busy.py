@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from gateway.exchange.ends import Addressee
 from rhttp.ends import ResponseEnd
 
 Label = tuple[str, str]
@@ -44,14 +45,13 @@ class Slot:
         return self.source.open()
 
     @property
-    def authority(self) -> bytes:
-        """The worker's."""
-        return self.worker.authority
-
-    @property
-    def name(self) -> str:
-        """The worker's."""
-        return self.worker.name
+    def addressee(self) -> Addressee:
+        """Its worker."""
+        worker = self.worker
+        known = worker.addressee
+        if known is None:
+            known = worker.addressee = Addressee(worker.name, worker.suffix)
+        return known
 
 
 class Place:
@@ -69,7 +69,7 @@ class Worker:
     """A worker's slots in one pool."""
 
     __slots__ = (
-        "authority",
+        "addressee",
         "busy",
         "idle",
         "instances",
@@ -81,12 +81,15 @@ class Worker:
         "protocol",
         "since",
         "slots",
+        "suffix",
     )
 
-    def __init__(self, name: str, labels: tuple[Label, ...], protocol: str, since: float, authority: bytes) -> None:
+    def __init__(self, name: str, labels: tuple[Label, ...], protocol: str, since: float, suffix: bytes) -> None:
         self.name = name
-        self.authority = authority
-        """What it is addressed by in requests."""
+        self.suffix = suffix
+        """What follows its name in its authority."""
+        self.addressee: Addressee | None = None
+        """Made for its first request."""
         self.labels = labels
         self.protocol = protocol
         self.since = since

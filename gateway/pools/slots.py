@@ -96,19 +96,19 @@ class Pool:
         protocol: str = "ptth/1.0",
         instance: str | None = None,
         seen: float = 0.0,
-        authority: bytes = b"",
+        suffix: bytes = b"",
     ) -> Slot:
         """A reversed connection was opened; its slot is free and may be leased before this returns.
 
         Args:
             now: the time of day, to be shown.
-            authority: what the worker is addressed by.
+            suffix: what follows the worker's name in its authority.
             seen: by a clock that all processes share and nobody sets: starts of a worker are told apart by it.
         """
         worker = self.workers.get(name)
         joined = worker is None
         if worker is None:
-            worker = self.workers[name] = Worker(name, tuple(labels), protocol, now, authority)
+            worker = self.workers[name] = Worker(name, tuple(labels), protocol, now, suffix)
             for label in worker.labels:
                 self._label_users[label] = self._label_users.get(label, 0) + 1
                 self._by_label.setdefault(label, Levels())
