@@ -109,10 +109,12 @@ class PassedEnd(ServerEnd):
         """
         at = block.rfind(_ID)
         slot = block.find(_SLOT, at)
-        end = block.find(b"\r\n", slot + 2)
+        if at < 0 or slot < at + len(_ID):  # compiled, a slice that ends before it begins is an error
+            raise RemoteProtocolError(400, "bad-request", "a hop without a request id or a slot")
+        end = block.find(b"\r\n", slot + len(_SLOT))
         number = block[slot + len(_SLOT) : end]
         request_id = block[at + len(_ID) : slot]
-        if at < 0 or slot < 0 or _NUMBER.fullmatch(number) is None or _TOKEN.fullmatch(request_id) is None:
+        if _NUMBER.fullmatch(number) is None or _TOKEN.fullmatch(request_id) is None:
             raise RemoteProtocolError(400, "bad-request", "a hop without a request id or a slot")
         limits = self.limits
         plain = block[:at] + block[end:]

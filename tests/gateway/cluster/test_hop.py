@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from support.bench import POOL as SMALL_POOL
@@ -15,14 +16,15 @@ from support.flows import Flow
 from support.meshes import MeshBench, Meshed, until
 
 from gateway.cluster.frames import NONE, OFFER, MeshError, Wish
-from gateway.cluster.hop import limits_between
+from gateway.cluster.hop import PassedEnd, limits_between
 from gateway.cluster.reservations import RESERVED_FOR, Reservations
 from gateway.exchange.passed import loss_field, read_loss
 from gateway.pools.hosted import HostedPool
-from rhttp.errors import Loss
+from rhttp.errors import Loss, RemoteProtocolError
 from rhttp.http1.fields import block_text
 from rhttp.http1.head import parse_response_head
 from rhttp.http1.limits import Http1Limits
+from rhttp.timers import TimerWheel
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"
 POOL = '[pools.render]\nmode = "hosted"\nqueue = 8\n'
@@ -368,6 +370,46 @@ def test_loss_is_read_as_it_was_told(loss: Loss, detail: str) -> None:
     assert told is not None
     assert told[0] is loss
     assert told[1] == re.sub(r"[^\x20-\x7e]", "?", detail)
+
+
+GOOD = b"GET /x HTTP/1.1\r\nHost: w1\r\nRhttp-Identity: client/a\r\nRhttp-Request-Id: 0a1b\r\nRhttp-Slot: 7\r\n\r\n"
+
+
+def passed_end() -> PassedEnd:
+    return PassedEnd(cast("Any", None), Http1Limits(), TimerWheel(0.0))
+
+
+def test_hop_head_says_who_asks_and_for_which_slot() -> None:
+    """As our own end writes it."""
+    end = passed_end()
+    assert end.read_head(GOOD).target == b"/x"
+    assert end.attested is not None
+    assert (end.attested.identity, end.attested.request_id, end.attested.slot) == ("client/a", b"0a1b", 7)
+
+
+@pytest.mark.parametrize(
+    ("part", "instead"),
+    [
+        (b"Rhttp-Request-Id: 0a1b\r\n", b""),
+        (b"Rhttp-Request-Id: 0a1b\r\n", b"Rhttp-Request-Id: \r\n"),
+        (b"Rhttp-Request-Id: 0a1b\r\n", b"Rhttp-Request-Id: a b\r\n"),
+        (b"Rhttp-Slot: 7\r\n", b""),
+        (b"Rhttp-Slot: 7\r\n", b"Rhttp-Slot: \r\n"),
+        (b"Rhttp-Slot: 7\r\n", b"Rhttp-Slot: x\r\n"),
+        (b"Rhttp-Request-Id: 0a1b\r\nRhttp-Slot: 7\r\n", b"Rhttp-Slot: 7\r\nRhttp-Request-Id: 0a1b\r\n"),
+        (b"Rhttp-Request-Id: 0a1b\r\nRhttp-Slot: 7\r\n", b""),
+        (b"Rhttp-Identity: client/a\r\n", b""),
+        (b"Rhttp-Identity: client/a\r\n", b"Rhttp-Identity: client/a\r\nRhttp-Identity: client/b\r\n"),
+        (b"Host: w1\r\nRhttp-Identity: client/a\r\n", b"Rhttp-Identity: client/a\r\nHost: w1\r\n"),
+        (b"GET /x HTTP/1.1\r\nHost: w1\r\nRhttp-Identity: client/a", b"A"),
+        (GOOD, b"\r\n\r\n"),
+    ],
+)
+def test_hop_head_of_another_shape_is_refused(part: bytes, instead: bytes) -> None:
+    """None of our ends writes it so, therefore none of ours asked: an error of the peer, never one of ours."""
+    assert part in GOOD
+    with pytest.raises(RemoteProtocolError):
+        passed_end().read_head(GOOD.replace(part, instead))
 
 
 def test_limits_between_let_pass_what_the_edges_let_pass() -> None:
