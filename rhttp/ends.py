@@ -119,10 +119,45 @@ class ResponseSink(Protocol):
         """The peer caught up."""
 
 
-class RequestEnd:
+class End:
+    """What both ends offer to what joins them. What was given leaves with `flush` or `end`."""
+
+    __slots__ = ()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the peer reads too slowly for more content now."""
+        raise NotImplementedError
+
+    def content(self, data: bytes) -> None:
+        """Give content of the message whose head was given. Dropped where an answer carries none (HEAD).
+
+        Raises:
+            LocalProtocolError: it is more than was announced.
+        """
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Send what was kept back."""
+        raise NotImplementedError
+
+    def end(self, trailers: Fields) -> None:
+        """The content is complete; what is shorter than announced is aborted."""
+        raise NotImplementedError
+
+    def pause(self) -> None:
+        """Stop reading: whoever takes what comes is slower."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Read again."""
+        raise NotImplementedError
+
+
+class RequestEnd(End):
     """Where a request comes from, and where its answer goes: we are the server.
 
-    One request is under way at a time. What was given leaves with `flush` or `end`.
+    One request is under way at a time.
     """
 
     __slots__ = ("is_last", "sink", "status", "told")
@@ -144,11 +179,6 @@ class RequestEnd:
     @property
     def uncommitted(self) -> bool:
         """Whether the answer can still be replaced: nothing of it left for the peer."""
-        raise NotImplementedError
-
-    @property
-    def blocked(self) -> bool:
-        """Whether the peer reads too slowly for more content now."""
         raise NotImplementedError
 
     @property
@@ -179,30 +209,6 @@ class RequestEnd:
         """
         raise NotImplementedError
 
-    def content(self, data: bytes) -> None:
-        """Give content. Dropped where the answer carries none (HEAD).
-
-        Raises:
-            LocalProtocolError: it is more than was announced.
-        """
-        raise NotImplementedError
-
-    def flush(self) -> None:
-        """Send what was kept back."""
-        raise NotImplementedError
-
-    def end(self, trailers: Fields) -> None:
-        """The answer is complete; one that is shorter than announced is aborted."""
-        raise NotImplementedError
-
-    def pause(self) -> None:
-        """Stop reading: whoever takes the content is slower."""
-        raise NotImplementedError
-
-    def resume(self) -> None:
-        """Read again."""
-        raise NotImplementedError
-
     def abort(self) -> None:
         """Close now, so that the peer sees that the answer is not whole."""
         raise NotImplementedError
@@ -216,10 +222,10 @@ class RequestEnd:
         raise NotImplementedError
 
 
-class ResponseEnd:
+class ResponseEnd(End):
     """Where a request goes, and where its answer comes from: we are the client.
 
-    One request is under way at a time. What was given leaves with `flush` or `end`.
+    One request is under way at a time.
     """
 
     __slots__ = ("last", "sink")
@@ -228,11 +234,6 @@ class ResponseEnd:
         self.sink: ResponseSink | None = None
         self.last: str | None = None
         """For the owner's log: who was answered last; whoever gave the request says it."""
-
-    @property
-    def blocked(self) -> bool:
-        """Whether the peer reads too slowly for more content now."""
-        raise NotImplementedError
 
     @property
     def is_reused(self) -> bool:
@@ -264,30 +265,6 @@ class ResponseEnd:
         Raises:
             LocalProtocolError: the end is busy, or closed.
         """
-        raise NotImplementedError
-
-    def content(self, data: bytes) -> None:
-        """Give content.
-
-        Raises:
-            LocalProtocolError: it is more than was announced.
-        """
-        raise NotImplementedError
-
-    def flush(self) -> None:
-        """Send what was kept back."""
-        raise NotImplementedError
-
-    def end(self, trailers: Fields) -> None:
-        """The request's content is complete; one that is shorter than announced is aborted."""
-        raise NotImplementedError
-
-    def pause(self) -> None:
-        """Stop reading: whoever takes the answer is slower."""
-        raise NotImplementedError
-
-    def resume(self) -> None:
-        """Read again."""
         raise NotImplementedError
 
     def abort(self, loss: Loss = Loss.ABORTED, detail: str = "aborted") -> None:
