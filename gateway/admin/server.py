@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import os
 import socket
-import struct
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -27,7 +26,7 @@ from rhttp.http1.server import ServerEnd
 from rhttp.message import FieldBlock, Fields, RequestHead
 from rhttp.places import Places, Stage
 from rhttp.timers import TimerWheel
-from rhttp.tls.plain import PlainLink
+from rhttp.tls.plain import PlainLink, peer_uid
 
 CONTENT_MAX: Final = 64 * 1024
 LIMITS: Final = Http1Limits(
@@ -41,7 +40,6 @@ LIMITS: Final = Http1Limits(
 RETRY: Final = 0.25
 """Seconds until the next try when no descriptor was left."""
 
-_PEERCRED: Final = struct.Struct("3i")
 _FIELDS: Final = FieldBlock(((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")))
 
 
@@ -86,12 +84,6 @@ def parse_content(content: bytes) -> dict[str, object] | Answer:
     if not isinstance(value, dict):
         return refusal(HTTPStatus.BAD_REQUEST, "the content is not a JSON object")
     return value
-
-
-def peer_uid(sock: socket.socket) -> int:
-    """The user that connected to a unix socket, as the kernel saw it at that time (unix(7), ``SO_PEERCRED``)."""
-    _pid, uid, _gid = _PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
-    return int(uid)
 
 
 class _Connection:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from typing import Final
 
-_CREDENTIALS: Final = struct.Struct("3i")
+from rhttp.tls.plain import peer_uid
+
 _ROOT: Final = 0
 
 
@@ -49,5 +49,4 @@ def accept(listening: socket.socket) -> socket.socket | None:
 
 def is_of_our_user(sock: socket.socket) -> bool:
     """Whether the peer's user, when it connected or began to listen, was ours or root."""
-    peer = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return _CREDENTIALS.unpack(peer)[1] in (_ROOT, os.geteuid())
+    return peer_uid(sock) in (_ROOT, os.geteuid())

@@ -11,16 +11,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 from typing import Final
 
 from rhttp.timers import TimerWheel
 from rhttp.tls.link import HIGH_WATER, OPEN, SocketLink, Tally
 from rhttp.tls.outbox import Outbox
 
+_CREDENTIALS: Final = struct.Struct("3i")
+"""What the kernel knows of the peer of a unix socket: process, user, group."""
 _READS: Final = 4
 """Reads in one turn, so that one busy peer does not starve the others."""
 _PIECE: Final = 65536
 """Bytes a read; a shorter one means that the socket holds nothing more."""
+
+
+def peer_uid(sock: socket.socket) -> int:
+    """The user that connected to a unix socket, as the kernel saw it at that time (unix(7), ``SO_PEERCRED``)."""
+    _pid, uid, _gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(uid)
 
 
 class PlainLink(SocketLink):
