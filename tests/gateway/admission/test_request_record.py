@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,7 @@ from support.bench import client_peer, worker_peer
 from auth.policy import Allowed
 from gateway.admission.request_record import Admitted, RequestRecord
 from gateway.audit.line import MAX_STRING
+from gateway.core.context import Generation
 from gateway.core.peer import LocalPeer, Peer
 from rhttp.message import RequestHead
 
@@ -20,7 +21,7 @@ PEERS: tuple[Peer, ...] = (LocalPeer(None), LocalPeer("127.0.0.1"), client_peer(
 
 
 def record_of(peer: Peer, target: bytes, parent: str | None, policies: tuple[str, ...]) -> RequestRecord:
-    record = RequestRecord(RequestHead(), peer, "tls", "0a1b", cast("Any", None))
+    record = RequestRecord(RequestHead(), peer, "tls", "0a1b", Generation.__new__(Generation))
     record.target = target
     record.parent_id = parent
     record.admitted = Admitted(None, Allowed(policies), ("request", "Route", "jobs"))
@@ -73,7 +74,7 @@ def test_target_of_any_length_has_its_line(size: int) -> None:
 
 def test_refused_request_tells_its_reason_and_no_policy() -> None:
     """Nothing was decided; what is not known is not there."""
-    record = RequestRecord(RequestHead(), LocalPeer(None), "dispatch", "0a1b", cast("Any", None))
+    record = RequestRecord(RequestHead(), LocalPeer(None), "dispatch", "0a1b", Generation.__new__(Generation))
     assert read(record.audit("refused", status=400, reason="target_empty")) == {
         "request_id": "0a1b",
         "identity": "master/local",

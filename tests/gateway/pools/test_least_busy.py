@@ -9,7 +9,7 @@ from gateway.pools.least_busy import Levels, Place, Worker
 
 
 def worker(name: str) -> Worker:
-    return Worker(name, (), "ptth/1.0", 0.0, b"w.render.test")
+    return Worker(name, (), "ptth/1.0", 0.0, b".render.test")
 
 
 def test_first_worker_is_the_least_busy_then_the_longest_idle() -> None:

@@ -15,27 +15,6 @@ from support.relays import AGREED, Master, Rig, sent, switched
 from rhttp.reversal.upgrade import PTTH_1_0
 
 
-@pytest.fixture
-async def master() -> AsyncIterator[Master]:
-    made = Master()
-    server = await asyncio.start_server(made.accept, "127.0.0.1", 0)
-    made.port = server.sockets[0].getsockname()[1]
-    yield made
-    server.close()
-    for writer in made.writers:
-        writer.transport.abort()
-    await asyncio.sleep(0)
-
-
-@pytest.fixture
-async def rig(master: Master) -> AsyncIterator[Rig]:
-    made = Rig(master.port)
-    yield made
-    for live in tuple(made.bench.process.registry):
-        live.disconnect("end of test")
-    made.bench.close()
-
-
 async def test_relay_asks_the_master_in_the_workers_name(rig: Rig, master: Master) -> None:
     """Who it is, and none of its credentials; the path is that of a gateway unless another is set."""
     rig.worker("X-A: 1", "Rhttp-Identity: worker/evil")

@@ -14,27 +14,6 @@ from support.relays import AGREED, OPEN, Master, Rig, relay_config, sent, switch
 from rhttp.reversal.upgrade import PTTH_1_0
 
 
-@pytest.fixture
-async def master() -> AsyncIterator[Master]:
-    made = Master()
-    server = await asyncio.start_server(made.accept, "127.0.0.1", 0)
-    made.port = server.sockets[0].getsockname()[1]
-    yield made
-    server.close()
-    for writer in made.writers:
-        writer.transport.abort()
-    await asyncio.sleep(0)
-
-
-@pytest.fixture
-async def rig(master: Master) -> AsyncIterator[Rig]:
-    made = Rig(master.port)
-    yield made
-    for live in tuple(made.bench.process.registry):
-        live.disconnect("end of test")
-    made.bench.close()
-
-
 def opened_and_closed(rig: Rig) -> tuple[int, int]:
     """How often the log says that a relayed connection began, and that one ended."""
     audit = rig.bench.audit
