@@ -65,16 +65,17 @@ def cut_in_words(cut: object) -> list[str]:
 
 
 def process_entry(
-    stream: str, pid: int | None, restarts: int, status: Mapping[str, object] | None
+    stream: str, pid: int | None, restarts: int, status: Mapping[str, object] | None, *, is_starting: bool = False
 ) -> dict[str, object]:
     """One line of ``processes``: what only this process knows.
 
-    Its ``state`` is ``restarting`` without a ``pid``, ``silent`` without a status (it is stopped, hangs, or died just
-    now), else ``serving`` or ``draining``.
+    Its ``state`` is ``restarting`` without a ``pid``, ``starting`` until it takes connections, ``silent`` without a
+    status (it is stopped, hangs, or died just now), else ``serving`` or ``draining``.
     """
     entry: dict[str, object] = {"stream": stream, "pid": pid, "restarts": restarts}
     if status is None:
-        return entry | {"state": "restarting" if pid is None else "silent", "answers": False}
+        state = "restarting" if pid is None else "starting" if is_starting else "silent"
+        return entry | {"state": state, "answers": False}
     # Pools are shown once, for the whole gateway.
     entry |= {"state": "draining" if status.get("draining") is True else "serving"}
     return entry | {"answers": True} | {key: value for key, value in status.items() if key not in entry | {"pools": 0}}

@@ -171,7 +171,7 @@ def _note(notices: Iterable[Mapping[str, Any]]) -> None:
         click.echo(f"note: {notice.get('path')}: {notice.get('message')}", err=True)
 
 
-_STATES = {"restarting": "DOWN, being started again", "silent": "DOES NOT ANSWER"}
+_STATES = {"restarting": "DOWN, being started again", "starting": "DOWN, starting", "silent": "DOES NOT ANSWER"}
 
 
 def _process(one: dict[str, Any]) -> str:

@@ -40,6 +40,8 @@ class DataProcess:
         self.started = asyncio.get_running_loop().time()
         self.has = -1
         """`StateSnapshot.read` of the state that it had before it served; -1: none."""
+        self.serves = False
+        """It was told to take connections, and said that it does."""
         self.is_killed = False
         """We killed it: who waits for its answer need not do so once more."""
         self._child = child
@@ -144,6 +146,7 @@ class DataProcess:
     async def serve(self) -> None:
         """Take connections from now on."""
         await self.call(lambda number: Start(id=number), within=COMMAND_TIMEOUT)
+        self.serves = True
 
     async def ended(self) -> int:
         """Wait until it is gone (a process without its channel is killed); its exit status, negative: a signal."""

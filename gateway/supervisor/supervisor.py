@@ -348,8 +348,9 @@ class Supervisor:
 
     async def _get_status(self, _body: Mapping[str, object]) -> Answer:
         pids = {one.stream: one.pid for one in self._fleet.members}
+        starting = {one.stream for one in self._fleet.members if not one.serves}
         answers = await self._fleet.ask(Question.STATUS, within=STATUS_TIMEOUT)
-        statuses = {stream: done.value for stream, done in answers.items()}
+        statuses = {stream: done.value for stream, done in answers.items() if stream not in starting}
         state = {
             "version": self._watch.snapshot.version,
             # Not while a look at it is under way that takes too long, either: by then requests are refused.
@@ -370,7 +371,13 @@ class Supervisor:
                 "notices": self._loaded.notices(self._watch.snapshot),
                 "audit": self._signer.status(),
                 "processes": [
-                    process_entry(stream, pids.get(stream), self._fleet.restarts[stream], statuses.get(stream))
+                    process_entry(
+                        stream,
+                        pids.get(stream),
+                        self._fleet.restarts[stream],
+                        statuses.get(stream),
+                        is_starting=stream in starting,
+                    )
                     for stream in self._fleet.streams
                 ],
                 "connections": merge(status.get("connections", {}) for status in statuses.values()) or {},

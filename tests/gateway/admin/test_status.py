@@ -70,18 +70,19 @@ def test_worker_of_a_relay_pool_stays_without_what_only_its_master_knows() -> No
 
 
 @pytest.mark.parametrize(
-    ("pid", "status", "state", "answers"),
+    ("pid", "status", "is_starting", "state", "answers"),
     [
-        (None, None, "restarting", False),
-        (7, None, "silent", False),
-        (7, {"draining": False, "audit_healthy": False}, "serving", True),
-        (7, {"draining": True, "audit_healthy": True}, "draining", True),
+        (None, None, False, "restarting", False),
+        (7, None, True, "starting", False),
+        (7, None, False, "silent", False),
+        (7, {"draining": False, "audit_healthy": False}, False, "serving", True),
+        (7, {"draining": True, "audit_healthy": True}, False, "draining", True),
     ],
 )
 def test_process_entry_says_what_the_process_does(
-    pid: int | None, status: dict[str, object] | None, state: str, answers: bool
+    pid: int | None, status: dict[str, object] | None, is_starting: bool, state: str, answers: bool
 ) -> None:
     """One that is down, and one that says nothing, look like none that serves."""
-    entry = process_entry("p0", pid, 3, status)
+    entry = process_entry("p0", pid, 3, status, is_starting=is_starting)
     assert (entry["pid"], entry["restarts"], entry["state"], entry["answers"]) == (pid, 3, state, answers)
     assert ("audit_healthy" in entry) is answers

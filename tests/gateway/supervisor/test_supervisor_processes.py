@@ -231,6 +231,23 @@ async def test_revocation_passes_a_process_that_is_being_started(tmp_path: Path,
         assert (after["states"], after["snapshot"], after["started_with"]) == ([2], 2, 2)
 
 
+async def test_process_that_starts_is_shown_as_such_until_it_serves(tmp_path: Path) -> None:
+    """It could answer before, with what it has not got yet; who waits for it sees when it takes connections."""
+    async with running(tmp_path, "p1:hold-start", processes=2) as run:
+        _first, second = await run.processes()
+        async with held(tmp_path):
+            os.kill(second["pid"], signal.SIGKILL)
+            await until((tmp_path / "held").exists)
+            status = await run.ask("GET", "/status")
+            pid = status["processes"][1]["pid"]
+            assert pid not in (None, second["pid"])
+            starting = {"stream": "p1", "pid": pid, "restarts": 1, "answers": False, "state": "starting"}
+            assert status["processes"][1] == starting
+            assert status["connections"] == {"open": 2, "workers": 1}
+        after = await restarted(run, "p1")
+        assert (after["pid"], after["state"]) == (pid, "serving")
+
+
 async def test_start_serves_nobody_with_the_state_of_before_it(tmp_path: Path) -> None:
     """What is revoked while a gateway starts is known to every process before the first connection."""
     (tmp_path / "hold").touch()
