@@ -118,7 +118,7 @@ class PassedEnd(ServerEnd):
             raise RemoteProtocolError(400, "bad-request", "a hop without a request id or a slot")
         limits = self.limits
         plain = block[:at] + block[end:]
-        head = read_request_head(plain, max_fields=limits.fields, max_line=limits.request_line_bytes)
+        head, _form = read_request_head(plain, max_fields=limits.fields, max_line=limits.request_line_bytes)
         passed = head.forwarded.get("passed")
         if passed is None:
             # Our ends write ``Host`` behind the request line, then the fields, then what frames the content.

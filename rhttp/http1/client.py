@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from rhttp.ends import SURPLUS, Link, ResponseSink
 from rhttp.errors import LocalProtocolError, Loss, RemoteProtocolError
 from rhttp.http1.content import ChunkedReader, CloseReader, ContentReader, LengthReader
-from rhttp.http1.head import Http1ResponseHead, section_end
+from rhttp.http1.head import Http1ResponseHead, bad_answer, section_end
 from rhttp.http1.head_cache import read_response_head
 from rhttp.http1.limits import Http1Limits
 from rhttp.http1.request import RequestSide
@@ -45,6 +45,7 @@ class ClientEnd(RequestSide):
         "_head_seen",
         "_interim_bytes",
         "_interims",
+        "_known",
         "_method",
         "_paused",
         "_reader",
@@ -61,17 +62,16 @@ class ClientEnd(RequestSide):
     def __init__(self, owner: ClientOwner, limits: Http1Limits, wheel: TimerWheel) -> None:
         super().__init__()
         self.owner = owner
-        self.deadline = 0.0
-        self.bucket = 0.0
+        self.deadline = self.bucket = 0.0
         self.limits = limits
         self._wheel = wheel
         self._buffer = b""
+        self._known: Http1ResponseHead | None = None  # the last head, if it may come again
         self._reader: ContentReader | None = None
         self._method = b""
         self._rest: float | None = None  # seconds without a request; None: for ever
         self._head_seen = False
-        self._interims = 0
-        self._interim_bytes = 0
+        self._interims = self._interim_bytes = 0
         self._reusable = True
         self._upgrading: bytes | None = None
         self._paused = False
@@ -240,18 +240,23 @@ class ClientEnd(RequestSide):
 
     def _take_head(self, data: bytes) -> bytes | None:
         """Take one head; answer the bytes behind it that are still to be read, None when there are none."""
-        end = section_end(data)
-        if end < 0:
-            if len(data) > self.limits.head_bytes:
-                raise RemoteProtocolError(502, "bad-request", "head too large")
-            if not data.startswith(_BEGINNING[: len(data)]):
-                raise RemoteProtocolError(502, "bad-request", "not an answer of HTTP/1")  # and may never end
-            self._head_seen = True
-            self._buffer = data
-            return None
+        head = self._known
+        if head is not None and data.startswith(head.block) and len(head.fields) <= self.limits.fields:
+            end = len(head.block)  # the same bytes mean the same, and end as they did
+        else:
+            end = section_end(data)
+            if end < 0:
+                if len(data) > self.limits.head_bytes:
+                    raise bad_answer("head too large")
+                if not data.startswith(_BEGINNING[: len(data)]):
+                    raise bad_answer("not an answer of HTTP/1")  # and may never end
+                self._head_seen = True
+                self._buffer = data
+                return None
+            head = read_response_head(data if end == len(data) else data[:end], max_fields=self.limits.fields)
+            self._known = head if head.block else None
         if end > self.limits.head_bytes:
-            raise RemoteProtocolError(502, "bad-request", "head too large")
-        head = read_response_head(data if end == len(data) else data[:end], max_fields=self.limits.fields)
+            raise bad_answer("head too large")
         rest = data[end:]
         self._head_seen = True
         sink = self.sink
@@ -292,14 +297,14 @@ class ClientEnd(RequestSide):
         self._interims += 1
         self._interim_bytes += size
         if self._interims > self.limits.interim_answers or self._interim_bytes > self.limits.interim_bytes:
-            raise RemoteProtocolError(502, "bad-request", "too many interim answers")
+            raise bad_answer("too many interim answers")
 
     def _switch(self, head: Http1ResponseHead, surplus: bytes) -> None:
         if self._upgrading is None:
-            raise RemoteProtocolError(502, "bad-request", "a 101 that nobody asked for")
+            raise bad_answer("a 101 that nobody asked for")
         named = [value.lower() for value in head.upgrade or ()]
         if named != [self._upgrading.lower()] or b"upgrade" not in head.connection:
-            raise RemoteProtocolError(502, "bad-request", "a 101 that names another protocol")
+            raise bad_answer("a 101 that names another protocol")
         sink, self.sink = self.sink, None
         self._closed = True  # as an end; the link lives on in other hands
         self._wheel.forget(self)

@@ -31,10 +31,12 @@ _SPECIAL: Final = frozenset(
 class Http1ResponseHead(ResponseHead):
     """One response head, with what only the client end of HTTP/1.1 asks for."""
 
-    __slots__ = ("chunked", "close", "upgrade")
+    __slots__ = ("block", "chunked", "close", "upgrade")
 
     def __init__(self) -> None:
         super().__init__()
+        self.block = b""
+        """The bytes that it was parsed from, when equal ones may be taken for it."""
         self.chunked = False
         self.close = False
         """The connection ends after this answer."""
@@ -71,6 +73,11 @@ def _fault(detail: str, status: int = 400, code: str = "bad-request") -> RemoteP
     return RemoteProtocolError(status, code, detail)
 
 
+def bad_answer(detail: str) -> RemoteProtocolError:
+    """What is raised about an answer."""
+    return _fault(detail, 502)
+
+
 _KNOWN: Final = METHODS | {b"CONNECT", b"TRACE", b"PRI"}
 
 
@@ -104,6 +111,24 @@ def section_end(data: bytes, at: int = 0) -> int:
     if _BARE_LF.search(data, at) is not None:
         raise _fault("a line ends in LF alone")
     return -1
+
+
+def skip_empty_lines(data: bytes, most: int) -> int:
+    """Where a request line begins, behind at most so many empty lines (RFC 9112 section 2.2).
+
+    It may still be to come: nothing, or a CR, is then behind.
+
+    Raises:
+        RemoteProtocolError: 400, more of them, or white space or a control byte in its place.
+    """
+    at = 0
+    while data.startswith(b"\r\n", at):
+        at += 2
+        if at > 2 * most:
+            raise _fault("empty lines in place of a request")
+    if len(data) > at and data[at] < 0x21 and (data[at] != 0x0D or len(data) > at + 1):
+        raise _fault("white space or a control byte before the request")
+    return at
 
 
 def parse_request_head(block: bytes, *, max_fields: int = 100, max_line: int = 8192) -> RequestHead:
@@ -226,7 +251,7 @@ def parse_response_head(block: bytes, *, max_fields: int = 100) -> Http1Response
     eol = block.find(b"\r\n")
     line = _STATUS_LINE.fullmatch(block, 0, eol)
     if line is None:
-        raise _fault("malformed status line", 502)
+        raise bad_answer("malformed status line")
     head = Http1ResponseHead()
     is_old = line[1] == b"0"
     head.status = int(line[2])
@@ -238,9 +263,9 @@ def parse_response_head(block: bytes, *, max_fields: int = 100) -> Http1Response
     except httptools.HttpParserUpgrade:
         pass
     except httptools.HttpParserError as error:
-        raise _fault(f"llhttp: {error}", 502) from None
+        raise bad_answer(f"llhttp: {error}") from None
     if len(collector.fields) > max_fields:
-        raise _fault("too many field lines", 502)
+        raise bad_answer("too many field lines")
     head.fields = tuple(collector.fields)
     length: Length = NOTHING
     try:
@@ -254,15 +279,15 @@ def parse_response_head(block: bytes, *, max_fields: int = 100) -> Http1Response
             elif name == b"upgrade":
                 head.upgrade = (head.upgrade or ()) + _protocols(value)
     except RemoteProtocolError as broken:
-        raise _fault(broken.detail, 502) from None
+        raise bad_answer(broken.detail) from None
     head.close = b"close" in head.connection or (is_old and b"keep-alive" not in head.connection)
     head.chunked = length is OPEN
     if head.chunked and is_old:
-        raise _fault("conflicting message lengths", 502)
+        raise bad_answer("conflicting message lengths")
     if length is NOTHING:
         head.length = OPEN  # announced by the connection's end
     else:
         head.length = length
         if head.status < 200 and length != 0:
-            raise _fault("content announced in an interim answer", 502)
+            raise bad_answer("content announced in an interim answer")
     return head

@@ -16,8 +16,8 @@ from rhttp.errors import RemoteProtocolError
 from rhttp.http1.answer import CLOSED, CONTENT, DETACHED, DISCARD, HEAD, LINGER, READ
 from rhttp.http1.closing import ClosingSide
 from rhttp.http1.content import LAST_CHUNK, ChunkedReader, LengthReader, last_chunk
-from rhttp.http1.head import section_end
-from rhttp.http1.head_cache import read_request_head
+from rhttp.http1.head import section_end, skip_empty_lines
+from rhttp.http1.head_cache import HeadForm, read_request_head
 from rhttp.http1.limits import Http1Limits
 from rhttp.message import OPEN, Fields, RequestHead
 from rhttp.timers import TimerWheel
@@ -52,6 +52,7 @@ class ServerEnd(ClosingSide):
 
     __slots__ = (
         "_consuming",
+        "_form",
         "_is_patient",
         "_scanned",
         "_skipped",
@@ -65,6 +66,7 @@ class ServerEnd(ClosingSide):
         self._scanned = 0
         self._skipped = 0
         self._consuming = False
+        self._form: HeadForm | None = None  # of the last head
         self._is_patient = is_patient
 
     # ---- the link's side ----
@@ -108,48 +110,43 @@ class ServerEnd(ClosingSide):
         if len(data) > self.limits.pipelined_bytes:
             self.pause()
 
-    def _skip_empty_lines(self, data: bytes) -> bytes:
-        """The bytes from where a request line begins; none when it is still to come (RFC 9112 section 2.2)."""
-        at = 0
-        while data.startswith(b"\r\n", at):
-            at += 2
-            self._skipped += 1
-            if self._skipped > EMPTY_LINES:
-                raise RemoteProtocolError(400, "bad-request", "empty lines in place of a request")
-        data = data[at:]
-        if data == b"\r":
-            self._buffer = data
-            return b""
-        if data and data[0] < 0x21:
-            raise RemoteProtocolError(400, "bad-request", "white space or a control byte before the request")
-        return data
-
     def _take_head(self, data: bytes) -> bytes:
         if data[0] < 0x21:
-            data = self._skip_empty_lines(data)
-            if not data:
+            at = skip_empty_lines(data, EMPTY_LINES - self._skipped)
+            self._skipped += at // 2
+            data = data[at:]
+            if data in (b"", b"\r"):
+                self._buffer = data
                 return b""
         limits = self.limits
+        size, form = len(data), self._form
+        if form is not None and not self._scanned and size <= limits.head_bytes:
+            head = form.read(data, max_fields=limits.fields, max_line=limits.request_line_bytes)
+            if head is not None:  # so ``data`` is one whole head
+                return self._take_request(head, data, size)
         end = section_end(data, self._scanned)
         if end < 0:
-            if len(data) > limits.request_line_bytes and data.find(b"\n", 0, limits.request_line_bytes + 2) < 0:
+            if size > limits.request_line_bytes and data.find(b"\n", 0, limits.request_line_bytes + 2) < 0:
                 raise RemoteProtocolError(414, "uri-too-long", "request line too long")
-            if len(data) > limits.head_bytes:
+            if size > limits.head_bytes:
                 raise RemoteProtocolError(431, "fields-too-large", "head too large")
             if not self._scanned:
                 self._wheel.set(self, limits.head_timeout)
-            self._scanned = max(len(data) - 3, 1)
+            self._scanned = max(size - 3, 1)
             self._buffer = data
             return b""
         self._scanned = 0
-        self._skipped = 0
         if end > limits.head_bytes:
             raise RemoteProtocolError(431, "fields-too-large", "head too large")
+        return self._take_request(self.read_head(data if end == size else data[:end]), data, end)
+
+    def _take_request(self, head: RequestHead, data: bytes, end: int) -> bytes:
+        """Give the request to the owner; the bytes behind its head, from ``end``, that are still to be read."""
+        self._skipped = 0
+        limits = self.limits
         size = len(data)
         if self._eof and end == size:
             self.is_last = True  # it is the last one, and its answer says so
-        block = data if end == size else data[:end]
-        head = self.read_head(block)
         self.request = head
         length = head.length
         if length is OPEN:
@@ -177,7 +174,9 @@ class ServerEnd(ClosingSide):
 
     def read_head(self, block: bytes) -> RequestHead:
         """One whole head, parsed; another way for an end whose peer is known to send heads of a certain kind."""
-        return read_request_head(block, max_fields=self.limits.fields, max_line=self.limits.request_line_bytes)
+        limits = self.limits
+        head, self._form = read_request_head(block, max_fields=limits.fields, max_line=limits.request_line_bytes)
+        return head
 
     def _take_content(self, data: bytes) -> bytes:
         reader = self._reader

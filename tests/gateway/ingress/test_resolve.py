@@ -279,7 +279,7 @@ def test_what_a_request_is_about_does_not_depend_on_those_before_it(
     for method, target, lines, number in many:
         block = "\r\n".join([f"{method} {target} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode()
         generation = generations[number]
-        head = read_request_head(block, max_fields=100, max_line=8192)
+        head, _form = read_request_head(block, max_fields=100, max_line=8192)
         fresh = parse_request_head(block)
         assert facts(resolver.resolve(head, generation)) == facts(resolve(fresh, peer, generation))
 

@@ -12,12 +12,24 @@ from support.slots import attributes
 from rhttp.errors import RemoteProtocolError
 from rhttp.http1 import head_cache
 from rhttp.http1.head import parse_request_head, parse_response_head
-from rhttp.http1.head_cache import read_request_head, read_response_head
+from rhttp.http1.head_cache import HeadForm, read_response_head
 from rhttp.message import Extent, RequestHead, ResponseHead
 
 PLAIN = [name for name in attributes(RequestHead) if name not in ("fields", "forwarded")]
 REQUEST = b"POST /a?b HTTP/1.1\r\nHost: x\r\nX-A: 1\r\nAuthorization: Digest a=b\r\nContent-Length: 3\r\n\r\n"
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nContent-Length: 3\r\nConnection: close\r\n\r\n"
+
+
+def read_request_head(block: bytes, *, max_fields: int, max_line: int) -> RequestHead:
+    """The head alone, without its form."""
+    return head_cache.read_request_head(block, max_fields=max_fields, max_line=max_line)[0]
+
+
+def form_of(block: bytes) -> HeadForm:
+    """What a connection remembers of its last head."""
+    form = head_cache.read_request_head(block, max_fields=100, max_line=8192)[1]
+    assert form is not None
+    return form
 
 
 def facts(read: Callable[[], RequestHead]) -> object:
@@ -64,6 +76,50 @@ def test_request_head_read_before_or_not_is_what_the_parser_says(at: int, insert
         assert facts(lambda: read_request_head(block, max_fields=100, max_line=8192)) == expected
 
 
+FORMS = [
+    REQUEST,
+    b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nauthorization: Digest a=b\r\nHost: x\r\n\r\n",
+]
+
+
+@given(form=st.sampled_from(FORMS), block=st.sampled_from(FORMS), data=st.data(), insert=inserts, cut=st.integers(0, 3))
+def test_form_takes_a_head_only_for_what_the_parser_says(
+    form: bytes, block: bytes, data: st.DataObject, insert: bytes, cut: int
+) -> None:
+    """Whatever comes next on a connection: the form of the last head gives the parser's answer, or none.
+
+    It is given more than a head, too: it answers for one that ends where the data does.
+    """
+    at = data.draw(st.integers(0, len(block)))
+    changed = block[:at] + insert + block[at + cut :]
+    head = form_of(form).read(changed, max_fields=100, max_line=8192)
+    if head is not None:
+        assert changed.find(b"\r\n\r\n") + 4 == len(changed)
+        assert facts(lambda: head) == facts(lambda: parse_request_head(changed))
+
+
+def test_form_knows_the_next_head_whatever_its_target_and_credentials() -> None:
+    """What differs from one request of a client to the next costs no other form."""
+    form = form_of(REQUEST)
+    for target, value in ((b"/a?b", b"Digest a=b"), (b"/c/d%20e", b"Digest nc=00000002, x"), (b"/" + b"t" * 999, b"B")):
+        block = REQUEST.replace(b"/a?b", target).replace(b"Digest a=b", value)
+        head = form.read(block, max_fields=100, max_line=8192)
+        assert head is not None
+        assert facts(lambda: head) == facts(lambda block=block: parse_request_head(block))  # type: ignore[misc]
+        assert form_of(block) is form
+
+
+@pytest.mark.parametrize("block", FORMS)
+def test_form_is_held_to_the_limits_of_the_moment(block: bytes) -> None:
+    """They may have become lower by a reload since the form was made: at n it answers, at n - 1 the parser does."""
+    form = form_of(block)
+    fields, line = block.count(b"\r\n") - 2, block.find(b"\r\n")
+    assert form.read(block, max_fields=fields, max_line=line) is not None
+    assert form.read(block, max_fields=fields - 1, max_line=line) is None
+    assert form.read(block, max_fields=fields, max_line=line - 1) is None
+
+
 TARGET_BYTES = st.sampled_from(
     [bytes((byte,)) for byte in range(256)] + [b"%2F", b"//", b"/../", b" HTTP/1.1", b"?a=b"]
 )
@@ -101,7 +157,7 @@ def test_request_line_is_held_to_its_limit_every_time() -> None:
 
 def test_request_heads_for_many_targets_are_kept_as_one_without_any() -> None:
     """However many are asked for: what stands in a target, a query too, is gone with its request."""
-    head_cache._requests.clear()
+    head_cache._forms.clear()
     heads = [
         read_request_head(
             b"GET /t0p5ecret/%d?k=5ecret HTTP/1.1\r\nHost: many\r\n\r\n" % n, max_fields=100, max_line=8192
@@ -110,9 +166,9 @@ def test_request_heads_for_many_targets_are_kept_as_one_without_any() -> None:
     ]
     assert [head.target for head in heads] == [b"/t0p5ecret/%d?k=5ecret" % n for n in range(10)]
     assert {id(head.forwarded) for head in heads} == {id(heads[0].forwarded)}
-    ((key, kept),) = head_cache._requests.items()
+    ((key, kept),) = head_cache._forms.items()
     assert SECRET not in key
-    assert kept.target == b"/"
+    assert kept.head.target == b"/"
 
 
 @given(at=st.integers(0, len(RESPONSE) - 4), insert=inserts, cut=st.integers(0, 3))
@@ -178,10 +234,10 @@ def test_request_head_that_carries_a_credential_is_never_kept(line: bytes) -> No
         b"GET /a HTTP/1.1\r\nHost: x\r\nAuthorization: Digest 5ecret\r\n" + line + b"\r\n\r\n",
     ):
         read_request_head(block, max_fields=100, max_line=8192)
-        for kept, head in head_cache._requests.items():
+        for kept, form in head_cache._forms.items():
             assert SECRET not in kept
-            assert head.authorization is None
-            assert SECRET not in repr(head.fields).encode()
+            assert form.head.authorization is None
+            assert SECRET not in repr(form.head.fields).encode()
 
 
 @pytest.mark.parametrize("name", [b"Set-Cookie", b"SET-COOKIE", b"set-cookie2", b"WWW-Authenticate", b"set_cookie"])
