@@ -164,15 +164,23 @@ class _Account:
         self.floor = b""
 
 
+_ALL: Final = -1
+"""Every bit is set."""
+
+
 class _Entry:
-    """Counters of one nonce: bit i of ``seen`` says that ``highest - i`` was spent."""
+    """Counters of one nonce: bit i of ``seen`` says that ``highest - i`` counts as spent.
+
+    The bits of all that left the window are set, too, so they stay spent when the window is widened. `_ALL` is what a
+    peer that counts 1, 2, 3 has, and nothing needs to be shifted for it.
+    """
 
     __slots__ = ("highest", "identity", "seen")
 
-    def __init__(self, identity: str, highest: int) -> None:
+    def __init__(self, identity: str, highest: int, seen: int) -> None:
         self.identity = identity
         self.highest = highest
-        self.seen = 1
+        self.seen = seen
 
 
 class NonceLedger:
@@ -193,7 +201,8 @@ class NonceLedger:
         self, window: int = 1024, per_identity: int = 256, *, total: int = 65536, lifetime: float = 300.0
     ) -> None:
         self._window = window
-        self._mask = (1 << window) - 1
+        self._left = -1 << window
+        """Bits of the counters that left the window."""
         self._per_identity = per_identity
         self._total = total
         self._lifetime = lifetime
@@ -204,7 +213,7 @@ class NonceLedger:
     def configure(self, window: int, per_identity: int, lifetime: float) -> None:
         """Go on with other bounds; what was spent stays spent."""
         self._window = window
-        self._mask = (1 << window) - 1
+        self._left = -1 << window
         self._per_identity = per_identity
         self._lifetime = lifetime
 
@@ -221,7 +230,8 @@ class NonceLedger:
             return Spend.STALE  # cannot happen while nonces are bound to certificates; deny if it does
         ahead = nc - entry.highest
         if ahead > 0:
-            entry.seen = (entry.seen << ahead | 1) & self._mask if ahead < self._window else 1
+            if ahead != 1 or entry.seen != _ALL:
+                entry.seen = entry.seen << ahead | self._left | 1 if ahead < self._window else self._left | 1
             entry.highest = nc
             return Spend.FRESH
         if -ahead >= self._window:
@@ -241,7 +251,7 @@ class NonceLedger:
         if account is None:
             account = self._accounts[identity] = _Account()
         account.nonces[nonce] = None
-        self._entries[nonce] = _Entry(identity, nc)
+        self._entries[nonce] = _Entry(identity, nc, _ALL if nc == 1 else self._left | 1)
         if len(account.nonces) > self._per_identity:
             self._forget(next(iter(account.nonces)))
         if len(self._entries) > self._total:

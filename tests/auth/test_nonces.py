@@ -256,6 +256,34 @@ def test_spend_never_gives_fresh_twice_whatever_is_forgotten(
 
 
 @settings(deadline=None)
+@given(
+    st.lists(st.integers(1, 40), max_size=30),
+    st.integers(1, 16),
+    st.lists(st.integers(1, 40), max_size=30),
+    st.integers(1, 48),
+)
+def test_spend_takes_no_counter_twice_whatever_the_window_becomes(
+    before: list[int], window: int, after: list[int], other: int
+) -> None:
+    """A reload may widen the window: counters that had left it stay spent."""
+    ledger = NonceLedger(window=window)
+    taken = [nc for nc in before if ledger.spend("a", stamped(0), nc, NOW) is Spend.FRESH]
+    ledger.configure(other, 256, 300.0)
+    taken += [nc for nc in after if ledger.spend("a", stamped(0), nc, NOW) is Spend.FRESH]
+    assert len(taken) == len(set(taken))
+
+
+def test_spend_after_the_window_was_widened_takes_what_comes_next() -> None:
+    """Widening refuses nothing that is new."""
+    ledger = NonceLedger(window=4)
+    for nc in (1, 2, 9):
+        assert ledger.spend("a", stamped(0), nc, NOW) is Spend.FRESH
+    ledger.configure(64, 256, 300.0)
+    told = [ledger.spend("a", stamped(0), nc, NOW) for nc in (8, 7, 6, 5, 2, 9, 10, 12, 11)]
+    assert [spend is Spend.FRESH for spend in told] == [True, True, True, False, False, False, True, True, True]
+
+
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 40), max_size=60), st.integers(1, 16))
 def test_spend_agrees_with_a_set_of_everything_spent(counters: list[int], window: int) -> None:
     """The window in bits says what a plain set and the highest counter would say."""
