@@ -35,6 +35,7 @@ HOT = {
     "gateway.admission": "checks request_record",
     "gateway.audit": "folding line stream writer",
     "gateway.cluster": "directory frames hop incoming outgoing remote_slots reservations",
+    "gateway.config": "route_paths",
     "gateway.control": "frames",
     "gateway.core": "context counters peer registry",
     "gateway.exchange": "account ends exchange masters passed",

@@ -48,13 +48,13 @@ class Admitted:
         """What the peer proved its password with; None: it did not."""
         return None if self.digest is None else self.digest.algorithm
 
-    def require(self, action: str, kind: ResourceType, name: str) -> None:
+    def require(self, question: Question) -> None:
         """Raise unless it was this that policy allowed: called by whoever acts on the proof.
 
         Raises:
             PermissionError: the proof is about something else; a fault of ours, and nothing is done.
         """
-        if self.question != (action, kind, name):
+        if self.question != question:
             raise PermissionError("a proof of another decision")
 
 
@@ -64,20 +64,31 @@ class Rendered:
     __slots__ = ("_policy", "_target", "head", "tail")
 
     def __init__(self, head: bytes, policy: bytes, target: bytes) -> None:
+        if not (is_plain(head) and is_plain(policy)):
+            raise FieldRefused("rendered fields that are not plain ASCII, or hold something nested")
         self.head = head
         """Behind the request id, up to the outcome."""
         self._policy = policy
+        self._take(target)
+
+    def _take(self, target: bytes) -> None:
+        if not is_plain(target):
+            raise FieldRefused("a target that is not plain ASCII, or holds something nested")
         self._target = target
-        self.tail = b'%b,"target":"%b"' % (policy, target)
+        self.tail = b'%b,"target":"%b"' % (self._policy, target)
         """Behind the outcome, up to the worker."""
-        if not (is_plain(head) and is_plain(self.tail)):
-            raise FieldRefused("rendered fields that are not plain ASCII, or hold something nested")
 
     def at(self, target: bytes) -> Rendered | None:
         """The same for another target, a normal path; None: it is one that needs care."""
         if target == self._target:
             return self
-        return Rendered(self.head, self._policy, target) if len(target) <= MAX_STRING else None
+        if len(target) > MAX_STRING:
+            return None
+        other = Rendered.__new__(Rendered)
+        other.head = self.head
+        other._policy = self._policy
+        other._take(target)
+        return other
 
 
 class RequestRecord:

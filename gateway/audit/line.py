@@ -300,7 +300,7 @@ class LineBuilder:
     moves the chain on. A plain slots class: two calls a request.
     """
 
-    __slots__ = ("_fragments", "_last_us", "_next_us", "_opening", "_second", "_stamp", "file", "head")
+    __slots__ = ("_fragments", "_last_us", "_next_us", "_opening", "_second_us", "_stamp", "file", "head")
 
     def __init__(self, stream: str, *, seq: int = 0, digest: bytes = GENESIS, last_us: int = 0, file: str = "") -> None:
         if STREAM.fullmatch(stream) is None:
@@ -310,7 +310,8 @@ class LineBuilder:
         self._opening = b'{"stream":"%b","seq":' % stream.encode()
         self._fragments: dict[str, bytes] = {}
         self._last_us = self._next_us = last_us
-        self._second = -1
+        self._second_us = -1_000_000
+        """Where the second begins that `_stamp` tells; none was told yet."""
         self._stamp = b""
 
     def build(self, event: str, fields: Fields, now_us: int) -> bytes:
@@ -322,11 +323,12 @@ class LineBuilder:
         if now_us < self._last_us:
             now_us = self._last_us
         self._next_us = now_us
-        second = now_us // 1_000_000
-        micro = now_us - second * 1_000_000
-        if second != self._second:
+        micro = now_us - self._second_us
+        if not 0 <= micro < 1_000_000:
+            second = now_us // 1_000_000
             self._stamp = b',"ts":"%b.' % time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
-            self._second = second
+            self._second_us = second * 1_000_000
+            micro = now_us - self._second_us
         fragment = self._fragments.get(event) or self._fragment(event)
         body: bytes = fields if isinstance(fields, bytes) else render_fields(fields)
         if len(body) > MAX_BODY:

@@ -303,5 +303,5 @@ def _proof(record: RequestRecord, question: Question) -> Admitted:
     admitted = record.admitted
     if admitted is None:
         raise PermissionError("a request that was not admitted")
-    admitted.require(*question)
+    admitted.require(question)
     return admitted

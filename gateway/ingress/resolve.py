@@ -175,7 +175,7 @@ class Resolver:
         if section.cross_site is not None and (route is None or not route.allow_cross_site):
             other = Refusal(status=403, slug="cross-site", reason=section.cross_site)
             return ResolvedOpen(raw, section, path, query, other)
-        if is_reserved(path):
+        if route is None and is_reserved(path):  # no route leads to a reserved path
             return self._own(head, section, path, query)
         question: Question = ("request", "Route", "" if route is None else route.name)
         act = _NO_ROUTE if route is None else _over(route, section, question, target)

@@ -313,7 +313,7 @@ def test_connection_without_a_request_is_admitted_by_certificate_and_policy(
     outcome = admit(make(policy))
     if status is None:
         assert isinstance(outcome, Admitted)
-        outcome.require(*QUESTION)
+        outcome.require(QUESTION)
     else:
         assert isinstance(outcome, Refusal)
         assert (outcome.status, outcome.event) == (status, "policy.denied")

@@ -46,10 +46,10 @@ def test_proof_is_made_in_one_module_only(proof: str) -> None:
 def test_proof_is_good_for_what_was_decided_and_for_nothing_else() -> None:
     """Another action, kind or name is refused by whoever acts on the proof."""
     proof = Admitted(None, Allowed(("p",)), ("dispatch", "Pool", "render"))
-    proof.require("dispatch", "Pool", "render")
+    proof.require(("dispatch", "Pool", "render"))
     for other in (("inspect", "Pool", "render"), ("dispatch", "Route", "render"), ("dispatch", "Pool", "other")):
         with pytest.raises(PermissionError):
-            proof.require(*other)  # type: ignore[arg-type]
+            proof.require(other)  # type: ignore[arg-type]
 
 
 def test_peer_without_a_certificate_is_a_kind_of_its_own() -> None:

@@ -106,7 +106,7 @@ def test_form_knows_the_next_head_whatever_its_target_and_credentials() -> None:
         block = REQUEST.replace(b"/a?b", target).replace(b"Digest a=b", value)
         head = form.read(block, max_fields=100, max_line=8192)
         assert head is not None
-        assert facts(lambda: head) == facts(lambda block=block: parse_request_head(block))  # type: ignore[misc]
+        assert facts(lambda head=head: head) == facts(lambda block=block: parse_request_head(block))  # type: ignore[misc]
         assert form_of(block) is form
 
 
