@@ -41,7 +41,7 @@ def gateway_command(
     Tells each listener and then `gateway: ready` on stdout, everything else on stderr. SIGHUP reloads; SIGTERM and
     SIGINT drain and end with status 0, a second one ends at once.
     """
-    given = {"listen": listen, "dispatch": dispatch, "processes": None if processes is None else str(processes)}
+    given = {"listen": listen, "dispatch": dispatch, "processes": processes}
     overrides = {key: value for key, value in given.items() if value is not None}
     if clash := build.find_clash():
         fail(clash)
@@ -56,7 +56,7 @@ def gateway_command(
 
 
 def _run(
-    settings: Settings, overrides: dict[str, str], passphrase: bytes | None, ahead: list[Child], *, check: bool
+    settings: Settings, overrides: Mapping[str, object], passphrase: bytes | None, ahead: list[Child], *, check: bool
 ) -> int:
     # Here, not above: `status` and the like need none of what the gateway needs, and while we load our code the data
     # processes load theirs.

@@ -33,6 +33,7 @@ from gateway.config.values import (
     ToMaster,
     ToPool,
     UnixAddress,
+    carry,
 )
 from pki.errors import NameInvalid
 from pki.names import PEER_ROLES, parse_dns_name, parse_name, parse_trust_domain
@@ -76,16 +77,16 @@ def build_config(tables: Tables, home: Path, notes: Notes) -> Config | None:
     _listeners({"listen": listen, "dispatch": dispatch, "metrics.listen": metrics.listen}, tables.masters, notes)
     if notes.problems or not (trust_domain and listen and dispatch and digest and state):
         return None
-    return Config(
+    return carry(
+        Config,
+        top,
         home=home,
         trust_domain=trust_domain,
         listen=listen,
         dispatch=dispatch,
         digest=digest,
         policy=home / top.policy,
-        processes=top.processes,
         server_names=server_names,
-        client_cert_field=top.client_cert_field,
         groups=groups,
         masters=masters,
         routes=routes,
@@ -155,7 +156,7 @@ def _masters(tables: Mapping[str, MasterTable], notes: Notes) -> dict[str, Maste
                 urls.append(url)
         if table.host is not None and (not table.host.isascii() or split_authority(table.host.encode()) is None):
             notes.say("must be a host, or host:port", "masters", name, "host")
-        found[name] = MasterConfig(name=name, urls=tuple(urls), host=table.host)
+        found[name] = carry(MasterConfig, table, name=name, urls=tuple(urls))
     return found
 
 
@@ -187,17 +188,7 @@ def _routes(tables: Tables, notes: Notes) -> tuple[RouteConfig, ...]:
         if to.name and known.name and to != known:
             text = f"routes[{other}] is called {name!r} too but leads elsewhere; policies could not tell"
             notes.say(f"{text} them apart, so rename one", "routes", index, "name")
-        found.append(
-            RouteConfig(
-                name=name,
-                path=table.path,
-                to=to,
-                strip_prefix=table.strip_prefix,
-                allow_empty_segments=table.allow_empty_segments,
-                allow_encoded_slash=table.allow_encoded_slash,
-                allow_cross_site=table.allow_cross_site,
-            )
-        )
+        found.append(carry(RouteConfig, table, name=name, to=to))
     return tuple(found)
 
 
@@ -251,7 +242,7 @@ def _pools(tables: Mapping[str, PoolTable], masters: frozenset[str], notes: Note
             for key in ("master", "path"):
                 if getattr(table, key) is not None:
                     notes.say('belongs to mode "relay" only; remove it or set the mode', "pools", name, key)
-        found[name] = PoolConfig(name=name, mode=table.mode, master=table.master, path=path, queue=table.queue)
+        found[name] = carry(PoolConfig, table, name=name, path=path)
     return found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -23,25 +23,13 @@ MAX_FILE: Final = 4 << 20
 _POSITION: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overrides:
-    """What the command line says; it wins over the file."""
-
-    listen: str | None = None
-    dispatch: str | None = None
-    processes: int | None = None
-
-    def given(self) -> dict[str, str | int]:
-        """The top-level keys that they replace."""
-        values = {"listen": self.listen, "dispatch": self.dispatch, "processes": self.processes}
-        return {key: value for key, value in values.items() if value is not None}
+NO_OVERRIDES: Final[Mapping[str, object]] = {}
 
 
-NO_OVERRIDES: Final = Overrides()
-
-
-def parse_config(text: str, *, home: Path, overrides: Overrides = NO_OVERRIDES) -> Config:
+def parse_config(text: str, *, home: Path, overrides: Mapping[str, object] = NO_OVERRIDES) -> Config:
     """The configuration in `text`; relative paths in it are relative to `home`.
+
+    `overrides` are top-level keys that the command line gives; they win over the text.
 
     Raises:
         ConfigInvalid: with all that is wrong, save for missing files, which are not looked for.
@@ -52,7 +40,7 @@ def parse_config(text: str, *, home: Path, overrides: Overrides = NO_OVERRIDES) 
     return config
 
 
-def load_config(path: Path, overrides: Overrides = NO_OVERRIDES) -> Config:
+def load_config(path: Path, overrides: Mapping[str, object] = NO_OVERRIDES) -> Config:
     """The configuration in the file at `path`, whose folder is the home.
 
     Raises:
@@ -85,9 +73,8 @@ def _invalid(message: str) -> ConfigInvalid:
     return ConfigInvalid((ConfigProblem(path="", message=message),))
 
 
-def _parse(text: str, home: Path, overrides: Overrides) -> tuple[Config | None, Notes]:
-    given = overrides.given()
-    notes = Notes(aliases={key: f"--{key}" for key in given})
+def _parse(text: str, home: Path, overrides: Mapping[str, object]) -> tuple[Config | None, Notes]:
+    notes = Notes(aliases={key: f"--{key}" for key in overrides})
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -97,7 +84,7 @@ def _parse(text: str, home: Path, overrides: Overrides) -> tuple[Config | None, 
         notes.say("the file is nested too deeply to be a configuration; flatten it")
         return None, notes
     notes.order = tuple(data)
-    return build_config(read_tables({**data, **given}, notes), home, notes), notes
+    return build_config(read_tables({**data, **overrides}, notes), home, notes), notes
 
 
 def _syntax_problem(message: str, text: str) -> ConfigProblem:

@@ -7,18 +7,38 @@ Trust: data only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, Field
 
 from gateway.config.limits import GIB, KIB, MIB, Float, Int, Limits, Text, count, seconds, size
 
+T = TypeVar("T")
+
 NONCES_PER_IDENTITY: Final = 256
 """As many as an identity may have connections: clients keep a nonce for each of theirs."""
 MAX_NONCES_PER_IDENTITY: Final = 4096
+
+
+_types_of: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
+
+
+def carry(kind: type[T], source: object, **others: Any) -> T:
+    """A `kind` of `others`, and of what it declares in common with the class of `source`, as it stands there.
+
+    Raises:
+        TypeError: something has another type there, so it needs to be made of what `source` says and given.
+    """
+    wanted, there = _types_of(kind), _types_of(type(source))
+    for name in wanted.keys() & there.keys() - others.keys():
+        if wanted[name] != there[name]:
+            raise TypeError(f"{kind.__name__}.{name} is not the {name} of a {type(source).__name__}")
+        others[name] = getattr(source, name)
+    return kind(**others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,9 @@ import asyncio
 import itertools
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Final, cast
+from typing import Final, cast, get_args
 
 import orjson
 
@@ -255,20 +255,18 @@ def _question(value: object) -> Question:
     return Question(_text(value))
 
 
-_Readers = dict[str, Callable[[object], object]]
-_SHAPES: Final[dict[str, tuple[Callable[..., Message], _Readers]]] = {
-    "Hello": (Hello, {"pid": _count}),
-    "Prepare": (Prepare, {"id": _count, "inputs": _object}),
-    "Commit": (Commit, {"id": _count}),
-    "Rollback": (Rollback, {"id": _count}),
-    "ApplyState": (ApplyState, {"id": _count, "snapshot": _text}),
-    "StateFresh": (StateFresh, {"at": _seconds}),
-    "Start": (Start, {"id": _count}),
-    "LameDuck": (LameDuck, {"id": _count, "at_least": _seconds, "timeout": _seconds}),
-    "Drain": (Drain, {"id": _count, "timeout": _seconds}),
-    "Ask": (Ask, {"id": _count, "question": _question}),
-    "Done": (Done, {"id": _count, "problems": _pairs, "cut": _count, "value": _object}),
-    "CheckpointDue": (CheckpointDue, {"lines": _count}),
+_READERS: Final[Mapping[str, Callable[[object], object]]] = {
+    "int": _count,
+    "float": _seconds,
+    "str": _text,
+    "Mapping[str, object]": _object,
+    "tuple[tuple[str, str], ...]": _pairs,
+    "Question": _question,
+}
+"""By the type that a field of a message declares; no number of ours is negative."""
+_SHAPES: Final[Mapping[str, tuple[Callable[..., Message], Mapping[str, Callable[[object], object]]]]] = {
+    kind.__name__: (kind, {field.name: _READERS[str(field.type)] for field in fields(kind)})
+    for kind in get_args(Message)
 }
 
 

@@ -8,12 +8,12 @@ another one.
 from __future__ import annotations
 
 import base64
-import binascii
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, Final
 
-from gateway.config.toml import Overrides, parse_config
+from gateway.config.toml import parse_config
 from gateway.config.values import Config
 from gateway.state.snapshot import StateSnapshot
 
@@ -23,22 +23,31 @@ class ProcessInputsInvalid(Exception):  # noqa: N818 - says what is the case, li
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class ProcessInputs:
-    """Inputs of one generation of a data process.
+class HomeInputs:
+    """What a home gives to every data process alike.
 
-    ``trust`` holds PEM: ``root`` and one entry for each role whose issuing CA is trusted (``client``, ``worker``,
-    ``master``, ``server``). ``server_cert`` is PEM, end-entity certificate first; ``server_key`` is unsealed PEM.
-    ``nonce_key`` (32 bytes) is made when the gateway starts and shared by its processes. ``stream`` names the
-    process's audit stream, ``p0`` and so on.
+    ``overrides`` are the keys of the configuration that the command line gives. ``trust`` holds PEM: ``root`` and one
+    entry for each role whose issuing CA is trusted (``client``, ``worker``, ``master``, ``server``). ``server_cert`` is
+    PEM, end-entity certificate first; ``server_key`` is unsealed PEM.
     """
 
     config_text: str
-    overrides: Mapping[str, str]
+    overrides: Mapping[str, object]
     home: str
     policy_text: str
     trust: Mapping[str, bytes]
     server_cert: bytes
     server_key: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ProcessInputs(HomeInputs):
+    """Inputs of one generation of a data process.
+
+    ``nonce_key`` (32 bytes) is made when the gateway starts and shared by its processes. ``stream`` names the
+    process's audit stream, ``p0`` and so on.
+    """
+
     snapshot: StateSnapshot
     nonce_key: bytes
     stream: str
@@ -54,22 +63,11 @@ class ProcessInputs:
         Raises:
             ConfigInvalid: with all that is wrong.
         """
-        return parse_config(self.config_text, home=Path(self.home), overrides=read_overrides(self.overrides))
+        return parse_config(self.config_text, home=Path(self.home), overrides=self.overrides)
 
     def to_wire(self) -> dict[str, object]:
         """The JSON object for the control socket. It contains the server's private key."""
-        return {
-            "config_text": self.config_text,
-            "overrides": dict(self.overrides),
-            "home": self.home,
-            "policy_text": self.policy_text,
-            "trust": {name: _armour(pem) for name, pem in self.trust.items()},
-            "server_cert": _armour(self.server_cert),
-            "server_key": _armour(self.server_key),
-            "snapshot": self.snapshot.to_bytes().decode(),
-            "nonce_key": _armour(self.nonce_key),
-            "stream": self.stream,
-        }
+        return {field.name: _FORMS[str(field.type)][0](getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
     def from_wire(cls, value: Mapping[str, object]) -> ProcessInputs:
@@ -78,58 +76,49 @@ class ProcessInputs:
         Raises:
             ProcessInputsInvalid: a field is missing, unknown or of the wrong form.
         """
-        names = set(cls.__slots__)
-        if value.keys() != names:
-            raise ProcessInputsInvalid(f"wrong fields: {', '.join(sorted(names ^ value.keys()))}")
-        snapshot = _text(value, "snapshot")
-        try:
-            state = StateSnapshot.from_bytes(snapshot.encode())
-        except Exception as error:  # whatever it is, these inputs cannot be used
-            raise ProcessInputsInvalid(f"snapshot cannot be read ({type(error).__name__})") from None
-        return cls(
-            config_text=_text(value, "config_text"),
-            overrides=_texts(value, "overrides"),
-            home=_text(value, "home"),
-            policy_text=_text(value, "policy_text"),
-            trust={name: _bare(pem, "trust") for name, pem in _texts(value, "trust").items()},
-            server_cert=_bare(_text(value, "server_cert"), "server_cert"),
-            server_key=_bare(_text(value, "server_key"), "server_key"),
-            snapshot=state,
-            nonce_key=_bare(_text(value, "nonce_key"), "nonce_key"),
-            stream=_text(value, "stream"),
-        )
-
-
-def read_overrides(values: Mapping[str, str]) -> Overrides:
-    """The command line's options out of their wire form; ``processes`` is digits, click saw to that."""
-    processes = values.get("processes")
-    return Overrides(
-        listen=values.get("listen"),
-        dispatch=values.get("dispatch"),
-        processes=None if processes is None else int(processes),
-    )
+        forms = {field.name: _FORMS[str(field.type)][1] for field in fields(cls)}
+        if value.keys() != forms.keys():
+            raise ProcessInputsInvalid(f"wrong fields: {', '.join(sorted(forms.keys() ^ value.keys()))}")
+        found: dict[str, Any] = {}
+        for name, read in forms.items():
+            try:
+                found[name] = read(value[name])
+            except Exception as error:  # whatever it is, these inputs cannot be used
+                raise ProcessInputsInvalid(f"{name} cannot be read ({type(error).__name__})") from None
+        return cls(**found)
 
 
 def _armour(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _bare(text: str, name: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise ProcessInputsInvalid(f"{name} is not base64") from None
+def _bare(value: object) -> bytes:
+    return base64.b64decode(_text(value), validate=True)
 
 
-def _text(value: Mapping[str, object], name: str) -> str:
-    item = value[name]
-    if not isinstance(item, str):
-        raise ProcessInputsInvalid(f"{name} is not a string")
-    return item
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
-def _texts(value: Mapping[str, object], name: str) -> dict[str, str]:
-    item = value[name]
-    if not isinstance(item, dict) or not all(isinstance(entry, str) for pair in item.items() for entry in pair):
-        raise ProcessInputsInvalid(f"{name} is not an object of strings")
-    return dict(item)
+def _object(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise TypeError
+    return value
+
+
+_FORMS: Final[Mapping[str, tuple[Callable[[Any], object], Callable[[object], object]]]] = {
+    "str": (str, _text),
+    "bytes": (_armour, _bare),
+    "Mapping[str, object]": (dict, _object),
+    "Mapping[str, bytes]": (
+        lambda pems: {name: _armour(pem) for name, pem in pems.items()},
+        lambda value: {name: _bare(pem) for name, pem in _object(value).items()},
+    ),
+    "StateSnapshot": (
+        lambda snapshot: snapshot.to_bytes().decode(),
+        lambda value: StateSnapshot.from_bytes(_text(value).encode()),
+    ),
+}
+"""By the type that a field declares: what writes one for the wire, and what reads it there."""

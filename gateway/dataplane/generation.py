@@ -17,7 +17,7 @@ from auth.nonces import NonceIssuer, NonceKey, NonceLedger
 from auth.sharedledger import SharedLedger
 from auth.verifier import DigestVerifier
 from gateway.config.limits import Limits
-from gateway.config.values import Config, ConfigInvalid, TcpAddress
+from gateway.config.values import Config, ConfigInvalid, TcpAddress, carry
 from gateway.control.process_inputs import ProcessInputs
 from gateway.core.context import ProcessContext
 from gateway.core.peer import SeenPath
@@ -208,23 +208,7 @@ def _dispatch_authorities(config: Config) -> HostMatcher | None:
 
 def http1_limits(limits: Limits) -> Http1Limits:
     """The part of the limits that the HTTP/1.1 ends know."""
-    return Http1Limits(
-        head_bytes=limits.head_bytes,
-        request_line_bytes=limits.request_line_bytes,
-        fields=limits.fields,
-        trailer_bytes=limits.trailer_bytes,
-        interim_answers=limits.interim_answers,
-        interim_bytes=limits.interim_bytes,
-        pipelined_bytes=limits.pipelined_bytes,
-        head_timeout=limits.head_timeout,
-        keep_alive_timeout=limits.keep_alive_timeout,
-        content_timeout=limits.content_timeout,
-        answer_timeout=limits.answer_timeout,
-        refused_content=limits.refused_content,
-        refused_timeout=limits.refused_timeout,
-        linger=limits.linger,
-        linger_time=limits.linger_time,
-    )
+    return carry(Http1Limits, limits)
 
 
 def _masters(process: ProcessContext, config: Config, previous: Serving | None) -> Mapping[str, MasterPool]:

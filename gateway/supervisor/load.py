@@ -23,8 +23,8 @@ from auth.cedar import PolicyEngine
 from auth.errors import PolicyInvalid
 from auth.policytext import Policy
 from gateway.config.toml import load_config, parse_config
-from gateway.config.values import Config, ConfigInvalid, ConfigProblem, LoadFailed
-from gateway.control.process_inputs import ProcessInputs, read_overrides
+from gateway.config.values import Config, ConfigInvalid, ConfigProblem, LoadFailed, carry
+from gateway.control.process_inputs import HomeInputs, ProcessInputs
 from gateway.home.certificate_health import certificate_warnings, server_fault
 from gateway.home.layout import Home, HomeInvalid
 from gateway.state.database import (
@@ -73,13 +73,8 @@ class Loaded:
 
     home: Home
     config: Config
-    config_text: str
-    overrides: Mapping[str, str]
-    policy_text: str
     policies: Sequence[Policy]
-    trust: Mapping[str, bytes]
-    server_cert: bytes
-    server_key: bytes
+    shared: HomeInputs
     checkpoint_key: Ed25519PrivateKey
     state: StateSource
     snapshot: StateSnapshot
@@ -93,23 +88,12 @@ class Loaded:
         `snapshot` is a later one than what was read with the rest.
         """
         revoked = (snapshot or self.snapshot).revoked
-        found = certificate_warnings(self.trust, self.server_cert, revoked, datetime.now(UTC))
+        found = certificate_warnings(self.shared.trust, self.shared.server_cert, revoked, datetime.now(UTC))
         return [{"path": path, "message": message} for path, message in found]
 
     def inputs(self, stream: str, *, snapshot: StateSnapshot, nonce_key: bytes) -> ProcessInputs:
         """What the data process with this audit stream gets."""
-        return ProcessInputs(
-            config_text=self.config_text,
-            overrides=self.overrides,
-            home=str(self.home.path),
-            policy_text=self.policy_text,
-            trust=self.trust,
-            server_cert=self.server_cert,
-            server_key=self.server_key,
-            snapshot=snapshot,
-            nonce_key=nonce_key,
-            stream=stream,
-        )
+        return carry(ProcessInputs, self.shared, snapshot=snapshot, nonce_key=nonce_key, stream=stream)
 
 
 class EngineSource:
@@ -214,7 +198,7 @@ def fixed_changes(old: Config, new: Config) -> tuple[tuple[str, str], ...]:
 
 
 def load(
-    place: Path, *, overrides: Mapping[str, str], passphrase: bytes | None, state: StateSource | None = None
+    place: Path, *, overrides: Mapping[str, object], passphrase: bytes | None, state: StateSource | None = None
 ) -> Loaded:
     """Read and check a home. ``state`` is what an earlier load opened, for a reload; otherwise it is opened here.
 
@@ -258,13 +242,16 @@ def load(
     return Loaded(
         home=home,
         config=config,
-        config_text=config_text,
-        overrides=dict(overrides),
-        policy_text=policy_text,
         policies=policies,
-        trust=trust,
-        server_cert=server[0],
-        server_key=server[1],
+        shared=HomeInputs(
+            config_text=config_text,
+            overrides=dict(overrides),
+            home=str(home.path),
+            policy_text=policy_text,
+            trust=trust,
+            server_cert=server[0],
+            server_key=server[1],
+        ),
         checkpoint_key=checkpoint_key,
         state=opened,
         snapshot=snapshot,
@@ -278,11 +265,10 @@ def _in_file(name: str, problem: ConfigProblem) -> ConfigProblem:
     return problem
 
 
-def _config(reader: _Reader, text: str, overrides: Mapping[str, str]) -> Config | None:
-    options = read_overrides(overrides)
+def _config(reader: _Reader, text: str, overrides: Mapping[str, object]) -> Config | None:
     try:
-        load_config(reader.home.config, options)  # first: it also looks for the files that the text names
-        config = parse_config(text, home=reader.home.path, overrides=options)
+        load_config(reader.home.config, overrides)  # first: it also looks for the files that the text names
+        config = parse_config(text, home=reader.home.path, overrides=overrides)
     except ConfigInvalid as error:
         reader.problems += (_in_file(reader.home.config.name, problem) for problem in error.problems)
         return None

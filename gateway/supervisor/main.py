@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.config.toml import load_config
 from gateway.config.values import Config, ConfigInvalid, ConfigProblem, LoadFailed
-from gateway.control.process_inputs import read_overrides
 from gateway.home.layout import Home, HomeInvalid
 from gateway.home.locks import AlreadyRunning, GatewayLock, RunFolderUnsafe, require_private
 from gateway.supervisor.launcher import COMMAND, Child
@@ -71,7 +70,7 @@ def make_ledger(config: Config) -> int | None:
 def serve(
     place: Path,
     *,
-    overrides: Mapping[str, str],
+    overrides: Mapping[str, object],
     passphrase: bytes | None,
     say: Callable[[str], None],
     log: Callable[[str], None],
@@ -121,10 +120,10 @@ def serve(
         lock.release()
 
 
-def _early_config(home: Home, overrides: Mapping[str, str]) -> Config | None:
+def _early_config(home: Home, overrides: Mapping[str, object]) -> Config | None:
     """The configuration before anything else was looked at; None: it cannot be used, `load` will say why."""
     try:
-        return load_config(home.config, read_overrides(overrides))
+        return load_config(home.config, overrides)
     except ConfigInvalid:
         return None
 

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.config.limits import Limits
 from gateway.config.values import AuditConfig, Config, DigestConfig, TcpAddress, UnixAddress
+from gateway.control.process_inputs import HomeInputs
 from gateway.home.layout import Home
 from gateway.state.snapshot import StateSnapshot
 from gateway.supervisor.load import Loaded
@@ -99,13 +100,16 @@ def make_loaded(place: Path, state: FakeState, policy: str = "", **config: Any) 
     return Loaded(
         home=Home(place),
         config=Config(**(values | config)),
-        config_text="",
-        overrides={},
-        policy_text=policy,
         policies=(),
-        trust={"root": b"root"},
-        server_cert=b"certificate",
-        server_key=b"the-private-key-of-the-server",
+        shared=HomeInputs(
+            config_text="",
+            overrides={},
+            home=str(place),
+            policy_text=policy,
+            trust={"root": b"root"},
+            server_cert=b"certificate",
+            server_key=b"the-private-key-of-the-server",
+        ),
         checkpoint_key=Ed25519PrivateKey.generate(),
         state=state,
         snapshot=state.load(),
@@ -153,9 +157,13 @@ class FakeGateway:
             raise self.load_fault
         return self.loaded
 
-    def change(self, **changes: Any) -> None:
+    def change(self, *, policy: str | None = None, config: Config | None = None) -> None:
         """Change what the next reload reads."""
-        self.loaded = dataclasses.replace(self.loaded, **changes)
+        if policy is not None:
+            shared = dataclasses.replace(self.loaded.shared, policy_text=policy)
+            self.loaded = dataclasses.replace(self.loaded, shared=shared)
+        if config is not None:
+            self.loaded = dataclasses.replace(self.loaded, config=config)
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Wait until something that comes with a line is so."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from gateway.config.limits import Limits
 from gateway.config.models import TABLES, TopTable, keys_of
 from gateway.config.template import build_config
-from gateway.config.toml import NO_OVERRIDES, Overrides, load_config, parse_config
+from gateway.config.toml import NO_OVERRIDES, load_config, parse_config
 from gateway.config.values import (
     AuditConfig,
     Config,
@@ -30,6 +31,7 @@ from gateway.config.values import (
     ToMaster,
     ToPool,
     UnixAddress,
+    carry,
 )
 
 HOME = Path("/srv/home")
@@ -75,11 +77,11 @@ listen = "127.0.0.1:9464"
 """
 
 
-def parsed(text: str, overrides: Overrides = NO_OVERRIDES) -> Config:
+def parsed(text: str, overrides: Mapping[str, object] = NO_OVERRIDES) -> Config:
     return parse_config(text, home=HOME, overrides=overrides)
 
 
-def problems(text: str, overrides: Overrides = NO_OVERRIDES) -> dict[str, str]:
+def problems(text: str, overrides: Mapping[str, object] = NO_OVERRIDES) -> dict[str, str]:
     with pytest.raises(ConfigInvalid) as caught:
         parsed(text, overrides)
     return {problem.path: problem.message for problem in caught.value.problems}
@@ -93,7 +95,7 @@ def outcome(text: str) -> Config | tuple[ConfigProblem, ...]:
         return error.problems
 
 
-def problem(top: str = "", tables: str = "", overrides: Overrides = NO_OVERRIDES) -> tuple[str, str]:
+def problem(top: str = "", tables: str = "", overrides: Mapping[str, object] = NO_OVERRIDES) -> tuple[str, str]:
     """The one problem of a file that is right but for what is added to it."""
     found = problems(MINIMAL + top + "\n" + REALM + tables, overrides)
     assert len(found) == 1, found
@@ -155,7 +157,7 @@ def test_config_repr_hides_the_password_of_the_state() -> None:
 def test_config_command_line_wins_over_the_file() -> None:
     """--listen, --dispatch and --processes replace what the file says, also when that is wrong."""
     text = FULL.replace('listen = "127.0.0.1:8443"', 'listen = "nonsense"')
-    config = parsed(text, Overrides(listen="127.0.0.1:0", dispatch="[::1]:0", processes=3))
+    config = parsed(text, {"listen": "127.0.0.1:0", "dispatch": "[::1]:0", "processes": 3})
     assert config.listen == TcpAddress(host="127.0.0.1", port=0)
     assert config.dispatch == TcpAddress(host="::1", port=0)
     assert config.processes == 3
@@ -164,12 +166,12 @@ def test_config_command_line_wins_over_the_file() -> None:
 @pytest.mark.parametrize(
     ("overrides", "option"),
     [
-        (Overrides(listen="nowhere"), "--listen"),
-        (Overrides(dispatch="192.0.2.1:80"), "--dispatch"),
-        (Overrides(processes=0), "--processes"),
+        ({"listen": "nowhere"}, "--listen"),
+        ({"dispatch": "192.0.2.1:80"}, "--dispatch"),
+        ({"processes": 0}, "--processes"),
     ],
 )
-def test_config_problem_of_an_option_names_the_option(overrides: Overrides, option: str) -> None:
+def test_config_problem_of_an_option_names_the_option(overrides: Mapping[str, object], option: str) -> None:
     """What came from the command line is mended there, so the problem says --option instead of a key."""
     assert problem(overrides=overrides)[0] == option
 
@@ -663,3 +665,27 @@ def test_config_key_has_a_description_and_a_default_of_its_type(table: type) -> 
         assert key.description.endswith((".", ")")), key
         assert key.expects
         assert key.default is not None or key.required or key.expects == "text"
+
+
+@dataclasses.dataclass
+class Written:
+    names: list[str]
+    host: str
+    more: int = 1
+
+
+@dataclasses.dataclass
+class Used:
+    names: tuple[str, ...]
+    host: str
+
+
+def test_carry_takes_what_both_declare_alike_and_leaves_the_rest() -> None:
+    """A key that is used as it stands is declared in its table and in its value, and nowhere else."""
+    assert carry(Used, Written(["a"], "b"), names=("c",)) == Used(("c",), "b")
+
+
+def test_carry_of_another_type_is_refused() -> None:
+    """A text that a check has to make something of never gets into the configuration unchecked."""
+    with pytest.raises(TypeError, match=r"Used\.names"):
+        carry(Used, Written(["a"], "b"))

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from gateway.config.values import ConfigInvalid
-from gateway.control.process_inputs import ProcessInputs, ProcessInputsInvalid, read_overrides
+from gateway.control.process_inputs import ProcessInputs, ProcessInputsInvalid
 from gateway.state.snapshot import StateSnapshot, UserRecord
 
 CONFIG = 'trust_domain = "test.internal"\n[digest]\nrealm = "test"\n'
@@ -17,7 +17,7 @@ CONFIG = 'trust_domain = "test.internal"\n[digest]\nrealm = "test"\n'
 def inputs(**changes: Any) -> ProcessInputs:
     values: dict[str, Any] = {
         "config_text": CONFIG,
-        "overrides": {"listen": "127.0.0.1:0", "processes": "1"},
+        "overrides": {"listen": "127.0.0.1:0", "processes": 1},
         "home": "/srv/home",
         "policy_text": "permit (principal, action, resource);",
         "trust": {"root": b"root pem", "client": b"\x00\xff"},
@@ -84,9 +84,3 @@ def test_process_inputs_config_is_that_of_text_and_options() -> None:
     assert (config.trust_domain, config.listen.port, str(config.home)) == ("test.internal", 0, "/srv/home")
     with pytest.raises(ConfigInvalid):
         inputs(config_text="nonsense = 1").config()
-
-
-def test_overrides_absent_stay_absent() -> None:
-    """An option that was not given does not hide the file's value."""
-    assert read_overrides({}).given() == {}
-    assert read_overrides({"processes": "2"}).given() == {"processes": 2}

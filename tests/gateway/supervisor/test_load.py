@@ -27,11 +27,11 @@ def home(tmp_path: Path) -> Path:
     return copy_home(tmp_path / "home")
 
 
-def load_home(place: Path, passphrase: bytes | None = None, **overrides: str) -> Loaded:
+def load_home(place: Path, passphrase: bytes | None = None, **overrides: object) -> Loaded:
     return load(place, overrides=overrides, passphrase=passphrase)
 
 
-def problems_of(place: Path, passphrase: bytes | None = None, **overrides: str) -> dict[str, str]:
+def problems_of(place: Path, passphrase: bytes | None = None, **overrides: object) -> dict[str, str]:
     """The problems by key path."""
     with pytest.raises(LoadFailed) as caught:
         load_home(place, passphrase, **overrides)
@@ -51,7 +51,7 @@ def test_home_fresh_loads_and_its_material_parses(home: Path) -> None:
 def test_home_sealed_loads_with_its_passphrase_only(tmp_path: Path) -> None:
     """The server's key reaches the processes unsealed, and nothing else opens it."""
     home = copy_home(tmp_path / "home", sealed=True)
-    assert load_home(home, PASSPHRASE).server_key.startswith(b"-----BEGIN PRIVATE KEY-----")
+    assert load_home(home, PASSPHRASE).shared.server_key.startswith(b"-----BEGIN PRIVATE KEY-----")
     wrong, absent = problems_of(home, b"wrong"), problems_of(home)
     assert set(wrong) == set(absent) == {"keys/server.key", "keys/checkpoint.key", "keys/state.key"}
     assert "passphrase does not open" in wrong["keys/server.key"]
@@ -79,7 +79,7 @@ def test_problems_of_all_kinds_are_told_together(home: Path) -> None:
     (home / "policy.cedar").write_text("permit (principal, action, resource)")
     (home / "keys" / "server.key").unlink()
     (home / "certs" / "client-ca.pem").write_text("nonsense")
-    found = problems_of(home, processes="2")
+    found = problems_of(home, processes=2)
     assert set(found) >= {"listen", "pools.render.mode", "policy", "keys/server.key", "certs"}
 
 
@@ -121,17 +121,18 @@ def test_home_with_one_fault_names_it_alone(
     assert message in found[path]
 
 
-@pytest.mark.parametrize("processes", ["1", "2", "256"])
-def test_processes_may_be_many(home: Path, processes: str) -> None:
+@pytest.mark.parametrize("processes", [1, 2, 256])
+def test_processes_may_be_many(home: Path, processes: int) -> None:
     """As many as the command line and the processes themselves take."""
-    assert load_home(home, processes=processes).config.processes == int(processes)
-    parse_arguments(["control=3", f"index={int(processes) - 1}", f"processes={processes}"])
-    assert CliRunner().invoke(cli, ["gateway", "--home", str(home), "--check", "--processes", processes]).exit_code == 0
+    assert load_home(home, processes=processes).config.processes == processes
+    parse_arguments(["control=3", f"index={processes - 1}", f"processes={processes}"])
+    options = ["--home", str(home), "--check", "--processes", str(processes)]
+    assert CliRunner().invoke(cli, ["gateway", *options]).exit_code == 0
 
 
 def test_processes_beyond_the_bound_are_refused(home: Path) -> None:
     """The same bound everywhere."""
-    assert "256" in problems_of(home, processes="257")["--processes"]
+    assert "256" in problems_of(home, processes=257)["--processes"]
     assert CliRunner().invoke(cli, ["gateway", "--home", str(home), "--processes", "257"]).exit_code == 2
 
 

@@ -219,7 +219,7 @@ async def test_reload_reaches_the_process_with_the_newest_state(tmp_path: Path) 
     """What is reloaded is taken up in place: same process, next generation."""
     async with running(tmp_path) as run:
         before = await run.process()
-        run.gateway.change(policy_text="new policy")
+        run.gateway.change(policy="new policy")
         run.gateway.state.now = snapshot(4)
         assert await run.ask("POST", "/reload") == {"reloaded": True, "generation": 2, "notices": []}
         after = await run.process()
@@ -231,7 +231,7 @@ async def test_reload_reaches_the_process_with_the_newest_state(tmp_path: Path) 
 async def test_reload_by_signal_does_the_same(tmp_path: Path) -> None:
     """SIGHUP is a reload."""
     async with running(tmp_path) as run:
-        run.gateway.change(policy_text="by signal")
+        run.gateway.change(policy="by signal")
         os.kill(os.getpid(), signal.SIGHUP)
         await run.gateway.until(lambda: "reloaded; generation 2" in run.gateway.logged)
         assert (await run.process())["policy"] == "by signal"
@@ -240,7 +240,7 @@ async def test_reload_by_signal_does_the_same(tmp_path: Path) -> None:
 async def test_reload_refused_by_the_process_rolls_back(tmp_path: Path) -> None:
     """A process's no is everybody's no; what ran before runs on, also in a process that starts later."""
     async with running(tmp_path, "old") as run:
-        run.gateway.change(policy_text="refuse")
+        run.gateway.change(policy="refuse")
         with pytest.raises(AdminFailed) as caught:
             await run.ask("POST", "/reload")
         assert caught.value.problems == (("routes.0.path", "the policy text says refuse"),)

@@ -157,7 +157,7 @@ async def test_process_that_is_down_is_shown_as_such(tmp_path: Path, monkeypatch
         assert status["connections"] == {"open": 2, "workers": 1}
         run.gateway.state.now = snapshot(2, revoked=3)
         assert await run.ask("POST", "/revoke") == {"version": 2, "cut": 3, "processes": 1}
-        run.gateway.change(policy_text="new policy")
+        run.gateway.change(policy="new policy")
         assert await run.ask("POST", "/reload") == {"reloaded": True, "generation": 2, "notices": []}
         assert await run.terminate() == 0
 
@@ -199,7 +199,7 @@ async def test_revocation_passes_a_reload_that_is_being_prepared(tmp_path: Path)
     """It is over when all have acted, which no prepare holds up; the reload's older state takes nothing back."""
     async with running(tmp_path, processes=2) as run:
         async with held(tmp_path):
-            run.gateway.change(policy_text="hold-prepare")
+            run.gateway.change(policy="hold-prepare")
             reload = asyncio.create_task(run.ask("POST", "/reload"))
             await until((tmp_path / "held").exists)
             run.gateway.state.now = snapshot(2, revoked=3)
@@ -285,7 +285,7 @@ async def test_process_that_hangs_is_killed_and_the_others_have_cut(
 async def test_reload_reaches_every_process(tmp_path: Path) -> None:
     """All take it up, each for its own stream."""
     async with running(tmp_path, processes=3) as run:
-        run.gateway.change(policy_text="new policy")
+        run.gateway.change(policy="new policy")
         assert await run.ask("POST", "/reload") == {"reloaded": True, "generation": 2, "notices": []}
         assert [(entry["policy"], entry["commits"]) for entry in await run.processes()] == [("new policy", 2)] * 3
 
@@ -293,7 +293,7 @@ async def test_reload_reaches_every_process(tmp_path: Path) -> None:
 async def test_reload_that_one_process_refuses_is_taken_up_by_none(tmp_path: Path) -> None:
     """One no is everybody's no, told once."""
     async with running(tmp_path, "old", processes=3) as run:
-        run.gateway.change(policy_text="p1:refuse p2:refuse")
+        run.gateway.change(policy="p1:refuse p2:refuse")
         with pytest.raises(AdminFailed) as caught:
             await run.ask("POST", "/reload")
         assert caught.value.problems == (("routes.0.path", "the policy text says refuse"),)
