@@ -87,7 +87,7 @@ class RequestHead:
         "version",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, forwarded: dict[str, FieldBlock] | None = None) -> None:
         self.method = b"GET"
         self.target = b""
         self.authority: bytes | None = None
@@ -104,13 +104,13 @@ class RequestHead:
         self.upgrade: tuple[bytes, ...] | None = None
         """Protocols that the connection could switch to, when the sender asks for that."""
         self.authorization: tuple[bytes, ...] | None = None
-        self.forwarded: dict[str, FieldBlock] = {}
+        self.forwarded: dict[str, FieldBlock] = {} if forwarded is None else forwarded
         """Room for whoever forwards heads to keep what is made of the fields; shared between heads that differ in
         target and ``Authorization`` only."""
 
     def at(self, target: bytes, authorization: tuple[bytes, ...] | None) -> RequestHead:
         """The same head for another target, with these values of ``Authorization``."""
-        head = RequestHead.__new__(RequestHead)
+        head = RequestHead(self.forwarded)
         head.method = self.method
         head.target = target
         head.authority = self.authority
@@ -122,7 +122,6 @@ class RequestHead:
         head.expect = self.expect
         head.upgrade = self.upgrade
         head.authorization = authorization
-        head.forwarded = self.forwarded
         return head
 
     @property

@@ -59,23 +59,22 @@ class Admitted:
 
 
 class Rendered:
-    """The parts of an audit line that do not change from one request to the next that is like it."""
+    """The parts of an audit line that do not change from one request to the next that is like it.
+
+    Args:
+        head: plain (see `is_plain`), as `policy` is; a target is looked at here.
+    """
 
     __slots__ = ("_policy", "_target", "head", "tail")
 
     def __init__(self, head: bytes, policy: bytes, target: bytes) -> None:
-        if not (is_plain(head) and is_plain(policy)):
-            raise FieldRefused("rendered fields that are not plain ASCII, or hold something nested")
+        if not is_plain(target):
+            raise FieldRefused("a target that is not plain ASCII, or holds something nested")
         self.head = head
         """Behind the request id, up to the outcome."""
         self._policy = policy
-        self._take(target)
-
-    def _take(self, target: bytes) -> None:
-        if not is_plain(target):
-            raise FieldRefused("a target that is not plain ASCII, or holds something nested")
         self._target = target
-        self.tail = b'%b,"target":"%b"' % (self._policy, target)
+        self.tail = b'%b,"target":"%b"' % (policy, target)
         """Behind the outcome, up to the worker."""
 
     def at(self, target: bytes) -> Rendered | None:
@@ -84,11 +83,7 @@ class Rendered:
             return self
         if len(target) > MAX_STRING:
             return None
-        other = Rendered.__new__(Rendered)
-        other.head = self.head
-        other._policy = self._policy
-        other._take(target)
-        return other
+        return Rendered(self.head, self._policy, target)
 
 
 class RequestRecord:
