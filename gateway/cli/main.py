@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from gateway.cli.common import Settings, common_options, fail
-from rhttp.worker.output import DEBUG, describe_failure, tolerate_closed_pipes
+from rhttp.worker.output import DEBUG, describe_failure, tolerate_closed_pipes, version_option
 
 __all__ = ["cli", "main"]
 
@@ -101,23 +101,8 @@ def _describe(error: Exception) -> str:
     return describe_failure(error, install="rhttp-pki")
 
 
-def _tell_version(context: click.Context, _parameter: click.Parameter, is_asked: bool) -> None:
-    if is_asked and not context.resilient_parsing:
-        from rhttp import build
-
-        click.echo(f"rhttp-pki {build.version()} ({build.describe()})")
-        context.exit()
-
-
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_tell_version,
-    help="Show the version, and whether it is the compiled build, and exit.",
-)
+@version_option("rhttp-pki")
 @common_options
 def cli(_settings: Settings) -> None:
     """Access-control gateway for Reverse HTTP: certificates by role, HTTP Digest, policies, audit."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from rhttp import build
-from rhttp.worker.output import DEBUG, describe_failure, tolerate_closed_pipes
+from rhttp.worker.output import DEBUG, describe_failure, tolerate_closed_pipes, version_option
 
 if TYPE_CHECKING:
     from rhttp.worker.reversed import Status
@@ -184,21 +184,8 @@ def _fail(message: str) -> NoReturn:
     raise click.ClickException(" ".join(message.split()))
 
 
-def _tell_version(context: click.Context, _parameter: click.Parameter, is_asked: bool) -> None:
-    if is_asked and not context.resilient_parsing:
-        click.echo(f"rhttp-worker {build.version()} ({build.describe()})")
-        context.exit()
-
-
 @click.command("rhttp-worker", help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_tell_version,
-    help="Show the version and exit.",
-)
+@version_option("rhttp-worker")
 @worker_options
 def worker_command(**given: Any) -> None:
     serve_bundle(**given)

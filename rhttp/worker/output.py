@@ -10,12 +10,17 @@ from __future__ import annotations
 import io
 import select
 import sys
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+import click
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["DEBUG", "describe_failure", "is_unread", "tolerate_closed_pipes"]
+__all__ = ["DEBUG", "describe_failure", "is_unread", "tolerate_closed_pipes", "version_option"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 DEBUG = "RHTTP_PKI_DEBUG"
 """The environment variable that shows a traceback, when it is 1."""
@@ -33,6 +38,20 @@ def describe_failure(error: Exception, *, install: str) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"the module {error.name} is not installed; install {install} again, with its dependencies"
     return f"internal error ({type(error).__name__}), a bug; run it again with {DEBUG}=1 and report what that prints"
+
+
+def version_option(program: str) -> Callable[[F], F]:
+    """Add ``--version`` to the command of this name."""
+
+    def tell(context: click.Context, _parameter: click.Parameter, is_asked: bool) -> None:
+        if is_asked and not context.resilient_parsing:
+            from rhttp import build  # here: it takes a while, and nobody else asks
+
+            click.echo(f"{program} {build.version()} ({build.describe()})")
+            context.exit()
+
+    what = "Show the version, and whether it is the compiled build, and exit."
+    return click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=tell, help=what)
 
 
 class _Pipe(io.FileIO):
