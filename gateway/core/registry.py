@@ -40,7 +40,7 @@ class Registry:
     def __init__(self) -> None:
         self.others: OtherRegistries | None = None
         self.watcher: Watcher | None = None
-        self._by_identity: dict[str, list[Live]] = {}
+        self._by_identity: dict[str, dict[Live, None]] = {}
         self._next_expiry = float("inf")
         self.count = 0
 
@@ -52,8 +52,8 @@ class Registry:
         """A connection is up."""
         held = self._by_identity.get(live.peer.identity)
         if held is None:
-            held = self._by_identity[live.peer.identity] = []
-        held.append(live)
+            held = self._by_identity[live.peer.identity] = {}
+        held[live] = None
         self.count += 1
         if self.watcher is not None:
             self.watcher.held(live.peer.identity, len(held))
@@ -63,7 +63,7 @@ class Registry:
         """A connection is gone."""
         held = self._by_identity.get(live.peer.identity)
         if held is not None and live in held:
-            held.remove(live)
+            del held[live]
             self.count -= 1
             if self.watcher is not None:
                 self.watcher.held(live.peer.identity, len(held))
