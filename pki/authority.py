@@ -15,11 +15,12 @@ from datetime import datetime, timedelta
 from cryptography import x509
 
 from pki.errors import AuthorityEnding, StoreError
-from pki.issue import IssuerKey, issue_ca, issue_peer, issue_root, issue_server
+from pki.issue import IssuerKey, issue_ca, issue_leaf, issue_root
 from pki.keys import KeyType, PublicKey, generate_key, load_private_key
 from pki.names import Role, SpiffeId, parse_trust_domain
 from pki.pem import read_certificates
 from pki.profiles import LEAF_PROFILES
+from pki.template import HostName
 
 __all__ = ["Authority", "Hierarchy", "make_hierarchy"]
 
@@ -96,56 +97,30 @@ class Authority:
                 "issues outlives it; make a new home with `rhttp-pki init` and move over to it"
             )
 
-    def issue_peer(
+    def issue(
         self,
-        identity: SpiffeId,
+        owner: SpiffeId | Sequence[HostName],
         *,
         public_key: PublicKey,
         at: datetime,
         entropy: Callable[[int], bytes],
         lifetime: timedelta | None = None,
     ) -> tuple[x509.Certificate, ...]:
-        """A certificate for a client, worker or master: its path, leaf first, without the root.
+        """A certificate for a client, worker or master, or for the gateway's TLS listener under these names.
+
+        Answers its path, leaf first, without the root.
 
         Raises:
             AuthorityEnding: the CA has too little time left.
             ProfileViolation: it would not be one that our verification accepts.
-            ValueError: the identity has another role than this CA.
+            ValueError: the owner has another role than this CA.
         """
-        if identity.role is not self.role:
-            raise ValueError(f"the {self.role.value} CA issues nothing for a {identity.role.value}")
+        role = owner.role if isinstance(owner, SpiffeId) else Role.SERVER
+        if role is not self.role:
+            raise ValueError(f"the {self.role.value} CA issues nothing for a {role.value}")
         self._require_life(at, lifetime)
-        leaf = issue_peer(
-            identity,
-            issuer=self.issuer,
-            public_key=public_key,
-            at=at,
-            entropy=entropy(_SERIAL_BYTES),
-            lifetime=lifetime,
-        )
-        return leaf, self.issuer.certificate
-
-    def issue_server(
-        self,
-        names: Sequence[x509.DNSName | x509.IPAddress],
-        *,
-        public_key: PublicKey,
-        at: datetime,
-        entropy: Callable[[int], bytes],
-        lifetime: timedelta | None = None,
-    ) -> tuple[x509.Certificate, ...]:
-        """A certificate for the gateway's TLS listener: its path, leaf first, without the root.
-
-        Raises:
-            AuthorityEnding: the CA has too little time left.
-            ProfileViolation: it would not be one that our verification accepts.
-            ValueError: this is not the server CA.
-        """
-        if self.role is not Role.SERVER:
-            raise ValueError(f"the {self.role.value} CA issues nothing for servers")
-        self._require_life(at, lifetime)
-        leaf = issue_server(
-            names,
+        leaf = issue_leaf(
+            owner,
             issuer=self.issuer,
             public_key=public_key,
             at=at,

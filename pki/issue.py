@@ -36,9 +36,8 @@ __all__ = [
     "certificate_pem",
     "issue",
     "issue_ca",
-    "issue_peer",
+    "issue_leaf",
     "issue_root",
-    "issue_server",
     "serial_from",
     "serial_hex",
 ]
@@ -121,8 +120,8 @@ def issue_ca(
     return issue(template, root)
 
 
-def issue_peer(
-    identity: SpiffeId,
+def issue_leaf(
+    owner: SpiffeId | Sequence[HostName],
     *,
     issuer: IssuerKey,
     public_key: PublicKey,
@@ -130,36 +129,20 @@ def issue_peer(
     entropy: bytes,
     lifetime: timedelta | None = None,
 ) -> x509.Certificate:
-    """A client's, worker's or master's certificate; `issuer` must be that role's CA, or `ProfileViolation`."""
-    _refuse(lint(issuer.certificate, CA_PROFILES[identity.role]))
-    template = build_template(
-        LEAF_PROFILES[identity.role],
-        subject=peer_subject(identity),
-        public_key=public_key,
-        names=[x509.UniformResourceIdentifier(str(identity))],
-        issuer=issuer.certificate,
-        at=at,
-        entropy=entropy,
-        lifetime=lifetime,
-    )
-    return issue(template, issuer)
+    """The certificate of a client, worker or master, or of a server with these names (`parse_san`), each once.
 
-
-def issue_server(
-    names: Sequence[HostName],
-    *,
-    issuer: IssuerKey,
-    public_key: PublicKey,
-    at: datetime,
-    entropy: bytes,
-    lifetime: timedelta | None = None,
-) -> x509.Certificate:
-    """A server's certificate for DNS names and IP addresses (`parse_san`); repeated names count once."""
-    _refuse(lint(issuer.certificate, CA_PROFILES[Role.SERVER]))
-    names = list(dict.fromkeys(names))
+    `issuer` must be that role's CA, or `ProfileViolation`.
+    """
+    names: list[HostName | x509.UniformResourceIdentifier]
+    if isinstance(owner, SpiffeId):
+        role, subject, names = owner.role, peer_subject(owner), [x509.UniformResourceIdentifier(str(owner))]
+    else:
+        hosts = list(dict.fromkeys(owner))
+        role, subject, names = Role.SERVER, host_subject(hosts), [*hosts]
+    _refuse(lint(issuer.certificate, CA_PROFILES[role]))
     template = build_template(
-        LEAF_PROFILES[Role.SERVER],
-        subject=host_subject(names),
+        LEAF_PROFILES[role],
+        subject=subject,
         public_key=public_key,
         names=names,
         issuer=issuer.certificate,

@@ -14,7 +14,7 @@ import orjson
 from gateway.admin.status import cut_in_words
 from gateway.cli.common import Settings, common_options, fail
 from gateway.cli.policy_names import warn_of_unknown_principals
-from gateway.config.processes import MAX_PROCESSES
+from gateway.config.defaults import MAX_PROCESSES
 from gateway.supervisor.launcher import Child, start_ahead
 from rhttp import build
 

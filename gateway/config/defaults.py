@@ -1,4 +1,4 @@
-"""How many data processes one gateway may have: apart, since what starts them loads next to nothing."""
+"""Bounds and defaults that commands need too: apart, since what starts processes loads next to nothing."""
 
 from __future__ import annotations
 
@@ -6,3 +6,5 @@ from typing import Final
 
 MAX_PROCESSES: Final = 256
 """Data processes of one gateway, as the configuration allows."""
+DEFAULT_LISTEN: Final = "127.0.0.1:8443"
+DEFAULT_STATE_URL: Final = "sqlite:///state.db"

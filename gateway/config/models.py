@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from gateway.config.defaults import DEFAULT_LISTEN, MAX_PROCESSES
 from gateway.config.limits import Flag, Int, Limits, Text, count
-from gateway.config.processes import MAX_PROCESSES
 from gateway.config.values import AuditConfig, DigestConfig, StateConfig
 
 
@@ -33,7 +33,7 @@ class TopTable(Table):
 
     trust_domain: Text = Field(description="SPIFFE trust domain of every certificate; fixed by `init`.")
     listen: Text = Field(
-        "127.0.0.1:8443", description="TLS listener for clients, workers and remote masters, `host:port`."
+        DEFAULT_LISTEN, description="TLS listener for clients, workers and remote masters, `host:port`."
     )
     dispatch: Text = Field(
         "unix:run/dispatch.sock",

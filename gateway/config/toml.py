@@ -26,16 +26,25 @@ _POSITION: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of documen
 NO_OVERRIDES: Final[Mapping[str, object]] = {}
 
 
-def parse_config(text: str, *, home: Path, overrides: Mapping[str, object] = NO_OVERRIDES) -> Config:
+def parse_config(
+    text: str, *, home: Path, overrides: Mapping[str, object] = NO_OVERRIDES, with_files: bool = False
+) -> Config:
     """The configuration in `text`; relative paths in it are relative to `home`.
 
     `overrides` are top-level keys that the command line gives; they win over the text.
 
     Raises:
-        ConfigInvalid: with all that is wrong, save for missing files, which are not looked for.
+        ConfigInvalid: with all that is wrong; files that are not there only ``with_files``, or they are not looked for.
     """
     config, notes = _parse(text, home.absolute(), overrides)
-    if config is None:
+    if with_files:
+        for key, wanted in notes.files:
+            if not wanted.is_file():
+                notes.say(f"there is no file {wanted}; make it or name another", key)
+        for key, wanted in notes.folders:
+            if not wanted.is_dir():
+                notes.say(f"there is no folder {wanted}; make it or choose another place", key)
+    if config is None or notes.problems:
         raise ConfigInvalid(notes.told())
     return config
 
@@ -46,7 +55,6 @@ def load_config(path: Path, overrides: Mapping[str, object] = NO_OVERRIDES) -> C
     Raises:
         ConfigInvalid: with all that is wrong, files that are not there included.
     """
-    home = path.parent.absolute()
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)
@@ -57,16 +65,7 @@ def load_config(path: Path, overrides: Mapping[str, object] = NO_OVERRIDES) -> C
         raise _invalid(f"cannot read {path}: {error.strerror}; make a home with `rhttp-pki init`") from error
     except NotText as error:
         raise _invalid(f"{path} {error}") from None
-    config, notes = _parse(text, home, overrides)
-    for key, wanted in notes.files:
-        if not wanted.is_file():
-            notes.say(f"there is no file {wanted}; make it or name another", key)
-    for key, wanted in notes.folders:
-        if not wanted.is_dir():
-            notes.say(f"there is no folder {wanted}; make it or choose another place", key)
-    if config is None or notes.problems:
-        raise ConfigInvalid(notes.told())
-    return config
+    return parse_config(text, home=path.parent, overrides=overrides, with_files=True)
 
 
 def _invalid(message: str) -> ConfigInvalid:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, Field
 
+from gateway.config.defaults import DEFAULT_STATE_URL
 from gateway.config.limits import GIB, KIB, MIB, Float, Int, Limits, Text, count, seconds, size
 
 T = TypeVar("T")
@@ -203,7 +204,7 @@ class StateConfig:
     url: Annotated[
         Text,
         Field(description="`sqlite:///PATH` (relative to the home) or `postgresql+psycopg://USER@HOST/DATABASE`."),
-    ] = field(default="sqlite:///state.db", repr=False)
+    ] = field(default=DEFAULT_STATE_URL, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from gateway.config.processes import MAX_PROCESSES
+from gateway.config.defaults import MAX_PROCESSES
 
 _NUMBERS: Final = re.compile(r"[0-9]{1,9}(?:,[0-9]{1,9})*")
 _SEVERAL: Final = frozenset({"tls", "dispatch"})

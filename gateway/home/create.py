@@ -14,12 +14,12 @@ from datetime import datetime
 import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from gateway.config.defaults import DEFAULT_LISTEN, DEFAULT_STATE_URL
 from gateway.config.template import build_config
 from gateway.home.issuance_log import audit_certificate
-from gateway.home.issue import server_names
-from gateway.home.layout import DEFAULT_LISTEN, Home
+from gateway.home.issue import server_names, sign
+from gateway.home.layout import Home
 from gateway.state.database import bump, create_schema, open_state
-from gateway.state.url import DEFAULT_STATE_URL
 from pki.authority import Authority, Hierarchy, make_hierarchy
 from pki.files import Staging, staged_directory
 from pki.inventory import CertificateRecord, Inventory
@@ -63,12 +63,9 @@ def make_home(home: Home, plan: HomePlan, *, at: datetime) -> CertificateRecord:
         signing = _write_authorities(staging, draft, hierarchy, plan.passphrase)
         server = Authority(role=Role.SERVER, issuer=hierarchy.issuing[Role.SERVER])
         key = generate_key()
-        path = server.issue_server(names, public_key=key.public_key(), at=at, entropy=os.urandom)
+        path, record = sign(server, names, key.public_key(), at=at)
         _put_key(staging, draft, draft.server_key.name, private_key_pem(key), plan.passphrase)
         _put_certificate(staging, draft.server_cert.name, certificate_pem(*path))
-        record = CertificateRecord.build(
-            path[0], issuer=path[1], role=Role.SERVER, owner=None, labels={}, at=int(at.timestamp())
-        )
         _make_state(draft, hierarchy, record)
         audit_certificate(draft, "pki.issued", record, key=signing)
         staging.commit()
@@ -111,7 +108,7 @@ def _put_certificate(staging: Staging, name: str, pem: bytes) -> None:
 
 
 def _make_state(draft: Home, hierarchy: Hierarchy, server: CertificateRecord) -> None:
-    engine = open_state(draft)
+    engine = open_state(draft, DEFAULT_STATE_URL)
     try:
         create_schema(engine)
         inventory = Inventory(engine, on_write=bump)

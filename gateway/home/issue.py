@@ -27,6 +27,7 @@ from gateway.home.bundle import CERT, CURL, KEY, PASSWORD, SETTINGS, TRUST, buil
 from gateway.home.locks import lock_name
 from gateway.home.session import HomeSession
 from gateway.state.database import reading
+from pki.authority import Authority
 from pki.errors import CertificateInvalid, InputUnreadable, NameInvalid
 from pki.files import Staging, replace_files, staged_directory
 from pki.inventory import (
@@ -41,6 +42,7 @@ from pki.issue import certificate_pem
 from pki.keys import KeyType, PublicKey, generate_key, private_key_pem
 from pki.names import Role, SpiffeId, parse_san
 from pki.pem import read_certificates
+from pki.template import HostName
 
 __all__ = [
     "PUBLIC",
@@ -52,6 +54,7 @@ __all__ = [
     "read_path",
     "revoke_undelivered",
     "server_names",
+    "sign",
     "sign_peer",
 ]
 
@@ -216,12 +219,24 @@ def sign_peer(
     session: HomeSession, owner: Identity, public_key: PublicKey, lifetime: timedelta | None, labels: Mapping[str, str]
 ) -> tuple[tuple[x509.Certificate, ...], CertificateRecord]:
     identity = SpiffeId(trust_domain=session.basics.trust_domain, role=owner.role, name=owner.name, pool=owner.pool)
-    now = datetime.now(UTC)
-    path = session.authority(owner.role).issue_peer(
-        identity, public_key=public_key, at=now, entropy=os.urandom, lifetime=lifetime
-    )
+    return sign(session.authority(owner.role), identity, public_key, lifetime, owner=owner, labels=labels)
+
+
+def sign(
+    authority: Authority,
+    subject: SpiffeId | Sequence[HostName],
+    public_key: PublicKey,
+    lifetime: timedelta | None = None,
+    *,
+    owner: Identity | None = None,
+    labels: Mapping[str, str] | None = None,
+    at: datetime | None = None,
+) -> tuple[tuple[x509.Certificate, ...], CertificateRecord]:
+    """A certificate of this authority: its path, and what is to be entered of it. Without `at` it begins now."""
+    at = at or datetime.now(UTC)
+    path = authority.issue(subject, public_key=public_key, at=at, entropy=os.urandom, lifetime=lifetime)
     record = CertificateRecord.build(
-        path[0], issuer=path[1], role=owner.role, owner=owner, labels=labels, at=int(now.timestamp())
+        path[0], issuer=path[1], role=authority.role, owner=owner, labels=labels or {}, at=int(at.timestamp())
     )
     return path, record
 
@@ -262,13 +277,7 @@ def issue_server(session: HomeSession, sans: Sequence[str], lifetime: timedelta 
     home = session.home
     names = server_names(sans) if sans else _present_names(session)
     key = generate_key()
-    now = datetime.now(UTC)
-    path = session.authority(Role.SERVER).issue_server(
-        names, public_key=key.public_key(), at=now, entropy=os.urandom, lifetime=lifetime
-    )
-    record = CertificateRecord.build(
-        path[0], issuer=path[1], role=Role.SERVER, owner=None, labels={}, at=int(now.timestamp())
-    )
+    path, record = sign(session.authority(Role.SERVER), names, key.public_key(), lifetime)
     session.inventory.record(record)
     try:
         session.audit("pki.issued", record)
@@ -284,7 +293,7 @@ def issue_server(session: HomeSession, sans: Sequence[str], lifetime: timedelta 
     return record
 
 
-def server_names(sans: Sequence[str]) -> list[x509.DNSName | x509.IPAddress]:
+def server_names(sans: Sequence[str]) -> list[HostName]:
     """The names of a server certificate: those that it always has, then the given ones, each once; or `NameInvalid`."""
     return list(dict.fromkeys(parse_san(text) for text in (*ALWAYS_NAMED, *sans)))
 
@@ -294,12 +303,12 @@ def read_path(place: Path) -> list[x509.Certificate]:
         return read_certificates(file.read(_MAX_FILE))
 
 
-def _names(certificate: x509.Certificate) -> list[x509.DNSName | x509.IPAddress]:
+def _names(certificate: x509.Certificate) -> list[HostName]:
     sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return [name for name in sans if isinstance(name, x509.DNSName | x509.IPAddress)]
 
 
-def _present_names(session: HomeSession) -> list[x509.DNSName | x509.IPAddress]:
+def _present_names(session: HomeSession) -> list[HostName]:
     """The names of the server certificate in the home, else of the newest one that was issued, else the usual ones."""
     with suppress(OSError, InputUnreadable, CertificateInvalid):
         return _names(read_path(session.home.server_cert)[0])

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.config.defaults import DEFAULT_LISTEN, DEFAULT_STATE_URL
 from gateway.home.locks import write_note
-from gateway.state.url import DEFAULT_STATE_URL
 from pki.errors import InputUnreadable, KeyUnavailable
 from pki.keys import is_sealed, unseal
 from pki.names import Role
@@ -23,9 +23,8 @@ from rhttp.digest.formula import Algorithm
 from rhttp.worker.secret_file import exposure
 from rhttp.worker.text_file import NotText, decode_text
 
-__all__ = ["DEFAULT_LISTEN", "Basics", "Home", "HomeInvalid"]
+__all__ = ["Basics", "Home", "HomeInvalid"]
 
-DEFAULT_LISTEN = "127.0.0.1:8443"
 _MAX_CONFIG = 4 << 20
 _MAX_KEY = 1 << 20
 

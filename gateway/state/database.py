@@ -38,7 +38,6 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from auth.errors import CredentialsUnavailable
 from auth.store import read_users
 from gateway.state.snapshot import StateSnapshot, UserRecord
-from gateway.state.url import DEFAULT_STATE_URL
 from pki.tables import certificates
 
 __all__ = [
@@ -96,10 +95,10 @@ class SchemaOutdated(StateUnavailable):
     code = "schema_outdated"
 
 
-def open_state(home: os.PathLike[str], config_url: str | None = None, *, patience: float = COMMAND_PATIENCE) -> Engine:
+def open_state(home: os.PathLike[str], config_url: str, *, patience: float = COMMAND_PATIENCE) -> Engine:
     """An engine for the home's state; nothing is opened, made or checked before its first use.
 
-    `config_url` is ``[state] url`` (default SQLite ``state.db``); a relative SQLite path is relative to the home. A
+    `config_url` is ``[state] url``; a relative SQLite path is relative to the home. A
     SQLite file that is missing is an error at first use, never silently made: only `create_schema` makes one.
 
     ``patience`` is how many seconds any one answer of PostgreSQL may take; beyond, the connection is given up.
@@ -111,7 +110,7 @@ def open_state(home: os.PathLike[str], config_url: str | None = None, *, patienc
         StateUnavailable: the URL cannot be used.
     """
     try:
-        url = make_url(config_url or DEFAULT_STATE_URL)
+        url = make_url(config_url)
     except (ArgumentError, ValueError):
         # The URL may hold a password: not shown.
         raise StateUnavailable(

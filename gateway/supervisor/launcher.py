@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gateway.config.processes import MAX_PROCESSES
+from gateway.config.defaults import MAX_PROCESSES
 from gateway.control.descriptors import Inherited, send_descriptors
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from sqlalchemy import Engine
 from auth.cedar import PolicyEngine
 from auth.errors import PolicyInvalid
 from auth.policytext import Policy
-from gateway.config.toml import load_config, parse_config
+from gateway.config.toml import parse_config
 from gateway.config.values import Config, ConfigInvalid, ConfigProblem, LoadFailed, carry
 from gateway.control.process_inputs import HomeInputs, ProcessInputs
 from gateway.home.certificate_health import certificate_warnings, server_fault
@@ -267,8 +267,7 @@ def _in_file(name: str, problem: ConfigProblem) -> ConfigProblem:
 
 def _config(reader: _Reader, text: str, overrides: Mapping[str, object]) -> Config | None:
     try:
-        load_config(reader.home.config, overrides)  # first: it also looks for the files that the text names
-        config = parse_config(text, home=reader.home.path, overrides=overrides)
+        config = parse_config(text, home=reader.home.path, overrides=overrides, with_files=True)
     except ConfigInvalid as error:
         reader.problems += (_in_file(reader.home.config.name, problem) for problem in error.problems)
         return None

@@ -54,9 +54,7 @@ def test_hierarchy_of_no_trust_domain_is_refused() -> None:
 @pytest.mark.parametrize("role", sorted(PEER_ROLES))
 def test_authority_issues_what_the_gateway_accepts(role: Role) -> None:
     """A path as issued verifies for its role, and says name and pool."""
-    path = authority(role).issue_peer(
-        identity_of(role), public_key=generate_key().public_key(), at=AT, entropy=os.urandom
-    )
+    path = authority(role).issue(identity_of(role), public_key=generate_key().public_key(), at=AT, entropy=os.urandom)
     trust = TrustStore.from_pem(
         certificate_pem(hierarchy().root.certificate),
         {one: [certificate_pem(issuer.certificate)] for one, issuer in hierarchy().issuing.items()},
@@ -72,15 +70,15 @@ def test_authority_issues_for_its_own_role_only(role: Role, asked: Role) -> None
     key = generate_key().public_key()
     if asked is not role:
         with pytest.raises(ValueError, match=f"issues nothing for a {asked.value}"):
-            authority(role).issue_peer(identity_of(asked), public_key=key, at=AT, entropy=os.urandom)
-    with pytest.raises(ValueError, match="issues nothing for servers"):
-        authority(role).issue_server([parse_san("DNS:localhost")], public_key=key, at=AT, entropy=os.urandom)
+            authority(role).issue(identity_of(asked), public_key=key, at=AT, entropy=os.urandom)
+    with pytest.raises(ValueError, match="issues nothing for a server"):
+        authority(role).issue([parse_san("DNS:localhost")], public_key=key, at=AT, entropy=os.urandom)
 
 
 def test_authority_lifetime_ends_with_the_issuer() -> None:
     """A certificate asked for late in the CA's life is cut to it."""
     late = AT + timedelta(days=729)
-    path = authority(Role.CLIENT).issue_peer(
+    path = authority(Role.CLIENT).issue(
         identity_of(Role.CLIENT), public_key=generate_key().public_key(), at=late, entropy=os.urandom
     )
     assert path[0].not_valid_after_utc == path[1].not_valid_after_utc

@@ -42,7 +42,7 @@ def record_for(owner: Identity, *, at: datetime = AT, labels: dict[str, str] | N
     """A certificate for the owner and its record."""
     authority = Authority(role=owner.role, issuer=hierarchy().issuing[owner.role])
     identity = SpiffeId(trust_domain="example.internal", role=owner.role, name=owner.name, pool=owner.pool)
-    path = authority.issue_peer(identity, public_key=generate_key().public_key(), at=at, entropy=os.urandom)
+    path = authority.issue(identity, public_key=generate_key().public_key(), at=at, entropy=os.urandom)
     return CertificateRecord.build(
         path[0], issuer=path[1], role=owner.role, owner=owner, labels=labels or {}, at=int(at.timestamp())
     )
@@ -193,7 +193,7 @@ def test_server_certificate_has_no_name(inventory: Inventory) -> None:
     issuer = hierarchy().issuing[Role.SERVER]
     from pki.names import parse_san
 
-    path = Authority(role=Role.SERVER, issuer=issuer).issue_server(
+    path = Authority(role=Role.SERVER, issuer=issuer).issue(
         [parse_san("DNS:localhost")], public_key=generate_key().public_key(), at=AT, entropy=os.urandom
     )
     server = CertificateRecord.build(path[0], issuer=path[1], role=Role.SERVER, owner=None, labels={}, at=NOW)

@@ -31,9 +31,8 @@ from pki.issue import (
     certificate_pem,
     issue,
     issue_ca,
-    issue_peer,
+    issue_leaf,
     issue_root,
-    issue_server,
     serial_from,
     serial_hex,
 )
@@ -111,7 +110,7 @@ def test_server_certificate_with_only_long_names_has_a_common_name_that_fits() -
 
 def test_server_certificate_without_names_is_refused() -> None:
     with pytest.raises(ProfileViolation):
-        issue_server([], issuer=authority(Role.SERVER), public_key=a_key().public_key(), at=AT, entropy=entropy())
+        issue_leaf([], issuer=authority(Role.SERVER), public_key=a_key().public_key(), at=AT, entropy=entropy())
 
 
 @pytest.mark.parametrize(
@@ -165,7 +164,7 @@ def test_times_with_fractions_are_cut_to_seconds_and_naive_ones_refused() -> Non
 def test_peer_under_another_roles_ca_is_refused(role: Role) -> None:
     """The server CA cannot sign a client, by our own hand."""
     with pytest.raises(ProfileViolation):
-        issue_peer(
+        issue_leaf(
             identity(role),
             issuer=authority(Role.SERVER),
             public_key=a_key().public_key(),

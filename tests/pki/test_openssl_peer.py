@@ -28,7 +28,7 @@ from support.certs import (
 
 from pki.csr import parse_request
 from pki.errors import CertificateInvalid, PathReason, RequestInvalid
-from pki.issue import issue_peer
+from pki.issue import issue_leaf
 from pki.keys import KeyType, key_type
 from pki.names import PEER_ROLES, Role, parse_spiffe_id
 from pki.profiles import CA_PROFILES
@@ -171,7 +171,7 @@ def test_request_made_by_openssl_is_certified(arguments: tuple[str, ...], kind: 
     key = parse_request((tmp_path / "csr.pem").read_bytes())
     assert key_type(key) is kind
     who = parse_spiffe_id("spiffe://example.internal/worker/render/w1")
-    made = issue_peer(who, issuer=authority(Role.WORKER), public_key=key, at=AT, entropy=entropy())
+    made = issue_leaf(who, issuer=authority(Role.WORKER), public_key=key, at=AT, entropy=entropy())
     assert made.subject.rfc4514_string() == "CN=w1"
     assert verify(tmp_path, made, authority(Role.WORKER).certificate).returncode == 0
 

@@ -34,7 +34,7 @@ from support.certs import (
 
 from pki import verify
 from pki.errors import CertificateInvalid, PathReason
-from pki.issue import IssuerKey, certificate_pem, issue_ca, issue_peer, issue_root
+from pki.issue import IssuerKey, certificate_pem, issue_ca, issue_leaf, issue_root
 from pki.keys import KeyType, generate_key
 from pki.names import PEER_ROLES, Role, SpiffeId
 from pki.profiles import key_usage
@@ -371,7 +371,7 @@ def test_store_with_two_cas_of_one_role_takes_both() -> None:
     both = certificate_pem(authority(Role.WORKER).certificate, new.certificate)
     store = TrustStore.from_pem(certificate_pem(root().certificate), {Role.WORKER: both})
     who = SpiffeId(trust_domain=DOMAIN, role=Role.WORKER, name="w2", pool="render")
-    leaf = issue_peer(who, issuer=new, public_key=generate_key().public_key(), at=AT, entropy=entropy())
+    leaf = issue_leaf(who, issuer=new, public_key=generate_key().public_key(), at=AT, entropy=entropy())
     assert check(leaf, store=store).name == "w2"
     assert check(peer(), store=store).name == "w1"
     assert refusal(lambda: check(leaf)) is PathReason.UNTRUSTED

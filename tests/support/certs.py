@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from pki.issue import IssuerKey, certificate_pem, issue_ca, issue_peer, issue_root, issue_server, serial_hex
+from pki.issue import IssuerKey, certificate_pem, issue_ca, issue_leaf, issue_root, serial_hex
 from pki.keys import KeyType, PrivateKey, generate_key
 from pki.names import Role, SpiffeId, parse_san
 from pki.profiles import LEAF_PROFILES, key_usage
@@ -87,7 +87,7 @@ def peer(
     lifetime: timedelta | None = None,
 ) -> x509.Certificate:
     """A certificate as `issue-client`, `issue-worker`, `issue-master` make it."""
-    return issue_peer(
+    return issue_leaf(
         identity(role, name),
         issuer=authority(role),
         public_key=a_key(kind).public_key(),
@@ -98,7 +98,7 @@ def peer(
 
 
 def server(*names: str) -> x509.Certificate:
-    return issue_server(
+    return issue_leaf(
         [parse_san(name) for name in names or ("DNS:localhost", "IP:127.0.0.1", "IP:::1")],
         issuer=authority(Role.SERVER),
         public_key=a_key().public_key(),

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from cryptography import x509
 
 from gateway.cli.main import cli
+from gateway.config.defaults import DEFAULT_STATE_URL
 from gateway.home.create import HomePlan, make_home
 from gateway.home.layout import Home
 from gateway.state.database import load_snapshot, open_state
@@ -80,7 +81,7 @@ def listed(home: Home, *arguments: str) -> list[dict[str, object]]:
 
 def snapshot_of(home: Home) -> StateSnapshot:
     """What a gateway would be told of an unsealed home."""
-    engine = open_state(home)
+    engine = open_state(home, DEFAULT_STATE_URL)
     try:
         return load_snapshot(engine, home.state_key.read_bytes())
     finally:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.homes import refused, run_cli, start_cli
 
+from gateway.config.defaults import DEFAULT_STATE_URL
 from gateway.home import session
 from gateway.home.layout import Home
 from gateway.state.database import open_state
@@ -56,14 +57,14 @@ def test_home_broken_is_one_line(home: Home, monkeypatch: pytest.MonkeyPatch, br
             from gateway.state import database
 
             monkeypatch.setattr(database, "_BUSY_SECONDS", 0.05)
-            held = open_state(home).connect()
+            held = open_state(home, DEFAULT_STATE_URL).connect()
             held.begin()
         case "rubbish":
             (home.path / "state.db").write_bytes(b"not a database, certainly not" * 100)
         case "gone":
             (home.path / "state.db").unlink()
         case "old":
-            engine = open_state(home)
+            engine = open_state(home, DEFAULT_STATE_URL)
             with engine.begin() as connection:
                 connection.exec_driver_sql("DROP TABLE alembic_version")
             engine.dispose()

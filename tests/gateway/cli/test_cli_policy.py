@@ -15,6 +15,7 @@ from sqlalchemy import insert
 from auth.policy import ACTIONS
 from gateway.cli.main import cli
 from gateway.cli.policy import _ACTIONS, _WHY
+from gateway.config.defaults import DEFAULT_STATE_URL
 from gateway.home.create import HomePlan, make_home
 from gateway.home.layout import Home
 from gateway.state.database import bump, open_state
@@ -47,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = Home(place)
     make_home(home, HomePlan(trust_domain="t.example", realm="rhttp@t.example"), at=datetime.now(UTC))
     home.config.write_text(home.config.read_text() + RESOURCES)
-    engine = open_state(home)
+    engine = open_state(home, DEFAULT_STATE_URL)
     issuer = next(each for each in Inventory(engine, on_write=bump).authorities() if each.role == "worker")
     rows: list[tuple[int, dict[str, str], int | None]] = [
         (1, {"gpu": "old"}, None),

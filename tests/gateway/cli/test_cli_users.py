@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 import gateway.cli.users
 from gateway.audit.line import AuditUnavailable
 from gateway.cli.main import cli
+from gateway.config.defaults import DEFAULT_STATE_URL
 from gateway.home.create import HomePlan, make_home
 from gateway.home.layout import Home
 from gateway.state.database import load_snapshot, open_state
@@ -64,7 +65,7 @@ class Bench:
     def known(self) -> dict[str, tuple[bool, dict[str, str]]]:
         home = Home(self.home)
         key = home.read_secret(home.state_key, PASSPHRASE if self.passphrase_file else None)
-        engine = open_state(home)
+        engine = open_state(home, DEFAULT_STATE_URL)
         try:
             users = load_snapshot(engine, key).users
         finally:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from support.homes import new_home, run_cli
 
+from gateway.config.defaults import DEFAULT_STATE_URL
 from gateway.state.database import check_schema, open_state
 
 
@@ -23,7 +24,7 @@ def test_db_upgrade_makes_the_schema_of_an_empty_database(tmp_path: Path) -> Non
     assert run_cli(home, "list").exit_code == 1
     result = run_cli(home, "db upgrade")
     assert (result.exit_code, "none -> 0001" in result.stdout) == (0, True), result.stderr
-    engine = open_state(home)
+    engine = open_state(home, DEFAULT_STATE_URL)
     check_schema(engine)
     engine.dispose()
     assert run_cli(home, "issue-client", "alice").exit_code == 0

@@ -17,6 +17,7 @@ from sqlalchemy import Engine, insert, text
 import auth.tables
 import pki.tables
 from auth.store import UserStore
+from gateway.config.defaults import DEFAULT_STATE_URL
 from gateway.state import database
 from gateway.state.database import (
     SCHEMA_REVISION,
@@ -39,7 +40,7 @@ from rhttp.digest.formula import Algorithm, ha1
 @pytest.fixture
 def engine(tmp_path: Path) -> Engine:
     """A database with the newest schema."""
-    made = open_state(tmp_path)
+    made = open_state(tmp_path, DEFAULT_STATE_URL)
     create_schema(made)
     yield made
     made.dispose()
@@ -100,7 +101,7 @@ def test_create_schema_under_a_wide_umask_is_private_still(tmp_path: Path) -> No
     """The mode does not depend on the umask."""
     before = os.umask(0)
     try:
-        made = open_state(tmp_path)
+        made = open_state(tmp_path, DEFAULT_STATE_URL)
         create_schema(made)
         made.dispose()
     finally:
@@ -110,7 +111,7 @@ def test_create_schema_under_a_wide_umask_is_private_still(tmp_path: Path) -> No
 
 def test_open_state_missing_file_is_an_error_and_makes_none(tmp_path: Path) -> None:
     """A lost database is never replaced by an empty one, which would know no revocation."""
-    engine = open_state(tmp_path)
+    engine = open_state(tmp_path, DEFAULT_STATE_URL)
     with pytest.raises(StateUnavailable, match="is missing"):
         read_version(engine)
     assert list(tmp_path.iterdir()) == []
@@ -151,7 +152,7 @@ def test_check_schema_newest_passes(engine: Engine) -> None:
 def test_check_schema_without_tables_names_the_command(tmp_path: Path) -> None:
     """A database without a schema says how to get it."""
     (tmp_path / "state.db").touch()
-    engine = open_state(tmp_path)
+    engine = open_state(tmp_path, DEFAULT_STATE_URL)
     with pytest.raises(SchemaOutdated, match="rhttp-pki db upgrade"):
         check_schema(engine)
     assert upgrade_schema(engine) == (None, SCHEMA_REVISION)
@@ -181,7 +182,7 @@ def test_upgrade_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "state.db") as raw:
         # The last table of the revision is in the way.
         raw.execute("CREATE TABLE state_version (other TEXT)")
-    engine = open_state(tmp_path)
+    engine = open_state(tmp_path, DEFAULT_STATE_URL)
     with pytest.raises(StateUnavailable):
         upgrade_schema(engine)
     with reading(engine) as connection:
@@ -215,7 +216,7 @@ def test_reading_takes_no_write_lock(engine: Engine) -> None:
 def test_locked_database_is_one_line(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer that waits in vain says that the database is in use."""
     monkeypatch.setattr(database, "_BUSY_SECONDS", 0.05)
-    other = open_state(tmp_path)
+    other = open_state(tmp_path, DEFAULT_STATE_URL)
     with engine.begin(), pytest.raises(StateUnavailable, match="in use by another command"):
         upgrade_schema(other)
     other.dispose()
@@ -227,7 +228,7 @@ def test_locked_database_is_one_line(engine: Engine, tmp_path: Path, monkeypatch
 def test_broken_database_is_one_line(tmp_path: Path, content: bytes) -> None:
     """Rubbish in state.db is one line that asks for the backup."""
     (tmp_path / "state.db").write_bytes(content)
-    engine = open_state(tmp_path)
+    engine = open_state(tmp_path, DEFAULT_STATE_URL)
     with pytest.raises(StateUnavailable, match="broken"):
         check_schema(engine)
     engine.dispose()
@@ -242,7 +243,7 @@ def test_unavailable_never_shows_parameters(engine: Engine) -> None:
 
 
 def _bump_often(home: str, times: int) -> None:
-    engine = open_state(Path(home))
+    engine = open_state(Path(home), DEFAULT_STATE_URL)
     for _ in range(times):
         with engine.begin() as connection:
             bump(connection)
@@ -326,7 +327,7 @@ def test_load_snapshot_with_a_wrong_key_is_refused_as_a_whole(engine: Engine) ->
 def test_load_snapshot_of_a_missing_database_is_one_error(tmp_path: Path) -> None:
     """Whatever is wrong with the database comes out as the same error."""
     with pytest.raises(StateUnavailable):
-        load_snapshot(open_state(tmp_path), KEY)
+        load_snapshot(open_state(tmp_path, DEFAULT_STATE_URL), KEY)
 
 
 SNAPSHOT = StateSnapshot(

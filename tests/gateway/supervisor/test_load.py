@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from support.runhomes import PASSPHRASE, append, copy_home, set_key
 
 from gateway.cli.main import cli
+from gateway.config.defaults import DEFAULT_STATE_URL
 from gateway.config.values import LoadFailed
 from gateway.control.descriptors import parse_arguments
 from gateway.home.create import HomePlan, make_home
@@ -167,7 +168,7 @@ def test_server_certificate_outside_its_time_is_refused(home: Path, days: int) -
 def test_state_of_an_earlier_load_is_used_again(home: Path) -> None:
     """A reload opens no second database, and sees what was written meanwhile."""
     first = load_home(home)
-    engine = open_state(home)
+    engine = open_state(home, DEFAULT_STATE_URL)
     with engine.begin() as connection:
         bump(connection)
     engine.dispose()
