@@ -18,13 +18,13 @@ from typing import Any, Final
 KNOWN: Final = 4096
 """Sources that are remembered because a valid certificate came from there."""
 PATIENCE: Final = 2.0
-"""Seconds that a guest which owes us the next step may take for it when others want its place."""
+"""Seconds that a holder which owes us the next step may take for it when others want its place."""
 HURRY: Final = 0.5
 """The same where its source holds more than its share: a round trip around the world, and then some."""
 
 
 class Stage(enum.IntEnum):
-    """How much a guest has shown; the lower, the sooner it goes."""
+    """How much a holder has shown; the lower, the sooner it goes."""
 
     LEAVING = 0
     """Refused already; it lingers so that it can read why."""
@@ -41,16 +41,16 @@ class Stage(enum.IntEnum):
 
 
 class _Place:
-    __slots__ = ("guest", "since", "source")
+    __slots__ = ("holder", "since", "source")
 
-    def __init__(self, guest: Any, source: str, since: float) -> None:
-        self.guest = guest
+    def __init__(self, holder: Any, source: str, since: float) -> None:
+        self.holder = holder
         self.source = source
         self.since = since
 
 
 class Places:
-    """The places of one listener. Guests are hashable objects; what stage one has reached is asked when it matters."""
+    """The places of one listener. Their holders are hashable; what stage one has reached is asked when it matters."""
 
     __slots__ = ("_by_source", "_known", "_places", "_stage_of")
 
@@ -64,38 +64,34 @@ class Places:
     def __len__(self) -> int:
         return len(self._places)
 
-    def __contains__(self, guest: Any) -> bool:
-        return guest in self._places
+    def __contains__(self, holder: Any) -> bool:
+        return holder in self._places
 
-    def guests(self) -> list[Any]:
+    def holders(self) -> list[Any]:
         """All that hold a place, in the order in which they came."""
         return list(self._places)
 
-    def held_by(self, source: str) -> int:
-        """How many places a source holds."""
-        return len(self._by_source.get(source, ()))
-
-    def take(self, guest: Any, source: str, now: float) -> None:
-        """A guest came."""
-        place = self._places[guest] = _Place(guest, source, now)
+    def take(self, holder: Any, source: str, now: float) -> None:
+        """It came, and holds a place from now on."""
+        place = self._places[holder] = _Place(holder, source, now)
         own = self._by_source.get(source)
         if own is None:
-            self._by_source[source] = {guest: place}
+            self._by_source[source] = {holder: place}
         else:
-            own[guest] = place
+            own[holder] = place
 
-    def leave(self, guest: Any) -> None:
+    def leave(self, holder: Any) -> None:
         """It went, or needs no place any more."""
-        place = self._places.pop(guest, None)
+        place = self._places.pop(holder, None)
         if place is not None:
             own = self._by_source[place.source]
-            del own[guest]
+            del own[holder]
             if not own:
                 del self._by_source[place.source]
 
-    def know(self, guest: Any) -> None:
-        """Remember where a guest came from: it has shown a valid certificate."""
-        place = self._places.get(guest)
+    def know(self, holder: Any) -> None:
+        """Remember where a holder came from: it has shown a valid certificate."""
+        place = self._places.get(holder)
         if place is not None:
             known, source = self._known, place.source
             known.pop(source, None)
@@ -103,30 +99,26 @@ class Places:
             if len(known) > KNOWN:
                 del known[next(iter(known))]
 
-    def is_known(self, source: str) -> bool:
-        """Whether a valid certificate came from there lately."""
-        return source in self._known
-
     def dispensable_of(self, source: str, share: int, now: float) -> Any:
-        """The guest that a source must give up for holding more than its share; None: it may have them all."""
+        """The holder that a source must give up for holding more than its share; None: it may have them all."""
         own = self._by_source.get(source)
         if own is None or len(own) <= share:
             return None
         found = self._ranked(own.values(), share, now)
-        return found[0].guest if found else None
+        return found[0].holder if found else None
 
     def dispensable(self, most: int, share: int, now: float) -> list[Any]:
-        """Up to so many guests that go when all places are taken, the first to go first.
+        """Up to so many holders that go when all places are taken, the first to go first.
 
         Those of a source with more than its share, then those of sources that nobody knows; among them the least far,
         and then the oldest. Whoever owes a step is left in peace for a moment, and who waits for us altogether.
         """
-        return [place.guest for place in self._ranked(self._places.values(), share, now)[:most]]
+        return [place.holder for place in self._ranked(self._places.values(), share, now)[:most]]
 
     def _ranked(self, places: Iterable[_Place], share: int, now: float) -> list[_Place]:
         found: list[tuple[tuple[bool, bool, int, bool, float], _Place]] = []
         for place in places:
-            stage = self._stage_of(place.guest)
+            stage = self._stage_of(place.holder)
             greedy = len(self._by_source[place.source]) > share
             if stage >= Stage.SERVED or (stage == Stage.OWING and now - place.since < (HURRY if greedy else PATIENCE)):
                 continue

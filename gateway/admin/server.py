@@ -224,7 +224,7 @@ class AdminServer:
         """Take no more; let requests under way be answered for ``grace`` seconds, then cut them."""
         self._watch(False)
         self._listening = None
-        connections: list[_Connection] = self._places.guests()
+        connections: list[_Connection] = self._places.holders()
         tasks = {connection.task for connection in connections if connection.task is not None}
         if tasks:
             _done, late = await asyncio.wait(tasks, timeout=grace)
@@ -239,7 +239,7 @@ class AdminServer:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace):
                     await self._all_left.wait()
-        for connection in self._places.guests():
+        for connection in self._places.holders():
             connection.link.abort()
 
     def _watch(self, wanted: bool) -> None:

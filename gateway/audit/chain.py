@@ -95,10 +95,6 @@ class HeadTable:
         """The file that holds the line."""
         return self._names[self._files[index]]
 
-    def checkpoint(self, index: int) -> int:
-        """The number of the first checkpoint that names the line; 0: none does."""
-        return self._signers[index]
-
     def signer(self, index: int) -> str:
         """Who names the line, in words."""
         number = self._signers[index]

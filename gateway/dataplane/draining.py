@@ -15,7 +15,7 @@ from typing import Final
 
 from gateway.core.context import ProcessContext
 from gateway.exchange.exchange import Exchange
-from gateway.ingress.acceptor import Acceptor, PlainGuest
+from gateway.ingress.acceptor import Acceptor, PlainConnection
 from gateway.ingress.connection import Connection
 from gateway.ingress.serving import serving_of
 from gateway.pools.hosted import HostedPool, ReversedConnection
@@ -165,8 +165,8 @@ class Draining:
             if isinstance(live, Connection):
                 live.end.abort()
         for acceptor in self._acceptors:
-            for guest in acceptor.places.guests():
-                if isinstance(guest, PlainGuest):
-                    guest.end.abort()
+            for holder in acceptor.places.holders():
+                if isinstance(holder, PlainConnection):
+                    holder.end.abort()
         for master in serving_of(self._process.generation).masters.values():
             master.close()

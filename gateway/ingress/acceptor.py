@@ -174,20 +174,20 @@ class Acceptor:
             sock.close()
             return True
         source = source_of(address[0]) if is_tcp else ""
-        guest = self._serve(sock, source) if self.listener.tls is None else self._shake_hands(sock, source)
+        holder = self._serve(sock, source) if self.listener.tls is None else self._shake_hands(sock, source)
         if is_tcp:
-            self._keep_share(guest, source)
+            self._keep_share(holder, source)
         else:
-            self.places.take(guest, "", self._process.wheel.now)
+            self.places.take(holder, "", self._process.wheel.now)
         return True
 
-    def _keep_share(self, guest: Any, source: str) -> None:
+    def _keep_share(self, holder: Any, source: str) -> None:
         """Give it a place; a source beyond its share pays with one of its own."""
         network = network_of(source)
         now = self._process.wheel.now
-        self.places.take(guest, network, now)
+        self.places.take(holder, network, now)
         spare = self.places.dispensable_of(network, self._bounds().share, now)
-        if spare is not None and spare is not guest:
+        if spare is not None and spare is not holder:
             self._end(spare)
 
     def _has_room(self) -> bool:
@@ -197,30 +197,30 @@ class Acceptor:
     def _make_room(self) -> None:
         connections, places, share = self._bounds()
         most = max(1, min(connections, places) // _BATCH)
-        for guest in self.places.dispensable(most, share, self._process.wheel.now):
-            self._end(guest)
+        for holder in self.places.dispensable(most, share, self._process.wheel.now):
+            self._end(holder)
 
-    def _end(self, guest: Any) -> None:
-        """End a guest's connection at once; by that it leaves its place."""
+    def _end(self, holder: Any) -> None:
+        """End a holder's connection at once; by that it leaves its place."""
         self.counts.given_up += 1
-        if isinstance(guest, TlsLink):
-            self.places.leave(guest)
-            guest.give_up("crowded")
+        if isinstance(holder, TlsLink):
+            self.places.leave(holder)
+            holder.give_up("crowded")
             return
-        assert isinstance(guest, PlainGuest)
+        assert isinstance(holder, PlainConnection)
         fields = {"listener": self.listener.purpose, "outcome": "cut", "reason": "crowded"}
-        if guest.source:
-            fields["source"] = guest.source
+        if holder.source:
+            fields["source"] = holder.source
         self._process.record_refusal("connection.cut", fields)
-        guest.end.abort()
+        holder.end.abort()
 
     # ---- in the clear ----
 
-    def _serve(self, sock: socket.socket, source: str) -> PlainGuest:
-        guest = PlainGuest(self, source)
-        link = guest.link = self._process.open_plain(sock, guest)
-        guest.end = self.listener.handlers[HTTP1].serve(link, Arrival(source, None, None))
-        return guest
+    def _serve(self, sock: socket.socket, source: str) -> PlainConnection:
+        holder = PlainConnection(self, source)
+        link = holder.link = self._process.open_plain(sock, holder)
+        holder.end = self.listener.handlers[HTTP1].serve(link, Arrival(source, None, None))
+        return holder
 
     # ---- TLS ----
 
@@ -278,14 +278,14 @@ class Acceptor:
         """Whether a handshake is under way, of one that has spoken if it ``may_ask``, or of a silent one if not yet."""
         return any(
             not link.is_closing() and (may_speak or (may_ask and (link.handshake.has_begun or link.has_unread())))
-            for link in self.places.guests()
+            for link in self.places.holders()
             if isinstance(link, TlsLink)
         )
 
     def end_handshakes(self) -> int:
         """Give up every handshake that is under way; answer how many had begun."""
         begun = 0
-        for link in self.places.guests():
+        for link in self.places.holders():
             if isinstance(link, TlsLink):
                 begun += not link.is_closing() and link.handshake.has_begun
                 self.places.leave(link)
@@ -300,7 +300,7 @@ def _somebody_waits(listening: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-class PlainGuest:
+class PlainConnection:
     """A connection in the clear and the place that it holds as long as it lives: the `Tally` of its link."""
 
     __slots__ = ("_acceptor", "end", "link", "source")
@@ -333,21 +333,21 @@ class _Leaving(asyncio.Protocol):
         self._acceptor.places.leave(self._link)
 
 
-def _stage_of(guest: Any) -> int:
-    """How much a guest has shown. In the clear one that waits for us is kept, an idle one not."""
-    if isinstance(guest, TlsLink):
-        if guest.is_closing():
+def _stage_of(holder: Any) -> int:
+    """How much a holder has shown. In the clear one that waits for us is kept, an idle one not."""
+    if isinstance(holder, TlsLink):
+        if holder.is_closing():
             return Stage.LEAVING
-        if guest.has_unread():
+        if holder.has_unread():
             return Stage.SERVED
-        if not guest.handshake.has_begun:
+        if not holder.handshake.has_begun:
             return Stage.SILENT
-        return Stage.OWING if guest.was_answered() else Stage.BEGUN
-    assert isinstance(guest, PlainGuest)
-    end = guest.end
-    if end.phase >= LINGER and not guest.link.get_write_buffer_size():
+        return Stage.OWING if holder.was_answered() else Stage.BEGUN
+    assert isinstance(holder, PlainConnection)
+    end = holder.end
+    if end.phase >= LINGER and not holder.link.get_write_buffer_size():
         return Stage.LEAVING
-    if end.phase != HEAD or guest.link.has_unread():
+    if end.phase != HEAD or holder.link.has_unread():
         return Stage.SERVED
     if not end.is_idle:
         return Stage.BEGUN

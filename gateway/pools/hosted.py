@@ -305,14 +305,6 @@ class HostedPool:
         if not connection.is_busy:
             connection.client.close()
 
-    def connections(self) -> list[ReversedConnection]:
-        """All reversed connections of the pool."""
-        return list({_source(slot): None for worker in self.pool.workers.values() for slot in worker.slots})
-
-    def slots(self) -> tuple[int, int | None]:
-        """Slots of this process, and how many of them are free."""
-        return self.pool.total, self.pool.free
-
     def sums(self) -> tuple[int, int]:
         """Slots in all processes, and how many of them are free."""
         pool = self.pool

@@ -191,10 +191,6 @@ class RelayPool:
         """All relayed connections."""
         return list(self._relayed)
 
-    def slots(self) -> tuple[int, int | None]:
-        """Slots in all; how many are free only the master knows."""
-        return len(self._relayed), None
-
     def describe(self) -> dict[str, object]:
         """The pool as ``GET /-/pools/{pool}`` shows it; what is free only the master knows."""
         workers: dict[str, list[Relayed]] = {}

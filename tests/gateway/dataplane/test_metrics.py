@@ -111,8 +111,8 @@ async def listening(
     acceptor.start()
     yield acceptor
     acceptor.end()
-    for guest in acceptor.places.guests():
-        guest.end.abort()
+    for holder in acceptor.places.holders():
+        holder.end.abort()
     await asyncio.sleep(0)
     plane.close()
 
@@ -261,7 +261,7 @@ async def test_answer_under_way_is_no_place_for_others(tmp_path: Path) -> None:
             address = sock.getsockname()
             slow = stack.enter_context(socket.create_connection(address, timeout=20))
             slow.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            while not any(guest.link.get_write_buffer_size() for guest in acceptor.places.guests()):
+            while not any(holder.link.get_write_buffer_size() for holder in acceptor.places.holders()):
                 await asyncio.sleep(0.01)
             crowd = [stack.enter_context(socket.create_connection(address, timeout=20)) for _ in range(9)]
             while acceptor.counts.given_up < 6:

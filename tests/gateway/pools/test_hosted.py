@@ -41,8 +41,8 @@ def test_hosted_connection_is_counted_and_free(bench: Bench) -> None:
     worker = bench.worker("w1", labels=(("gpu", "a100"),), instance="i1")
     process, hosted = bench.process, bench.pool
     assert process.registry.held("worker/w1") == process.counters.reversed_opened == 1
-    assert hosted.connections() == [worker.reversed]
-    assert (hosted.slots(), hosted.sums()) == ((1, 1), (1, 1))
+    assert list(process.registry) == [worker.reversed]
+    assert hosted.sums() == (1, 1)
     (told,) = hosted.describe()["workers"]  # type: ignore[misc]
     assert (told["name"], told["labels"], told["instance"]) == ("w1", {"gpu": "a100"}, "i1")
 
@@ -71,7 +71,7 @@ def test_worker_that_whoever_waited_for_it_ends_at_once_leaves_no_slot(bench: Be
     worker = bench.worker("w1")
     assert status_of(asker) == (503, "audit-unavailable")
     assert worker.link.is_closing()
-    assert bench.pool.slots() == (0, 0)
+    assert bench.pool.sums() == (0, 0)
     assert bench.process.registry.held("worker/w1") == 0
 
 
@@ -97,7 +97,7 @@ def test_slot_whose_connection_has_just_ended_is_passed_over(bench: Bench) -> No
     """Its end was not told yet: the request goes to the next one, and that is no second try."""
     ended, worker = bench.worker("w1"), bench.worker("w2")
     ended.link.abort()
-    assert (ended.end.closed, bench.pool.slots()) == (True, (2, 2))
+    assert (ended.end.closed, bench.pool.sums()) == (True, (2, 2))
     asker = bench.requester()
     assert asker.ask(ANY) is None
     assert worker.taken()
@@ -135,7 +135,7 @@ def test_idle_connection_that_is_lost_takes_its_slot_with_it(bench: Bench) -> No
     """One line says so; registry and pool forget it."""
     worker = bench.worker()
     worker.reset()
-    assert (bench.pool.slots(), bench.process.registry.count) == ((0, 0), 0)
+    assert (bench.pool.sums(), bench.process.registry.count) == ((0, 0), 0)
     assert reasons(bench) == ["connection lost"]
 
 
@@ -147,7 +147,7 @@ def test_cut_connection_ends_at_once(bench: Bench, is_busy: bool) -> None:
         assert asker.ask(ANY, "POST", content=b"x") is None
     worker.reversed.disconnect("revoked")
     assert worker.link.aborted
-    assert bench.pool.slots() == (0, 0)
+    assert bench.pool.sums() == (0, 0)
     if is_busy:
         assert status_of(asker) == (502, "worker-lost")
     assert [line["reason"] for line in bench.audit.of("connection.cut")] == ["revoked"]
@@ -234,7 +234,7 @@ def test_newer_start_retires_the_connections_of_the_older_one(bench: Bench) -> N
     assert status_of(asker) == (200, "")
     assert busy.link.closed
     assert reasons(bench) == ["superseded", "superseded"]
-    assert owner.slots() == (2, 2)
+    assert owner.sums() == (2, 2)
 
 
 def test_connection_knows_its_pool_and_ends_through_it(bench: Bench) -> None:

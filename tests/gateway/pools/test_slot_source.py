@@ -110,18 +110,17 @@ def content_of(requester: Requester) -> bytes:
 
 def test_connection_has_as_many_slots_as_it_takes_requests(rig: Rig) -> None:
     """Both are served at once, the third waits for whichever answer comes first."""
-    assert rig.hosted.slots() == (2, 2)
+    assert rig.hosted.sums() == (2, 2)
     first, second, third = rig.asks(), rig.asks(), rig.asks()
     assert rig.served() == [True, True]
-    assert (rig.hosted.slots(), rig.hosted.pool.waiting) == ((2, 0), 1)
+    assert (rig.hosted.sums(), rig.hosted.pool.waiting) == ((2, 0), 1)
     rig.client.reply(1, b"two")
     assert content_of(second) == b"two"
     assert rig.hosted.pool.waiting == 0
     rig.client.reply(1, b"three")
     rig.client.reply(0, b"one")
     assert (content_of(third), content_of(first)) == (b"three", b"one")
-    assert rig.hosted.slots() == (2, 2)
-    assert rig.hosted.connections() == [rig.connection]
+    assert rig.hosted.sums() == (2, 2)
 
 
 def test_connection_that_drains_closes_behind_its_last_answer(rig: Rig) -> None:
@@ -131,11 +130,11 @@ def test_connection_that_drains_closes_behind_its_last_answer(rig: Rig) -> None:
     rig.client.reply(0, b"one")
     assert content_of(first) == b"one"
     assert not rig.client.closed
-    assert rig.hosted.slots() == (1, 0)
+    assert rig.hosted.sums() == (1, 0)
     rig.client.reply(1, b"two")
     assert content_of(second) == b"two"
     assert rig.client.closed
-    assert rig.hosted.slots() == (0, 0)
+    assert rig.hosted.sums() == (0, 0)
     assert [line["reason"] for line in rig.bench.audit.of("reverse.closed")] == ["drain"]
 
 
@@ -147,5 +146,5 @@ def test_connection_that_is_lost_ends_all_its_requests(rig: Rig) -> None:
         answer = asker.answer()
         assert answer is not None
         assert (answer.status, answer.problem) == (502, "worker-lost")
-    assert rig.hosted.slots() == (0, 0)
+    assert rig.hosted.sums() == (0, 0)
     assert rig.bench.process.exchanges == 0
