@@ -135,18 +135,35 @@ def find_obstacle(environment: Mapping[str, str]) -> Obstacle | None:
         source = Path(place, "try.c")
         source.write_text("#include <Python.h>\nint tried(void) { return 0; }\n", encoding="utf-8")
         command = [*compiler, "-shared", "-fPIC", *(f"-I{folder}" for folder in sorted(folders))]
-        tried = subprocess.run(  # noqa: S603 - the compiler that its user names
-            [*command, "-o", str(source.with_suffix(".so")), str(source)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-    if tried.returncode == 0:
-        return None
+        try:
+            tried = subprocess.run(  # noqa: S603 - the compiler that its user names
+                [*command, "-o", str(source.with_suffix(".so")), str(source)],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+            )
+        except OSError as error:  # no program of this machine, or a script whose interpreter is missing
+            return f"{compiler[0]} does not start ({error.strerror})", "name another compiler in CC, or none"
+        if tried.returncode == 0:
+            is_ours = machine_of(source.with_suffix(".so")) == machine_of(Path("/proc/self/exe"))
+            return None if is_ours else (f"{compiler[0]} compiles for another machine", "leave CC unset")
     said = next((line for line in tried.stderr.splitlines() if "error" in line), f"status {tried.returncode}")
     return f"{compiler[0]} does not work ({said.strip()})", "install libc6-dev"
+
+
+def machine_of(program: Path) -> bytes:
+    """Word size, byte order and processor of an ELF file; nothing when it is none.
+
+    It is read, not loaded: where temporary files lie, execution is often forbidden.
+    """
+    try:
+        with program.open("rb") as file:
+            start = file.read(20)
+    except OSError:
+        return b""
+    return start[4:6] + start[18:20] if start[:4] == b"\x7fELF" else b""
 
 
 def find_compiler(environment: Mapping[str, str]) -> list[str] | None:
@@ -156,7 +173,10 @@ def find_compiler(environment: Mapping[str, str]) -> list[str] | None:
     else:
         candidates = [str(sysconfig.get_config_var("CC") or "cc"), "cc", "gcc", "clang"]
     for candidate in candidates:
-        words = shlex.split(candidate)
+        try:
+            words = shlex.split(candidate)
+        except ValueError:  # a quotation without an end
+            continue
         if words and shutil.which(words[0], path=environment.get("PATH")):
             return words
     return None

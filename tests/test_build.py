@@ -110,8 +110,37 @@ def test_obstacle_of_a_broken_compiler_is_its_own_first_error(
     broken = program(tmp_path, "broken", "echo 'In file included' >&2; echo 'fatal error: stdlib.h: gone' >&2; exit 1")
     what, mend = backend.find_obstacle({"PATH": os.environ["PATH"], "CC": str(broken)})
     assert (what, mend) == (f"{broken} does not work (fatal error: stdlib.h: gone)", "install libc6-dev")
-    fine = program(tmp_path, "fine", "exit 0")
+    fine = program(tmp_path, "fine", 'while [ "$1" != -o ]; do shift; done; cp /bin/sh "$2"')
     assert backend.find_obstacle({"PATH": os.environ["PATH"], "CC": str(fine)}) is None
+
+
+def test_obstacle_of_a_compiler_that_does_not_start_names_it(
+    backend: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script whose interpreter is missing, a file that is no program, a quotation without an end: each is told."""
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    for text in ("#!/no/such/interpreter\n", "no program\n"):
+        (tmp_path / "cc").write_text(text)
+        (tmp_path / "cc").chmod(0o700)
+        what, mend = backend.find_obstacle({"PATH": os.environ["PATH"], "CC": str(tmp_path / "cc")})
+        assert what.startswith(f"{tmp_path / 'cc'} does not start (")
+        assert mend == "name another compiler in CC, or none"
+    assert backend.find_obstacle({"PATH": os.environ["PATH"], "CC": "gcc '"})[0] == "no C compiler CC=gcc '"
+
+
+def test_obstacle_of_a_compiler_for_another_machine_is_told(
+    backend: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a cross compiler makes would be installed, and would not load."""
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    start = bytearray(Path("/bin/sh").read_bytes()[:20])
+    start[18] ^= 0xFF  # e_machine
+    (tmp_path / "made").write_bytes(start)
+    cross = program(tmp_path, "cross", f'while [ "$1" != -o ]; do shift; done; cp {tmp_path}/made "$2"')
+    what, mend = backend.find_obstacle({"PATH": os.environ["PATH"], "CC": str(cross)})
+    assert (what, mend) == (f"{cross} compiles for another machine", "leave CC unset")
 
 
 def test_compiler_is_a_usual_one_when_that_of_this_python_is_absent(
