@@ -298,6 +298,7 @@ def main() -> int:
     try:
         with Testbed(timeout=TIMEOUT) as testbed:
             say(f"Everything lies in {testbed.place}, called $DEMO here, and goes away at the end.")
+            say(testbed.run("rhttp-pki", "--version").strip())
             play(testbed, options.tiers, options.files)
     except (DemoFailed, BrokenPipeError):
         return 1

@@ -68,6 +68,8 @@ def check_head(head: RequestHead) -> Answer | None:
             return refusal(HTTPStatus.NOT_IMPLEMENTED, "Transfer-Encoding and Upgrade are not served here")
         if name in (b"origin", b"sec-fetch-site"):
             return refusal(HTTPStatus.FORBIDDEN, "no web page is an operator")
+    if head.expect is not None and head.expect != (b"100-continue",):
+        return refusal(HTTPStatus.EXPECTATION_FAILED, "no expectation is met but 100-continue")
     if isinstance(head.length, int) and head.length > CONTENT_MAX:
         return refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"content is over {CONTENT_MAX} bytes")
     return None

@@ -142,6 +142,7 @@ async def test_peer_credentials_are_the_kernels(tmp_path: Path) -> None:
         pytest.param(b"POST /echo HTTP/1.0\r\nContent-Length: 1\r\n\r\n{", 400, id="no JSON"),
         pytest.param(b"POST /echo HTTP/1.0\r\nContent-Length: 2\r\n\r\n[]", 400, id="no object"),
         pytest.param(b"POST /echo HTTP/1.0\r\nContent-Length: 65537\r\n\r\n", 413, id="content too long"),
+        pytest.param(b"GET /echo HTTP/1.1\r\nHost: h\r\nExpect: 200-ok\r\n\r\n", 417, id="unknown expectation"),
         pytest.param(b"GET /echo HTTP/1.1\n", 400, id="LF"),
         pytest.param(b"GET /echo HTTP/1.1\r\nA: b\n", 400, id="LF behind a field"),
         pytest.param(b"GET /echo HTTP/1.1\r\nA: b\r\n\n", 400, id="LF at the end"),
