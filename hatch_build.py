@@ -51,6 +51,8 @@ HOT = {
     "rhttp.worker": "forwarding",
 }
 GROUP = "rhttp_pki"
+MOST_SAID = 200
+"""Characters of what a failure says of itself."""
 
 Obstacle = tuple[str, str]
 """What stands in the way of compiling, and what to do about it."""
@@ -234,7 +236,19 @@ def compile_hot(root: Path, work: Path) -> Obstacle | None:
         command.build_temp = str(work / "objects")
         distribution.run_command("build_ext")
     except (Exception, SystemExit) as error:  # mypyc exits when it finds something wrong, having told it
-        return f"mypyc or {os.environ['CC']} failed ({' '.join(str(error).split())})", "look at pip install -v"
+        return f"mypyc or {os.environ['CC']} failed ({in_short(error)})", "look at pip install -v"
     finally:
         os.chdir(here)
     return None
+
+
+def in_short(error: BaseException) -> str:
+    """What went wrong, in a few words: it is told with the version; the whole command stands in what the build says."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, subprocess.CalledProcessError):
+            code = cause.returncode
+            return f"status {code}" if code >= 0 else f"killed by signal {-code}, as it is when memory is short"
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(str(error).split())
+    return text if len(text) <= MOST_SAID else text[:MOST_SAID] + "…"

@@ -143,6 +143,32 @@ def test_obstacle_of_a_compiler_for_another_machine_is_told(
     assert (what, mend) == (f"{cross} compiles for another machine", "leave CC unset")
 
 
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        ("echo 'm.c:1: error: no' >&2; exit 1", "status 1"),
+        ("kill -9 $$", "killed by signal 9, as it is when memory is short"),
+    ],
+)
+def test_failure_of_the_compiler_in_the_midst_is_told_in_short(
+    backend: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, said: str
+) -> None:
+    """The line that is told with the version says how it ended, not the whole command."""
+    pytest.importorskip("mypyc")
+    (tmp_path / "one.py").write_text("def one(a: int) -> int:\n    return a\n")
+    monkeypatch.setattr(backend, "sources", lambda: ["one.py"])
+    broken = program(tmp_path, "broken", f'for a; do if [ "$a" = -c ]; then {does}; fi; done')
+    monkeypatch.setenv("CC", str(broken))
+    what, mend = backend.compile_hot(tmp_path, tmp_path / "work")
+    assert (what, mend) == (f"mypyc or {broken} failed ({said})", "look at pip install -v")
+
+
+def test_failure_without_an_end_is_told_in_part(backend: ModuleType) -> None:
+    """Whatever fails, it is one line of bounded length."""
+    assert backend.in_short(ValueError("a\nb")) == "a b"
+    assert backend.in_short(ValueError("x" * 201)) == "x" * 200 + "…"
+
+
 def test_compiler_is_a_usual_one_when_that_of_this_python_is_absent(
     backend: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
