@@ -32,9 +32,9 @@ ROOT = Path(__file__).resolve().parent
 HOT = {
     "auth": "cedar credentials ledgerlocks ledgertable nonces policy sharedledger verifier",
     "gateway.admin": "status",
-    "gateway.admission": "checks request_record",
+    "gateway.admission": "checks passed_line request_record",
     "gateway.audit": "folding line stream writer",
-    "gateway.cluster": "directory frames hop incoming outgoing remote_slots reservations",
+    "gateway.cluster": "directory frames hop incoming outgoing remote_process remote_slots reservations",
     "gateway.config": "route_paths",
     "gateway.control": "frames",
     "gateway.core": "context counters peer registry",

@@ -154,7 +154,7 @@ class RequestRecord:
                 if worker is not None:
                     fields["worker"] = worker.decode("ascii")
                 return fields
-        spent = int((_monotonic() - self.started) * 1e6)
+        spent = self.spent()
         who = b',"worker":"%b"' % worker if worker is not None else b""
         if self.pool is not None:
             who += b',"pool":"%b"' % self.pool.encode("ascii")
@@ -172,6 +172,10 @@ class RequestRecord:
                 three_digits(spent % 1000),
             )
         )
+
+    def spent(self) -> int:
+        """Microseconds that it took so far."""
+        return int((_monotonic() - self.started) * 1e6)
 
     def render(self) -> Rendered | None:
         """What the audit lines of this request, and of those like it, have in common. It must be admitted.

@@ -86,6 +86,18 @@ class PeerDirectory:
         found.sort()
         return [index for _, index in found]
 
+    def freest(self, pool: str, worker: str | None = None) -> int | None:
+        """The process with most free slots of the pool and the worker, as far as they told; None: there is none."""
+        best = None
+        most = 0
+        for index, peer in self.peers.items():
+            told = peer.pools.get(pool)
+            if told is None or told[1] <= most:
+                continue
+            if worker is None or worker in peer.workers.get(pool, ()):
+                best, most = index, told[1]
+        return best
+
     def everyone(self, pool: str, worker: str | None = None) -> list[int]:
         """Whom to ask for a slot, in this order: those of `places`, then all others, since news is a moment old."""
         known = self.places(pool, worker)

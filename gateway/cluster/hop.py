@@ -2,10 +2,12 @@
 
 It is plain HTTP/1.1 over a connection whose other end was proved to be one of ours before the first byte of a request.
 The one that admitted the request says who asks (``Rhttp-Identity``, ``Rhttp-Request-Id``) and names the slot that it
-reserved (``Rhttp-Slot``); it keeps the queue, the retries and the audit log. The one with the worker sends the request
-on as it came, without looking at a field of it that is not about framing or about who asks, and answers with what the
-worker answers. When no answer of a worker comes, it says why in ``Rhttp-Loss``: a value, which the other side takes for
-what a worker of its own would have told it. No worker can say that: fields of this name are stripped from its answers.
+reserved, or says that any free one will do and what the audit log has to know (``Rhttp-Slot``): then the answer tells
+whose it was (``Rhttp-Worker``). It keeps the queue, the retries and the audit log. The one with the worker sends the
+request on as it came, without looking at a field of it that is not about framing or about who asks, and answers with
+what the worker answers. When no answer of a worker comes, it says why in ``Rhttp-Loss``: a value, which the other side
+takes for what a worker of its own would have told it. No worker can say either: fields of these names are stripped from
+its answers.
 
 How a connection is made, and what proves its other end, is for others: see `gateway.cluster.sockets`.
 
@@ -18,7 +20,9 @@ import dataclasses
 import re
 from typing import Final
 
-from gateway.exchange.passed import Attested, read_loss
+from gateway.exchange.ends import Addressees
+from gateway.exchange.exchange import Exchange
+from gateway.exchange.passed import Attested, read_loss, read_slot, unreserved_text
 from rhttp.ends import Link, ResponseSink
 from rhttp.errors import LocalProtocolError, Loss, RemoteProtocolError
 from rhttp.http1.client import ClientEnd, ClientOwner
@@ -37,7 +41,6 @@ _MARGIN_FIELDS: Final = 64
 
 _ID: Final = b"\r\nRhttp-Request-Id: "
 _SLOT: Final = b"\r\nRhttp-Slot: "
-_NUMBER: Final = re.compile(rb"[0-9]{1,10}")
 _TOKEN: Final = re.compile(rb"[0-9A-Za-z_.-]{1,128}")
 _FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
 
@@ -112,9 +115,9 @@ class PassedEnd(ServerEnd):
         if at < 0 or slot < at + len(_ID):  # compiled, a slice that ends before it begins is an error
             raise RemoteProtocolError(400, "bad-request", "a hop without a request id or a slot")
         end = block.find(b"\r\n", slot + len(_SLOT))
-        number = block[slot + len(_SLOT) : end]
+        wanted = read_slot(block[slot + len(_SLOT) : end])
         request_id = block[at + len(_ID) : slot]
-        if _NUMBER.fullmatch(number) is None or _TOKEN.fullmatch(request_id) is None:
+        if wanted is None or _TOKEN.fullmatch(request_id) is None:
             raise RemoteProtocolError(400, "bad-request", "a hop without a request id or a slot")
         limits = self.limits
         plain = block[:at] + block[end:]
@@ -129,7 +132,7 @@ class PassedEnd(ServerEnd):
             passed = head.forwarded["passed"] = PassedFields(head.fields, block[begin : at + 2])
         assert isinstance(passed, PassedFields)
         self.passed = passed
-        self.attested = Attested(passed.identity, request_id, int(number))
+        self.attested = Attested(passed.identity, request_id, wanted)
         return head
 
     def eof_received(self) -> bool:
@@ -144,10 +147,13 @@ class PassedEnd(ServerEnd):
 class _Answer:
     """Between a hop and its exchange: what tells of a loss becomes one. One for each connection, used again."""
 
-    __slots__ = ("_loss", "sink")
+    __slots__ = ("_loss", "addressees", "sink", "unreserved")
 
     def __init__(self) -> None:
         self.sink: ResponseSink | None = None
+        self.unreserved: Exchange | None = None
+        """It has no reservation, and nobody said yet that it got a slot."""
+        self.addressees: Addressees
         self._loss: tuple[Loss, str] | None = None
 
     def response_interim(self, head: ResponseHead) -> None:
@@ -158,6 +164,12 @@ class _Answer:
         raise LocalProtocolError("a hop does not switch protocols")
 
     def response_head(self, head: ResponseHead, has_content: bool) -> None:
+        exchange = self.unreserved
+        if exchange is not None:
+            for name, value in head.fields:
+                if name == b"rhttp-worker":
+                    self.unreserved = None
+                    exchange.served(self.addressees.of(value.decode("ascii", "replace")))
         self._loss = read_loss(head)
         if self._loss is None and self.sink is not None:
             self.sink.response_head(head, has_content)
@@ -207,16 +219,32 @@ class HopEnd(ClientEnd):
         self.pool: str
         """Whose slot it is."""
         self.slot = 0
-        """The number of the reservation that the next request is for."""
+        """The number of the reservation that the next request is for; 0: it has none."""
 
     @property
     def has_sent(self) -> bool:
         """Whether a byte of the request under way, or of the last one, was given to the link."""
         return self._given > 0
 
+    @property
+    def was_refused(self) -> bool:
+        """Whether the last request had no reservation and got no slot."""
+        return self._answer.unreserved is not None
+
     def reserve(self, slot: int, limits: Http1Limits) -> None:
         """The next request is for this reservation; the edges' limits are these from now on."""
         self.slot = slot
+        self._answer.unreserved = None
+        self._prepare(limits)
+
+    def pass_unreserved(self, exchange: Exchange, addressees: Addressees, limits: Http1Limits) -> None:
+        """The next request is this exchange's, for any slot that is free; it is told whose it was."""
+        self.slot = 0
+        self._answer.unreserved = exchange
+        self._answer.addressees = addressees
+        self._prepare(limits)
+
+    def _prepare(self, limits: Http1Limits) -> None:
         self._given = 0
         if limits is not self._edge:
             self._edge = limits
@@ -235,5 +263,7 @@ class HopEnd(ClientEnd):
     ) -> None:
         """Begin a request; see `rhttp.ends.ResponseEnd.head`. The last field must be ``Rhttp-Request-Id``."""
         self._answer.sink = sink
-        blocks = (*blocks, one_field(b"Rhttp-Slot", b"%d" % self.slot))
+        exchange = self._answer.unreserved
+        slot = b"%d" % self.slot if exchange is None else unreserved_text(self.pool, exchange.worker, exchange.line)
+        blocks = (*blocks, one_field(b"Rhttp-Slot", slot))
         super().head(self._answer, method, target, authority, blocks, length, upgrade=upgrade)

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from gateway.cluster.frames import ANSWER, ASK, MAX_MESSAGE, NEWS, NONE, OFFER, MeshError, message, parse_message
-from gateway.cluster.remote_slots import RemoteProcess
+from gateway.cluster.remote_process import RemoteProcess
 from gateway.control.frames import FrameError, FrameReader
 from rhttp.ends import Link
 

@@ -29,7 +29,8 @@ from gateway.cluster.frames import (
 )
 from gateway.cluster.incoming import Incoming
 from gateway.cluster.outgoing import Outgoing
-from gateway.cluster.remote_slots import RemotePool, RemoteProcess
+from gateway.cluster.remote_process import RemoteProcess
+from gateway.cluster.remote_slots import RemotePool
 from gateway.cluster.reservations import PassedConnection, Reservations
 from gateway.cluster.sockets import accept, dial, is_of_our_user
 from gateway.control.descriptors import mesh_path

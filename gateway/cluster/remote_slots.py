@@ -1,7 +1,9 @@
 """Slots of a hosted pool that are in other processes: whom to ask for one, and who gets it.
 
-A request is served by a worker of this process when one is free; else the others are asked, those with most free slots
-first and all of them: a worker that has just come is not in the news yet. When nobody has one and the request may wait,
+A request is served by a worker of this process when one is free. Else it is passed on at once to the process with most
+free slots, which takes one of them or says that none is left. When no process has any as far as it told, or the request
+is not one to be passed on so, the others are asked, those with most free slots first and all of them: a worker that has
+just come is not in the news yet. When nobody has one and the request may wait,
 it stands in the queue here and *wants* stand with the others: the first slot that comes free anywhere goes to whoever
 waits longest here. An offered slot is reserved for a moment, and the request is passed on to the process that has it.
 
@@ -10,208 +12,19 @@ Trust: pure but for the connections that it is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from collections.abc import Mapping
+from typing import Final
 
 from gateway.cluster.directory import News, PeerDirectory
-from gateway.cluster.frames import CANCEL, WANT, Wish
+from gateway.cluster.frames import Wish
 from gateway.cluster.hop import HopEnd
-from gateway.core.context import ProcessContext
+from gateway.cluster.remote_process import RemoteProcess, Want
 from gateway.exchange.exchange import Exchange
 from gateway.pools.hosted import HostedPool
 from gateway.pools.slots import Watcher
-from rhttp.http1.client import ClientEnd
 
 MAX_STANDING: Final = 8
 """Wants that stand with one process for requests that any worker may serve. Each is renewed as it is met."""
-MAX_IDLE: Final = 64
-"""Connections without a request that are kept to each process."""
-ANSWER_WITHIN: Final = 2.0
-"""Seconds in which a process says whether it has a slot; one that does not is stopped, and soon ended."""
-
-
-class Taker(Protocol):
-    """Who wants a slot of another process."""
-
-    def offered(self, want: Want, worker: str, /) -> None:
-        """Here is one: `RemoteProcess.hop` or `Want.decline`."""
-
-    def refused(self, want: Want, /) -> None:
-        """There is none, or nobody to ask any more."""
-
-
-class Want:
-    """One slot wanted of one process."""
-
-    __slots__ = ("bucket", "deadline", "is_over", "number", "remote", "taker", "wish")
-
-    def __init__(self, remote: RemoteProcess, number: int, wish: Wish, taker: Taker) -> None:
-        self.remote = remote
-        self.number = number
-        self.wish = wish
-        self.taker = taker
-        self.is_over = False
-        """Answered or cancelled: the taker hears nothing more."""
-        self.deadline = 0.0
-        self.bucket = 0.0
-
-    def cancel(self) -> None:
-        """It is wanted no more."""
-        if not self.is_over:
-            self.remote.over(self)
-            self.decline()
-
-    def decline(self) -> None:
-        """The slot that was offered, or is on its way, is of no use."""
-        self.remote.say(CANCEL, self.number, b"")
-
-    def refuse(self) -> None:
-        """Tell the taker that there is none."""
-        if not self.is_over:
-            self.remote.over(self)
-            self.taker.refused(self)
-
-    def deadline_passed(self) -> None:
-        """No answer: take it for a refusal."""
-        if not self.is_over:
-            self.decline()
-            self.refuse()
-
-
-class RemoteProcess:
-    """What this process wants of one other, and its connections for requests that are passed on to it."""
-
-    __slots__ = ("_adjust", "_connect", "_idle", "_is_up", "_number", "_open", "_process", "_wants", "break_off", "say")
-
-    def __init__(
-        self,
-        process: ProcessContext,
-        *,
-        say: Callable[[int, int, bytes], None],
-        connect: Callable[[HopEnd], bool],
-        break_off: Callable[[], None],
-        adjust: Callable[[str, int], None],
-    ) -> None:
-        """
-        Args:
-            process: ours.
-            say: sends it a message (kind, number, content), while it is there.
-            connect: gives an end a connection to it; False: there is none to be had.
-            break_off: ends all talk with it, to begin anew.
-            adjust: notes that its pool has so many more free slots.
-        """
-        self._process = process
-        self.say = say
-        self._connect = connect
-        self.break_off = break_off
-        self._adjust = adjust
-        self._number = 0
-        self._is_up = False
-        self._wants: dict[int, Want] = {}
-        self._idle: list[HopEnd] = []
-        self._open: set[HopEnd] = set()
-
-    # ---- wants ----
-
-    def want(self, wish: Wish, taker: Taker) -> Want:
-        """Ask for a slot; the taker is told later, never within this call."""
-        self._number = self._number % 0xFFFFFFFF + 1
-        want = Want(self, self._number, wish, taker)
-        if not self._is_up:
-            self._process.loop.call_soon(want.refuse)
-            return want
-        self._wants[want.number] = want
-        if not wish.waits:
-            self._process.wheel.set(want, ANSWER_WITHIN)
-        self.say(WANT, want.number, wish.to_bytes())
-        return want
-
-    def over(self, want: Want) -> None:
-        """It was answered, or is wanted no more."""
-        want.is_over = True
-        self._process.wheel.forget(want)
-        self._wants.pop(want.number, None)
-
-    def offered(self, number: int, worker: str) -> None:
-        """A slot is reserved for us; when it is wanted no more, the process was told."""
-        want = self._wants.get(number)
-        if want is not None:
-            self.over(want)
-            if not want.wish.waits:
-                self._adjust(want.wish.pool, -1)
-            want.taker.offered(want, worker)
-
-    def refused(self, number: int) -> None:
-        """It has none."""
-        want = self._wants.get(number)
-        if want is not None:
-            want.refuse()
-
-    def joined(self) -> None:
-        """It is there."""
-        self._is_up = True
-
-    def lost(self) -> None:
-        """It is gone: it grants nothing more. Requests that it has been passed end with their connections."""
-        self._is_up = False
-        for want in tuple(self._wants.values()):
-            want.refuse()
-
-    # ---- connections for requests ----
-
-    def hop(self, want: Want) -> HopEnd | None:
-        """The client end for the slot that was offered; None: it cannot be reached, and what it offered is declined."""
-        limits = self._process.generation.limits
-        end: HopEnd | None = None
-        while self._idle and end is None:
-            end = self._idle.pop()
-            if end.closed:  # it is being told in this very turn
-                end = None
-        if end is None:
-            end = HopEnd(self, limits, self._process.wheel)
-            if not self._connect(end):
-                want.decline()
-                self.break_off()
-                return None
-            self._open.add(end)
-        end.reserve(want.number, limits)
-        end.pool = want.wish.pool
-        return end
-
-    def unused(self, end: HopEnd) -> None:
-        """Nobody has a use for the slot that the end was reserved for."""
-        self.say(CANCEL, end.slot, b"")
-        self._keep(end)
-
-    def _keep(self, end: HopEnd) -> None:
-        if len(self._idle) < MAX_IDLE:
-            self._idle.append(end)
-        else:
-            end.close()
-
-    def client_idle(self, end: ClientEnd) -> None:
-        """An answer is complete: the slot is free where it is, and the connection for the next request."""
-        assert isinstance(end, HopEnd)
-        self._adjust(end.pool, 1)
-        self._keep(end)
-
-    def client_closed(self, end: ClientEnd, detail: str) -> None:
-        """A connection is gone; a slot that was reserved for a request which never left goes back."""
-        assert isinstance(end, HopEnd)
-        self._open.discard(end)
-        if end in self._idle:
-            self._idle.remove(end)
-        elif not end.has_sent:
-            self.say(CANCEL, end.slot, b"")
-
-    def connections(self) -> int:
-        """How many there are."""
-        return len(self._open)
-
-    def close(self) -> None:
-        """End all connections."""
-        for end in tuple(self._open):
-            end.abort()
 
 
 class _Search:
@@ -302,6 +115,8 @@ class RemotePool:
     def search(self, exchange: Exchange, not_again: str | None, *, strict: bool = False) -> bool:
         """Ask the other processes for a slot; False when there is none to ask."""
         directory = self._directory
+        if not_again is None and exchange.label is None and self._pass_on(exchange):
+            return True
         if strict and exchange.label is not None:
             indexes = directory.labelled(self.name, exchange.label)
         else:
@@ -310,6 +125,23 @@ class RemotePool:
             return False
         search = self._searches[exchange] = _Search(self, exchange, indexes, not_again, strict)
         search.next()
+        return True
+
+    def _pass_on(self, exchange: Exchange) -> bool:
+        """Pass the request on at once, to a process that has a free slot as far as it told; whether that was done.
+
+        Not ahead of those who wait here, and not when it cannot be taken back: what it has to be for that, it knows.
+        """
+        if self._hosted.pool.queued or not exchange.may_be_passed():
+            return False
+        index = self._directory.freest(self.name, exchange.worker)
+        remote = None if index is None else self.remotes.get(index)
+        if remote is None:
+            return False
+        end = remote.hop_unreserved(exchange, self.name, self._hosted.addressees)
+        if end is None:
+            return False
+        exchange.passed(end, self._hosted.authority, self._hosted.pool.queued.turn())
         return True
 
     def found(self, exchange: Exchange, end: HopEnd, worker: str) -> None:

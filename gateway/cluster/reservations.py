@@ -1,4 +1,4 @@
-"""Slots that are reserved here for requests of another process, and the requests that come for them.
+"""Slots that are reserved here for requests of another process, and the requests that come, for them or for any slot.
 
 A reservation is bounded: it ends with the connection of the process that asked for it, when that cancels it, or when no
 request came in time. The worker's connection stays in this process's registry and in its pool, and is cut here when its
@@ -15,7 +15,7 @@ from typing import Final
 from gateway.cluster.frames import NONE, OFFER, MeshError, Wish
 from gateway.cluster.hop import PassedEnd
 from gateway.core.context import ProcessContext
-from gateway.exchange.passed import Attested, PassedRequest, refuse_passed
+from gateway.exchange.passed import PassedRequest, Unreserved, refuse_passed
 from gateway.pools.hosted import HostedPool
 from gateway.pools.least_busy import Label, Slot
 from rhttp.errors import Loss
@@ -108,7 +108,7 @@ class Reservations:
         """
         if number in self._by_number or len(self._by_number) >= MAX_RESERVATIONS:
             raise MeshError("a wish under a number that is in use, or one too many")
-        hosted = None if self._process.draining else self._hosted(wish.pool)
+        hosted = self._pool(wish.pool)
         if hosted is None:
             self._say(NONE, number, b"")
             return
@@ -122,6 +122,22 @@ class Reservations:
                 return
         if not wish.waits or not pool.wait(one):
             self.refused(one)
+
+    def _pool(self, name: str) -> HostedPool | None:
+        return None if self._process.draining else self._hosted(name)
+
+    def lease(self, wanted: Unreserved) -> Slot | None:
+        """A free slot for a request that is here without a reservation; None: there is none, or it may not be sent.
+
+        No waiting request is overtaken: a slot is free when nobody waits who may use it.
+        """
+        hosted = self._pool(wanted.pool) if self._process.may_send() else None
+        slot = None
+        while hosted is not None:
+            slot = hosted.pool.lease(worker=wanted.worker)
+            if slot is None or hosted.is_usable(slot):
+                break
+        return slot
 
     def reserved(self, one: Reservation, worker: str) -> None:
         """A slot is kept: tell, and wait for its request."""
@@ -182,12 +198,22 @@ class PassedConnection:
         self.end = PassedEnd(self, process.generation.limits, process.wheel)
 
     def request_received(self, end: ServerEnd, head: RequestHead) -> None:
-        """Send the request down the slot that it names, or say that it was not sent."""
+        """Send the request down the slot that it names, or a free one, or say that it was not sent."""
         passed = self.end
         attested, fields = passed.attested, passed.passed
         assert attested is not None
         assert fields is not None
-        one = self._reservation_of(attested)
+        reservations = self._reservations(self.index)
+        wanted = attested.slot
+        if isinstance(wanted, Unreserved):
+            free = None if reservations is None else reservations.lease(wanted)
+            if free is None:
+                refuse_passed(passed, Loss.NOT_SENT, "no slot is free")
+            else:
+                passed.use(self._process.generation.limits)
+                PassedRequest(self._process, passed, head, attested).send_recorded(free, fields, wanted)
+            return
+        one = None if reservations is None else reservations.take(wanted)
         slot = None if one is None else one.slot
         if one is None or slot is None:
             refuse_passed(passed, Loss.NOT_SENT, "the reservation is over")
@@ -196,10 +222,6 @@ class PassedConnection:
         else:
             passed.use(self._process.generation.limits)
             PassedRequest(self._process, passed, head, attested).send(slot.open(), fields)
-
-    def _reservation_of(self, attested: Attested) -> Reservation | None:
-        reservations = self._reservations(self.index)
-        return None if reservations is None else reservations.take(attested.slot)
 
     def request_malformed(self, end: ServerEnd, status: int, code: str, detail: str) -> None:
         """No process of ours sends such a thing: nothing more is read from this one's connection."""

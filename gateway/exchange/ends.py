@@ -6,13 +6,16 @@ Trust: pure.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from rhttp.ends import Link, ResponseEnd
 from rhttp.errors import Loss
 from rhttp.http1.limits import Http1Limits
+from rhttp.memo import Memo
 from rhttp.message import one_field
 from rhttp.timers import TimerWheel
+
+_REMEMBERED: Final = 1024
 
 
 class Addressee:
@@ -26,6 +29,24 @@ class Addressee:
         self.ascii = name.encode("ascii")
         self.authority = self.ascii + suffix
         self.block = one_field(b"Rhttp-Worker", self.ascii)
+
+
+class Addressees:
+    """The workers of one pool that other processes hold, as requests for them name them."""
+
+    __slots__ = ("_known", "_suffix")
+
+    def __init__(self, suffix: bytes) -> None:
+        """``suffix`` is what follows a worker's name in its authority."""
+        self._suffix = suffix
+        self._known: Memo[str, Addressee] = Memo(_REMEMBERED)
+
+    def of(self, name: str) -> Addressee:
+        """The worker of this name."""
+        known = self._known.get(name)
+        if known is None:
+            known = self._known.remember(name, Addressee(name, self._suffix))
+        return known
 
 
 class Opening(Protocol):

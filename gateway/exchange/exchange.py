@@ -8,9 +8,10 @@ Trust: meets untrusted clients, workers and masters through the ends.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.admission.checks import is_still_allowed
+from gateway.admission.passed_line import passed_line
 from gateway.admission.request_record import Admitted, RequestRecord
 from gateway.core.context import ProcessContext
 from gateway.exchange.account import Account
@@ -20,6 +21,9 @@ from gateway.http.losses import failure
 from rhttp.ends import RequestEnd, ResponseEnd
 from rhttp.errors import Loss
 from rhttp.message import IDEMPOTENT, Blocks, FieldBlock, Fields, ResponseHead
+
+PASSED_CONTENT: Final = 16384
+"""Bytes of content that may leave for another process before that has a slot for the request."""
 
 
 class Inbound(Protocol):
@@ -52,11 +56,14 @@ class Exchange(Account):
         "_is_over_route",
         "_lines",
         "_named",
+        "_patience",
         "_target",
         "_tries",
         "is_ours",
         "label",
+        "line",
         "may_wait",
+        "turn",
         "worker",
     )
 
@@ -91,6 +98,12 @@ class Exchange(Account):
         self.may_wait = False
         """Whether it waits when nothing is free."""
         self.is_ours = True
+        self.line = b""
+        """What another process needs to write its line ahead; see `may_be_passed`."""
+        self.turn = 0
+        """Its turn among those that wait, when it comes back; 0: it was not passed on."""
+        self._patience = 0.0
+        """Seconds for which it may wait when it comes back."""
         process.exchanges += 1
 
     # ---- the way in: from lease to request ----
@@ -123,6 +136,50 @@ class Exchange(Account):
             self._send(is_first=self._tries == 1)
         else:
             self._not_recorded()
+
+    def may_be_passed(self) -> bool:
+        """Whether another process may have it before that has a slot for it: once, when it can come back whole.
+
+        Content is short then, or not here at all, and kept until there is an answer.
+        """
+        if self.turn or self._tries:
+            return False
+        head = self._head
+        if head.has_content:
+            length = head.length
+            if not isinstance(length, int) or length > min(PASSED_CONTENT, self._retained) or head.expect is not None:
+                return False
+        line = passed_line(self.record)
+        if line is None:
+            return False
+        self.line = line
+        return True
+
+    def passed(self, client: ResponseEnd, authority: bytes, turn: int) -> None:
+        """Send it to another process, which writes the line ahead when it takes it for one of its workers.
+
+        `served` follows then, before an answer or a loss. `Loss.NOT_SENT` without that: nobody has it, and it goes on
+        as if it had not been passed on, if it waits with the turn that it has now.
+        """
+        self.turn = turn
+        if self.may_wait:
+            self._patience = self.deadline - self._process.wheel.now
+            self._process.wheel.clear(self)
+        self._tries += 1
+        self._give(client, self._target, authority, self._blocks)
+        self._send(is_first=False)
+
+    def served(self, worker: Addressee) -> None:
+        """It was passed on, and this worker has it."""
+        self.may_wait = False
+        self._worker = worker
+
+    def _came_back(self) -> None:
+        """The process that it was passed to has no slot: look for one as if that had not been."""
+        self._tries = 0
+        if self.may_wait:
+            self._process.wheel.set(self, max(0.0, self._patience))
+        self._inbound.lease(self)
 
     def recorded(self, done: bool) -> None:
         """The audit line that a step waited for is written, or cannot be: go on, or answer so."""
@@ -200,6 +257,7 @@ class Exchange(Account):
 
         A master that is being dialled counts as serving: a peer may well end its side right behind its request.
         """
+        self.may_wait = False  # nor will one that comes back
         if self._dispatch and self._client is None and not self.over:
             self._inbound.forget(self)
             self._fail(503, "no-slot", "half_closed")
@@ -259,6 +317,10 @@ class Exchange(Account):
         if self.over:
             return
         if client is not None and self._may_try_again(loss):
+            if loss is Loss.NOT_SENT and self._worker is None and self._dispatch:
+                self._came_back()
+                return
+            self.may_wait = False  # somebody may have had it
             if loss is Loss.NOT_SENT:
                 self._process.counters.retries += 1
                 self._inbound.lease(self)

@@ -1,6 +1,7 @@
 """A request that another party of ours admitted, on its way to a worker that is connected here.
 
-The other one keeps the queue, the retries and the audit log; see `gateway.cluster.hop`. What a worker's answer must not
+The other one keeps the queue, the retries and the audit log, but for the line ahead of a request that came without a
+reservation: it is written here, where the worker is known; see `gateway.cluster.hop`. What a worker's answer must not
 have is stripped here, and what is ours to add is added there: once each, so a requester sees the same answer wherever
 the worker is connected. When no answer of the worker comes, the other one is told why: a value, which it takes for what
 a worker of its own would have told it. No worker can say that, since fields of that name are stripped from its answers.
@@ -13,7 +14,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from gateway.admission.passed_line import is_passed_line, sent_fields
 from gateway.core.context import ProcessContext
+from gateway.exchange.ends import Addressee, Opening
 from gateway.http.fields import outbound_trailers, response_fields
 from rhttp.ends import RequestEnd, ResponseEnd
 from rhttp.errors import Loss
@@ -23,6 +26,46 @@ from rhttp.message import FieldBlock, Fields, RequestHead, ResponseHead, one_fie
 _LOST: Final = 502
 _LOSSES: Final = {loss.value.encode("ascii"): loss for loss in Loss}
 _DETAIL: Final = re.compile(rb"[^\x20-\x7e]")
+_NUMBER: Final = re.compile(rb"[0-9]{1,10}")
+_TIME: Final = re.compile(rb"[0-9]{1,15}")
+_NAME: Final = re.compile(rb"[a-z0-9-]{1,63}")
+_ANY: Final = b"*"
+
+
+class Unreserved:
+    """What a request says that comes without a reservation: for any free slot of a pool, or of one worker of it."""
+
+    __slots__ = ("line", "pool", "spent", "worker")
+
+    def __init__(self, pool: str, worker: str | None, spent: int, line: bytes) -> None:
+        self.pool = pool
+        self.worker = worker
+        """Only this worker will do."""
+        self.spent = spent
+        """Microseconds that it took so far."""
+        self.line = line
+        """The fields of its line in the audit log, behind its id."""
+
+
+def unreserved_text(pool: str, worker: str | None, line: bytes) -> bytes:
+    """An `Unreserved` as a field's value; ``line`` is of `gateway.admission.passed_line.passed_line`."""
+    return b"%b %b %b" % (pool.encode("ascii"), _ANY if worker is None else worker.encode("ascii"), line)
+
+
+def read_slot(value: bytes) -> int | Unreserved | None:
+    """The number of a reservation, or what a request without one says; None: it is neither."""
+    if _NUMBER.fullmatch(value) is not None:
+        return int(value)
+    parts = value.split(b" ", 3)
+    if len(parts) != 4:
+        return None
+    pool, worker, spent, line = parts
+    is_named = worker != _ANY
+    if _NAME.fullmatch(pool) is None or (is_named and _NAME.fullmatch(worker) is None):
+        return None
+    if _TIME.fullmatch(spent) is None or not is_passed_line(line):
+        return None
+    return Unreserved(pool.decode("ascii"), worker.decode("ascii") if is_named else None, int(spent), line)
 
 
 class Attested:
@@ -30,11 +73,11 @@ class Attested:
 
     __slots__ = ("identity", "request_id", "slot")
 
-    def __init__(self, identity: str, request_id: bytes, slot: int) -> None:
+    def __init__(self, identity: str, request_id: bytes, slot: int | Unreserved) -> None:
         self.identity = identity
         self.request_id = request_id
         self.slot = slot
-        """The number of the reservation."""
+        """The number of the reservation, or what is wanted without one."""
 
 
 def loss_field(loss: Loss, detail: str) -> FieldBlock:
@@ -54,37 +97,67 @@ def read_loss(head: ResponseHead) -> tuple[Loss, str] | None:
     return None
 
 
-def refuse_passed(end: RequestEnd, loss: Loss, detail: str) -> None:
+def refuse_passed(end: RequestEnd, loss: Loss, detail: str, worker: Addressee | None = None) -> None:
     """Say that no answer of a worker will come; one that has begun breaks off behind what is here of it.
 
     It is framed, so the other side can tell; and it sees that there was an answer, so the request is not sent again.
+    ``worker``: whose slot a request got that came without a reservation.
     """
     if not end.uncommitted:
         end.sink = None
         end.shutdown()
         return
-    end.head(_LOST, (loss_field(loss, detail),), 0)
+    told = loss_field(loss, detail)
+    end.head(_LOST, (told,) if worker is None else (told, worker.block), 0)
     end.end([])
 
 
 class PassedRequest(Joint):
     """A request that another one of ours admitted, on its way to a worker here."""
 
-    __slots__ = ("_attested", "_named", "_process")
+    __slots__ = ("_attested", "_named", "_process", "_worker")
 
     def __init__(self, process: ProcessContext, end: RequestEnd, head: RequestHead, attested: Attested) -> None:
         super().__init__(end, head, retained=0)  # whoever admitted it keeps what is to be sent once more
         self._process = process
         self._attested = attested
         self._named: tuple[bytes, ...] = ()
+        self._worker: Addressee | None = None
+        """Whoever admitted it does not know yet whose slot it got."""
         process.exchanges += 1
 
     def send(self, client: ResponseEnd, fields: FieldBlock) -> None:
-        """Send it to the worker, with the fields as they came."""
+        """Send it to the worker of its reservation, with the fields as they came."""
+        self._hand(client, self._head.authority or b"", fields)
+        self._send(is_first=False)
+
+    def send_recorded(self, slot: Opening, fields: FieldBlock, unreserved: Unreserved) -> None:
+        """Send it to the worker whose free slot it got, behind its line in the audit log."""
+        worker = self._worker = slot.addressee
+        self._hand(slot.open(), worker.authority, fields)
+        self._holds = True
+        line = sent_fields(self._attested.request_id, unreserved.spent, unreserved.line, worker.ascii)
+        self._process.record_soon("dispatch.sent", line, self)
+
+    def recorded(self, done: bool) -> None:
+        """The line is written, or cannot be: then it was not sent."""
+        if self._client is None:
+            return  # its worker, or whoever asked, was lost in the same turn
+        try:
+            if done or self._process.may_go_unrecorded():
+                self._send(is_first=False)
+            else:
+                self._drop_client()
+                self._finish()
+                refuse_passed(self._end, Loss.NOT_SENT, "audit")
+        except Exception:
+            self._end.abort()  # nobody knows any more where it stands
+            raise
+
+    def _hand(self, client: ResponseEnd, authority: bytes, fields: FieldBlock) -> None:
         head = self._head
         blocks = (fields, one_field(b"Rhttp-Request-Id", self._attested.request_id))
-        self._give(client, head.target, head.authority or b"", blocks)
-        self._send(is_first=False)
+        self._give(client, head.target, authority, blocks)
 
     def _finish(self) -> None:
         self._client = None
@@ -110,7 +183,9 @@ class PassedRequest(Joint):
     def response_head(self, head: ResponseHead, has_content: bool) -> None:
         """The final answer begins."""
         self._named = head.connection
-        self._answer(head, (self._returned(head),))
+        fields = self._returned(head)
+        worker = self._worker
+        self._answer(head, (fields,) if worker is None else (fields, worker.block))
 
     def response_end(self, trailers: Fields) -> None:
         """The answer is complete."""
@@ -124,4 +199,4 @@ class PassedRequest(Joint):
         """No whole answer will come: whoever admitted the request knows what follows from that."""
         if not self.over:
             self._finish()
-            refuse_passed(self._end, loss, detail)
+            refuse_passed(self._end, loss, detail, self._worker)

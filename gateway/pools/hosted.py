@@ -11,7 +11,7 @@ from auth.policy import Context
 from gateway.config.values import PoolConfig
 from gateway.core.context import ProcessContext
 from gateway.core.peer import Peer
-from gateway.exchange.ends import Addressee, ClientConnection, Speak
+from gateway.exchange.ends import Addressees, ClientConnection, Speak
 from gateway.exchange.exchange import Exchange
 from gateway.pools.dialects import DIALECTS
 from gateway.pools.least_busy import Slot
@@ -122,7 +122,11 @@ class HostedPool:
             self._remote = join(self)
             self.pool.watcher = self._remote.watcher
             self.pool.on_handed = self._remote.changed
-        self._suffix = f".{config.name}.{trust_domain}".encode("ascii")
+        self.authority = f"{config.name}.{trust_domain}".encode("ascii")
+        """Of a request that goes to a worker which is not known yet."""
+        self._suffix = b"." + self.authority
+        self.addressees = Addressees(self._suffix)
+        """Workers that other processes hold."""
 
     @property
     def limits(self) -> Http1Limits:
@@ -211,7 +215,7 @@ class HostedPool:
             exchange.unavailable(502, "worker-lost", "no_other_worker")
         elif not exchange.may_wait:
             exchange.unavailable(503, "no-slot", "no_slot")
-        elif not self.pool.wait(exchange, others=remote.waiting() if remote is not None else 0):
+        elif not self.pool.wait(exchange, others=remote.waiting() if remote is not None else 0, turn=exchange.turn):
             exchange.unavailable(503, "no-slot", "queue_full")
         elif remote is not None:
             remote.changed()
@@ -226,7 +230,7 @@ class HostedPool:
 
     def granted_remote(self, exchange: Exchange, end: ResponseEnd, worker: str) -> None:
         """Send the exchange to another process, which has reserved a slot of the worker for it."""
-        addressee = Addressee(worker, self._suffix)
+        addressee = self.addressees.of(worker)
         exchange.granted(end, addressee.authority, addressee)
 
     def forget(self, exchange: Exchange) -> None:

@@ -50,14 +50,21 @@ class WaitQueue:
     def __contains__(self, waiter: Waiter) -> bool:
         return waiter in (self._any if waiter.worker is None else self._workers.get(waiter.worker, ()))
 
-    def add(self, waiter: Waiter) -> None:
-        """Put it at the end."""
+    def turn(self) -> int:
+        """A turn for a request that may have to wait later on: ahead of all that come from now on."""
         self._next += 1
+        return self._next
+
+    def add(self, waiter: Waiter, turn: int = 0) -> None:
+        """Put it where its turn is; without one at the end."""
         self._count(waiter, 1)
-        if waiter.worker is None:
-            self._any[waiter] = self._next
-        else:
-            self._workers.setdefault(waiter.worker, OrderedDict())[waiter] = self._next
+        line = self._any if waiter.worker is None else self._workers.setdefault(waiter.worker, OrderedDict())
+        is_late = turn > 0 and line and turn < next(reversed(line.values()))
+        line[waiter] = turn or self.turn()
+        if is_late:
+            inside = sorted(line.items(), key=lambda one: one[1])
+            line.clear()
+            line.update(inside)
 
     def remove(self, waiter: Waiter) -> bool:
         """Take it out: its time is up or its client is gone. False when it does not wait."""

@@ -255,14 +255,14 @@ class Pool:
         self._emit("slots", slot.worker.name)
         self._make_free(slot)
 
-    def wait(self, waiter: Waiter, *, others: int = 0) -> bool:
+    def wait(self, waiter: Waiter, *, others: int = 0, turn: int = 0) -> bool:
         """Let a request wait for a slot; False when the queue is full or the pool is closed.
 
-        ``others``: how many wait in other processes; the queue is bounded for all together.
+        ``others``: how many wait in other processes; the queue is bounded for all together. ``turn``: see `WaitQueue`.
         """
         if self.closed or (waiter.is_ours and self.waiting + others >= self.queue):
             return False
-        self.queued.add(waiter)
+        self.queued.add(waiter, turn)
         self._queue_changed()
         return True
 

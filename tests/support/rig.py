@@ -200,9 +200,10 @@ class Rig:
     # ---- audit ----
 
     def audit(self) -> list[dict[str, Any]]:
-        """Every line of the data process; of several one after the other."""
+        """Every line of the data processes, in the order in which they were written."""
         files = sorted((self.home / "audit").glob("p[0-9]*-*.jsonl"))
-        return [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
+        lines = [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
+        return sorted(lines, key=lambda line: str(line["ts"]))  # a sort that keeps the order within a stream
 
     def lines_of(self, answer: Answer | str) -> list[dict[str, Any]]:
         """The audit lines of one request."""

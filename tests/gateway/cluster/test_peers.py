@@ -84,7 +84,7 @@ async def test_request_reaches_a_worker_of_the_other_process(two: Meshed) -> Non
     worker.link.owner.data_received(OK)
     reply = await answer(asker)
     assert (reply.status, reply.content, reply.fields["rhttp-worker"]) == (200, b"done", "w1")
-    sent, done = here.audit.of("dispatch.sent"), here.audit.of("dispatch")
+    sent, done = there.audit.of("dispatch.sent"), here.audit.of("dispatch")
     assert [(line["worker"], line["outcome"]) for line in sent + done] == [("w1", "sent"), ("w1", "allowed")]
     assert there.audit.of("dispatch") == []
     await here.sees(1, 1)

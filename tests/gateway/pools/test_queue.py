@@ -107,3 +107,20 @@ def test_line_agrees_with_a_plain_list(steps: list[tuple[str, str | None, bool, 
     assert line.remove_all() == model
     assert not any(w in line for w in model)
     assert (len(line), line._workers) == (0, {})
+
+
+@pytest.mark.parametrize("worker", [None, "w1"])
+def test_line_puts_whoever_took_a_turn_before_where_that_is(worker: str | None) -> None:
+    """Ahead of all that came after the turn was taken, behind those that came before, in whatever order they come."""
+    line = line_of(Waiter(0, worker))
+    turns = {1: line.turn(), 2: line.turn()}
+    line.add(Waiter(3, worker))
+    turns[4] = line.turn()
+    line.add(Waiter(5, worker))
+    for number in (2, 4, 1):
+        line.add(Waiter(number, worker), turns[number])
+    line.add(Waiter(6, worker))
+    assert (line.own, line.own_any, len(line)) == (7, 0 if worker else 7, 7)
+    served = [line.take("w1") for _ in range(7)]
+    assert [one.number for one in served if isinstance(one, Waiter)] == list(range(7))
+    assert line.take("w1") is None
