@@ -6,20 +6,22 @@ Trust: holds H(A1) values, which equal passwords for Digest (RFC 7616 §3.4.2): 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Final
 
 from rhttp.digest.formula import HASHES, Algorithm
 
 
-class UserLike(Protocol):
-    """A user as a state snapshot has it; ``ha1`` maps the algorithm's name to H(A1) in lower-case hex."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserCredentials:
+    """A user with its opened H(A1) values (algorithm's name to lower-case hex). Its repr shows none of them."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def enabled(self) -> bool: ...
-    @property
-    def ha1(self) -> Mapping[str, str]: ...
+    name: str
+    enabled: bool
+    ha1: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"<UserCredentials of {self.name}>"
 
 
 DUMMY_HA1: Final[Mapping[Algorithm, bytes]] = {
@@ -33,7 +35,7 @@ class Credentials:
 
     __slots__ = ("_disabled", "_ha1", "_names")
 
-    def __init__(self, users: Iterable[UserLike] = ()) -> None:
+    def __init__(self, users: Iterable[UserCredentials] = ()) -> None:
         self._ha1: dict[str, dict[str, bytes]] = {algorithm: {} for algorithm in Algorithm}
         known = list(users)
         self._names = frozenset(user.name for user in known)

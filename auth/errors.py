@@ -7,42 +7,27 @@ from dataclasses import dataclass
 
 
 class AuthError(Exception):
-    """Base of everything `auth` raises on purpose.
-
-    ``code`` is a stable slug for logs and machines. The text names the fault and the mend and holds no secret.
-    """
-
-    code = "auth"
+    """Base of everything `auth` raises on purpose. The text names the fault and the mend and holds no secret."""
 
 
 class CredentialsUnavailable(AuthError):  # noqa: N818 - says what is the case, like every error of ours
     """Stored credentials cannot be read: wrong state key or a damaged row. The store is at fault, not a user."""
 
-    code = "credentials_unavailable"
-
 
 class UserExists(AuthError):  # noqa: N818 - says what is the case, like every error of ours
     """A user of that name is there already."""
-
-    code = "user_exists"
 
 
 class UserUnknown(AuthError):  # noqa: N818 - says what is the case, like every error of ours
     """No user of that name."""
 
-    code = "user_unknown"
-
 
 class UserNameInvalid(AuthError):  # noqa: N818 - says what is the case, like every error of ours
     """The text is no NAME and so can never match a certificate."""
 
-    code = "user_name_invalid"
-
 
 class PasswordRefused(AuthError):  # noqa: N818 - says what is the case, like every error of ours
     """The password breaks the policy of `auth.passwords`; the text says which rule, never the password."""
-
-    code = "password_refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +45,6 @@ class PolicyProblem:
 
 class PolicyInvalid(AuthError):  # noqa: N818 - says what is the case, like every error of ours
     """Policies that may not be used, with every problem at once. Raised at load, never while a request is decided."""
-
-    code = "policy_invalid"
 
     def __init__(self, problems: Sequence[PolicyProblem]) -> None:
         self.problems = tuple(problems)

@@ -31,13 +31,6 @@ class Principal:
         """The form that ``[groups]``, the audit log and ``Rhttp-Identity`` use, such as ``client/alice``."""
         return f"{self.kind.lower()}/{self.name}"
 
-    def label(self, key: str) -> str | None:
-        """The value of one label, None when the certificate carries no such label."""
-        for known, value in self.labels:
-            if known == key:
-                return value
-        return None
-
 
 LOCAL_MASTER: Final = Principal(kind="Master", name="local")
 """Whoever may open the dispatch listener."""

@@ -21,13 +21,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from auth.credentials import DUMMY_HA1
+from auth.credentials import DUMMY_HA1, UserCredentials
 from auth.errors import CredentialsUnavailable, UserExists, UserUnknown
 from auth.passwords import normalise_password, parse_user_name
 from auth.tables import user_credentials, users
 from rhttp.digest.formula import Algorithm, ha1
 
-__all__ = ["StoredUser", "UserCredentials", "UserExists", "UserStore", "read_users", "seal_ha1", "unseal_ha1"]
+__all__ = ["StoredUser", "UserExists", "UserStore", "has_user", "read_users", "seal_ha1", "unseal_ha1"]
 
 STATE_KEY_BYTES: Final = 32
 _FORMAT: Final = b"\x01"  # AES-256-GCM; 12 bytes of nonce, then the ciphertext with its tag
@@ -45,18 +45,6 @@ class StoredUser:
     algorithms: tuple[str, ...]
     created_at: float
     changed_at: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UserCredentials:
-    """A user with its opened H(A1) values (algorithm's name to lower-case hex). Its repr shows none of them."""
-
-    name: str
-    enabled: bool
-    ha1: Mapping[str, str]
-
-    def __repr__(self) -> str:
-        return f"<UserCredentials of {self.name}>"
 
 
 class UserStore:
@@ -103,7 +91,7 @@ class UserStore:
         now = self._clock()
         row = {"name": name, "role": role, "enabled": True, "created_at": now, "changed_at": now}
         with self._writing(connection) as writing:
-            if _is_there(writing, name):
+            if has_user(writing, name):
                 raise _exists(name)
             try:
                 writing.execute(insert(users), row)
@@ -124,17 +112,17 @@ class UserStore:
             writing.execute(delete(user_credentials).where(user_credentials.c.name == name))
             writing.execute(insert(user_credentials), sealed)
 
-    def disable(self, name: str, *, connection: Connection | None = None) -> bool:
+    def disable(self, name: str) -> bool:
         """Refuse the user until it is enabled again; whether that changed anything. Raises `UserUnknown`."""
-        return self._set_enabled(name, False, connection)
+        return self._set_enabled(name, False, None)
 
     def enable(self, name: str, *, connection: Connection | None = None) -> bool:
         """Undo `disable`, with the password of before; whether that changed anything. Raises `UserUnknown`."""
         return self._set_enabled(name, True, connection)
 
-    def remove(self, name: str, *, connection: Connection | None = None) -> None:
+    def remove(self, name: str) -> None:
         """Forget the user and its password. Raises `UserUnknown`."""
-        with self._writing(connection) as writing:
+        with self._writing(None) as writing:
             # Not left to ON DELETE CASCADE: SQLite only obeys it when a pragma is on.
             writing.execute(delete(user_credentials).where(user_credentials.c.name == name))
             if writing.execute(delete(users).where(users.c.name == name)).rowcount != 1:
@@ -150,17 +138,7 @@ class UserStore:
             for name, algorithm in connection.execute(columns):
                 known.setdefault(name, []).append(algorithm)
             rows = connection.execute(select(users).order_by(users.c.name)).all()
-        return tuple(
-            StoredUser(
-                name=row.name,
-                role=row.role,
-                enabled=bool(row.enabled),
-                algorithms=tuple(known.get(row.name, ())),
-                created_at=row.created_at,
-                changed_at=row.changed_at,
-            )
-            for row in rows
-        )
+        return tuple(StoredUser(**row._mapping, algorithms=tuple(known.get(row.name, ()))) for row in rows)
 
     def export(self, algorithm: str = Algorithm.SHA_256, *, connection: Connection | None = None) -> tuple[str, ...]:
         """``user:realm:H(A1)`` lines of the enabled users that have that algorithm: as secret as their passwords.
@@ -275,7 +253,8 @@ def _checked_key(state_key: bytes) -> bytes:
     return state_key
 
 
-def _is_there(connection: Connection, name: str) -> bool:
+def has_user(connection: Connection, name: str) -> bool:
+    """Whether there is a user of this name, enabled or not, as this transaction sees it."""
     return connection.execute(select(users.c.name).where(users.c.name == name)).first() is not None
 
 

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from cryptography import x509
 
 from pki.errors import AuthorityEnding, StoreError
-from pki.issue import IssuerKey, issue_ca, issue_leaf, issue_root
+from pki.issue import IssuerKey, issue_ca, issue_leaf, issue_root, stamp
 from pki.keys import KeyType, PublicKey, generate_key, load_private_key
 from pki.names import Role, SpiffeId, parse_trust_domain
 from pki.pem import read_certificates
@@ -88,12 +88,10 @@ class Authority:
         begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         wanted = LEAF_PROFILES[self.role].lifetime if lifetime is None else lifetime
         if at < begins:
-            raise AuthorityEnding(
-                f"the {self.role.value} CA begins on {_stamp(begins)}; set this machine's clock right"
-            )
+            raise AuthorityEnding(f"the {self.role.value} CA begins on {stamp(begins)}; set this machine's clock right")
         if ends - at < min(wanted, USEFUL):
             raise AuthorityEnding(
-                f"the {self.role.value} CA {'ends' if at < ends else 'ended'} on {_stamp(ends)}, and nothing that it "
+                f"the {self.role.value} CA {'ends' if at < ends else 'ended'} on {stamp(ends)}, and nothing that it "
                 "issues outlives it; make a new home with `rhttp-pki init` and move over to it"
             )
 
@@ -128,7 +126,3 @@ class Authority:
             lifetime=lifetime,
         )
         return leaf, self.issuer.certificate
-
-
-def _stamp(at: datetime) -> str:
-    return f"{at:%Y-%m-%dT%H:%M:%SZ}"

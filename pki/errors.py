@@ -81,17 +81,13 @@ class Finding:
 class PkiError(Exception):
     """The root of this package's errors."""
 
-    code: str = "pki"
-
 
 class NameInvalid(PkiError):
-    code = "name_invalid"
+    """A text is no name of the kind that was asked for."""
 
 
 class ProfileViolation(PkiError):
     """A template or certificate that lint does not pass; carries every finding."""
-
-    code = "profile_violation"
 
     def __init__(self, findings: tuple[Finding, ...]) -> None:
         super().__init__("; ".join(str(finding) for finding in findings))
@@ -105,24 +101,23 @@ class CertificateInvalid(PkiError):
         super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
         self.reason = reason
         self.detail = detail
-        self.code = reason.value
 
 
 class AuthorityEnding(PkiError):
-    code = "authority_ending"
+    """A CA has too little time left, or none yet, to issue what was asked for."""
 
 
 class RequestInvalid(PkiError):
-    code = "request_invalid"
+    """A signing request is not one to be signed."""
 
 
 class InputUnreadable(PkiError):
-    code = "input_unreadable"
+    """A file or text holds nothing of the kind that was asked for, or is damaged."""
 
 
 class StoreError(PkiError):
-    code = "store"
+    """What is kept does not fit what is asked of it."""
 
 
 class KeyUnavailable(PkiError):
-    code = "key_unavailable"
+    """A sealed key does not open: the passphrase is wrong, or the envelope was changed."""

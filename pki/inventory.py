@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -45,19 +45,13 @@ __all__ = [
 class NameTaken(StoreError):  # noqa: N818 - says what is the case, like every error of ours
     """The name is in use for another role or pool in this home."""
 
-    code = "name_taken"
-
 
 class RevokedMeanwhile(StoreError):  # noqa: N818
     """A certificate was revoked while another was being made that must not come after it."""
 
-    code = "revoked_meanwhile"
-
 
 class UnknownCertificate(StoreError):  # noqa: N818
     """No certificate of that name or serial was issued here."""
-
-    code = "unknown_certificate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,10 +156,7 @@ class Inventory:
         query = select(columns.fingerprint, columns.role, columns.not_before, columns.not_after, columns.pem)
         with self._reading() as connection:
             rows = connection.execute(query.order_by(columns.role, columns.not_before)).all()
-        return tuple(
-            AuthorityRecord(fingerprint=row[0], role=row[1], not_before=row[2], not_after=row[3], pem=row[4])
-            for row in rows
-        )
+        return tuple(AuthorityRecord(**row._mapping) for row in rows)
 
     def _reading(self) -> Connection:
         return self._engine.connect().execution_options(rhttp_read_only=True)
@@ -362,18 +353,5 @@ def _record(row: Row[tuple[object, ...]]) -> CertificateRecord:
 
 
 def _values(record: CertificateRecord) -> dict[str, object]:
-    return {
-        "serial": record.serial,
-        "name": record.name,
-        "role": record.role.value,
-        "pool": record.pool,
-        "labels": json.dumps(dict(record.labels), sort_keys=True),
-        "fingerprint": record.fingerprint,
-        "issuer": record.issuer,
-        "not_before": record.not_before,
-        "not_after": record.not_after,
-        "pem": record.pem,
-        "issued_at": record.issued_at,
-        "revoked_at": record.revoked_at,
-        "reason": record.reason,
-    }
+    values: dict[str, object] = {field.name: getattr(record, field.name) for field in fields(record)}
+    return values | {"role": record.role.value, "labels": json.dumps(dict(record.labels), sort_keys=True)}

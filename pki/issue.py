@@ -40,6 +40,7 @@ __all__ = [
     "issue_root",
     "serial_from",
     "serial_hex",
+    "stamp",
 ]
 
 
@@ -81,10 +82,8 @@ def issue(template: CertificateTemplate, issuer: IssuerKey | PrivateKey) -> x509
     return signed
 
 
-def issue_root(
-    *, key: PrivateKey, trust_domain: str, at: datetime, entropy: bytes, lifetime: timedelta | None = None
-) -> x509.Certificate:
-    """A root over its own key; 10 years unless told."""
+def issue_root(*, key: PrivateKey, trust_domain: str, at: datetime, entropy: bytes) -> x509.Certificate:
+    """A root over its own key, for 10 years."""
     template = build_template(
         PROFILES[ProfileName.ROOT],
         subject=ca_subject(None, trust_domain),
@@ -92,7 +91,6 @@ def issue_root(
         issuer=None,
         at=at,
         entropy=entropy,
-        lifetime=lifetime,
     )
     return issue(template, key)
 
@@ -105,9 +103,8 @@ def issue_ca(
     trust_domain: str,
     at: datetime,
     entropy: bytes,
-    lifetime: timedelta | None = None,
 ) -> x509.Certificate:
-    """The issuing CA of a role; 2 years unless told."""
+    """The issuing CA of a role, for 2 years."""
     template = build_template(
         CA_PROFILES[role],
         subject=ca_subject(role, trust_domain),
@@ -115,7 +112,6 @@ def issue_ca(
         issuer=root.certificate,
         at=at,
         entropy=entropy,
-        lifetime=lifetime,
     )
     return issue(template, root)
 
@@ -157,6 +153,11 @@ def serial_hex(serial: int) -> str:
     """Lower-case hex, no colons, an even number of digits: the form of the inventory and of `--serial`."""
     text = f"{serial:x}"
     return text.zfill(len(text) + len(text) % 2)
+
+
+def stamp(at: datetime) -> str:
+    """RFC 3339 in UTC, to the second; `at` is in UTC."""
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def certificate_pem(*path: x509.Certificate) -> bytes:

@@ -104,17 +104,12 @@ def public_key_pem(key: PublicKey) -> bytes:
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-def load_private_key(data: bytes, passphrase: bytes | None = None) -> PrivateKey:
-    """The key in a PEM file or in a sealed envelope around one.
+def load_private_key(data: bytes) -> PrivateKey:
+    """The key in a PEM file; what is sealed is opened before, by `unseal`.
 
     Raises:
-        KeyUnavailable: sealed and the passphrase is missing or wrong.
         InputUnreadable: no private key of our kinds.
     """
-    if is_sealed(data):
-        if passphrase is None:
-            raise KeyUnavailable("the key is sealed; give the passphrase")
-        data = unseal(data, passphrase)
     try:
         key = load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):

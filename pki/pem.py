@@ -31,14 +31,15 @@ def read_certificates(data: bytes, *, what: str = "certificate file") -> list[x5
     return _read(data, b"(?:X509 )?CERTIFICATE", _load_certificate, what, PathReason.MALFORMED)
 
 
-def read_crls(data: bytes, *, what: str = "revocation list") -> list[x509.CertificateRevocationList]:
+def read_crls(data: bytes) -> list[x509.CertificateRevocationList]:
     """One or more revocation lists. One that is no DER is `CertificateInvalid` (stale_crl): it decides nothing."""
-    return _read(data, b"X509 CRL", _load_crl, what, PathReason.STALE_CRL)
+    return _read(data, b"X509 CRL", _load_crl, "revocation list", PathReason.STALE_CRL)
 
 
-def read_requests(data: bytes, *, what: str = "signing request") -> list[x509.CertificateSigningRequest]:
+def read_requests(data: bytes) -> list[x509.CertificateSigningRequest]:
     """One or more requests (PKCS #10), under either of their labels (RFC 7468 §7)."""
-    return _read(data, b"(?:NEW )?CERTIFICATE REQUEST", x509.load_der_x509_csr, what, PathReason.MALFORMED)
+    label = b"(?:NEW )?CERTIFICATE REQUEST"
+    return _read(data, label, x509.load_der_x509_csr, "signing request", PathReason.MALFORMED)
 
 
 def _load_certificate(der: bytes) -> x509.Certificate:

@@ -146,7 +146,7 @@ class ChainChecker:
             seq += 1
             start = b'%b%d,"ts":"' % (opening, seq)
             if not line.startswith(start) or not line.endswith(b',"prev":"%b"}' % digest) or len(line) > MAX_LINE:
-                return self._diagnose(file, number, lines, index, seq, digest)
+                return self._diagnose(file, number, lines, index, seq)
             at = len(start)
             now = line[at : at + _STAMP_LENGTH]
             if (
@@ -236,7 +236,7 @@ class ChainChecker:
             return f"{name} saw line {seq} in {heads.file(index)}"
         return None
 
-    def _diagnose(self, file: str, number: int, lines: Sequence[bytes], index: int, seq: int, digest: bytes) -> Finding:
+    def _diagnose(self, file: str, number: int, lines: Sequence[bytes], index: int, seq: int) -> Finding:
         line, at = lines[index], number + index
         parsed = parse_line(line)
         if parsed is None:

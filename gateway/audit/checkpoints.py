@@ -40,8 +40,6 @@ _FRAME: Final = re.compile(rb'(\{"seq":.*),"sig":"([A-Za-z0-9+/]{86}==)"\}', re.
 class CheckpointRefused(Exception):  # noqa: N818 - says what is the case, like every error of ours
     """The checkpoints on disk are not ours or went back: nothing is signed on top of them."""
 
-    code = "checkpoint-refused"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:

@@ -148,13 +148,9 @@ def make_directory(directory: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[int]:
-    """Hold the lock file at ``path`` alone among processes and threads; the kernel frees it when a holder dies.
-
-    Raises:
-        BlockingIOError: held by another one and ``wait`` is false.
-    """
-    fd = open_lock(path, wait=wait)
+def locked(path: Path) -> Iterator[int]:
+    """Hold the lock file at ``path`` alone among processes and threads; the kernel frees it when a holder dies."""
+    fd = open_lock(path, wait=True)
     try:
         yield fd
     finally:
@@ -162,7 +158,11 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[int]:
 
 
 def open_lock(path: Path, *, wait: bool) -> int:
-    """Like `locked`, for a holder that keeps it: closing the descriptor frees the lock."""
+    """Like `locked`, for a holder that keeps it: closing the descriptor frees the lock.
+
+    Raises:
+        BlockingIOError: held by another one and ``wait`` is false.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

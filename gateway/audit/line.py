@@ -131,13 +131,9 @@ Fields = Mapping[str, object] | RenderedFields
 class AuditUnavailable(Exception):  # noqa: N818 - says what is the case, like every error of ours
     """A line could not be written, or the log's end cannot be read: nothing may be called audited now."""
 
-    code = "audit-unavailable"
-
 
 class LogBroken(AuditUnavailable):
     """The log on disk is not the one that was written. Nothing is added to it, so that nothing is passed over."""
-
-    code = "audit-broken"
 
     def __init__(self, what: str) -> None:
         super().__init__(
@@ -148,8 +144,6 @@ class LogBroken(AuditUnavailable):
 
 class FieldRefused(ValueError):  # noqa: N818 - see above
     """A field, event or type that the log does not take was given: a bug of the caller, and nothing was written."""
-
-    code = "audit-field"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,8 +32,6 @@ _TRIES: Final = 3  # retention and rotation may change the directory under a rea
 class AuditUnreadable(Exception):  # noqa: N818 - says what is the case, like every error of ours
     """There is no log to check, or a file of it cannot be read."""
 
-    code = "audit-unreadable"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamReport:

@@ -13,7 +13,7 @@ import click
 
 from gateway.cli.common import Settings, common_options, fail, open_session
 from gateway.cli.listing import certificate_lines, certificate_status, stamp
-from gateway.cli.options import INSTANT, LIST_LIFETIME, NAME, absolute, json_option
+from gateway.cli.options import INSTANT, LIST_LIFETIME, NAME, absolute, json_option, print_json
 
 if TYPE_CHECKING:
     from pki.inventory import CertificateRecord
@@ -42,7 +42,7 @@ def list_certificates(settings: Settings, role: str | None, with_expired: bool, 
             role=Role(role) if role else None, valid_at=None if with_expired else now
         )
     if as_json:
-        _print_json({"certificates": [_entry(record, now) for record in found]})
+        print_json({"certificates": [_entry(record, now) for record in found]})
     else:
         _print_table(found, now)
 
@@ -69,7 +69,7 @@ def show(settings: Settings, name: str, as_json: bool) -> None:
     shown_user = None if user is None else {"enabled": user.enabled, "algorithms": list(user.algorithms)}
     if as_json:
         table = {"name": name, "role": identity.role.value, "pool": identity.pool, "user": shown_user}
-        _print_json({**table, "certificates": [_entry(record, now) for record in found]})
+        print_json({**table, "certificates": [_entry(record, now) for record in found]})
         return
     state = "none" if user is None else f"{'enabled' if user.enabled else 'disabled'} ({', '.join(user.algorithms)})"
     click.echo(f"{identity}; Digest user: {state}")
@@ -183,12 +183,6 @@ def _entry(record: CertificateRecord, now: int) -> dict[str, Any]:
         "reason": record.reason,
         "fingerprint": record.fingerprint,
     }
-
-
-def _print_json(value: object) -> None:
-    import orjson
-
-    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
 
 
 def _print_table(records: Sequence[CertificateRecord], now: int) -> None:

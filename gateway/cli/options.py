@@ -23,6 +23,7 @@ __all__ = [
     "absolute",
     "json_option",
     "label_map",
+    "print_json",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -58,44 +59,23 @@ def _seconds(text: str) -> int | None:
     return None if match is None else int(match[1]) * _UNITS[match[2]]
 
 
-class _Name(click.ParamType[str]):
-    name = "name"
+class _Parsed(click.ParamType[str]):
+    """What a function of `pki.names` takes; it answers the text to go on with."""
+
+    def __init__(self, name: str, parser: str, fault: str = "") -> None:
+        self.name = name
+        self._parser = parser
+        self._fault = fault
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from pki import names
         from pki.errors import NameInvalid
-        from pki.names import parse_name
 
         try:
-            return parse_name(str(value))
+            found = getattr(names, self._parser)(str(value))
         except NameInvalid as error:
-            self.fail(str(error), param, ctx)
-
-
-class _San(click.ParamType[str]):
-    name = "san"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from pki.errors import NameInvalid
-        from pki.names import parse_san
-
-        try:
-            parse_san(str(value))
-        except NameInvalid as error:
-            self.fail(str(error), param, ctx)
-        return str(value)
-
-
-class _TrustDomain(click.ParamType[str]):
-    name = "domain"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from pki.errors import NameInvalid
-        from pki.names import parse_trust_domain
-
-        try:
-            return parse_trust_domain(str(value))
-        except NameInvalid as error:
-            self.fail(f"no trust domain: {error}", param, ctx)
+            self.fail(f"{self._fault}{error}", param, ctx)
+        return found if isinstance(found, str) else str(value)
 
 
 class _Label(click.ParamType[tuple[str, str]]):
@@ -142,9 +122,9 @@ LIFETIME = _Duration("1s", "730d")
 """Of a certificate, as its profile has it."""
 LIST_LIFETIME = _Duration("1m", "365d")
 """Of a revocation list."""
-NAME = _Name()
-SAN = _San()
-TRUST_DOMAIN = _TrustDomain()
+NAME = _Parsed("name", "parse_name")
+SAN = _Parsed("san", "parse_san")
+TRUST_DOMAIN = _Parsed("domain", "parse_trust_domain", "no trust domain: ")
 LABEL = _Label()
 SERIAL = _Serial()
 INSTANT = _Instant()
@@ -153,6 +133,13 @@ INSTANT = _Instant()
 def json_option(command: F) -> F:
     """Add ``--json`` as `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def print_json(value: object) -> None:
+    """Print one JSON value, indented."""
+    import orjson
+
+    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
 
 
 def label_map(pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:

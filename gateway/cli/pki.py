@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli.common import Settings, common_options, fail, open_session
+from gateway.cli.listing import stamp
 from gateway.cli.options import LABEL, LIFETIME, NAME, SAN, SERIAL, TRUST_DOMAIN, absolute, label_map
 
 if TYPE_CHECKING:
@@ -234,9 +235,8 @@ def revoke(settings: Settings, name: str | None, serial: str | None, reason: str
 
 
 def _say_issued(session: HomeSession, record: CertificateRecord, where: str) -> None:
-    until = datetime.fromtimestamp(record.not_after, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     who = record.role.value if record.name is None else f"{record.role.value} {record.name}"
-    click.echo(f"{who}: certificate {record.serial}, valid until {until}, {where}")
+    click.echo(f"{who}: certificate {record.serial}, valid until {stamp(record.not_after)}, {where}")
     ending = session.ending_authority(record.role, datetime.now(UTC))
     if ending is not None:
         click.echo(f"note: {ending}", err=True)

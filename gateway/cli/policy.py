@@ -13,10 +13,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-import orjson
 
 from gateway.cli.common import Settings, common_options, fail
-from gateway.cli.options import INSTANT, LABEL, NAME, json_option, label_map
+from gateway.cli.options import INSTANT, LABEL, NAME, json_option, label_map, print_json
 from gateway.cli.policy_names import look_up, unknown_principals, warn_of_unknown_principals, worker_in_inventory
 from rhttp.worker.text_file import NotText, decode_text
 
@@ -85,7 +84,7 @@ def check(context: click.Context, settings: Settings, as_json: bool) -> None:
         problems += error.problems
     if as_json:
         told = {"problems": _listed(problems), "warnings": _listed(warnings)}
-        _print_json({"valid": not problems, "policies": policies} | told)
+        print_json({"valid": not problems, "policies": policies} | told)
     else:
         for problem in problems:
             click.echo(str(problem))
@@ -199,7 +198,7 @@ def explain(
         if isinstance(engine.decide(hinted), Allowed):
             hint = "with Digest credentials it is allowed: leave out --context digest="
     if as_json:
-        _print_json(_explanation(asked, told, config, hint))
+        print_json(_explanation(asked, told, config, hint))
     else:
         _show(asked, told, config, hint)
     context.exit(0 if isinstance(told.decision, Allowed) else 1)
@@ -224,7 +223,7 @@ def _deny_unasked(why: str, who: tuple[str, str], action: str, on: tuple[str, st
         "principal": nobody,
     }
     resource = {"kind": on[0], "name": on[1]}
-    _print_json(told | {"action": action, "resource": resource, "context": {}, "reads": [], "hint": why})
+    print_json(told | {"action": action, "resource": resource, "context": {}, "reads": [], "hint": why})
 
 
 def _given(context: click.Context, who: tuple[str, str], pairs: tuple[str, ...]) -> _Given:
@@ -368,7 +367,3 @@ def _groups_as_written(home: Home) -> dict[str, tuple[str, ...]]:
     if not isinstance(groups, dict):
         return {}
     return dict.fromkeys(groups, ())
-
-
-def _print_json(value: Mapping[str, Any]) -> None:
-    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())

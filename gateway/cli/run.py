@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-import orjson
 
 from gateway.admin.status import cut_in_words
 from gateway.cli.common import Settings, common_options, fail
+from gateway.cli.options import print_json
 from gateway.cli.policy_names import warn_of_unknown_principals
 from gateway.config.defaults import MAX_PROCESSES
 from gateway.supervisor.launcher import Child, start_ahead
@@ -97,7 +97,7 @@ def status_command(settings: Settings, as_json: bool) -> None:
     """Show what is connected to the running gateway now."""
     status = _ask(settings.home, "GET", "/status", timeout=_STATUS_TIMEOUT)
     if as_json:
-        click.echo(orjson.dumps(status, option=orjson.OPT_INDENT_2).decode())
+        print_json(status)
     else:
         _show(status)
 

@@ -53,22 +53,16 @@ class ConfigProblem:
         return f"{self.path}: {self.message}" if self.path else self.message
 
 
-class ConfigInvalid(Exception):  # noqa: N818 - says what is the case, like every error of ours
-    """The configuration cannot be used; `problems` holds all that is wrong with it."""
-
-    code = "config-invalid"
-
-    def __init__(self, problems: tuple[ConfigProblem, ...]) -> None:
-        super().__init__("; ".join(str(problem) for problem in problems))
-        self.problems = problems
-
-
 class LoadFailed(Exception):  # noqa: N818 - says what is the case, like every error of ours
     """The home cannot be served; `problems` holds all that is wrong, each with a key path or file."""
 
     def __init__(self, problems: tuple[ConfigProblem, ...]) -> None:
         super().__init__("; ".join(str(problem) for problem in problems))
         self.problems = problems
+
+
+class ConfigInvalid(LoadFailed):
+    """The configuration cannot be used; `problems` holds all that is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,7 +102,7 @@ class Tally:
     Each process writes its own number only, with one store; a reader may see the number before.
     """
 
-    __slots__ = ("_index", "_memory", "_numbers")
+    __slots__ = ("_index", "_numbers")
 
     def __init__(self, fd: int, index: int, processes: int) -> None:
         """Map the memory that `make` gave; ours is 0 until we say something else. ``fd`` is closed.
@@ -113,10 +113,9 @@ class Tally:
         """
         self._index = index
         try:
-            self._memory = mmap.mmap(fd, _ENTRY * processes)
+            self._numbers = memoryview(mmap.mmap(fd, _ENTRY * processes)).cast("I")
         finally:
             os.close(fd)
-        self._numbers = memoryview(self._memory).cast("I")
         self._numbers[index] = 0
 
     @staticmethod
@@ -130,11 +129,6 @@ class Tally:
         """Say that we have so many; whether a process that is not ``gone`` has fewer, by more than one."""
         self._numbers[self._index] = count
         return any(number + 1 < count for index, number in enumerate(self._numbers) if index not in gone)
-
-    def close(self) -> None:
-        """Unmap it."""
-        self._numbers.release()
-        self._memory.close()
 
 
 def _socket(number: int) -> socket.socket:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from cryptography import x509
 
-from pki.issue import serial_hex
+from pki.issue import serial_hex, stamp
 
 __all__ = ["ENDING_CA", "ENDING_SERVER", "authority_warning", "certificate_warnings", "server_fault"]
 
@@ -39,7 +39,7 @@ def certificate_warnings(
         server = server_fault(leaf, revoked, at)
         ends = leaf.not_valid_after_utc
         if server is None and ends - at <= ENDING_SERVER:
-            server = f"ends on {_stamp(ends)}, in {_span(ends - at)}; {_NEW_SERVER}"
+            server = f"ends on {stamp(ends)}, in {_span(ends - at)}; {_NEW_SERVER}"
         found.append(("certs/server.pem", server))
     return tuple((path, message) for path, message in found if message is not None)
 
@@ -56,7 +56,7 @@ def server_fault(leaf: x509.Certificate, revoked: Collection[str], at: datetime)
     """Why a server certificate is not to be served now; None when it may be."""
     begins, ends = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     if not begins <= at < ends:
-        return f"is valid from {_stamp(begins)} to {_stamp(ends)}, not now; {_NEW_SERVER}"
+        return f"is valid from {stamp(begins)} to {stamp(ends)}, not now; {_NEW_SERVER}"
     if serial_hex(leaf.serial_number) in revoked:
         return f"was revoked; {_NEW_SERVER}"
     return None
@@ -67,14 +67,10 @@ def authority_warning(role: str, certificate: x509.Certificate, at: datetime) ->
     ends = certificate.not_valid_after_utc
     whose = "the root" if role == "root" else f"the {role} CA"
     if ends < at:
-        return f"{whose} ended on {_stamp(ends)}, and with it all that it issued; {_NEW_HOME}"
+        return f"{whose} ended on {stamp(ends)}, and with it all that it issued; {_NEW_HOME}"
     if ends - at > ENDING_CA:
         return None
-    return f"{whose} ends on {_stamp(ends)}, in {_span(ends - at)}, and nothing that it issues outlives it; {_NEW_HOME}"
-
-
-def _stamp(at: datetime) -> str:
-    return f"{at:%Y-%m-%dT%H:%M:%SZ}"
+    return f"{whose} ends on {stamp(ends)}, in {_span(ends - at)}, and nothing that it issues outlives it; {_NEW_HOME}"
 
 
 def _span(left: timedelta) -> str:

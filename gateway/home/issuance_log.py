@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway.home.layout import Home
 from pki.inventory import CertificateRecord, Identity
+from pki.issue import stamp
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -39,7 +40,7 @@ def audit_certificate(
         "role": record.role.value,
         "pool": record.pool,
         "labels": " ".join(f"{key}={value}" for key, value in sorted(record.labels.items())) or None,
-        "expires": datetime.fromtimestamp(record.not_after, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "expires": stamp(datetime.fromtimestamp(record.not_after, UTC)),
         "serial": old,
         "formerly": None if formerly is None else str(formerly),
     }

@@ -20,9 +20,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from auth.principal import LOCAL_MASTER
+from auth.store import has_user
 from gateway.home.bundle import CERT, CURL, KEY, PASSWORD, SETTINGS, TRUST, build_curl_conf, build_settings, gateway_url
 from gateway.home.locks import lock_name
 from gateway.home.session import HomeSession
@@ -97,14 +98,14 @@ class _Claim:
         self._owner = owner
         self._revoked = session.inventory.revocations(owner.name)
         with reading(session.engine) as connection:
-            self._user = _has_user(connection, owner.name)
+            self._user = has_user(connection, owner.name)
             self.formerly = self._former(connection)
         session.inventory.require_free(owner, at=int(datetime.now(UTC).timestamp()))
 
     def check(self, connection: Connection) -> None:
         """Raise `RevokedMeanwhile` or `NameTaken` when it no longer holds in this transaction."""
         name = self._owner.name
-        if revoked_since(connection, name, self._revoked) or (self._user and not _has_user(connection, name)):
+        if revoked_since(connection, name, self._revoked) or (self._user and not has_user(connection, name)):
             raise RevokedMeanwhile(
                 f"{name} was revoked, or its user removed, while this certificate was being made, so none was issued; "
                 "if it is to have one all the same, issue again"
@@ -116,19 +117,13 @@ class _Claim:
         there = find_identity(connection, self._owner.name)
         if there is None or there == self._owner:
             return None
-        if _has_user(connection, there.name):
+        if has_user(connection, there.name):
             raise NameTaken(
                 f"the name {there.name} belongs to {there} and has a Digest user, so it cannot be {self._owner}; "
                 "choose another name, or end that one: "
                 f"rhttp-pki revoke {there.name}, and rhttp-pki user remove {there.name}"
             )
         return there
-
-
-def _has_user(connection: Connection, name: str) -> bool:
-    from auth.tables import users
-
-    return connection.execute(select(users.c.name).where(users.c.name == name)).first() is not None
 
 
 class _User:
@@ -153,7 +148,7 @@ class _User:
         """Make the user in the transaction that `connection` is in, unless it exists or is not wanted."""
         from auth.passwords import GENERATED_ENTROPY, build_password
 
-        self.exists = _has_user(connection, self._owner.name)
+        self.exists = has_user(connection, self._owner.name)
         if self._store is None or self.exists:
             return
         password = build_password(os.urandom(GENERATED_ENTROPY))

@@ -32,8 +32,6 @@ _MAX_KEY = 1 << 20
 class HomeInvalid(Exception):  # noqa: N818 - says what is the case, like every error of ours
     """The home cannot be used; the message says what, why and the mend. It never holds the content of a file."""
 
-    code = "home_invalid"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Basics:
@@ -57,10 +55,27 @@ class Home:
     The path is made absolute but symbolic links in it are kept: they are how people shorten unix socket paths.
     """
 
-    __slots__ = ("path",)
-
     def __init__(self, path: Path) -> None:
         self.path = Path(os.path.abspath(path))
+        self.config = self.path / "gateway.toml"
+        self.policy = self.path / "policy.cedar"
+        self.bundles = self.path / "bundles"
+        self.audit = self.path / "audit"
+        self.run = self.path / "run"
+        self.lock = self.run / "gateway.lock"
+        self.issuing_lock = self.run / "issuing.lock"
+        self.admin_socket = self.run / "admin.sock"
+        self.keys = self.path / "keys"
+        self.root_key = self.keys / "root.key"
+        self.server_key = self.keys / "server.key"
+        self.state_key = self.keys / "state.key"
+        self.checkpoint_key = self.keys / "checkpoint.key"
+        self.state_note = self.keys / "state.json"
+        """Where the state is, as it was last used; under ``keys``, since a database's URL may hold a password."""
+        self.certs = self.path / "certs"
+        self.root_cert = self.certs / "root.pem"
+        self.server_cert = self.certs / "server.pem"
+        self.checkpoint_pub = self.certs / "checkpoint.pub"
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -113,88 +128,11 @@ class Home:
         if seen.st_mode & 0o077:
             raise HomeInvalid(f"{path} is open to others (mode {seen.st_mode & 0o777:04o}); run: chmod 700 {path}")
 
-    @property
-    def config(self) -> Path:
-        return self.path / "gateway.toml"
-
-    @property
-    def policy(self) -> Path:
-        return self.path / "policy.cedar"
-
-    @property
-    def schema(self) -> Path:
-        return self.path / "policy.cedarschema"
-
-    @property
-    def keys(self) -> Path:
-        return self.path / "keys"
-
-    @property
-    def certs(self) -> Path:
-        return self.path / "certs"
-
-    @property
-    def bundles(self) -> Path:
-        return self.path / "bundles"
-
-    @property
-    def run(self) -> Path:
-        return self.path / "run"
-
-    @property
-    def audit(self) -> Path:
-        return self.path / "audit"
-
-    @property
-    def lock(self) -> Path:
-        return self.run / "gateway.lock"
-
-    @property
-    def issuing_lock(self) -> Path:
-        return self.run / "issuing.lock"
-
-    @property
-    def admin_socket(self) -> Path:
-        return self.run / "admin.sock"
-
-    @property
-    def root_key(self) -> Path:
-        return self.keys / "root.key"
-
-    @property
-    def root_cert(self) -> Path:
-        return self.certs / "root.pem"
-
     def ca_key(self, role: Role) -> Path:
         return self.keys / f"{role.value}-ca.key"
 
     def ca_cert(self, role: Role) -> Path:
         return self.certs / f"{role.value}-ca.pem"
-
-    @property
-    def server_key(self) -> Path:
-        return self.keys / "server.key"
-
-    @property
-    def server_cert(self) -> Path:
-        return self.certs / "server.pem"
-
-    @property
-    def state_key(self) -> Path:
-        return self.keys / "state.key"
-
-    @property
-    def state_note(self) -> Path:
-        """Where the state is, as it was last used; under ``keys``, since a database's URL may hold a password."""
-        return self.keys / "state.json"
-
-    @property
-    def checkpoint_key(self) -> Path:
-        return self.keys / "checkpoint.key"
-
-    @property
-    def checkpoint_pub(self) -> Path:
-        return self.certs / "checkpoint.pub"
 
     def read_secret(self, path: Path, passphrase: bytes | None) -> bytes:
         """The content of a file under ``keys``, unsealed when it is sealed.

@@ -36,8 +36,6 @@ _ANEW = "issue a new bundle into another directory (issue-*, --out DIR)"
 class BundleInvalid(Exception):  # noqa: N818 - says what is the case, like every error of ours
     """A directory is not a bundle of this home that can be renewed; the message says why, and the mend."""
 
-    code = "bundle_invalid"
-
 
 def renew_bundle(session: HomeSession, bundle: Path, lifetime: timedelta | None = None) -> Issued:
     """Put a new key and certificate of the same identity, labels, key type and (by default) lifetime into a bundle.

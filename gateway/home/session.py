@@ -32,8 +32,6 @@ __all__ = ["GatewayUnreachable", "HomeSession"]
 class GatewayUnreachable(Exception):  # noqa: N818 - says what is the case, like every error of ours
     """What was asked is written, but the running gateway did not confirm that it took it up."""
 
-    code = "gateway_unreached"
-
 
 class HomeSession:
     """One home, open for one command; a context manager that lets the state go at the end."""

@@ -37,7 +37,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from auth.errors import CredentialsUnavailable
 from auth.store import read_users
-from gateway.state.snapshot import StateSnapshot, UserRecord
+from gateway.state.snapshot import StateSnapshot
 from pki.tables import certificates
 
 __all__ = [
@@ -45,7 +45,6 @@ __all__ = [
     "SchemaOutdated",
     "StateSnapshot",
     "StateUnavailable",
-    "UserRecord",
     "bump",
     "check_schema",
     "create_schema",
@@ -86,13 +85,9 @@ state_version = Table(
 class StateUnavailable(Exception):  # noqa: N818 - says what is the case, like every error of ours
     """The state cannot be read or written; the message says what, why and the mend."""
 
-    code = "state_unavailable"
-
 
 class SchemaOutdated(StateUnavailable):
     """The database has another schema than this version needs; the message names the command."""
-
-    code = "schema_outdated"
 
 
 def open_state(home: os.PathLike[str], config_url: str, *, patience: float = COMMAND_PATIENCE) -> Engine:
@@ -311,10 +306,7 @@ def _read_snapshot(connection: Connection, state_key: bytes, now: int) -> StateS
             labels[serial] = table
     return StateSnapshot(
         version=version,
-        users={
-            user.name: UserRecord(name=user.name, enabled=user.enabled, ha1=user.ha1)
-            for user in read_users(connection, state_key)
-        },
+        users={user.name: user for user in read_users(connection, state_key)},
         revoked=frozenset(revoked),
         labels=labels,
     )

@@ -13,19 +13,9 @@ from typing import Any
 
 import orjson
 
-__all__ = ["StateSnapshot", "UserRecord"]
+from auth.credentials import UserCredentials
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UserRecord:
-    """A Digest user: `ha1` maps the algorithm's name (``SHA-256``) to H(A1) in lower-case hex."""
-
-    name: str
-    enabled: bool
-    ha1: Mapping[str, str]
-
-    def __repr__(self) -> str:
-        return f"UserRecord(name={self.name!r}, enabled={self.enabled}, algorithms={sorted(self.ha1)})"
+__all__ = ["StateSnapshot"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +28,7 @@ class StateSnapshot:
     """
 
     version: int
-    users: Mapping[str, UserRecord]
+    users: Mapping[str, UserCredentials]
     revoked: frozenset[str]
     labels: Mapping[str, Mapping[str, str]]
     read: int = 0
@@ -68,7 +58,7 @@ class StateSnapshot:
                 version=int(table["version"]),
                 read=int(table["read"]),
                 users={
-                    name: UserRecord(name=name, enabled=enabled is True, ha1=ha1)
+                    name: UserCredentials(name=name, enabled=enabled is True, ha1=ha1)
                     for name, enabled, ha1 in table["users"]
                 },
                 revoked=frozenset(table["revoked"]),

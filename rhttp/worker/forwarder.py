@@ -16,7 +16,6 @@ from typing import Final
 
 from rhttp.ends import SURPLUS
 from rhttp.http1.client import ClientEnd
-from rhttp.http1.limits import Http1Limits
 from rhttp.http1.server import ServerEnd
 from rhttp.message import RequestHead
 from rhttp.timers import TimerWheel
@@ -49,10 +48,9 @@ class Forwarder:
         ValueError: the URL has another form.
     """
 
-    def __init__(self, url: str, *, keep_host: bool = False, limits: Http1Limits = LIMITS) -> None:
+    def __init__(self, url: str, *, keep_host: bool = False) -> None:
         self.target = ForwardTarget.parse(url)
         self.keep_host = keep_host
-        self._limits = limits
         self._wheel: TimerWheel
         self._loop: asyncio.AbstractEventLoop
         self._ticker: asyncio.TimerHandle | None = None
@@ -107,7 +105,7 @@ class Forwarder:
 
     async def _dial(self, forwarding: Forwarding) -> None:
         self._wheel.turn(self._loop.time())
-        client = ClientEnd(self, self._limits, self._wheel)
+        client = ClientEnd(self, LIMITS, self._wheel)
         target = self.target
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):

@@ -15,12 +15,6 @@ def test_principal_identity_is_role_and_name() -> None:
     assert LOCAL_MASTER.identity == "master/local"
 
 
-def test_principal_label_is_found_by_key() -> None:
-    """A label that is not there is None, not an empty text."""
-    worker = Principal(kind="Worker", name="w1", pool="render", labels=(("gpu", ""), ("zone", "a")))
-    assert (worker.label("zone"), worker.label("gpu"), worker.label("x")) == ("a", "", None)
-
-
 def test_principal_is_a_value() -> None:
     """Equal by content and unchangeable, so it can be a cache key."""
     one, two = (Principal(kind="Worker", name="w1", pool="p", labels=(("a", "b"),)) for _ in range(2))

@@ -141,7 +141,6 @@ class ScriptedWorker(threading.Thread):
         self._target = f"/-/reverse/{pool}"
         self._random = random.Random(seed)
         self._wire: Wire | None = None
-        self.switches = 0
         self.take(bundle)
 
     def take(self, bundle: Path) -> None:
@@ -167,7 +166,6 @@ class ScriptedWorker(threading.Thread):
                 wire.send(request(self._target, "POST", *lines))
                 answer = wire.one()
                 if answer.status == 101:
-                    self.switches += 1
                     Serving(self._worker, self._books, self._random.randrange(1 << 30), 0.05).serve(wire)
                     return
                 if answer.status != 401:

@@ -58,7 +58,6 @@ class Stand:
         self.place = place
         self.home = place / "home"
         self._program = str(binaries / "rhttp-pki")
-        self._processes = processes
         self.port = free_port()
         self._gateway: subprocess.Popen[bytes] | None = None
         self._stderr = (place / "gateway.stderr").open("ab")

@@ -56,7 +56,7 @@ def _lax_ca() -> bytes:
         (ROOT, {Role.WORKER: _ca_of_other_root()}, "not usable"),
         (
             ROOT,
-            {Role.WORKER: pem(forge("lax", Pair(certificate=root().certificate, key=root().key), ca=True))},
+            {Role.WORKER: _lax_ca()},
             "usable",
         ),
     ],

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import count
 
-from auth.credentials import Credentials
+from auth.credentials import Credentials, UserCredentials
 from auth.nonces import NonceIssuer, NonceKey, NonceLedger
 from auth.verifier import Authenticated, DigestVerifier, Unauthenticated
 from rhttp.digest.formula import Algorithm, DigestClient, ha1
@@ -18,15 +17,6 @@ LISTENER = b"tls"
 BINDING = b"\x01" * 32
 
 
-@dataclass(frozen=True, kw_only=True)
-class User:
-    """A user as a snapshot has it."""
-
-    name: str
-    ha1: dict[str, str]
-    enabled: bool = True
-
-
 def user(
     name: str = "alice",
     password: str = PASSWORD,
@@ -34,9 +24,11 @@ def user(
     realm: str = REALM,
     enabled: bool = True,
     algorithms: Sequence[Algorithm] = (Algorithm.SHA_256,),
-) -> User:
+) -> UserCredentials:
     """A user with that password."""
-    return User(name=name, enabled=enabled, ha1={one.value: ha1(name, realm, password, one) for one in algorithms})
+    return UserCredentials(
+        name=name, enabled=enabled, ha1={one.value: ha1(name, realm, password, one) for one in algorithms}
+    )
 
 
 def entropy() -> Callable[[int], bytes]:
@@ -50,7 +42,7 @@ class Verification:
 
     def __init__(
         self,
-        *users: User,
+        *users: UserCredentials,
         realm: str = REALM,
         algorithms: Sequence[str] = ("SHA-256",),
         key: bytes = b"k" * 32,

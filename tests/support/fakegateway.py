@@ -71,8 +71,7 @@ class FakeSupervisorLog:
         self.heads.append(heads)
         self.signed()
 
-    def configure(self, config: AuditConfig) -> None:
-        self.config = config
+    def configure(self, config: AuditConfig) -> None: ...
 
     def settle(self) -> None:
         if self.fault is not None:

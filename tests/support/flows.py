@@ -97,11 +97,6 @@ class Flow:
             side.socket.room = MESH_BUFFER
         return ours
 
-    @property
-    def hop(self) -> tuple[MeshLink, MeshLink]:
-        """The newest connection for requests, ours and theirs."""
-        return self.pairs[-1]
-
     # ---- what can happen ----
 
     def come(self) -> None:

@@ -47,7 +47,13 @@ def test_init_makes_a_complete_private_home(tmp_path: Path) -> None:
     assert {path.name for path in home.keys.iterdir()} == {f"{name}.key" for name in keys} | kept
     assert {mode_of(path) for path in home.keys.iterdir()} == {0o600}
     assert {mode_of(path) for path in (home.path, home.keys, home.run, home.bundles)} == {0o700}
-    for path in (home.policy, home.schema, (home.path / "state.db"), home.checkpoint_pub, home.ca_cert(Role.MASTER)):
+    for path in (
+        home.policy,
+        (home.path / "policy.cedarschema"),
+        (home.path / "state.db"),
+        home.checkpoint_pub,
+        home.ca_cert(Role.MASTER),
+    ):
         assert path.is_file()
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
+from auth.credentials import UserCredentials
 from gateway.config.values import ConfigInvalid
 from gateway.control.process_inputs import ProcessInputs, ProcessInputsInvalid
-from gateway.state.snapshot import StateSnapshot, UserRecord
+from gateway.state.snapshot import StateSnapshot
 
 CONFIG = 'trust_domain = "test.internal"\n[digest]\nrealm = "test"\n'
 
@@ -25,7 +26,7 @@ def inputs(**changes: Any) -> ProcessInputs:
         "server_key": b"the-server-key",
         "snapshot": StateSnapshot(
             version=3,
-            users={"alice": UserRecord(name="alice", enabled=True, ha1={"SHA-256": "0123abcd"})},
+            users={"alice": UserCredentials(name="alice", enabled=True, ha1={"SHA-256": "0123abcd"})},
             revoked=frozenset({"0a"}),
             labels={"0b": {"gpu": "yes"}},
         ),

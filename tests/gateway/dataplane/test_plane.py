@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from support.bench import POOL, PlaneBench, client_peer, make_inputs, other_ca
 
+from auth.credentials import UserCredentials
 from gateway.audit.line import AuditUnavailable
 from gateway.config.values import Config
 from gateway.control.channel import Drained
@@ -21,7 +22,7 @@ from gateway.control.process_inputs import ProcessInputs
 from gateway.dataplane import plane as dataplane
 from gateway.dataplane.generation import load_policy
 from gateway.dataplane.plane import DataPlane
-from gateway.state.snapshot import StateSnapshot, UserRecord
+from gateway.state.snapshot import StateSnapshot
 from pki.names import Role
 
 OTHER = '[pools.other]\nmode = "hosted"\n'
@@ -36,11 +37,11 @@ async def plane(tmp_path: Path) -> AsyncIterator[PlaneBench]:
     made.close()
 
 
-def record(name: str, *, enabled: bool = True, ha1: str = "00") -> UserRecord:
-    return UserRecord(name=name, enabled=enabled, ha1={"SHA-256": ha1})
+def record(name: str, *, enabled: bool = True, ha1: str = "00") -> UserCredentials:
+    return UserCredentials(name=name, enabled=enabled, ha1={"SHA-256": ha1})
 
 
-def state(version: int, *users: UserRecord, revoked: frozenset[str] = frozenset()) -> StateSnapshot:
+def state(version: int, *users: UserCredentials, revoked: frozenset[str] = frozenset()) -> StateSnapshot:
     return StateSnapshot(version=version, users={user.name: user for user in users}, revoked=revoked, labels={})
 
 

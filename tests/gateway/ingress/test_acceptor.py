@@ -357,8 +357,6 @@ async def test_dispatch_leaves_a_connection_to_a_process_that_has_fewer(
     await until(lambda: process.counters.connections == 0)
     acceptor.close()
     listener.close()
-    for tally in (other, ours):
-        tally.close()
 
 
 def queue_of(sock: socket.socket) -> int:

@@ -16,6 +16,7 @@ from sqlalchemy import Engine, insert, text
 
 import auth.tables
 import pki.tables
+from auth.credentials import UserCredentials
 from auth.store import UserStore
 from gateway.config.defaults import DEFAULT_STATE_URL
 from gateway.state import database
@@ -33,7 +34,7 @@ from gateway.state.database import (
     upgrade_schema,
 )
 from gateway.state.migrations.runner import make_config
-from gateway.state.snapshot import StateSnapshot, UserRecord
+from gateway.state.snapshot import StateSnapshot
 from rhttp.digest.formula import Algorithm, ha1
 
 
@@ -333,8 +334,8 @@ def test_load_snapshot_of_a_missing_database_is_one_error(tmp_path: Path) -> Non
 SNAPSHOT = StateSnapshot(
     version=7,
     users={
-        "alice": UserRecord(name="alice", enabled=True, ha1={"SHA-256": "ab" * 32}),
-        "w1": UserRecord(name="w1", enabled=False, ha1={}),
+        "alice": UserCredentials(name="alice", enabled=True, ha1={"SHA-256": "ab" * 32}),
+        "w1": UserCredentials(name="w1", enabled=False, ha1={}),
     },
     revoked=frozenset({"0a", "ff01"}),
     labels={"0b": {"gpu": "a100"}},

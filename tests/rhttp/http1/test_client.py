@@ -29,7 +29,6 @@ class Sink:
         self.trailers: Fields | None = None
         self.lost: tuple[Loss, str] | None = None
         self.switched: bytes | None = None
-        self.flushes = 0
         self.blocked: list[bool] = []
 
     def response_interim(self, head: ResponseHead) -> None:
@@ -45,8 +44,7 @@ class Sink:
     def response_content(self, data: bytes) -> None:
         self.content += data
 
-    def response_flush(self) -> None:
-        self.flushes += 1
+    def response_flush(self) -> None: ...
 
     def response_end(self, trailers: Fields) -> None:
         assert self.lost is None
