@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -47,21 +48,10 @@ from rhttp.worker.text_file import NotText, decode_text
 MAX_TEXT: Final = 4 * 1024 * 1024
 """Bytes of a configuration, policy or certificate file."""
 
-FIXED: Final[tuple[tuple[str, Callable[[Config], object]], ...]] = (
-    ("trust_domain", lambda config: config.trust_domain),
-    ("listen", lambda config: config.listen),
-    ("dispatch", lambda config: config.dispatch),
-    ("processes", lambda config: config.processes),
-    ("digest.realm", lambda config: config.digest.realm),
-    ("state.url", lambda config: config.state.url),
-    ("metrics.listen", lambda config: config.metrics.listen),
-)
+FIXED: Final = ("trust_domain", "listen", "dispatch", "processes", "digest.realm", "state.url", "metrics.listen")
 """Keys that a running gateway keeps: sockets are bound, names are in certificates and credentials."""
 
-FIXED_OF_SEVERAL: Final[tuple[tuple[str, Callable[[Config], object]], ...]] = (
-    ("digest.window", lambda config: config.digest.window),
-    ("digest.nonces_per_identity", lambda config: config.digest.nonces_per_identity),
-)
+FIXED_OF_SEVERAL: Final = ("digest.window", "digest.nonces_per_identity")
 """Keys that it keeps when it has several data processes: the table of spent counters that they share has this size."""
 
 T = TypeVar("T")
@@ -192,8 +182,8 @@ def fixed_changes(old: Config, new: Config) -> tuple[tuple[str, str], ...]:
     fixed = FIXED + FIXED_OF_SEVERAL if old.processes > 1 else FIXED
     return tuple(
         (key, "cannot change while the gateway runs; put it back, or restart the gateway")
-        for key, value in fixed
-        if value(old) != value(new)
+        for key in fixed
+        if attrgetter(key)(old) != attrgetter(key)(new)
     )
 
 
