@@ -236,7 +236,10 @@ def compile_hot(root: Path, work: Path) -> Obstacle | None:
         command.build_temp = str(work / "objects")
         distribution.run_command("build_ext")
     except (Exception, SystemExit) as error:  # mypyc exits when it finds something wrong, having told it
-        return f"mypyc or {os.environ['CC']} failed ({in_short(error)})", "look at pip install -v"
+        return (
+            f"mypyc or {os.environ['CC']} failed ({in_short(error)})",
+            "look at pip install -v (it takes more than 1 GiB of memory)",
+        )
     finally:
         os.chdir(here)
     return None
@@ -248,7 +251,7 @@ def in_short(error: BaseException) -> str:
     while cause is not None:
         if isinstance(cause, subprocess.CalledProcessError):
             code = cause.returncode
-            return f"status {code}" if code >= 0 else f"killed by signal {-code}, as it is when memory is short"
+            return f"status {code}" if code >= 0 else f"killed by signal {-code}"
         cause = cause.__cause__ or cause.__context__
     text = " ".join(str(error).split())
     return text if len(text) <= MOST_SAID else text[:MOST_SAID] + "…"
