@@ -243,7 +243,10 @@ class Exchange(Account):
 
     def pool_closed(self) -> None:
         """The pool that it waits for hands out nothing more."""
-        self.unavailable(503, "draining", "draining")
+        if self._process.draining:
+            self.unavailable(503, "draining", "draining")
+        else:
+            self.unavailable(503, "no-slot", "pool_gone")
 
     def deadline_passed(self) -> None:
         """Nothing came free in the time that the request was willing, or allowed, to wait."""

@@ -216,7 +216,7 @@ class HostedPool:
         elif not exchange.may_wait:
             exchange.unavailable(503, "no-slot", "no_slot")
         elif not self.pool.wait(exchange, others=remote.waiting() if remote is not None else 0, turn=exchange.turn):
-            exchange.unavailable(503, "no-slot", "queue_full")
+            exchange.unavailable(503, "no-slot", "pool_gone" if self.pool.closed else "queue_full")
         elif remote is not None:
             remote.changed()
 

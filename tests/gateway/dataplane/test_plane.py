@@ -208,7 +208,8 @@ async def test_reload_without_a_pool_ends_it(plane: PlaneBench) -> None:
     assert await plane.reload(OTHER) == []
     answer = master.answer()
     assert answer is not None
-    assert answer.status == 503
+    assert (answer.status, answer.problem) == (503, "no-slot")  # the gateway is there, the pool is not
+    assert plane.audit.of("dispatch")[-1]["reason"] == "pool_gone"
     worker.reply()
     answer = waiting.answer()
     assert answer is not None

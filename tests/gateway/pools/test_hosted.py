@@ -181,18 +181,20 @@ def test_connection_that_is_idle_while_the_gateway_drains_closes(bench: Bench) -
     assert reasons(bench) == ["drain"]
 
 
-def test_stopped_pool_tells_whoever_waits_and_leases_nothing(bench: Bench) -> None:
-    """Requests that run go on."""
+@pytest.mark.parametrize(("drains", "problem"), [(True, "draining"), (False, "no-slot")])
+def test_stopped_pool_tells_whoever_waits_and_leases_nothing(bench: Bench, drains: bool, problem: str) -> None:
+    """Requests that run go on. Only a gateway that ends says so: a pool ends with a reload, too."""
     worker, runs, waits, late = bench.worker(), bench.requester(), bench.requester(), bench.requester()
     assert runs.ask(ANY) is None
     assert waits.ask(ANY, "GET", WAITS) is None
+    bench.process.draining = drains
     bench.pool.stop()
-    assert status_of(waits) == (503, "draining")
+    assert status_of(waits) == (503, problem)
     worker.reply()
     assert status_of(runs) == (200, "")
     answer = late.ask(ANY, "GET", WAITS)
     assert answer is not None
-    assert answer.problem == "no-slot"
+    assert answer.problem == problem
 
 
 def test_pool_goes_on_under_another_configuration(bench: Bench) -> None:
