@@ -32,9 +32,11 @@ _Line = OrderedDict[Waiter, int]
 class WaitQueue:
     """The queue of one pool."""
 
-    __slots__ = ("_any", "_next", "_workers", "own", "own_any")
+    __slots__ = ("_any", "_next", "_workers", "own", "own_any", "size")
 
     def __init__(self) -> None:
+        self.size = 0
+        """How many wait, which is asked for every request."""
         self.own = 0
         """How many are requests of this process."""
         self.own_any = 0
@@ -45,7 +47,7 @@ class WaitQueue:
         self._next = 0
 
     def __len__(self) -> int:
-        return len(self._any) + sum(map(len, self._workers.values()))
+        return self.size
 
     def __contains__(self, waiter: Waiter) -> bool:
         return waiter in (self._any if waiter.worker is None else self._workers.get(waiter.worker, ()))
@@ -115,6 +117,7 @@ class WaitQueue:
         return waiter
 
     def _count(self, waiter: Waiter, change: int) -> None:
+        self.size += change
         if waiter.is_ours:
             self.own += change
             if waiter.worker is None:
