@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import http.client
 import selectors
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-_PATIENCE = 60.0
+from support.children import PATIENCE, Child
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -43,7 +41,7 @@ def dispatch(
         connection.close()
 
 
-def eventually(is_so: Callable[[], Any], patience: float = _PATIENCE) -> Any:
+def eventually(is_so: Callable[[], Any], patience: float = PATIENCE) -> Any:
     """Ask until the answer is true; it, or an assertion when time is over."""
     ends = time.monotonic() + patience
     while not (answer := is_so()):
@@ -52,7 +50,7 @@ def eventually(is_so: Callable[[], Any], patience: float = _PATIENCE) -> Any:
     return answer
 
 
-class WorkerProcess:
+class WorkerProcess(Child):
     """A running `rhttp-pki worker`, or another command that takes the same; leaves no process behind."""
 
     def __init__(
@@ -61,50 +59,15 @@ class WorkerProcess:
         # -P: the build under test, not the sources in the folder that pytest was started from.
         ours = (sys.executable, "-P", "-m", "gateway.cli.main", "worker")
         command = (*(ours if program is None else (program,)), str(bundle), "--gateway", gateway, *arguments)
-        self._errors = (bundle.parent / f"{bundle.name}.stderr").open("a+b")
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            cwd=cwd,
-            text=True,
-        )
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+        errors = bundle.parent / f"{bundle.name}.stderr"
+        super().__init__(command, errors, stdin=subprocess.DEVNULL, cwd=cwd)
 
     def line(self) -> str:
         """The next line on its stdout; an assertion with its stderr when none comes."""
         assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
-            assert selector.select(_PATIENCE), f"the worker told nothing: {self.errors()}"
+            assert selector.select(PATIENCE), f"the worker told nothing: {self.errors()}"
         line = self._process.stdout.readline().rstrip("\n")
         assert line, f"the worker ended: {self.errors()}"
         return line
-
-    def errors(self) -> str:
-        """What it wrote on stderr so far."""
-        return Path(self._errors.name).read_text()
-
-    def signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    def ended(self) -> int:
-        """Wait for its end; the exit status."""
-        return self._process.wait(_PATIENCE)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait(60)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-        self._errors.close()
