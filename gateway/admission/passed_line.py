@@ -22,6 +22,8 @@ _GIVEN: Final = frozenset(
 )
 """What the line says of the request; worker and time are added where it is written."""
 
+_TARGET: Final = b',"target":"'
+
 _checked: Final[Memo[bytes, bytes]] = Memo(_REMEMBERED)
 
 
@@ -39,17 +41,25 @@ def passed_line(record: RequestRecord) -> bytes | None:
 
 def is_passed_line(fields: bytes) -> bool:
     """Whether these are the fields of such a line, behind the request's id."""
-    if fields in _checked:
+    at = fields.find(_TARGET) + len(_TARGET)
+    end = fields.find(b'"', at)
+    if at < len(_TARGET) or end < 0:
+        return False
+    target = fields[at:end]
+    if not is_plain(target) or 0x5C in target:
+        return False
+    rest = fields[:at] + fields[end:]  # no target is remembered
+    if rest in _checked:
         return True
-    if not (fields.startswith(b'",') and is_plain(fields)):
+    if not (rest.startswith(b'",') and is_plain(rest)):
         return False
     try:
-        given = orjson.loads(b'{"request_id":"%b}' % fields)
+        given = orjson.loads(b'{"request_id":"%b}' % rest)
     except orjson.JSONDecodeError:
         return False
     if not (_GIVEN.issuperset(given) and given.get("outcome") == "sent"):
         return False
-    _checked.remember(fields, fields)
+    _checked.remember(rest, rest)
     return True
 
 

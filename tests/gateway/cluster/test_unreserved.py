@@ -11,6 +11,7 @@ import pytest
 from support.bench import Worker
 from support.meshes import MeshBench, Meshed, until
 
+from gateway.admission import passed_line
 from gateway.admission.passed_line import is_passed_line
 from gateway.cluster.frames import WANT
 from gateway.exchange.exchange import PASSED_CONTENT
@@ -409,3 +410,19 @@ def test_line_is_checked_again_when_it_was_refused_before() -> None:
     assert not is_passed_line(LINE + b"}")
     assert is_passed_line(LINE)
     assert is_passed_line(LINE)
+
+
+def test_passed_line_is_remembered_without_its_target() -> None:
+    """What stands in a target is gone with its request, and ever new ones crowd nothing out."""
+    passed_line._checked.clear()
+    for number in range(10):
+        assert is_passed_line(LINE.replace(b"/x/any", b"/t0p5ecret/%d" % number))
+    assert len(passed_line._checked) == 1
+    assert b"5ecret" not in b"".join(passed_line._checked)
+
+
+@pytest.mark.parametrize("target", [b"/x?k=5ecret", b"/{", b"/x\\", b'/x"', b"/\x00", b"/\xff", b'/x","pool":"p'])
+def test_passed_line_whose_target_is_none_is_refused(target: bytes) -> None:
+    """Whatever was remembered of lines like it."""
+    assert is_passed_line(LINE)
+    assert is_passed_line(LINE.replace(b"/x/any", target)) is (target == b'/x","pool":"p')
