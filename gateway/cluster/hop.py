@@ -17,7 +17,6 @@ Trust: the requester's bytes were admitted by one of ours; a worker's bytes are 
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Final
 
 from gateway.exchange.ends import Addressees
@@ -26,7 +25,7 @@ from gateway.exchange.passed import Attested, read_loss, read_slot, unreserved_t
 from rhttp.ends import Link, ResponseSink
 from rhttp.errors import LocalProtocolError, Loss, RemoteProtocolError
 from rhttp.http1.client import ClientEnd, ClientOwner
-from rhttp.http1.head_cache import read_request_head
+from rhttp.http1.head_cache import HeadForm, read_request_head
 from rhttp.http1.limits import Http1Limits
 from rhttp.http1.server import ServerEnd, ServerOwner
 from rhttp.message import Blocks, FieldBlock, Fields, Length, RequestHead, ResponseHead, SharedFields, one_field
@@ -41,7 +40,9 @@ _MARGIN_FIELDS: Final = 64
 
 _ID: Final = b"\r\nRhttp-Request-Id: "
 _SLOT: Final = b"\r\nRhttp-Slot: "
-_TOKEN: Final = re.compile(rb"[0-9A-Za-z_.-]{1,128}")
+_TOKEN: Final = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_.-"
+"""What a request's id is made of."""
+_MAX_ID: Final = 128
 _FRAMING: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
 
 
@@ -89,12 +90,13 @@ class PassedFields(FieldBlock):
 class PassedEnd(ServerEnd):
     """The server end of a hop. It keeps who asks, and the fields that the worker is to get."""
 
-    __slots__ = ("_edge", "attested", "passed")
+    __slots__ = ("_edge", "_plain_form", "attested", "passed")
 
     def __init__(self, owner: ServerOwner, limits: Http1Limits, wheel: TimerWheel) -> None:
         """``limits`` are those of the edges."""
         super().__init__(owner, limits_between(limits), wheel, is_patient=True)
         self._edge = limits
+        self._plain_form: HeadForm | None = None  # of the last head, without what is another one in each request
         self.attested: Attested | None = None
         self.passed: PassedFields | None = None
 
@@ -117,11 +119,18 @@ class PassedEnd(ServerEnd):
         end = block.find(b"\r\n", slot + len(_SLOT))
         wanted = read_slot(block[slot + len(_SLOT) : end])
         request_id = block[at + len(_ID) : slot]
-        if wanted is None or _TOKEN.fullmatch(request_id) is None:
+        if wanted is None or not 0 < len(request_id) <= _MAX_ID or request_id.translate(None, _TOKEN):
             raise RemoteProtocolError(400, "bad-request", "a hop without a request id or a slot")
         limits = self.limits
         plain = block[:at] + block[end:]
-        head, _form = read_request_head(plain, max_fields=limits.fields, max_line=limits.request_line_bytes)
+        form = self._plain_form
+        head = None
+        if form is not None:
+            head = form.read(plain, max_fields=limits.fields, max_line=limits.request_line_bytes)
+        if head is None:
+            head, self._plain_form = read_request_head(
+                plain, max_fields=limits.fields, max_line=limits.request_line_bytes
+            )
         passed = head.forwarded.get("passed")
         if passed is None:
             # Our ends write ``Host`` behind the request line, then the fields, then what frames the content.
@@ -169,7 +178,7 @@ class _Answer:
             for name, value in head.fields:
                 if name == b"rhttp-worker":
                     self.unreserved = None
-                    exchange.served(self.addressees.of(value.decode("ascii", "replace")))
+                    exchange.served(self.addressees.of(value))
         self._loss = read_loss(head)
         if self._loss is None and self.sink is not None:
             self.sink.response_head(head, has_content)

@@ -91,6 +91,8 @@ class Mesh:
         self._redialling: dict[int, asyncio.TimerHandle] = {}
         self._asking: set[asyncio.Task[None]] = set()
         self._subscribers: dict[Incoming, int] = {}
+        self._reservations: dict[int, Reservations] = {}
+        """Of the processes that hear our news."""
         self._strangers: set[Incoming] = set()
         self._passed: set[PassedConnection] = set()
         self._told_at = 0.0
@@ -115,7 +117,7 @@ class Mesh:
             say=say,
             connect=lambda end: self.connect(index, FOR_REQUESTS, end) is not None,
             break_off=break_off,
-            adjust=lambda pool, change: self.directory.adjust(index, pool, change),
+            adjust=functools.partial(self.directory.adjust, index),
         )
 
     def pool(self, hosted: HostedPool) -> RemotePool:
@@ -198,7 +200,7 @@ class Mesh:
         """It is another process of ours; for requests, their owner from now on."""
         self._strangers.discard(incoming)
         if purpose == FOR_REQUESTS:
-            passed = PassedConnection(self.process, index, self._reservations_of, self._passed.discard)
+            passed = PassedConnection(self.process, index, self._reservations.get, self._passed.discard)
             self._passed.add(passed)
             return passed
         for earlier, other in tuple(self._subscribers.items()):
@@ -206,13 +208,8 @@ class Mesh:
                 earlier.close()  # its process dialled anew, and wants nothing of what it wanted then
         self._tell_news()  # what is due now is in the whole as well, and must not come after it
         self._subscribers[incoming] = index
+        self._reservations[index] = incoming.reservations
         incoming.send_news(message(NEWS, 0, self.whole()))
-        return None
-
-    def _reservations_of(self, index: int) -> Reservations | None:
-        for incoming, other in self._subscribers.items():
-            if other == index:
-                return incoming.reservations
         return None
 
     def left(self, incoming: Incoming) -> None:
@@ -220,6 +217,8 @@ class Mesh:
         self._strangers.discard(incoming)
         index = self._subscribers.pop(incoming, None)
         if index is not None:
+            if self._reservations.get(index) is incoming.reservations:
+                del self._reservations[index]
             for passed in tuple(self._passed):
                 if passed.index == index:
                     passed.end.abort()

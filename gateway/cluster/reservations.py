@@ -83,7 +83,7 @@ class Reservation:
 class Reservations:
     """What one other process wants of this one, by the numbers that it gave; they end with its connection."""
 
-    __slots__ = ("_by_number", "_hosted", "_process", "_say")
+    __slots__ = ("_by_number", "_generation", "_hosted", "_known", "_process", "_say")
 
     def __init__(
         self,
@@ -96,6 +96,9 @@ class Reservations:
         self._hosted = hosted
         self._say = say
         self._by_number: dict[int, Reservation] = {}
+        self._known: dict[str, HostedPool] = {}
+        self._generation = 0
+        """The number of that whose pools are known."""
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -124,7 +127,19 @@ class Reservations:
             self.refused(one)
 
     def _pool(self, name: str) -> HostedPool | None:
-        return None if self._process.draining else self._hosted(name)
+        process = self._process
+        if process.draining:
+            return None
+        number = process.generation.number
+        if number != self._generation:
+            self._generation = number
+            self._known = {}
+        pool = self._known.get(name)
+        if pool is None:
+            pool = self._hosted(name)
+            if pool is not None:
+                self._known[name] = pool
+        return pool
 
     def lease(self, wanted: Unreserved) -> Slot | None:
         """A free slot for a request that is here without a reservation; None: there is none, or it may not be sent.

@@ -39,13 +39,13 @@ class Addressees:
     def __init__(self, suffix: bytes) -> None:
         """``suffix`` is what follows a worker's name in its authority."""
         self._suffix = suffix
-        self._known: Memo[str, Addressee] = Memo(_REMEMBERED)
+        self._known: Memo[bytes, Addressee] = Memo(_REMEMBERED)
 
-    def of(self, name: str) -> Addressee:
+    def of(self, name: bytes) -> Addressee:
         """The worker of this name."""
         known = self._known.get(name)
         if known is None:
-            known = self._known.remember(name, Addressee(name, self._suffix))
+            known = self._known.remember(name, Addressee(name.decode("ascii"), self._suffix))
         return known
 
 

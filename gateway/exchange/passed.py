@@ -21,15 +21,19 @@ from gateway.http.fields import outbound_trailers, response_fields
 from rhttp.ends import RequestEnd, ResponseEnd
 from rhttp.errors import Loss
 from rhttp.joint import Joint
+from rhttp.memo import Memo
 from rhttp.message import FieldBlock, Fields, RequestHead, ResponseHead, one_field
 
 _LOST: Final = 502
 _LOSSES: Final = {loss.value.encode("ascii"): loss for loss in Loss}
 _DETAIL: Final = re.compile(rb"[^\x20-\x7e]")
-_NUMBER: Final = re.compile(rb"[0-9]{1,10}")
-_TIME: Final = re.compile(rb"[0-9]{1,15}")
+_NUMBER_DIGITS: Final = 10
+_TIME_DIGITS: Final = 15
 _NAME: Final = re.compile(rb"[a-z0-9-]{1,63}")
 _ANY: Final = b"*"
+
+_slots: Final[Memo[bytes, tuple[str, str | None]]] = Memo(1024)
+"""Pool and worker, by the text that names them."""
 
 
 class Unreserved:
@@ -54,18 +58,29 @@ def unreserved_text(pool: str, worker: str | None, line: bytes) -> bytes:
 
 def read_slot(value: bytes) -> int | Unreserved | None:
     """The number of a reservation, or what a request without one says; None: it is neither."""
-    if _NUMBER.fullmatch(value) is not None:
-        return int(value)
-    parts = value.split(b" ", 3)
-    if len(parts) != 4:
+    first = value.find(b" ")
+    if first < 0:
+        return int(value) if value.isdigit() and len(value) <= _NUMBER_DIGITS else None
+    second = value.find(b" ", first + 1)
+    third = value.find(b" ", second + 1)
+    if not first < second < third:
         return None
-    pool, worker, spent, line = parts
+    where = _read_where(value[:first], value[first + 1 : second], value[:second])
+    spent = value[second + 1 : third]
+    line = value[third + 1 :]
+    if where is None or not spent.isdigit() or len(spent) > _TIME_DIGITS or not is_passed_line(line):
+        return None
+    return Unreserved(where[0], where[1], int(spent), line)
+
+
+def _read_where(pool: bytes, worker: bytes, both: bytes) -> tuple[str, str | None] | None:
+    known = _slots.get(both)
+    if known is not None:
+        return known
     is_named = worker != _ANY
     if _NAME.fullmatch(pool) is None or (is_named and _NAME.fullmatch(worker) is None):
         return None
-    if _TIME.fullmatch(spent) is None or not is_passed_line(line):
-        return None
-    return Unreserved(pool.decode("ascii"), worker.decode("ascii") if is_named else None, int(spent), line)
+    return _slots.remember(both, (pool.decode("ascii"), worker.decode("ascii") if is_named else None))
 
 
 class Attested:

@@ -230,7 +230,7 @@ class HostedPool:
 
     def granted_remote(self, exchange: Exchange, end: ResponseEnd, worker: str) -> None:
         """Send the exchange to another process, which has reserved a slot of the worker for it."""
-        addressee = self.addressees.of(worker)
+        addressee = self.addressees.of(worker.encode("ascii"))
         exchange.granted(end, addressee.authority, addressee)
 
     def forget(self, exchange: Exchange) -> None:
