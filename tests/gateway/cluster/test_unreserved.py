@@ -8,14 +8,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.bench import Worker
+from support.bench import Worker, make_inputs
 from support.meshes import MeshBench, Meshed, until
 
 from gateway.admission import passed_line
 from gateway.admission.passed_line import is_passed_line
 from gateway.cluster.frames import WANT
+from gateway.dataplane.generation import build_generation, read_config
 from gateway.exchange.exchange import PASSED_CONTENT
 from gateway.exchange.passed import Unreserved, read_slot, unreserved_text
+from gateway.ingress.serving import serving_of
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"
 POOL = '[pools.render]\nmode = "hosted"\nqueue = 8\n'
@@ -352,14 +354,17 @@ async def test_request_is_not_passed_to_a_process_that_drains(two: Meshed) -> No
     assert there.audit.of("dispatch.sent") == []
 
 
-async def test_request_that_is_no_longer_allowed_is_not_sent_once_it_comes_back(
-    two: Meshed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_request_that_is_no_longer_allowed_is_not_sent_once_it_comes_back(two: Meshed) -> None:
     """Policy is asked again before it goes anywhere else."""
     here, there, worker = await occupied(two)
     asker = here.requester()
     assert asker.ask(ANY, "GET", WAITING) is None
-    monkeypatch.setattr("gateway.exchange.exchange.is_still_allowed", lambda *_: False)
+    forbidden = here.inputs.policy_text + '@id("no") forbid (principal, action == Action::"dispatch", resource);'
+    inputs = make_inputs(POOL, policy=forbidden)
+    before = serving_of(here.process.generation)
+    here.process.generation = build_generation(
+        here.process, read_config(inputs), inputs, here.digest_state, before, join=here.mesh.pool
+    )
     assert (await asker.answered()).problem == "not-sent"
     assert here.pool.pool.waiting == len(there.pool.pool.queued) == 0
     worker.link.receive(OK)
