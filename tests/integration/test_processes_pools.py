@@ -186,6 +186,21 @@ def test_worker_of_a_process_that_dies_is_gone_and_comes_back(rig: Rig, stack: E
     assert here.answer().status == 200
 
 
+def test_dispatch_whose_worker_s_process_is_killed_is_told_and_has_its_lines(rig: Rig, stack: ExitStack) -> None:
+    """Whose it was stands in the log since before a byte of it left; the process that it came to says how it ended."""
+    worker = worker_on(rig, stack, "w1", "p1")
+    here = masters(rig, stack)["p0"]
+    here.send(request(ANY, "POST", "Prefer: wait=20", content=b"work"))
+    worker.request()
+    (pid,) = [one["pid"] for one in rig.status()["processes"] if one["stream"] == "p1"]
+    os.kill(pid, signal.SIGKILL)
+    answer = here.answer()
+    assert answer.problem == "worker-lost"
+    sent, done = rig.lines_of(answer)
+    assert (sent["event"], sent["worker"]) == ("dispatch.sent", "w1")
+    assert (done["event"], done["stream"], done["status"]) == ("dispatch", "p0", 502)
+
+
 def test_revoked_worker_is_cut_while_the_other_process_uses_it(rig: Rig, stack: ExitStack) -> None:
     """The requester learns that the worker is lost; the connection is closed when the command is back."""
     worker = worker_on(rig, stack, "w1", "p1")
