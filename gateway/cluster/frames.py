@@ -27,8 +27,8 @@ ANSWER: Final = 3
 WANT: Final = 4
 """JSON: a slot is wanted; see `Wish`. The number is that of the reservation that is to be."""
 OFFER: Final = 5
-"""The worker's name: a slot of it is reserved under the number of the WANT, for `gateway.cluster.slots.RESERVED_FOR`
-seconds, and taken by the request that names it."""
+"""The worker's name: a slot of it is reserved under the number of the WANT, for
+`gateway.cluster.reservations.RESERVED_FOR` seconds, and taken by the request that names it."""
 NONE: Final = 6
 """No such slot, or none free now."""
 CANCEL: Final = 7
