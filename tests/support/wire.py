@@ -232,6 +232,11 @@ class Wire:
         self.sock.shutdown(socket.SHUT_WR)
         return self
 
+    def fin(self) -> Self:
+        """A bare FIN, as peers without manners send it."""
+        self.sock.shutdown(socket.SHUT_WR)
+        return self
+
     def reset(self) -> None:
         """Go away with a reset."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
