@@ -29,12 +29,9 @@ _checked: Final[Memo[bytes, bytes]] = Memo(_REMEMBERED)
 
 def passed_line(record: RequestRecord) -> bytes | None:
     """Microseconds that the request took so far, a space, and the fields of the line; None: it needs care."""
-    rendered = record.rendered
+    rendered = record.rendered_once()
     if rendered is None:
-        if record.admitted is not None:
-            rendered = record.rendered = record.render()
-        if rendered is None:
-            return None
+        return None
     pool = b"" if record.pool is None else b',"pool":"%b"' % record.pool.encode("ascii")
     return b"%d %bsent%b%b" % (record.spent(), rendered.head, rendered.tail, pool)
 

@@ -145,15 +145,12 @@ class RequestRecord:
         Everything in them is ours or was parsed into a form that needs no escaping: ids are hex or tokens, names and
         pools are names, and a normal path has neither quotes nor backslashes.
         """
-        rendered = self.rendered
+        rendered = self.rendered_once()
         if rendered is None:
-            if self.admitted is not None:
-                rendered = self.rendered = self.render()
-            if rendered is None:
-                fields = self.audit(outcome.decode("ascii"), status=status)
-                if worker is not None:
-                    fields["worker"] = worker.decode("ascii")
-                return fields
+            fields = self.audit(outcome.decode("ascii"), status=status)
+            if worker is not None:
+                fields["worker"] = worker.decode("ascii")
+            return fields
         spent = self.spent()
         who = b',"worker":"%b"' % worker if worker is not None else b""
         if self.pool is not None:
@@ -176,6 +173,12 @@ class RequestRecord:
     def spent(self) -> int:
         """Microseconds that it took so far."""
         return int((_monotonic() - self.started) * 1e6)
+
+    def rendered_once(self) -> Rendered | None:
+        """What `render` gives, kept for the request's further lines; None also while it is not admitted."""
+        if self.rendered is None and self.admitted is not None:
+            self.rendered = self.render()
+        return self.rendered
 
     def render(self) -> Rendered | None:
         """What the audit lines of this request, and of those like it, have in common. It must be admitted.

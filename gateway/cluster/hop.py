@@ -123,14 +123,9 @@ class PassedEnd(ServerEnd):
             raise RemoteProtocolError(400, "bad-request", "a hop without a request id or a slot")
         limits = self.limits
         plain = block[:at] + block[end:]
-        form = self._plain_form
-        head = None
-        if form is not None:
-            head = form.read(plain, max_fields=limits.fields, max_line=limits.request_line_bytes)
-        if head is None:
-            head, self._plain_form = read_request_head(
-                plain, max_fields=limits.fields, max_line=limits.request_line_bytes
-            )
+        head, self._plain_form = read_request_head(
+            plain, self._plain_form, max_fields=limits.fields, max_line=limits.request_line_bytes
+        )
         passed = head.forwarded.get("passed")
         if passed is None:
             # Our ends write ``Host`` behind the request line, then the fields, then what frames the content.

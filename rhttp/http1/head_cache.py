@@ -102,8 +102,17 @@ _forms: Final[Memo[bytes, HeadForm]] = Memo(_KEPT)
 _responses: Final[Memo[bytes, Http1ResponseHead]] = Memo(_KEPT)
 
 
-def read_request_head(block: bytes, *, max_fields: int, max_line: int) -> tuple[RequestHead, HeadForm | None]:
-    """As `rhttp.http1.head.parse_request_head`; also its form, if the next head of its sender may have the same."""
+def read_request_head(
+    block: bytes, last: HeadForm | None = None, *, max_fields: int, max_line: int
+) -> tuple[RequestHead, HeadForm | None]:
+    """As `rhttp.http1.head.parse_request_head`; also its form, if the next head of its sender may have the same.
+
+    ``last`` is the form of the last one, if there was any.
+    """
+    if last is not None:
+        head = last.read(block, max_fields=max_fields, max_line=max_line)
+        if head is not None:
+            return head, last
     form = _form(block, max_fields)
     head = None if form is None else form.read(block, max_fields=max_fields, max_line=max_line)
     if head is None:
