@@ -8,13 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from support.bench import POOL, Bench, make_inputs
+from support.bench import POOL, Bench, Worker, make_inputs
 
 from gateway.cluster.peers import Mesh
 from gateway.control.descriptors import Inherited, mesh_path
 from gateway.core.context import ProcessContext
 from gateway.dataplane.generation import build_generation, make_digest_state, read_config
 from gateway.dataplane.wiring import join
+
+QUEUED_POOL = '[pools.render]\nmode = "hosted"\nqueue = 8\n'
 
 
 class MeshBench(Bench):
@@ -99,3 +101,17 @@ def listening(path: str) -> socket.socket:
     sock.listen()
     sock.setblocking(False)
     return sock
+
+
+async def with_a_worker_there(two: Meshed) -> tuple[MeshBench, MeshBench, Worker]:
+    """Both processes, and the one worker that there is, in the second; the first has heard of it."""
+    here, there = two.benches
+    worker = there.worker("w1")
+    await here.sees(1, 1)
+    return here, there, worker
+
+
+async def request(worker: Worker) -> bytes:
+    """The request that reaches the worker."""
+    await worker.link.until(lambda: bool(worker.link.sent))
+    return worker.taken()

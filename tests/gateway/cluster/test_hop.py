@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from support.bench import POOL as SMALL_POOL
-from support.bench import Bench, Worker
+from support.bench import Bench
 from support.flows import Flow
-from support.meshes import MeshBench, Meshed, until
+from support.meshes import Meshed, request, until, with_a_worker_there
 
 from gateway.cluster.frames import NONE, OFFER, MeshError, Wish
 from gateway.cluster.hop import PassedEnd, limits_between
@@ -27,36 +24,10 @@ from rhttp.http1.limits import Http1Limits
 from rhttp.timers import TimerWheel
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"
-POOL = '[pools.render]\nmode = "hosted"\nqueue = 8\n'
 ANY = "/-/pools/render/any/job"
 RESERVED = "Rhttp-Prefer-Label: not=there"
 """With a wish that nobody fulfils, a slot is reserved before the request leaves."""
 _IDS = re.compile(rb"(?i)(rhttp-request-id: )[0-9a-f]+")
-
-
-@pytest.fixture
-async def two() -> AsyncIterator[Meshed]:
-    with tempfile.TemporaryDirectory(prefix="mesh") as folder:
-        meshed = await Meshed.start(Path(folder), config=POOL)
-        yield meshed
-        for bench in meshed.benches:
-            await until(lambda bench=bench: not bench.process.exchanges)  # type: ignore[misc]
-            assert bench.pool.pool.total == bench.pool.pool.free
-        meshed.close()
-        for _ in range(10):  # closed connections tell their owners
-            await asyncio.sleep(0)
-
-
-async def with_a_worker_there(two: Meshed) -> tuple[MeshBench, MeshBench, Worker]:
-    here, there = two.benches
-    worker = there.worker("w1")
-    await here.sees(1, 1)
-    return here, there, worker
-
-
-async def request(worker: Worker) -> bytes:
-    await worker.link.until(lambda: bool(worker.link.sent))
-    return worker.taken()
 
 
 ANSWERS = {

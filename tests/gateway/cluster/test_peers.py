@@ -10,20 +10,19 @@ from pathlib import Path
 
 import pytest
 from support.bench import Answer, Requester, Worker
-from support.meshes import MeshBench, Meshed, until
+from support.meshes import QUEUED_POOL, Meshed, request, until, with_a_worker_there
 
 from gateway.cluster.directory import PeerDirectory, whole
 from gateway.pools.hosted import HostedPool
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"
-POOL = '[pools.render]\nmode = "hosted"\nqueue = 8\n'
 ANY = "/-/pools/render/any/job"
 
 
 @pytest.fixture
 async def two() -> AsyncIterator[Meshed]:
     with tempfile.TemporaryDirectory(prefix="mesh") as folder:  # a short path: unix sockets allow no other
-        meshed = await Meshed.start(Path(folder), config=POOL)
+        meshed = await Meshed.start(Path(folder), config=QUEUED_POOL)
         yield meshed
         for bench in meshed.benches:
             await until(lambda bench=bench: not bench.process.exchanges and not bench.pool.pool.queued)  # type: ignore[misc]
@@ -41,20 +40,6 @@ def check_at_rest(meshed: Meshed) -> None:
         assert (pool.waiting, len(pool.queued)) == (0, 0)
         assert pool.free == sum(len(worker.idle) for worker in pool.workers.values())
         assert pool.total == pool.free, "a slot is still leased"
-
-
-async def with_a_worker_there(two: Meshed) -> tuple[MeshBench, MeshBench, Worker]:
-    """Both processes, and the one worker that there is, in the second; the first has heard of it."""
-    here, there = two.benches
-    worker = there.worker("w1")
-    await here.sees(1, 1)
-    return here, there, worker
-
-
-async def request(worker: Worker) -> bytes:
-    """The request that reaches the worker."""
-    await worker.link.until(lambda: bool(worker.link.sent))
-    return worker.taken()
 
 
 async def answer(asker: Requester) -> Answer:
@@ -534,7 +519,7 @@ async def test_newer_start_whose_process_dies_is_gone(two: Meshed) -> None:
 async def test_process_that_starts_learns_which_starts_were_superseded() -> None:
     """Also of those that have no connection any more."""
     with tempfile.TemporaryDirectory(prefix="mesh") as folder:
-        meshed = await Meshed.start(Path(folder), config=POOL)
+        meshed = await Meshed.start(Path(folder), config=QUEUED_POOL)
         here, there = meshed.benches
         old, new = here.worker("w1", instance="a"), here.worker("w1", instance="b")
         assert [here.requester().ask(ANY) for _ in range(2)] == [None, None]

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import tempfile
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 from support.bench import Worker, make_inputs
-from support.meshes import MeshBench, Meshed, until
+from support.meshes import QUEUED_POOL, MeshBench, Meshed, request, until, with_a_worker_there
 
 from gateway.admission import passed_line
 from gateway.admission.passed_line import is_passed_line
@@ -20,35 +15,8 @@ from gateway.exchange.passed import Unreserved, read_slot, unreserved_text
 from gateway.ingress.serving import serving_of
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone"
-POOL = '[pools.render]\nmode = "hosted"\nqueue = 8\n'
 ANY = "/-/pools/render/any/job"
 WAITING = "Prefer: wait=30"
-
-
-@pytest.fixture
-async def two() -> AsyncIterator[Meshed]:
-    with tempfile.TemporaryDirectory(prefix="mesh") as folder:
-        meshed = await Meshed.start(Path(folder), config=POOL)
-        yield meshed
-        for bench in meshed.benches:
-            await until(lambda bench=bench: not bench.process.exchanges)  # type: ignore[misc]
-            assert bench.pool.pool.total == bench.pool.pool.free
-            assert not bench.pool.pool.queued
-        meshed.close()
-        for _ in range(10):  # closed connections tell their owners
-            await asyncio.sleep(0)
-
-
-async def with_a_worker_there(two: Meshed) -> tuple[MeshBench, MeshBench, Worker]:
-    here, there = two.benches
-    worker = there.worker("w1")
-    await here.sees(1, 1)
-    return here, there, worker
-
-
-async def request(worker: Worker) -> bytes:
-    await worker.link.until(lambda: bool(worker.link.sent))
-    return worker.taken()
 
 
 def wants(bench: MeshBench) -> list[int]:
@@ -360,7 +328,7 @@ async def test_request_that_is_no_longer_allowed_is_not_sent_once_it_comes_back(
     asker = here.requester()
     assert asker.ask(ANY, "GET", WAITING) is None
     forbidden = here.inputs.policy_text + '@id("no") forbid (principal, action == Action::"dispatch", resource);'
-    inputs = make_inputs(POOL, policy=forbidden)
+    inputs = make_inputs(QUEUED_POOL, policy=forbidden)
     before = serving_of(here.process.generation)
     here.process.generation = build_generation(
         here.process, read_config(inputs), inputs, here.digest_state, before, join=here.mesh.pool
