@@ -228,13 +228,15 @@ def _seconds(value: object) -> float:
     return float(value)
 
 
-def _text(value: object) -> str:
+def read_text(value: object) -> str:
+    """A string out of JSON; raises `TypeError`."""
     if not isinstance(value, str):
         raise TypeError
     return value
 
 
-def _object(value: object) -> Mapping[str, object]:
+def read_object(value: object) -> dict[str, object]:
+    """An object out of JSON; raises `TypeError`."""
     if not isinstance(value, dict):
         raise TypeError
     return cast("dict[str, object]", value)
@@ -247,19 +249,19 @@ def _pairs(value: object) -> tuple[tuple[str, str], ...]:
     for item in value:
         if not isinstance(item, list) or len(item) != 2:
             raise TypeError
-        pairs.append((_text(item[0]), _text(item[1])))
+        pairs.append((read_text(item[0]), read_text(item[1])))
     return tuple(pairs)
 
 
 def _question(value: object) -> Question:
-    return Question(_text(value))
+    return Question(read_text(value))
 
 
 _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "int": _count,
     "float": _seconds,
-    "str": _text,
-    "Mapping[str, object]": _object,
+    "str": read_text,
+    "Mapping[str, object]": read_object,
     "tuple[tuple[str, str], ...]": _pairs,
     "Question": _question,
 }

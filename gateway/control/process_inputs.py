@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from gateway.config.toml import parse_config
 from gateway.config.values import Config
+from gateway.control.channel import read_object, read_text
 from gateway.state.snapshot import StateSnapshot
 
 
@@ -93,32 +94,20 @@ def _armour(data: bytes) -> str:
 
 
 def _bare(value: object) -> bytes:
-    return base64.b64decode(_text(value), validate=True)
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-def _object(value: object) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise TypeError
-    return value
+    return base64.b64decode(read_text(value), validate=True)
 
 
 _FORMS: Final[Mapping[str, tuple[Callable[[Any], object], Callable[[object], object]]]] = {
-    "str": (str, _text),
+    "str": (str, read_text),
     "bytes": (_armour, _bare),
-    "Mapping[str, object]": (dict, _object),
+    "Mapping[str, object]": (dict, read_object),
     "Mapping[str, bytes]": (
         lambda pems: {name: _armour(pem) for name, pem in pems.items()},
-        lambda value: {name: _bare(pem) for name, pem in _object(value).items()},
+        lambda value: {name: _bare(pem) for name, pem in read_object(value).items()},
     ),
     "StateSnapshot": (
         lambda snapshot: snapshot.to_bytes().decode(),
-        lambda value: StateSnapshot.from_bytes(_text(value).encode()),
+        lambda value: StateSnapshot.from_bytes(read_text(value).encode()),
     ),
 }
 """By the type that a field declares: what writes one for the wire, and what reads it there."""
