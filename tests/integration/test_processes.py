@@ -221,8 +221,8 @@ def test_reload_reaches_connections_of_every_process(rig: Rig, stack: ExitStack)
     rig.run("reload")
     assert {rig.ask("alice", "/more/x", wire=wire).status for wire in wires.values()} == {200}
     assert [process["generation"] for process in rig.status()["processes"]] == [2, 2]
-    reloads = [line["stream"] for line in rig.audit() if line["event"] == "gateway.reload"]
-    assert reloads == ["p0", "p1"]
+    reloads = Counter(line["stream"] for line in rig.audit() if line["event"] == "gateway.reload")
+    assert reloads == {"p0": 1, "p1": 1}  # side by side: either may write first
 
 
 def test_reload_cannot_resize_the_table_that_all_share(rig: Rig) -> None:
