@@ -44,6 +44,7 @@ master = "relay"
 connections = {room}
 connections_per_client = {room}
 connections_per_worker = {room}
+dispatch_connections = {room}
 master_connections = {room}
 handshakes = {handshakes}
 """

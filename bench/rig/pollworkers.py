@@ -231,9 +231,8 @@ class Reversed(Crowd):
 
     async def expect(self, jobs: int) -> None:
         # As a master with so many jobs at a time keeps connections.
-        for start in range(0, jobs, OPENED_AT_A_TIME):
-            some = [self._open() for _ in range(start, min(jobs, start + OPENED_AT_A_TIME))]
-            self._kept += await asyncio.gather(*some)
+        while missing := max(jobs - len(self._kept), 0):
+            self._kept += await asyncio.gather(*(self._open() for _ in range(min(missing, OPENED_AT_A_TIME))))
 
     async def _open(self) -> Wire:
         self._opened.append(Wire(await asyncio.open_connection("127.0.0.1", self._dispatch)))
