@@ -117,11 +117,17 @@ class Limits:
     wait_max: Annotated[Float, seconds(3600, "The most that Prefer: wait=N is honoured for.", low=0)] = 60.0
     event_streams: Annotated[Int, count(0, 65536, "Open event streams of one process.")] = 256
     event_queue: Annotated[Int, count(1, 100000, "Events waiting for one reader; beyond, it is cut.")] = 1000
-    liveness_idle: Annotated[Float, seconds(7200, "Idle time after which a peer is probed (TCP).", low=1)] = 30.0
-    liveness_interval: Annotated[Float, seconds(3600, "Between two probes of an idle peer.", low=1)] = 10.0
-    liveness_count: Annotated[Int, count(1, 50, "Unanswered probes after which a peer counts as gone.")] = 3
+    liveness_idle: Annotated[
+        Float, seconds(7200, "Idle time after which a peer is probed (TCP), or up to a quarter less.", low=1)
+    ] = 30.0
+    liveness_interval: Annotated[
+        Float, seconds(3600, "Between two probes of an idle peer, or up to half less.", low=1)
+    ] = 10.0
+    liveness_count: Annotated[
+        Int, count(1, 50, "Unanswered probes after which a peer is gone; Linux asks liveness_timeout instead.")
+    ] = 3
     # Linux counts a live peer that does not read as dead under TCP_USER_TIMEOUT, so this stays above content_timeout.
-    liveness_timeout: Annotated[Float, seconds(3600, "Bytes sent may stay unacknowledged so long.", low=1)] = 75.0
+    liveness_timeout: Annotated[Float, seconds(3600, "Bytes and probes may stay unacknowledged so long.", low=1)] = 75.0
 
     # The whole gateway.
     lame_duck: Annotated[

@@ -53,7 +53,7 @@ async def test_relay_probes_both_sides(rig: Rig, master: Master) -> None:
     for link in (worker.link, worker.link.owner.other):
         sock = link.get_extra_info("socket")
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == limits.liveness_idle
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) <= limits.liveness_idle
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == limits.liveness_timeout * 1000
 
 
