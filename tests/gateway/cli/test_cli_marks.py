@@ -8,8 +8,10 @@ import pytest
 from support.homes import new_home, refused, run_cli
 
 from gateway.home.layout import Home
+from rhttp.digest.formula import Algorithm, ha1
 from rhttp.worker.bundle import BundleInvalid, load_bundle
 
+REALM = "rhttp@example.internal"
 MARK = b"\xef\xbb\xbf"
 
 
@@ -27,10 +29,8 @@ def test_password_file_with_a_mark_is_the_password_as_typed(home: Home, tmp_path
         (tmp_path / name).write_bytes(content)
         assert run_cli(home, "user add", name, "--password-file", tmp_path / name).exit_code == 0
     exported = run_cli(home, "user export-htdigest", "--out", "-").stdout.splitlines()
-    from rhttp.digest.formula import ha1
-
-    right = {name: ha1(name, "rhttp@example.internal", "correct horse", "SHA-256") for name in ("plain", "marked")}
-    assert sorted(exported) == sorted(f"{name}:rhttp@example.internal:{value}" for name, value in right.items())
+    right = {name: ha1(name, REALM, "correct horse", Algorithm.SHA_256) for name in ("plain", "marked")}
+    assert sorted(exported) == sorted(f"{name}:{REALM}:{value}" for name, value in right.items())
     (tmp_path / "wide").write_bytes("correct horse".encode("utf-16"))
     refused(run_cli(home, "user passwd", "plain", "--password-file", tmp_path / "wide"), "is UTF-16; save it as UTF-8")
 
