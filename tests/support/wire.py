@@ -297,6 +297,14 @@ class Wire:
         return self.answer(method)
 
 
+def is_ended(sock: socket.socket) -> bool:
+    """Whether the other side has ended this connection: by FIN, or by RST if it left bytes unread."""
+    try:
+        return sock.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
 def request(
     target: str, method: str = "GET", *lines: str, content: bytes = b"", host: str | None = "localhost"
 ) -> bytes:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.bench import POOL, PlaneBench
+from support.wire import is_ended
 
 from gateway.config.values import TcpAddress
 from gateway.control.descriptors import Sockets, Tally
@@ -161,7 +162,7 @@ async def gone(sock: socket.socket) -> bool:
     sock.setblocking(False)
     await asyncio.sleep(0.02)
     try:
-        return sock.recv(1) == b""
+        return is_ended(sock)
     except BlockingIOError:
         return False
 
