@@ -15,15 +15,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, bindparam, func, insert, select, update
 
 from pki.errors import StoreError
 from pki.issue import serial_hex
 from pki.names import Role
+from pki.revocation import RevocationReason, RevokedEntry
+from pki.selection import Selection
 from pki.tables import authorities, certificates, identities
 
 __all__ = [
@@ -198,37 +201,34 @@ class Inventory:
                 raise _unknown_authority(record.issuer)
             connection.execute(insert(certificates).values(**_values(record)))
 
-    def revoke(
-        self, *, name: str | None = None, serial: str | None = None, reason: str, at: int
-    ) -> tuple[CertificateRecord, ...]:
-        """Revoke every certificate of a name that has not expired, or the one with this serial.
+    def revoke(self, selection: Selection, *, reason: str, at: int) -> tuple[CertificateRecord, ...]:
+        """Revoke what `affected` tells, in one transaction; the records are as they were before.
 
-        Of a name whose certificates have all expired the newest is revoked, so that the name's end is written down.
-        Returns the newly revoked. What is revoked already stays as it is. Exactly one of `name` and `serial` is given.
+        What is revoked already keeps its time and reason.
 
         Raises:
             UnknownCertificate: there is no such certificate, expired or not.
         """
-        if (name is None) == (serial is None):
-            raise ValueError("name or serial, one of them")
-        is_meant = certificates.c.name == name if serial is None else certificates.c.serial == serial
         with self._engine.begin() as connection:
             self._on_write(connection)
-            found = _records(connection, select(certificates).where(is_meant).order_by(certificates.c.not_after))
-            if not found:
-                what = f"name {name}" if serial is None else f"serial {serial}"
-                raise UnknownCertificate(
-                    f"no certificate with the {what} was issued in this home; `rhttp-pki list --all` shows what was"
-                )
-            alive = [record for record in found if serial is not None or record.not_after >= at] or found[-1:]
-            now_revoked = [record for record in alive if record.revoked_at is None]
-            for record in now_revoked:
-                connection.execute(
-                    update(certificates)
-                    .where(certificates.c.serial == record.serial)
-                    .values(revoked_at=at, reason=reason)
-                )
-        return tuple(now_revoked)
+            affected = _affected(connection, selection, at)
+            if affected:
+                change = update(certificates).where(certificates.c.serial == bindparam("which"))
+                rows = [{"which": record.serial} for record in affected]
+                connection.execute(change.values(revoked_at=at, reason=reason), rows)
+        return affected
+
+    def affected(self, selection: Selection, *, at: int) -> tuple[CertificateRecord, ...]:
+        """What `revoke` would revoke now: of the certificates selected those that have not expired, nor are revoked.
+
+        One that is named by its serial may have expired. Of a name whose certificates have all expired it is the
+        newest, so that the name's end is written down.
+
+        Raises:
+            UnknownCertificate: there is no such certificate, expired or not.
+        """
+        with self._reading() as connection:
+            return _affected(connection, selection, at)
 
     def by_serial(self, serial: str) -> CertificateRecord | None:
         """The certificate with this serial (lower-case hex), or None."""
@@ -256,11 +256,25 @@ class Inventory:
         with self._reading() as connection:
             return tuple(_records(connection, query.order_by(*order)))
 
-    def revoked_by(self, issuer: str) -> tuple[CertificateRecord, ...]:
-        """Revoked certificates of one issuing CA (its fingerprint), by serial: what its revocation list names."""
-        is_meant = (certificates.c.issuer == issuer) & certificates.c.revoked_at.is_not(None)
+    def revoked_by(self, issuer: str, *, valid_at: int) -> tuple[RevokedEntry, ...]:
+        """What the revocation list of a CA (its fingerprint) names, by serial: the revoked that had not expired then.
+
+        ValueError for a reason that no list can say.
+        """
+        columns = certificates.c
+        query = select(columns.serial, columns.revoked_at, columns.reason).where(
+            columns.issuer == issuer, columns.revoked_at.is_not(None), columns.not_after >= valid_at
+        )
         with self._reading() as connection:
-            return tuple(_records(connection, select(certificates).where(is_meant).order_by(certificates.c.serial)))
+            rows = connection.execute(query.order_by(columns.serial)).all()
+        return tuple(
+            RevokedEntry(
+                serial=int(serial, 16),
+                revoked_at=datetime.fromtimestamp(revoked_at, UTC),
+                reason=RevocationReason(reason),
+            )
+            for serial, revoked_at, reason in rows
+        )
 
     def next_crl_number(self, issuer: str) -> int:
         """A number for a revocation list of this CA that was never given before (RFC 5280 §5.2.3).
@@ -284,6 +298,21 @@ def _is_authority(fingerprint: str) -> ColumnElement[bool]:
 
 def _unknown_authority(fingerprint: str) -> UnknownCertificate:
     return UnknownCertificate(f"the CA {fingerprint} is not in the inventory; enter it with: rhttp-pki db upgrade")
+
+
+def _affected(connection: Connection, selection: Selection, at: int) -> tuple[CertificateRecord, ...]:
+    query = select(certificates).where(selection.condition()).order_by(certificates.c.not_after, certificates.c.serial)
+    found = [record for record in _records(connection, query) if selection.has_labels(record.labels)]
+    if not found:
+        raise UnknownCertificate(
+            f"no certificate with the {selection} was issued in this home; `rhttp-pki list --all` shows what was"
+        )
+    alive = [record for record in found if record.not_after >= at]
+    if selection.serial is not None:
+        alive = found
+    elif selection.name is not None:
+        alive = alive or found[-1:]
+    return tuple(record for record in alive if record.revoked_at is None)
 
 
 def find_identity(connection: Connection, name: str) -> Identity | None:

@@ -1,33 +1,24 @@
-"""``list``, ``show``, ``crl``, ``verify``: commands that look at certificates."""
+"""``list``, ``show``, ``verify``: commands that look at certificates."""
 
 from __future__ import annotations
 
-import shutil
-import sys
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Literal, cast
 
 import click
 
-from gateway.cli.common import Settings, common_options, fail, open_session
-from gateway.cli.listing import certificate_lines, certificate_status, stamp
-from gateway.cli.options import INSTANT, LIST_LIFETIME, NAME, absolute, json_option, print_json
+from gateway.cli.common import Settings, common_options, fail
+from gateway.cli.listing import certificate_entry, print_certificates
+from gateway.cli.options import INSTANT, NAME, ROLE, json_option, print_json
 
-if TYPE_CHECKING:
-    from pki.inventory import CertificateRecord
-
-_LISTED = click.Choice(["client", "worker", "master", "server", "root", "all"])
-_ROLES = click.Choice(["client", "worker", "master", "server"])
 _MAX_FILE = 64 << 20
 _UNREADABLE = 2
-_PUBLIC = 0o644
 
 
 @click.command("list")
 @common_options
-@click.option("--role", type=_ROLES, help="Only certificates of this role.")
+@click.option("--role", type=ROLE, help="Only certificates of this role.")
 @click.option("--all", "with_expired", is_flag=True, help="Expired ones too.")
 @json_option
 def list_certificates(settings: Settings, role: str | None, with_expired: bool, as_json: bool) -> None:
@@ -42,9 +33,9 @@ def list_certificates(settings: Settings, role: str | None, with_expired: bool, 
             role=Role(role) if role else None, valid_at=None if with_expired else now
         )
     if as_json:
-        print_json({"certificates": [_entry(record, now) for record in found]})
+        print_json({"certificates": [certificate_entry(record, now) for record in found]})
     else:
-        _print_table(found, now)
+        print_certificates(found, now)
 
 
 @click.command()
@@ -69,44 +60,16 @@ def show(settings: Settings, name: str, as_json: bool) -> None:
     shown_user = None if user is None else {"enabled": user.enabled, "algorithms": list(user.algorithms)}
     if as_json:
         table = {"name": name, "role": identity.role.value, "pool": identity.pool, "user": shown_user}
-        print_json({**table, "certificates": [_entry(record, now) for record in found]})
+        print_json({**table, "certificates": [certificate_entry(record, now) for record in found]})
         return
     state = "none" if user is None else f"{'enabled' if user.enabled else 'disabled'} ({', '.join(user.algorithms)})"
     click.echo(f"{identity}; Digest user: {state}")
-    _print_table(found, now)
+    print_certificates(found, now)
 
 
 @click.command()
 @common_options
-@click.option("--role", type=_LISTED, required=True, help="Whose CA signs the list; all: every CA, in one file.")
-@click.option("--ttl", type=LIST_LIFETIME, default="1d", show_default=True, help="How long it is good: 6h, 7d.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write here instead of standard output.")
-def crl(settings: Settings, role: str, ttl: timedelta, out: Path | None) -> None:
-    """Sign the revocation list of a role's issuing CA, or of the root: PEM, with a number that grows.
-
-    Servers that look up every certificate of a path, as nginx and HAProxy do, need the list of each CA in it: `all`.
-    The file of --out appears whole and may be read by everybody.
-    """
-    from gateway.home.revocation_lists import sign_lists
-    from pki.files import write_atomic
-    from pki.names import Role
-
-    roles = (*Role, None) if role == "all" else (None,) if role == "root" else (Role(role),)
-    with open_session(settings) as session:
-        lists = sign_lists(session, roles, ttl)
-    pem = b"".join(one.pem for one in lists)
-    if out is None:
-        click.echo(pem, nl=False)
-        return
-    write_atomic(absolute(out), pem, mode=_PUBLIC)
-    for one in lists:
-        whose = "root" if one.role is None else f"{one.role.value} CA"
-        click.echo(f"list {one.number} of the {whose}, {one.revoked} revoked, in {out}")
-
-
-@click.command()
-@common_options
-@click.option("--role", type=_ROLES, required=True, help="What the certificate must be good for.")
+@click.option("--role", type=ROLE, required=True, help="What the certificate must be good for.")
 @click.option("--trust", type=click.Path(path_type=Path), required=True, help="PEM file: each certificate an anchor.")
 @click.option("--crl", "crl_file", type=click.Path(path_type=Path), help="PEM file of revocation lists.")
 @click.option("--time", "at", type=INSTANT, help="Judge as of this time (RFC 3339; default now).")
@@ -166,25 +129,3 @@ def _read(path: Path) -> bytes:
             return file.read(_MAX_FILE + 1)
     except OSError as error:
         raise InputUnreadable(f"cannot read {path}: {error.strerror}") from None
-
-
-def _entry(record: CertificateRecord, now: int) -> dict[str, Any]:
-    return {
-        "serial": record.serial,
-        "name": record.name,
-        "role": record.role.value,
-        "pool": record.pool,
-        "labels": dict(record.labels),
-        "status": certificate_status(record, now),
-        "not_before": stamp(record.not_before),
-        "not_after": stamp(record.not_after),
-        "issued_at": stamp(record.issued_at),
-        "revoked_at": None if record.revoked_at is None else stamp(record.revoked_at),
-        "reason": record.reason,
-        "fingerprint": record.fingerprint,
-    }
-
-
-def _print_table(records: Sequence[CertificateRecord], now: int) -> None:
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    click.echo("\n".join(certificate_lines(records, now, width)))

@@ -83,6 +83,20 @@ def open_session(settings: Settings, *, locks_out: bool = False) -> HomeSession:
     return session
 
 
+def tell_gateway(session: HomeSession, path: str, *, must: bool) -> int | None:
+    """`HomeSession.tell_gateway`; a gateway that does not confirm is a failure if it ``must``, else a note."""
+    from gateway.home.session import GatewayUnreachable
+
+    try:
+        return session.tell_gateway(path)
+    except GatewayUnreachable as error:
+        if must:
+            raise
+        # It looks at the state twice a second by itself.
+        click.echo(f"note: {error}", err=True)
+        return None
+
+
 def _set(name: str) -> Callable[[click.Context, click.Parameter, Path | None], None]:
     def callback(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
         settings = context.ensure_object(Settings)

@@ -5,15 +5,19 @@ Names and serial numbers are never cut or broken: they are what the next command
 
 from __future__ import annotations
 
+import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import click
 
 if TYPE_CHECKING:
     from pki.inventory import CertificateRecord
 
-__all__ = ["certificate_lines", "certificate_status", "stamp"]
+__all__ = ["certificate_entry", "certificate_lines", "certificate_status", "print_certificates", "stamp"]
 
 _TITLES = ("NAME", "ROLE", "POOL", "STATUS", "EXPIRES", "SERIAL", "LABELS")
 
@@ -28,6 +32,30 @@ def certificate_lines(records: Sequence[CertificateRecord], now: int, width: int
     if width is None or max(map(len, table)) <= width:
         return table
     return [line for record in records for line in _block(record, now, width)]
+
+
+def print_certificates(records: Sequence[CertificateRecord], now: int) -> None:
+    """Print them as a table, to the width of the screen if it is one."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    click.echo("\n".join(certificate_lines(records, now, width)))
+
+
+def certificate_entry(record: CertificateRecord, now: int) -> dict[str, Any]:
+    """The JSON object of one."""
+    return {
+        "serial": record.serial,
+        "name": record.name,
+        "role": record.role.value,
+        "pool": record.pool,
+        "labels": dict(record.labels),
+        "status": certificate_status(record, now),
+        "not_before": stamp(record.not_before),
+        "not_after": stamp(record.not_after),
+        "issued_at": stamp(record.issued_at),
+        "revoked_at": None if record.revoked_at is None else stamp(record.revoked_at),
+        "reason": record.reason,
+        "fingerprint": record.fingerprint,
+    }
 
 
 def certificate_status(record: CertificateRecord, now: int) -> str:

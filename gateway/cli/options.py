@@ -17,6 +17,7 @@ __all__ = [
     "LIFETIME",
     "LIST_LIFETIME",
     "NAME",
+    "ROLE",
     "SAN",
     "SERIAL",
     "TRUST_DOMAIN",
@@ -128,6 +129,7 @@ TRUST_DOMAIN = _Parsed("domain", "parse_trust_domain", "no trust domain: ")
 LABEL = _Label()
 SERIAL = _Serial()
 INSTANT = _Instant()
+ROLE = click.Choice(["client", "worker", "master", "server"])
 
 
 def json_option(command: F) -> F:

@@ -1,4 +1,4 @@
-"""``init``, ``issue-*``, ``renew``, ``revoke``: commands that make and end certificates.
+"""``init``, ``issue-*``, ``renew``: commands that make certificates.
 
 Libraries are imported inside the commands: a command that is refused by its options must not wait for them.
 """
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.common import Settings, common_options, fail, open_session
+from gateway.cli.common import Settings, common_options, fail, open_session, tell_gateway
 from gateway.cli.listing import stamp
-from gateway.cli.options import LABEL, LIFETIME, NAME, SAN, SERIAL, TRUST_DOMAIN, absolute, label_map
+from gateway.cli.options import LABEL, LIFETIME, NAME, SAN, TRUST_DOMAIN, absolute, label_map
 
 if TYPE_CHECKING:
     from gateway.home.session import HomeSession
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
 
 _DEFAULT_TRUST_DOMAIN = "rhttp.internal"
 _MAX_CSR = 1 << 16
-# RFC 5280 §5.3.1, without those that make no sense for good (certificateHold, removeFromCRL) or are a CA's.
-_REASONS = (
-    "unspecified",
-    "keyCompromise",
-    "affiliationChanged",
-    "superseded",
-    "cessationOfOperation",
-    "privilegeWithdrawn",
-)
 
 
 @click.command()
@@ -150,7 +141,7 @@ def _issue(
                 err=True,
             )
         # The new user can sign in at once, and not only when the gateway looks at the state next.
-        _tell(session, "/refresh", must=False)
+        tell_gateway(session, "/refresh", must=False)
 
 
 def _read_csr(path: Path | None) -> bytes | None:
@@ -177,7 +168,7 @@ def issue_server(settings: Settings, sans: tuple[str, ...], ttl: timedelta | Non
     with open_session(settings) as session:
         record = issue(session, sans, ttl)
         _say_issued(session, record, f"in {session.home.server_cert}")
-        _tell(session, "/reload", must=True)
+        tell_gateway(session, "/reload", must=True)
 
 
 @click.command()
@@ -194,44 +185,7 @@ def renew(settings: Settings, bundle: Path, ttl: timedelta | None) -> None:
     with open_session(settings) as session:
         issued = renew_bundle(session, absolute(bundle), ttl)
         _say_issued(session, issued.record, f"in {click.format_filename(issued.place)}")
-        _tell(session, "/refresh", must=False)
-
-
-@click.command()
-@common_options
-@click.argument("name", type=NAME, required=False)
-@click.option("--serial", type=SERIAL, help="Revoke one certificate, by its serial in hex.")
-@click.option("--reason", type=click.Choice(_REASONS, case_sensitive=False), default="unspecified", show_default=True)
-def revoke(settings: Settings, name: str | None, serial: str | None, reason: str) -> None:
-    """Revoke every certificate of NAME, or the one with --serial, and cut the connections that use it.
-
-    Returns when the running gateway, in every process, has cut them. The Digest user stays; see `rhttp-pki user`.
-    """
-    if (name is None) == (serial is None):
-        raise click.UsageError("give NAME or --serial HEX, one of them")
-    with open_session(settings, locks_out=True) as session:
-        at = int(datetime.now(UTC).timestamp())
-        records = session.inventory.revoke(name=name, serial=serial, reason=reason, at=at)
-        unlogged: Exception | None = None
-        try:
-            for record in records:
-                session.audit("pki.revoked", record, reason=reason)
-        except Exception as error:
-            # The gateway must hear of it all the same.
-            unlogged = error
-        # Also when nothing was left to revoke: the command may be a second try after the gateway was not reached.
-        cut = _tell(session, "/revoke", must=True)
-        if unlogged is not None:
-            raise unlogged
-        what = (
-            f"{len(records)} certificate(s) revoked"
-            if records
-            else "nothing left to revoke (it was revoked or expired before)"
-        )
-        told = "no gateway runs" if cut is None else f"the gateway cut {cut} connection(s)"
-        click.echo(f"{name or serial}: {what}; {told}")
-        if any(record.serial == session.served_serial() for record in records):
-            click.echo("note: that is the certificate which the gateway serves; run: rhttp-pki issue-server", err=True)
+        tell_gateway(session, "/refresh", must=False)
 
 
 def _say_issued(session: HomeSession, record: CertificateRecord, where: str) -> None:
@@ -240,16 +194,3 @@ def _say_issued(session: HomeSession, record: CertificateRecord, where: str) -> 
     ending = session.ending_authority(record.role, datetime.now(UTC))
     if ending is not None:
         click.echo(f"note: {ending}", err=True)
-
-
-def _tell(session: HomeSession, path: str, *, must: bool) -> int | None:
-    from gateway.home.session import GatewayUnreachable
-
-    try:
-        return session.tell_gateway(path)
-    except GatewayUnreachable as error:
-        if must:
-            raise
-        # It looks at the state twice a second by itself.
-        click.echo(f"note: {error}", err=True)
-        return None

@@ -24,12 +24,13 @@ def audit_certificate(
     reason: str | None = None,
     old: str | None = None,
     formerly: Identity | None = None,
+    sign: bool = True,
 ) -> None:
     """Write one line; it is on disk when this returns.
 
     `old` is the serial of the certificate that a renewal replaces, `formerly` whose the name was before.
 
-    It is signed with `key`, or with the home's when that is not sealed.
+    Unless the next one does it (`sign`), it is signed with `key`, or with the home's when that is not sealed.
 
     Raises:
         AuditUnavailable: the line is not in the log; what it tells of must not go on.
@@ -48,6 +49,7 @@ def audit_certificate(
         home.path,
         event,
         key=key,
+        sign=sign,
         identity=f"{record.role.value}/{record.name or 'gateway'}",
         serial=record.serial,
         outcome="done",

@@ -43,6 +43,7 @@ from pki.issue import certificate_pem
 from pki.keys import KeyType, PublicKey, generate_key, private_key_pem
 from pki.names import Role, SpiffeId, parse_san
 from pki.pem import read_certificates
+from pki.selection import Selection
 from pki.template import HostName
 
 __all__ = [
@@ -260,7 +261,7 @@ def _fill(
 def revoke_undelivered(session: HomeSession, record: CertificateRecord) -> None:
     """Revoke what was signed and not handed out; its key is gone, so when that fails too, little is lost."""
     with suppress(Exception):
-        session.inventory.revoke(serial=record.serial, reason=_UNDELIVERED, at=record.issued_at)
+        session.inventory.revoke(Selection(serial=record.serial), reason=_UNDELIVERED, at=record.issued_at)
 
 
 def issue_server(session: HomeSession, sans: Sequence[str], lifetime: timedelta | None = None) -> CertificateRecord:

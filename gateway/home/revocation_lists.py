@@ -17,19 +17,28 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from gateway.home.session import HomeSession
 from pki.inventory import fingerprint_of
 from pki.names import Role
-from pki.revocation import RevocationReason, RevokedEntry, build_crl
+from pki.revocation import build_crl
 
-__all__ = ["SignedList", "sign_lists"]
+__all__ = ["KEPT", "SignedList", "sign_lists"]
+
+KEPT = timedelta(days=7)
+"""How long after its end a revoked certificate is still listed: on more than one list (RFC 5280 §3.3), not for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedList:
-    """A list in PEM; `role` None is the root's."""
+    """A list in DER and PEM; `role` None is the root's."""
 
     role: Role | None
     number: int
     revoked: int
+    der: bytes
     pem: bytes
+
+    @property
+    def name(self) -> str:
+        """The role's name, or ``root``."""
+        return "root" if self.role is None else self.role.value
 
 
 def sign_lists(session: HomeSession, roles: Sequence[Role | None], lifetime: timedelta) -> tuple[SignedList, ...]:
@@ -42,13 +51,13 @@ def _sign(session: HomeSession, role: Role | None, lifetime: timedelta) -> Signe
     fingerprint = fingerprint_of(issuer.certificate)
     # The number before the entries: a list with a higher number never knows less.
     number = session.inventory.next_crl_number(fingerprint)
-    entries = [
-        RevokedEntry(
-            serial=int(record.serial, 16),
-            revoked_at=datetime.fromtimestamp(record.revoked_at or 0, UTC),
-            reason=RevocationReason(record.reason or RevocationReason.UNSPECIFIED),
-        )
-        for record in session.inventory.revoked_by(fingerprint)
-    ]
-    signed = build_crl(issuer, entries, number=number, at=datetime.now(UTC), lifetime=lifetime)
-    return SignedList(role=role, number=number, revoked=len(entries), pem=signed.public_bytes(Encoding.PEM))
+    at = datetime.now(UTC)
+    entries = session.inventory.revoked_by(fingerprint, valid_at=int((at - KEPT).timestamp()))
+    signed = build_crl(issuer, entries, number=number, at=at, lifetime=lifetime)
+    return SignedList(
+        role=role,
+        number=number,
+        revoked=len(entries),
+        der=signed.public_bytes(Encoding.DER),
+        pem=signed.public_bytes(Encoding.PEM),
+    )

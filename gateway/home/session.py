@@ -5,6 +5,7 @@ Trust: the operator is trusted; what commands read from elsewhere is not, and is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -118,6 +119,14 @@ class HomeSession:
         """One line in the audit log: see `audit_certificate`."""
         key = self.checkpoint_key()
         audit_certificate(self.home, event, record, key=key, reason=reason, old=old, formerly=formerly)
+
+    def audit_revoked(self, records: Sequence[CertificateRecord], reason: str) -> None:
+        """A line for each certificate that was revoked. The last is signed, and by it all: a signature covers what
+        comes before."""
+        key = self.checkpoint_key()
+        for record in records:
+            is_last = record is records[-1]
+            audit_certificate(self.home, "pki.revoked", record, key=key, reason=reason, sign=is_last)
 
     def checkpoint_key(self) -> Ed25519PrivateKey | None:
         """The key that signs checkpoints when the passphrase for it was given; None: it is not sealed, or stays so.

@@ -107,6 +107,14 @@ def test_command_prints_its_documented_shape(rig: Rig, documented: Documented, c
     assert differences(documented(f"rhttp-pki {command}"), real) == []
 
 
+def test_revoke_prints_its_documented_shape(rig: Rig, documented: Documented) -> None:
+    """What was revoked, and how many connections were cut for it."""
+    rig.run("issue-worker", "w9", "--pool", "render", "--label", "gpu=a100")
+    real = json.loads(rig.run("revoke", "w9", "--json"))
+    assert (len(real["certificates"]), real["cut"]) == (1, 0)
+    assert differences(documented("rhttp-pki revoke --json"), real) == []
+
+
 def test_policy_problem_has_its_documented_shape(rig: Rig, documented: Documented, tmp_path: Path) -> None:
     """A policy that is refused lists problems as the reference shows them."""
     from support.homes import run_cli

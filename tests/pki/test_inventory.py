@@ -24,6 +24,8 @@ from pki.inventory import (
 )
 from pki.keys import generate_key
 from pki.names import Role, SpiffeId
+from pki.revocation import RevocationReason, RevokedEntry
+from pki.selection import Selection
 from pki.tables import certificates, metadata
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -136,7 +138,7 @@ def test_record_name_whose_certificates_have_ended_goes_to_another_pool(inventor
     inventory.record(old)
     at = AT
     if ended == "revoked":
-        inventory.revoke(name="w1", reason="unspecified", at=NOW)
+        inventory.revoke(Selection(name="w1"), reason="unspecified", at=NOW)
     else:
         at = datetime.fromtimestamp(old.not_after, UTC)
         with pytest.raises(NameTaken):  # its last second
@@ -152,7 +154,7 @@ def test_record_is_asked_again_first_and_a_refusal_undoes_all(inventory: Invento
     """What is asked in the transaction sees what others have committed, and nothing is entered when it refuses."""
     inventory.record(record_for(W1))
     before = inventory.revocations("w1")
-    inventory.revoke(name="w1", reason="unspecified", at=NOW)
+    inventory.revoke(Selection(name="w1"), reason="unspecified", at=NOW)
 
     def ask_again(connection: Connection) -> None:
         if revoked_since(connection, "w1", before):
@@ -208,7 +210,7 @@ def test_revoke_by_name_takes_every_certificate_of_it_and_no_other(inventory: In
     mine, also_mine, other = record_for(W1), record_for(W1), record_for(ALICE)
     for record in (mine, also_mine, other):
         inventory.record(record)
-    revoked = inventory.revoke(name="w1", reason="keyCompromise", at=NOW + 5)
+    revoked = inventory.revoke(Selection(name="w1"), reason="keyCompromise", at=NOW + 5)
     assert {record.serial for record in revoked} == {mine.serial, also_mine.serial}
     assert [(one.revoked_at, one.reason) for one in inventory.certificates(name="w1")] == [
         (NOW + 5, "keyCompromise")
@@ -221,9 +223,9 @@ def test_revoke_by_serial_takes_one(inventory: Inventory) -> None:
     mine, also_mine = record_for(W1), record_for(W1)
     inventory.record(mine)
     inventory.record(also_mine)
-    assert [record.serial for record in inventory.revoke(serial=mine.serial, reason="superseded", at=NOW)] == [
-        mine.serial
-    ]
+    assert [
+        record.serial for record in inventory.revoke(Selection(serial=mine.serial), reason="superseded", at=NOW)
+    ] == [mine.serial]
     assert inventory.by_serial(also_mine.serial) == also_mine
 
 
@@ -231,9 +233,9 @@ def test_revoke_again_keeps_the_first_time_and_reason(inventory: Inventory) -> N
     """Revocation is for ever: a second one changes nothing and names nothing."""
     record = record_for(ALICE)
     inventory.record(record)
-    inventory.revoke(name="alice", reason="keyCompromise", at=NOW)
-    assert inventory.revoke(name="alice", reason="superseded", at=NOW + 9) == ()
-    assert inventory.revoke(serial=record.serial, reason="superseded", at=NOW + 9) == ()
+    inventory.revoke(Selection(name="alice"), reason="keyCompromise", at=NOW)
+    assert inventory.revoke(Selection(name="alice"), reason="superseded", at=NOW + 9) == ()
+    assert inventory.revoke(Selection(serial=record.serial), reason="superseded", at=NOW + 9) == ()
     found = inventory.by_serial(record.serial)
     assert found is not None
     assert (found.revoked_at, found.reason) == (NOW, "keyCompromise")
@@ -246,29 +248,22 @@ def test_revoke_by_name_leaves_the_expired_but_for_the_newest(inventory: Invento
     new = record_for(W1, at=datetime.fromtimestamp(NOW + 60, UTC))
     inventory.record(old)
     inventory.record(new)
-    assert [one.serial for one in inventory.revoke(name="w1", reason="unspecified", at=old.not_after + 1)] == [
-        new.serial
-    ]
-    assert inventory.revoke(name="w1", reason="unspecified", at=new.not_after + 1) == ()
-    assert inventory.revoke(serial=old.serial, reason="unspecified", at=new.not_after + 1) == (old,)
+    assert [
+        one.serial for one in inventory.revoke(Selection(name="w1"), reason="unspecified", at=old.not_after + 1)
+    ] == [new.serial]
+    assert inventory.revoke(Selection(name="w1"), reason="unspecified", at=new.not_after + 1) == ()
+    assert inventory.revoke(Selection(serial=old.serial), reason="unspecified", at=new.not_after + 1) == (old,)
     last = record_for(W1, at=datetime.fromtimestamp(NOW + 120, UTC))
     inventory.record(last)
-    assert inventory.revoke(name="w1", reason="unspecified", at=last.not_after + 1) == (last,)
+    assert inventory.revoke(Selection(name="w1"), reason="unspecified", at=last.not_after + 1) == (last,)
 
 
 def test_revoke_unknown_is_refused(inventory: Inventory) -> None:
     """What was never issued cannot be revoked: that is a typing mistake, not a success."""
     with pytest.raises(UnknownCertificate, match="name nobody"):
-        inventory.revoke(name="nobody", reason="unspecified", at=NOW)
+        inventory.revoke(Selection(name="nobody"), reason="unspecified", at=NOW)
     with pytest.raises(UnknownCertificate, match="serial 0a"):
-        inventory.revoke(serial="0a", reason="unspecified", at=NOW)
-
-
-@pytest.mark.parametrize("which", [{}, {"name": "a", "serial": "0a"}])
-def test_revoke_of_neither_or_both_is_a_mistake_of_the_caller(inventory: Inventory, which: dict[str, str]) -> None:
-    """Exactly one of name and serial says what is meant."""
-    with pytest.raises(ValueError, match="one of them"):
-        inventory.revoke(**which, reason="unspecified", at=NOW)
+        inventory.revoke(Selection(serial="0a"), reason="unspecified", at=NOW)
 
 
 def test_certificates_valid_at_leaves_out_the_expired(inventory: Inventory) -> None:
@@ -280,12 +275,16 @@ def test_certificates_valid_at_leaves_out_the_expired(inventory: Inventory) -> N
 
 
 def test_revoked_by_is_one_issuer_only(inventory: Inventory) -> None:
-    """A CA's list names what it issued and nothing else."""
+    """A CA's list names what it issued and nothing else, and no longer what had expired at the time that is given."""
+    alice = record_for(ALICE)
+    inventory.record(alice)
+    inventory.record(record_for(W1))
     for owner in (ALICE, W1):
-        inventory.record(record_for(owner))
-        inventory.revoke(name=owner.name, reason="unspecified", at=NOW)
+        inventory.revoke(Selection(name=owner.name), reason="keyCompromise", at=NOW)
     issuer = fingerprint_of(hierarchy().issuing[Role.CLIENT].certificate)
-    assert [record.name for record in inventory.revoked_by(issuer)] == ["alice"]
+    entry = RevokedEntry(serial=int(alice.serial, 16), revoked_at=AT, reason=RevocationReason.KEY_COMPROMISE)
+    assert inventory.revoked_by(issuer, valid_at=alice.not_after) == (entry,)
+    assert inventory.revoked_by(issuer, valid_at=alice.not_after + 1) == ()
 
 
 def test_next_crl_number_grows_for_each_ca_by_itself(inventory: Inventory) -> None:
@@ -306,13 +305,14 @@ def test_authorities_are_the_root_and_one_for_each_role(inventory: Inventory) ->
 def test_every_write_is_counted_once_and_no_read_is(inventory: Inventory, writes: Writes) -> None:
     """Each writing method calls `on_write` once in its transaction; reading never does."""
     inventory.record(record_for(ALICE))
-    inventory.revoke(name="alice", reason="unspecified", at=NOW)
+    inventory.revoke(Selection(name="alice"), reason="unspecified", at=NOW)
     inventory.next_crl_number(fingerprint_of(hierarchy().root.certificate))
     assert writes.count == 3
     inventory.find("alice")
     inventory.certificates()
     inventory.authorities()
-    inventory.revoked_by("x")
+    inventory.revoked_by("x", valid_at=NOW)
+    inventory.affected(Selection(name="alice"), at=NOW)
     assert writes.count == 3
 
 

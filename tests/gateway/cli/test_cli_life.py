@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from support.homes import leaf_of, listed, mode_of, new_home, refused, run_cli, snapshot_of, uri_of
 
 from gateway.admin import client
-from gateway.cli.pki import _REASONS
+from gateway.cli.revocation import _REASONS
 from gateway.home.layout import Home
 from pki import files
 from pki.pem import read_certificates

@@ -10,8 +10,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from support.homes import mode_of, run_cli
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from support.homes import listed, mode_of, refused, run_cli
 
+from gateway.home import revocation_lists
 from gateway.home.layout import Home
 from pki.pem import read_certificates, read_crls
 
@@ -80,6 +83,84 @@ def test_crl_of_all_lets_openssl_look_up_the_whole_path(served: Home, tmp_path: 
         command += ["-untrusted", bundle / "cert.pem", bundle / "cert.pem"]
         result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
         assert result.returncode == expected, result.stderr
+
+
+FILES = {f"{name}.{form}" for name in ("root", "client", "worker", "master", "server") for form in ("crl", "pem")}
+
+
+def test_crl_all_fills_a_folder_for_everybody(served: Home, tmp_path: Path) -> None:
+    """DER and PEM of every CA and all of them in one file, each file whole and public whatever the umask; a second
+    time they are replaced, with higher numbers."""
+    out = tmp_path / "lists"
+    before = os.umask(0o077)
+    try:
+        assert run_cli(served, "crl", "--all", "--out", out).exit_code == 0
+        first = {path.name: path.read_bytes() for path in out.iterdir()}
+        assert run_cli(served, "crl", "--all", "--out", out).exit_code == 0
+    finally:
+        os.umask(before)
+    assert first.keys() == FILES | {"all.pem"}
+    assert mode_of(out) == 0o755
+    for path in out.iterdir():
+        assert mode_of(path) == 0o644
+        assert path.read_bytes() != first[path.name]
+    for name in FILES:
+        if name.endswith(".crl"):
+            der = (out / name).read_bytes()
+            (same,) = read_crls((out / name).with_suffix(".pem").read_bytes())
+            assert same.public_bytes(Encoding.DER) == der
+            old = x509.load_der_x509_crl(first[name]).extensions.get_extension_for_class(x509.CRLNumber).value
+            new = same.extensions.get_extension_for_class(x509.CRLNumber).value
+            assert new.crl_number == old.crl_number + 1
+    assert len(read_crls((out / "all.pem").read_bytes())) == 5
+
+
+@pytest.mark.parametrize("role", ["root", "client", "worker", "master", "server"])
+def test_crl_is_read_by_openssl(served: Home, tmp_path: Path, role: str) -> None:
+    """Another implementation reads every list, verifies who signed it, and finds number, key identifier and end."""
+    out = tmp_path / "list.crl"
+    assert run_cli(served, "crl", "--role", role, "--der", "--out", out).exit_code == 0
+    issuer = served.root_cert if role == "root" else served.certs / f"{role}-ca.pem"
+    command = ["openssl", "crl", "-inform", "DER", "-in", out, "-CAfile", issuer, "-noout", "-text"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "verify OK" in result.stderr
+    for said in ("X509v3 CRL Number", "X509v3 Authority Key Identifier", "Next Update: "):
+        assert said in result.stdout
+    assert result.stdout.count("Serial Number:") == (role == "client")
+
+
+def test_crl_leaves_out_what_expired_long_ago(served: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A revoked certificate is listed until a week after its end, so that lists do not grow for ever."""
+    (bob,) = [entry for entry in listed(served) if entry["name"] == "bob"]
+    end = datetime.fromisoformat(str(bob["not_after"]))
+    for late, count in ((timedelta(0), 1), (timedelta(days=7), 1), (timedelta(days=7, seconds=1), 0)):
+
+        class Later(datetime):
+            @classmethod
+            def now(cls, tz: object = None, at: datetime = end + late) -> datetime:  # type: ignore[override]
+                return at
+
+        monkeypatch.setattr(revocation_lists, "datetime", Later)
+        (found,) = read_crls(run_cli(served, "crl", "--role", "client").stdout.encode())
+        assert len(found) == count
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["", "--all", "--all --role client --out x", "--all --der --out x", "--role all --der", "--role client --out ."],
+)
+def test_crl_of_what_is_unclear_is_wrong_usage(home: Home, arguments: str) -> None:
+    """One CA or all; DER holds one list; a folder is for all and a file for one."""
+    assert run_cli(home, f"crl {arguments}").exit_code == 2
+
+
+def test_crl_all_into_no_folder_is_refused(served: Home, tmp_path: Path) -> None:
+    """A file in the way, or a place that cannot be made, is one clear line, and nothing is written."""
+    (tmp_path / "file").write_text("mine")
+    refused(run_cli(served, "crl", "--all", "--out", tmp_path / "file"), "is no folder")
+    refused(run_cli(served, "crl", "--all", "--out", tmp_path / "no" / "such"), "cannot make the folder")
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.skipif(not NGINX, reason="nginx is not installed")

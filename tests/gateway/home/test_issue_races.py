@@ -18,6 +18,7 @@ from gateway.home.renew import BundleInvalid, renew_bundle
 from gateway.home.session import HomeSession
 from pki.inventory import CertificateRecord, Identity, NameTaken, RevokedMeanwhile
 from pki.names import Role
+from pki.selection import Selection
 
 W1 = Identity(name="w1", role=Role.WORKER, pool="render")
 
@@ -135,7 +136,7 @@ def test_revoke_waits_for_a_certificate_that_is_being_entered_and_catches_it(ses
     def revoke() -> None:
         assert asked.wait(10)
         with HomeSession(session.home, None) as other:
-            revoked.extend(other.inventory.revoke(name="w1", reason="unspecified", at=first.issued_at))
+            revoked.extend(other.inventory.revoke(Selection(name="w1"), reason="unspecified", at=first.issued_at))
         ended.set()
 
     (serial,) = valid(session)
