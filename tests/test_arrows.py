@@ -147,6 +147,7 @@ EDGE = frozenset(
         "rhttp/worker/lifespan.py",
         "rhttp/worker/output.py",
         "rhttp/worker/secret_file.py",
+        "rhttp/worker/versions.py",
         "rhttp/worker/worker.py",
     }
 )

@@ -175,15 +175,21 @@ def issue_server(settings: Settings, sans: tuple[str, ...], ttl: timedelta | Non
 @common_options
 @click.argument("bundle", type=click.Path(path_type=Path, file_okay=False, exists=True))
 @click.option("--ttl", type=LIFETIME, help="Lifetime, at most 730d (default: that of the certificate renewed).")
-def renew(settings: Settings, bundle: Path, ttl: timedelta | None) -> None:
-    """Put a new key and certificate for the same identity into BUNDLE.
+@click.option(
+    "--csr",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False, readable=True),
+    help="Certify the key of this signing request: for a bundle whose key is kept elsewhere.",
+)
+def renew(settings: Settings, bundle: Path, ttl: timedelta | None, csr: Path | None) -> None:
+    """Put a new key and certificate for the same identity into BUNDLE, and the root as it is now.
 
-    Password, labels and pool stay. The old certificate is valid until it expires; if it must not be, revoke its serial.
+    All at one moment: whoever reads the bundle finds the old files or the new ones. Password, labels and pool stay.
+    The old certificate is valid until it expires; if it must not be, revoke its serial.
     """
     from gateway.home.renew import renew_bundle
 
     with open_session(settings) as session:
-        issued = renew_bundle(session, absolute(bundle), ttl)
+        issued = renew_bundle(session, absolute(bundle), ttl, _read_csr(csr))
         _say_issued(session, issued.record, f"in {click.format_filename(issued.place)}")
         tell_gateway(session, "/refresh", must=False)
 

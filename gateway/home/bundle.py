@@ -13,24 +13,23 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from cryptography import x509
+
 from gateway.config.toml_text import toml_text
 from pki.inventory import Identity
+from pki.issue import certificate_pem
+from rhttp.worker.versions import CERT, KEY, LEAF, TRUST
 
 __all__ = [
-    "CERT",
     "CURL",
-    "KEY",
     "PASSWORD",
     "SETTINGS",
-    "TRUST",
+    "build_certificate_files",
     "build_curl_conf",
     "build_settings",
     "gateway_url",
 ]
 
-CERT = "cert.pem"
-KEY = "key.pem"
-TRUST = "trust.pem"
 PASSWORD = "password"  # noqa: S105 - a file's name
 CURL = "curl.conf"
 SETTINGS = "rhttp.toml"
@@ -38,6 +37,14 @@ SETTINGS = "rhttp.toml"
 _CURL_ESCAPES = {"\\": "\\\\", '"': '\\"', "\t": "\\t", "\n": "\\n", "\r": "\\r", "\v": "\\v"}
 _CERT_ESCAPED = re.compile(r"\\{2,}|\\(?=:)")
 _ANY_HOST = frozenset({"", "*", "0.0.0.0", "::", "[::]"})  # noqa: S104 - recognised, not bound
+
+
+def build_certificate_files(path: Sequence[x509.Certificate], trust: bytes) -> dict[str, bytes]:
+    """What changes with each certificate, without the key: its path, the leaf alone, what to trust.
+
+    Some programs take no chain, or stumble over name constraints in a CA that they need not look at: they get the leaf.
+    """
+    return {CERT: certificate_pem(*path), LEAF: certificate_pem(path[0]), TRUST: trust}
 
 
 def build_curl_conf(place: Path, *, user: str | None, password: str | None, has_key: bool) -> bytes:

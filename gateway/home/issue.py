@@ -24,7 +24,15 @@ from sqlalchemy import Connection
 
 from auth.principal import LOCAL_MASTER
 from auth.store import has_user
-from gateway.home.bundle import CERT, CURL, KEY, PASSWORD, SETTINGS, TRUST, build_curl_conf, build_settings, gateway_url
+from gateway.home.bundle import (
+    CURL,
+    PASSWORD,
+    SETTINGS,
+    build_certificate_files,
+    build_curl_conf,
+    build_settings,
+    gateway_url,
+)
 from gateway.home.locks import lock_name
 from gateway.home.session import HomeSession
 from gateway.state.database import reading
@@ -45,6 +53,7 @@ from pki.names import Role, SpiffeId, parse_san
 from pki.pem import read_certificates
 from pki.selection import Selection
 from pki.template import HostName
+from rhttp.worker.versions import KEY, write_version
 
 __all__ = [
     "PUBLIC",
@@ -245,10 +254,8 @@ def _fill(
     key_pem: bytes | None,
     user: _User,
 ) -> None:
-    staging.write(CERT, certificate_pem(*path), mode=PUBLIC)
-    staging.write(TRUST, session.home.root_cert.read_bytes(), mode=PUBLIC)
-    if key_pem is not None:
-        staging.write(KEY, key_pem)
+    files = build_certificate_files(path, session.home.root_cert.read_bytes())
+    write_version(staging.path, files if key_pem is None else {**files, KEY: key_pem}, known_as=staging.target)
     if user.password is not None:
         staging.write(PASSWORD, f"{user.password}\n".encode())
     name = order.owner.name if user.exists else None

@@ -11,12 +11,11 @@ from pathlib import Path
 from cryptography import x509
 from sqlalchemy import Connection
 
-from gateway.home.bundle import CERT, KEY
-from gateway.home.issue import PUBLIC, SECRET, Issued, read_path, revoke_undelivered, sign_peer
+from gateway.home.issue import Issued, read_path, revoke_undelivered, sign_peer
 from gateway.home.session import HomeSession
 from gateway.state.database import reading
+from pki.csr import parse_request
 from pki.errors import CertificateInvalid, InputUnreadable
-from pki.files import replace_files
 from pki.inventory import (
     CertificateRecord,
     Identity,
@@ -25,8 +24,9 @@ from pki.inventory import (
     fingerprint_of,
     was_revoked_after,
 )
-from pki.issue import certificate_pem, serial_hex
-from pki.keys import generate_key, key_type, private_key_pem
+from pki.issue import serial_hex
+from rhttp.worker.renewal import Certified, renew_files
+from rhttp.worker.versions import CERT, KEY
 
 __all__ = ["BundleInvalid", "renew_bundle"]
 
@@ -37,47 +37,48 @@ class BundleInvalid(Exception):  # noqa: N818 - says what is the case, like ever
     """A directory is not a bundle of this home that can be renewed; the message says why, and the mend."""
 
 
-def renew_bundle(session: HomeSession, bundle: Path, lifetime: timedelta | None = None) -> Issued:
+def renew_bundle(
+    session: HomeSession, bundle: Path, lifetime: timedelta | None = None, csr: bytes | None = None
+) -> Issued:
     """Put a new key and certificate of the same identity, labels, key type and (by default) lifetime into a bundle.
 
-    The certificate that it replaces stays valid until it expires, for connections that are open.
+    `csr` is the content of a request, whose key is certified instead of a new one. The certificate that is replaced
+    stays valid until it expires, for connections that are open.
 
     Raises:
-        BundleInvalid: it is no bundle of this home, holds no key, or may not be renewed; also when that came to be so
-            while this was under way.
+        BundleInvalid: it is no bundle of this home, holds no key (or another than the request's), or may not be
+            renewed; also when that came to be so while this was under way.
+        RequestInvalid: the request is not to be signed.
     """
-    serial = _serial_in(session, bundle)
+    serial = _serial_in(session, bundle, csr)
     with reading(session.engine) as connection:
         old = _require_renewable(connection, serial, bundle)
-    certificate = x509.load_pem_x509_certificate(old.pem.encode())
-    kind = key_type(certificate.public_key())
-    if old.name is None or kind is None:
+    if old.name is None:
         raise BundleInvalid(f"{bundle} is not a client's, worker's or master's bundle; use issue-server for servers")
     owner = Identity(name=old.name, role=old.role, pool=old.pool)
-    key = generate_key(kind)
-    if lifetime is None:
-        lifetime = timedelta(seconds=old.not_after - old.issued_at)
-    path, record = sign_peer(session, owner, key.public_key(), lifetime, old.labels)
+    issued: list[CertificateRecord] = []
 
     def ask_again(connection: Connection) -> None:
         _require_renewable(connection, serial, bundle)
 
-    session.inventory.record(record, ask_again)
-    try:
+    def obtain(request: bytes) -> Certified:
+        lives = timedelta(seconds=old.not_after - old.issued_at) if lifetime is None else lifetime
+        path, record = sign_peer(session, owner, parse_request(request), lives, old.labels)
+        session.inventory.record(record, ask_again)
+        issued.append(record)
         session.audit("pki.renewed", record, old=old.serial)
-        replace_files(
-            {
-                bundle / KEY: (private_key_pem(key), SECRET),
-                bundle / CERT: (certificate_pem(*path), PUBLIC),
-            }
-        )
+        return Certified(path=path, trust=session.home.root_cert.read_bytes())
+
+    try:
+        renew_files(bundle, x509.load_pem_x509_certificate(old.pem.encode()), obtain, request=csr)
     except BaseException:
-        revoke_undelivered(session, record)
+        for record in issued:
+            revoke_undelivered(session, record)
         raise
-    return Issued(record=record, place=bundle)
+    return Issued(record=issued[0], place=bundle)
 
 
-def _serial_in(session: HomeSession, bundle: Path) -> str:
+def _serial_in(session: HomeSession, bundle: Path, csr: bytes | None) -> str:
     """The serial of the bundle's certificate, which is one of this home."""
     place = bundle / CERT
     try:
@@ -91,9 +92,14 @@ def _serial_in(session: HomeSession, bundle: Path) -> str:
     record = session.inventory.by_serial(serial)
     if record is None or record.fingerprint != fingerprint_of(leaf):
         raise BundleInvalid(f"the certificate in {bundle} was not issued by this home; use the home that issued it")
-    if not has_key:
+    if csr is None and not has_key:
         raise BundleInvalid(
-            f"{bundle} holds no {KEY}: its key is kept elsewhere; issue again with --csr, into a new directory"
+            f"{bundle} holds no {KEY}: its key is kept elsewhere; make a request with it or with a new key there, "
+            "and renew with --csr FILE"
+        )
+    if csr is not None and has_key and parse_request(csr) != leaf.public_key():
+        raise BundleInvalid(
+            f"{bundle} holds a {KEY}, and the request is for another key; renew without --csr, or take that file away"
         )
     return serial
 

@@ -1,7 +1,8 @@
 """Reading a worker's bundle: a directory with everything that it needs to be let in (I/O).
 
 ``rhttp.toml`` says where the gateway is and who we are; ``cert.pem``, ``key.pem``, ``trust.pem`` and ``password`` lie
-beside it. Who may read the key and the password is `rhttp.worker.secret_file`'s rule.
+beside it. Who may read the key and the password is `rhttp.worker.secret_file`'s rule. A renewal changes certificate,
+key and trust at one moment (`rhttp.worker.versions`); a reading that met it is done again, so no bundle is a mixture.
 
 Trust: the files are the operator's. Their secrets never reach an error, a log line or a repr.
 """
@@ -22,16 +23,16 @@ from rhttp.errors import RhttpError
 from rhttp.http1.target import split_authority
 from rhttp.worker.secret_file import exposure
 from rhttp.worker.text_file import NotText, decode_text, first_line
+from rhttp.worker.versions import CERT, KEY, TRUST
 
 SETTINGS: Final = "rhttp.toml"
-CERT: Final = "cert.pem"
-KEY: Final = "key.pem"
-TRUST: Final = "trust.pem"
 PASSWORD: Final = "password"  # noqa: S105 - a file's name
 FILES: Final = (SETTINGS, CERT, KEY, TRUST, PASSWORD)
 
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _MAX_BYTES: Final = 1048576
+_READINGS: Final = 3
+"""More renewals than one while a few files are read are no renewals."""
 
 
 class BundleInvalid(RhttpError):  # noqa: N818 - says what is the case, like every error of ours
@@ -117,7 +118,22 @@ def load_bundle(place: Path | str, *, gateway: str | None = None, pool: str | No
     place = Path(place)
     if not place.is_dir():
         _bad(f"{place} is no directory; name the directory that `rhttp-pki issue-worker` made")
-    stamp = bundle_stamp(place)
+    for _ in range(_READINGS):
+        stamp = bundle_stamp(place)
+        found: Bundle | BundleInvalid
+        try:
+            found = _load(place, stamp, gateway, pool)
+        except BundleInvalid as error:
+            found = error
+        if bundle_stamp(place) != stamp:
+            continue
+        if isinstance(found, BundleInvalid):
+            raise found
+        return found
+    raise BundleInvalid(f"{place} changes all the time; look at who writes there")
+
+
+def _load(place: Path, stamp: Stamp, gateway: str | None, pool: str | None) -> Bundle:
     settings = _settings(place)
     role = settings.get("role", "worker")
     if role != "worker":
@@ -187,6 +203,8 @@ def _read(path: Path, *, is_secret: bool = False) -> bytes:
             exposed = exposure(path, file.fileno()) if is_secret else None
             data = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
+        if path.is_symlink():
+            _bad(f"{path} leads nowhere; copy the bundle whole: cp -r, scp -r, rsync -a or tar, of the folder itself")
         match path.name:
             case "key.pem":
                 _bad(f"{path} is missing; with --csr the key stays with you: put it there, or issue the bundle again")

@@ -213,7 +213,8 @@ def certificate_refused(bundle: Bundle, alert: str) -> DialFailed:
         mend = "it has expired; run: rhttp-pki renew"
     elif "revoked" in alert:
         again = f"rhttp-pki issue-worker {bundle.name} --pool {bundle.pool} --out NEW"
-        mend = f"it is revoked; whoever runs the gateway can issue another: {again}; its cert.pem and key.pem go here"
+        take = f"cp NEW/cert.pem NEW/key.pem NEW/leaf.pem {bundle.place}"
+        mend = f"it is revoked; whoever runs the gateway can issue another: {again}; then: {take}"
     elif "unknown ca" in alert:
         mend = "it comes from another home than the gateway's"
     else:

@@ -8,6 +8,7 @@ import hashlib
 import http.server
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,8 +176,8 @@ def test_worker_revoked_is_told_and_a_renewed_one_gets_in(gateway: Served, home:
         assert "it is revoked" in worker.errors()
         assert "--pool render --out NEW" in worker.errors()
         assert run_cli(home, "issue-worker", "w1", "--pool", "render", "--out", home / "new").exit_code == 0
-        for name in ("cert.pem", "key.pem"):  # the name had its password before
-            os.replace(home / "new" / name, bundle / name)
+        for name in ("cert.pem", "key.pem", "leaf.pem"):  # the name had its password before
+            shutil.copy(home / "new" / name, bundle / name)
         assert worker.line().startswith("worker w1: 1 slot connected")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -62,6 +63,15 @@ def mode_of(path: Path) -> int:
 def leaf_of(bundle: Path) -> x509.Certificate:
     """The end-entity certificate of a bundle."""
     return read_certificates((bundle / "cert.pem").read_bytes())[0]
+
+
+def plain_copy(bundle: Path, place: Path) -> Path:
+    """A copy as an earlier release made bundles: plain files, no versions."""
+    place.mkdir(mode=0o700)
+    for path in bundle.iterdir():
+        if path.is_file():
+            shutil.copy(path, place)
+    return place
 
 
 def uri_of(certificate: x509.Certificate) -> str:

@@ -49,7 +49,7 @@ def _template() -> tuple[tempfile.TemporaryDirectory[str], Path]:
 
 def worker_home(place: Path) -> Path:
     """A copy of a home with the bundle ``bundles/w1`` of a worker in the pool render."""
-    shutil.copytree(_template()[1], place)
+    shutil.copytree(_template()[1], place, symlinks=True)
     return place
 
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import types
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from support.homes import leaf_of, listed, mode_of, new_home, refused, run_cli, snapshot_of, uri_of
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from support.homes import leaf_of, listed, mode_of, new_home, plain_copy, refused, run_cli, snapshot_of, uri_of
 
 from gateway.admin import client
 from gateway.cli.revocation import _REASONS
 from gateway.home.layout import Home
-from pki import files
 from pki.pem import read_certificates
 from pki.revocation import RevocationReason
+from rhttp.worker import versions
 
-BUNDLE = {"cert.pem", "key.pem", "trust.pem", "password", "curl.conf", "rhttp.toml"}
+BUNDLE = {"cert.pem", "key.pem", "leaf.pem", "trust.pem", "password", "curl.conf", "rhttp.toml"}
 
 
 # -- renew -------------------------------------------------------------------------------------------------------------
@@ -31,12 +33,12 @@ def test_renew_replaces_key_and_certificate_and_keeps_the_rest(home: Home) -> No
     arguments = ("issue-worker", "w1", "--pool", "p", "--label", "a=b", "--ttl", "3h", "--key-type", "p384")
     assert run_cli(home, *arguments).exit_code == 0
     bundle = home.bundles / "w1"
-    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    before = {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()}
     old = leaf_of(bundle)
     assert run_cli(home, "renew", bundle).exit_code == 0
-    after = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    after = {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()}
     new = leaf_of(bundle)
-    assert {name for name in BUNDLE if before[name] != after[name]} == {"key.pem", "cert.pem"}
+    assert {name for name in BUNDLE if before[name] != after[name]} == {"key.pem", "cert.pem", "leaf.pem"}
     assert set(after) == BUNDLE
     assert uri_of(new) == uri_of(old)
     assert new.public_key() != old.public_key()
@@ -49,24 +51,71 @@ def test_renew_replaces_key_and_certificate_and_keeps_the_rest(home: Home) -> No
     assert [entry["status"] for entry in entries] == ["valid"] * 2
 
 
-@pytest.mark.parametrize("failing", [1, 2])
-def test_renew_failing_leaves_the_old_pair_whole(home: Home, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
-    """Whichever move fails, key and certificate are the old ones, and what was signed is revoked."""
+@pytest.mark.parametrize("failing", ["mkdir", "symlink", "rename", "fsync"])
+def test_renew_failing_leaves_the_old_pair_whole(home: Home, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    """Whatever fails, key and certificate are the old ones, what was signed is revoked, and the next renewal works."""
     assert run_cli(home, "issue-client", "alice").exit_code == 0
     bundle = home.bundles / "alice"
-    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
-    real, calls = os.rename, iter(range(1, 10))
+    before = {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()}
 
-    def rename(source: Path, target: Path) -> None:
-        if next(calls) == failing:
-            raise OSError(5, "Input/output error")
-        real(source, target)
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "rename", rename)
-    refused(run_cli(home, "renew", bundle), "Input/output error")
-    monkeypatch.undo()
-    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+    # The audit log and the database sync by themselves, before; `mkdir` and the rest are the bundle's alone.
+    with monkeypatch.context() as patch:
+        patch.setattr(versions, "os", types.SimpleNamespace(**{**vars(os), failing: fail}))
+        result = run_cli(home, "renew", bundle)
+    refused(result, "No space left on device")
+    assert str(bundle) in result.stderr
+    assert {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()} == before
     assert sorted(str(entry["status"]) for entry in listed(home)) == ["revoked", "valid"]
+    assert run_cli(home, "renew", bundle).exit_code == 0
+    assert (bundle / "cert.pem").read_bytes() != before["cert.pem"]
+
+
+def test_renew_of_a_bundle_of_plain_files_gives_it_versions(home: Home) -> None:
+    """A bundle that an earlier release made is renewed like any other, its paths stay, and `leaf.pem` comes to it."""
+    assert run_cli(home, "issue-client", "alice").exit_code == 0
+    bundle = plain_copy(home.bundles / "alice", home.path / "plain")
+    (bundle / "leaf.pem").unlink()
+    assert run_cli(home, "renew", bundle).exit_code == 0
+    assert {path.name for path in bundle.iterdir()} == BUNDLE | {"versions"}
+    assert {path.name for path in bundle.iterdir() if path.is_symlink()} == {
+        "cert.pem",
+        "key.pem",
+        "leaf.pem",
+        "trust.pem",
+    }
+    assert load_pem_private_key((bundle / "key.pem").read_bytes(), None).public_key() == leaf_of(bundle).public_key()
+    assert (bundle / "cert.pem").read_bytes().startswith((bundle / "leaf.pem").read_bytes())
+
+
+def test_renew_brings_the_root_of_today(home: Home) -> None:
+    """Whatever the bundle trusted, after its renewal it trusts what the home says."""
+    assert run_cli(home, "issue-client", "alice").exit_code == 0
+    trust = home.bundles / "alice" / "trust.pem"
+    trust.write_text("an older one")
+    assert run_cli(home, "renew", trust.parent).exit_code == 0
+    assert trust.read_bytes() == home.root_cert.read_bytes()
+
+
+def test_renew_with_a_request_certifies_its_key(home: Home, tmp_path: Path) -> None:
+    """The key of a bundle that was issued by a request lies elsewhere: so does the new one, or the same again."""
+    new, old = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    for name, key in (("old", old), ("new", new)):
+        request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, SHA256())
+        (tmp_path / name).write_bytes(request.public_bytes(Encoding.PEM))
+    assert run_cli(home, "issue-client", "alice", "--csr", tmp_path / "old").exit_code == 0
+    bundle = home.bundles / "alice"
+    for name, key in (("old", old), ("new", new)):
+        serial = leaf_of(bundle).serial_number
+        assert run_cli(home, "renew", bundle, "--csr", tmp_path / name).exit_code == 0
+        assert (leaf_of(bundle).public_key(), leaf_of(bundle).serial_number == serial) == (key.public_key(), False)
+        assert not os.path.lexists(bundle / "key.pem")
+    (bundle / "key.pem").touch()
+    refused(run_cli(home, "renew", bundle, "--csr", tmp_path / "old"), "the request is for another key")
+    assert run_cli(home, "renew", bundle, "--csr", tmp_path / "new").exit_code == 0
+    assert (bundle / "key.pem").read_bytes() == b""
 
 
 def test_renew_of_what_is_no_bundle_of_ours_is_refused(home: Home, tmp_path: Path) -> None:

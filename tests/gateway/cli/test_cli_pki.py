@@ -27,7 +27,7 @@ from pki.verify import verify_file
 from rhttp.digest.formula import Algorithm, ha1
 
 REALM = "rhttp@example.internal"
-BUNDLE = {"cert.pem", "key.pem", "trust.pem", "password", "curl.conf", "rhttp.toml"}
+BUNDLE = {"cert.pem", "key.pem", "leaf.pem", "trust.pem", "password", "curl.conf", "rhttp.toml"}
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_issue_makes_a_bundle(home: Home, arguments: list[str], identity: str, d
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
     bundle = home.bundles / "n1"
-    assert {path.name for path in bundle.iterdir()} == BUNDLE
+    assert {path.name for path in bundle.iterdir() if path.is_file()} == BUNDLE
     assert mode_of(bundle) == 0o700
     assert {mode_of(bundle / name) for name in ("key.pem", "password", "curl.conf")} == {0o600}
     leaf, issuer = read_certificates((bundle / "cert.pem").read_bytes())
@@ -184,7 +184,7 @@ def test_issue_csr_certifies_its_key_and_nothing_else_of_it(home: Home, tmp_path
     (tmp_path / "r.csr").write_bytes(pem)
     assert run_cli(home, "issue-client", "alice", "--csr", tmp_path / "r.csr").exit_code == 0
     bundle = home.bundles / "alice"
-    assert {path.name for path in bundle.iterdir()} == BUNDLE - {"key.pem"}
+    assert {path.name for path in bundle.iterdir() if path.is_file()} == BUNDLE - {"key.pem"}
     leaf = leaf_of(bundle)
     assert leaf.public_key() == key.public_key()
     assert uri_of(leaf) == "spiffe://example.internal/client/alice"

@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.homes import run_cli
+from support.homes import plain_copy, run_cli
 from support.standin import worker_home
 
+from rhttp.worker import bundle as bundle_module
 from rhttp.worker.bundle import BundleInvalid, bundle_stamp, load_bundle, parse_gateway
 
 
@@ -136,6 +137,43 @@ def test_gateway_is_taken_apart(url: str, host: str, port: int, authority: bytes
 def test_pool_that_is_no_name_is_refused(place: Path, pool: str) -> None:
     """A pool goes into a request line, so its name is held to the grammar."""
     assert "--pool is no pool's name" in fault(place, pool=pool)
+
+
+def test_bundle_that_was_copied_without_its_versions_says_how(place: Path, tmp_path: Path) -> None:
+    """Links that lead nowhere are told apart from files that are missing, with the mend."""
+    shutil.rmtree(place / "versions")
+    assert "cert.pem leads nowhere; copy the bundle whole" in fault(place)
+
+
+def test_bundle_of_plain_files_is_read(place: Path, tmp_path: Path) -> None:
+    """What an earlier release made, or what a copy is that followed the links, loads as it is."""
+    assert load_bundle(plain_copy(place, tmp_path / "plain")).serial == load_bundle(place).serial
+
+
+def test_bundle_that_is_renewed_while_it_is_read_is_no_mixture(
+    place: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A renewal between two files has the bundle read again: certificate and key are of one version."""
+    real, renewals = bundle_module._read, iter([True])
+
+    def read(path: Path, *, is_secret: bool = False) -> bytes:
+        data = real(path, is_secret=is_secret)
+        if path.name == "cert.pem" and next(renewals, False):
+            assert run_cli(home, "renew", place).exit_code == 0
+        return data
+
+    before = load_bundle(place)
+    monkeypatch.setattr(bundle_module, "_read", read)
+    bundle = load_bundle(place)
+    assert bundle.serial != before.serial
+    assert (bundle.chain, bundle.key) == ((place / "cert.pem").read_bytes(), (place / "key.pem").read_bytes())
+
+
+def test_bundle_that_changes_at_every_reading_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not read for ever."""
+    stamps = iter(range(1000))
+    monkeypatch.setattr(bundle_module, "bundle_stamp", lambda _: ((next(stamps), 0, 0),))
+    assert "changes all the time" in fault(place)
 
 
 def test_stamp_changes_with_any_file(place: Path) -> None:
