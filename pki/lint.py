@@ -14,10 +14,10 @@ from cryptography.x509.oid import ExtensionOID
 
 from pki.der import certificate_shape
 from pki.errors import Finding, NameInvalid, PathReason
-from pki.extensions import UNREADABLE, find
+from pki.extensions import NO_REV_AVAIL, UNREADABLE, find, points_to_revocation
 from pki.keys import key_type
 from pki.names import SpiffeId, parse_dns_name, parse_spiffe_id
-from pki.profiles import ALL_HOSTS, CLOCK_CUSHION, USAGE_BITS, Profile, SanKind
+from pki.profiles import ALL_HOSTS, CLOCK_CUSHION, LIST_LIFETIME, USAGE_BITS, Profile, SanKind
 from pki.signatures import certificate_key, is_strong_signature
 from pki.template import CertificateTemplate, host_subject, peer_subject
 
@@ -77,6 +77,7 @@ def _findings(
     yield from _extension_set(subject, profile)
     yield from _authority(subject, profile)
     yield from _purpose(subject, profile)
+    yield from _revocation(subject)
     yield from _identifiers(subject, profile, issuer)
     yield from _names(subject, profile)
     if issuer is not None:
@@ -137,7 +138,8 @@ def _extension_set(subject: CertificateTemplate | x509.Certificate, profile: Pro
         reason = _REASONS.get(oid, PathReason.PROFILE)
         yield Finding(rule="extension-missing", where=_label(oid), message="is missing", reason=reason)
     for oid, critical in present.items():
-        if oid not in wanted and (oid not in _POINTERS or profile.role is None):
+        is_allowed = (oid in _POINTERS and profile.role is not None) or (oid == NO_REV_AVAIL.oid and not profile.is_ca)
+        if oid not in wanted and not is_allowed:
             yield _profile("extension-unexpected", _label(oid), "has no place in this profile")
         elif critical != (oid in _CRITICAL):
             yield _profile("criticality", _label(oid), "must not be critical" if critical else "must be critical")
@@ -173,6 +175,19 @@ def _purpose(subject: CertificateTemplate | x509.Certificate, profile: Profile) 
             rfc="RFC 5280 §4.2.1.12",
             reason=PathReason.PURPOSE,
         )
+
+
+def _revocation(subject: CertificateTemplate | x509.Certificate) -> Iterator[Finding]:
+    """noRevAvail is for what ends before a list does, and for what says nowhere where to ask."""
+    found = next((extension.value for extension in subject.extensions if extension.oid == NO_REV_AVAIL.oid), None)
+    if found is None:
+        return
+    if found != NO_REV_AVAIL:
+        yield _malformed("no-rev-avail", "noRevAvail", "is not NULL", "RFC 9608 §2")
+    if subject.not_valid_after_utc - subject.not_valid_before_utc > LIST_LIFETIME + CLOCK_CUSHION:
+        yield _profile("no-rev-avail", "noRevAvail", "in a certificate that outlives a revocation list")
+    if points_to_revocation(subject.extensions):
+        yield _profile("no-rev-avail", "noRevAvail", "beside a place to ask about revocation", "RFC 9608 §3")
 
 
 def _identifiers(

@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 from pki.constraints import NameConstraintState, normal_name
 from pki.der import GENERALIZED_TIME, certificate_shape
 from pki.errors import CertificateInvalid, PathReason
-from pki.extensions import UNREADABLE, find
+from pki.extensions import NO_REV_AVAIL, UNREADABLE, find
 from pki.policies import PolicyState
 from pki.signatures import PureKey, certificate_key, is_signed_by, is_strong_key, is_strong_signature
 
@@ -51,6 +51,7 @@ _CRITICALITY: Mapping[x509.ObjectIdentifier, bool | None] = {
     ExtensionOID.SUBJECT_KEY_IDENTIFIER: False,
     ExtensionOID.AUTHORITY_INFORMATION_ACCESS: False,
     ExtensionOID.SUBJECT_INFORMATION_ACCESS: False,
+    NO_REV_AVAIL.oid: False,
 }
 
 
@@ -179,6 +180,7 @@ def _check_extensions(certificate: x509.Certificate, extensions: x509.Extensions
             is_ca or find(certificate.extensions, x509.NameConstraints) is None,
             "name constraints outside of a CA (§4.2.1.10)",
         ),
+        (not is_ca or all(e.oid != NO_REV_AVAIL.oid for e in extensions), "noRevAvail in a CA (RFC 9608 §2)"),
         (not is_ca or is_anchor or own is not None, "a CA without subject key identifier (§4.2.1.2)"),
         (
             is_anchor or (authority is not None and authority.key_identifier is not None),

@@ -24,6 +24,10 @@ __all__ = ["CA_PROFILES", "LEAF_PROFILES", "PROFILES", "Profile", "ProfileName",
 CLOCK_CUSHION = timedelta(minutes=5)
 """How far notBefore lies before the moment of issue, for peers whose clocks run late."""
 
+LIST_LIFETIME = timedelta(days=1)
+"""How long a revocation list is good unless told otherwise. A certificate that does not live longer says that it needs
+none (noRevAvail, RFC 9608)."""
+
 
 class ProfileName(StrEnum):
     ROOT = "root"

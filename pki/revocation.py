@@ -21,9 +21,9 @@ from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 
 from pki.constraints import normal_name
 from pki.errors import CertificateInvalid, PathReason
-from pki.extensions import UNREADABLE, find
+from pki.extensions import UNREADABLE, find, is_beyond_lists
 from pki.issue import IssuerKey, serial_hex
-from pki.profiles import CLOCK_CUSHION
+from pki.profiles import CLOCK_CUSHION, LIST_LIFETIME
 from pki.signatures import certificate_key, is_signed_by
 
 __all__ = [
@@ -71,7 +71,7 @@ def build_crl(
     *,
     number: int,
     at: datetime,
-    lifetime: timedelta = timedelta(days=1),
+    lifetime: timedelta = LIST_LIFETIME,
 ) -> x509.CertificateRevocationList:
     """A complete list of the issuer, good for `lifetime` from `at`; `number` must grow from list to list (§5.2.3).
 
@@ -155,12 +155,13 @@ def check_revocation(
     """Judge a validated path (leaf first, anchor last) by the lists; `CertificateInvalid` revoked or stale_crl.
 
     The leaf needs a list that decides on it. So does each CA below the anchor with `every`; without it only those
-    whose issuer has a list among `crls`.
+    whose issuer has a list among `crls`, and so is a leaf judged that says that there is none (noRevAvail, RFC 9608).
     """
     for index, (certificate, issuer) in enumerate(pairwise(path)):
         name = normal_name(issuer.subject)
         own = [crl for crl in crls if normal_name(crl.issuer) == name]
-        if own or every or index == 0:
+        is_wanted = not is_beyond_lists(certificate.extensions) if index == 0 else every
+        if own or is_wanted:
             _check_one(certificate, issuer, own, at)
 
 

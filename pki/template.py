@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from pki.extensions import NO_REV_AVAIL
 from pki.keys import PublicKey
 from pki.names import Role, SpiffeId
-from pki.profiles import ALL_HOSTS, CLOCK_CUSHION, Profile, SanKind, key_usage
+from pki.profiles import ALL_HOSTS, CLOCK_CUSHION, LIST_LIFETIME, Profile, SanKind, key_usage
 
 __all__ = [
     "CertificateTemplate",
@@ -107,12 +108,19 @@ def build_template(
         serial_number=serial_from(entropy),
         not_valid_before_utc=not_before,
         not_valid_after_utc=not_after.replace(microsecond=0),
-        extensions=_extensions(profile, public_key, names, issuer),
+        extensions=_extensions(
+            profile, public_key, names, issuer, is_short=not profile.is_ca and not_after - at <= LIST_LIFETIME
+        ),
     )
 
 
 def _extensions(
-    profile: Profile, public_key: PublicKey, names: Sequence[x509.GeneralName], issuer: x509.Certificate | None
+    profile: Profile,
+    public_key: PublicKey,
+    names: Sequence[x509.GeneralName],
+    issuer: x509.Certificate | None,
+    *,
+    is_short: bool,
 ) -> x509.Extensions:
     own = x509.SubjectKeyIdentifier.from_public_key(public_key)
     above = own
@@ -132,4 +140,6 @@ def _extensions(
         rows.append((x509.NameConstraints(permitted_subtrees=None, excluded_subtrees=ALL_HOSTS), True))
     rows.append((own, False))
     rows.append((x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(above), False))
+    if is_short:
+        rows.append((NO_REV_AVAIL, False))
     return x509.Extensions([x509.Extension(value.oid, critical, value) for value, critical in rows])

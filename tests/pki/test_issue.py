@@ -127,6 +127,17 @@ def test_lifetimes_of_authorities_by_default_are_those_of_the_contract() -> None
     assert root().certificate.not_valid_after_utc == AT + 3650 * DAY
 
 
+@pytest.mark.parametrize(("seconds", "said"), [(0, True), (1, False)])
+def test_leaf_that_no_list_outlives_says_that_there_is_none(seconds: int, said: bool) -> None:
+    """noRevAvail (RFC 9608) is in what lives for a day and less, not critical; no CA has it."""
+    lifetime = timedelta(days=1, seconds=seconds)
+    for made in (peer(lifetime=lifetime), peer(Role.CLIENT, lifetime=lifetime)):
+        found = [extension for extension in made.extensions if extension.oid.dotted_string == "2.5.29.56"]
+        assert [(one.critical, one.value.public_bytes()) for one in found] == [(False, b"\x05\x00")] * said
+    for certificate in (root().certificate, *(authority(role).certificate for role in Role)):
+        assert all(extension.oid.dotted_string != "2.5.29.56" for extension in certificate.extensions)
+
+
 def test_not_before_lies_five_minutes_back_but_never_before_the_issuer() -> None:
     """A peer whose clock is late by less than five minutes accepts a new certificate."""
     late = AT + DAY

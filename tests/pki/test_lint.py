@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 from support.certs import (
     AT,
     a_key,
@@ -27,10 +27,11 @@ from support.certs import (
 )
 
 from pki.errors import PathReason
+from pki.extensions import NO_REV_AVAIL
 from pki.keys import KeyType
 from pki.lint import lint
 from pki.names import Role
-from pki.profiles import LEAF_PROFILES, key_usage
+from pki.profiles import CA_PROFILES, LEAF_PROFILES, key_usage
 from pki.template import CertificateTemplate, build_template, host_subject
 
 URI = x509.UniformResourceIdentifier
@@ -109,6 +110,39 @@ ROWS: list[tuple[str, Mutation, str, PathReason]] = [
         "key",
         PathReason.ALGORITHM,
     ),
+    ("no-rev-avail-critical", with_extension(NO_REV_AVAIL, critical=True), "criticality", PathReason.PROFILE),
+    (
+        "no-rev-avail-and-a-list",
+        with_extension(
+            x509.CRLDistributionPoints([x509.DistributionPoint([URI("http://a.example/")], None, None, None)]),
+            critical=False,
+        ),
+        "no-rev-avail",
+        PathReason.PROFILE,
+    ),
+    (
+        "no-rev-avail-and-ocsp",
+        with_extension(
+            x509.AuthorityInformationAccess(
+                [x509.AccessDescription(AuthorityInformationAccessOID.OCSP, URI("http://a.example/"))]
+            ),
+            critical=False,
+        ),
+        "no-rev-avail",
+        PathReason.PROFILE,
+    ),
+    (
+        "no-rev-avail-of-something",
+        with_extension(x509.UnrecognizedExtension(NO_REV_AVAIL.oid, b"\x01\x01\xff"), critical=False),
+        "no-rev-avail",
+        PathReason.MALFORMED,
+    ),
+    (
+        "no-rev-avail-outlives-a-list",
+        with_field(not_valid_after_utc=AT + timedelta(days=1, seconds=1)),
+        "no-rev-avail",
+        PathReason.PROFILE,
+    ),
     ("serial-zero", with_field(serial_number=0), "serial", PathReason.MALFORMED),
     ("serial-long", with_field(serial_number=1 << 159), "serial", PathReason.MALFORMED),
     ("backwards", with_field(not_valid_after_utc=AT - timedelta(days=1)), "validity", PathReason.PROFILE),
@@ -145,12 +179,25 @@ def test_template_and_certificate_as_they_should_be_have_no_finding() -> None:
     assert lint(sign_unlinted(template, ca.key), template.profile, issuer=ca.certificate) == ()
 
 
+def test_short_certificate_without_no_rev_avail_is_allowed() -> None:
+    """What was issued before there was such a thing stays good; a CA has no use for it."""
+    template = without_extension(x509.UnrecognizedExtension)(peer_template())
+    assert lint(template, template.profile) == ()
+    ca = authority(Role.WORKER).certificate
+    marked = dataclasses.replace(
+        template, extensions=x509.Extensions([*ca.extensions, x509.Extension(NO_REV_AVAIL.oid, False, NO_REV_AVAIL)])
+    )
+    found = lint(marked, CA_PROFILES[Role.WORKER])
+    assert ("extension-unexpected", "extension 2.5.29.56") in {(one.rule, one.where) for one in found}
+
+
 def test_pointers_to_revocation_data_are_allowed() -> None:
     """Distribution points may stand in a leaf; they decide nothing."""
     point = x509.DistributionPoint([URI("http://pki.example/worker.crl")], None, None, None)
-    template = with_extension(x509.CRLDistributionPoints([point]), critical=False)(peer_template())
+    bare = without_extension(x509.UnrecognizedExtension)(peer_template())
+    template = with_extension(x509.CRLDistributionPoints([point]), critical=False)(bare)
     assert lint(template, template.profile) == ()
-    critical = with_extension(x509.CRLDistributionPoints([point]), critical=True)(peer_template())
+    critical = with_extension(x509.CRLDistributionPoints([point]), critical=True)(bare)
     assert {finding.rule for finding in lint(critical, critical.profile)} == {"criticality"}
 
 

@@ -50,6 +50,7 @@ from support.paths import (
 )
 
 from pki.errors import PathReason
+from pki.extensions import NO_REV_AVAIL
 from pki.names import Role
 
 ROOT_SIGNED_AKI = x509.AuthorityKeyIdentifier.from_issuer_public_key(INTERMEDIATE.key.public_key())
@@ -106,6 +107,9 @@ SHAPES: dict[str, tuple[Callable[[], Shape], PathReason | Literal["valid"]]] = {
     "no-aki-root": (lambda: anchor(**without(x509.AuthorityKeyIdentifier)), "valid"),
     "aki-root-of-other-key": (lambda: anchor((ROOT_SIGNED_AKI, False)), PathReason.PROFILE),
     "aki-without-key": (lambda: leaf((x509.AuthorityKeyIdentifier(None, [MAPPED], 5), False)), PathReason.PROFILE),
+    "no-rev-avail-leaf": (lambda: leaf((NO_REV_AVAIL, False)), "valid"),
+    "no-rev-avail-leaf-critical": (lambda: leaf((NO_REV_AVAIL, True)), PathReason.PROFILE),
+    "no-rev-avail-ca": (lambda: middle((NO_REV_AVAIL, False)), PathReason.PROFILE),
     "no-ski-leaf": (lambda: leaf(**without(x509.SubjectKeyIdentifier)), "valid"),
     "no-ski-ca": (lambda: middle(**without(x509.SubjectKeyIdentifier)), PathReason.PROFILE),
     "no-ski-root": (lambda: anchor(**without(x509.SubjectKeyIdentifier)), "valid"),

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from support.certs import AT, Pair, authority, common_name, forge, peer
 
 from pki.errors import CertificateInvalid, PathReason
+from pki.extensions import NO_REV_AVAIL
 from pki.names import Role
 from pki.profiles import key_usage
 from pki.revocation import (
@@ -157,6 +158,41 @@ def test_one_list_that_decides_is_enough_and_one_that_revokes_wins() -> None:
     bad, good, revoking = crl(end=AT - DAY / 2), crl(), crl(entry(77))
     assert judge(bad, good) == judge(good, bad) == "good"
     assert judge(good, revoking) == judge(revoking, bad) == "revoked"
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (None, "good"),
+        (lambda: crl(signer=OTHER), "good"),
+        (crl, "good"),
+        (lambda: crl(entry(77)), "revoked"),
+        (lambda: crl(end=AT - DAY / 2), "stale_crl"),
+    ],
+    ids=["none", "of-another", "good", "revoked", "stale"],
+)
+def test_leaf_that_says_that_there_is_no_list_is_judged_by_one_all_the_same(
+    make: Callable[[], x509.CertificateRevocationList] | None, expected: str
+) -> None:
+    """noRevAvail (RFC 9608): no list of the issuer is missed. One that is given decides, and a stale one refuses."""
+    leaf = forge("leaf", CA, serial=77, extensions=[(NO_REV_AVAIL, False)])
+    assert judge(*([] if make is None else [make()]), path=(leaf.certificate, CA.certificate)) == expected
+
+
+@pytest.mark.parametrize("where", ["beside-a-list", "beside-ocsp", "critical", "ca", "not-null"])
+def test_no_rev_avail_that_does_not_count_needs_a_list(where: str) -> None:
+    """In the wrong place it excuses nothing: beside a place to ask, critical, in a CA, with a value of its own."""
+    extensions: list[tuple[x509.ExtensionType, bool]] = [(NO_REV_AVAIL, where == "critical")]
+    if where == "beside-a-list":
+        point = x509.DistributionPoint([URI("http://a.example/1")], None, None, None)
+        extensions.append((x509.CRLDistributionPoints([point]), False))
+    if where == "beside-ocsp":
+        ocsp = x509.AccessDescription(x509.AuthorityInformationAccessOID.OCSP, URI("http://a.example/"))
+        extensions.append((x509.AuthorityInformationAccess([ocsp]), False))
+    if where == "not-null":
+        extensions = [(x509.UnrecognizedExtension(NO_REV_AVAIL.oid, b"\x04\x00"), False)]
+    leaf = forge("leaf", CA, ca=where == "ca", extensions=extensions)
+    assert judge(path=(leaf.certificate, CA.certificate)) == "stale_crl"
 
 
 @pytest.mark.parametrize(

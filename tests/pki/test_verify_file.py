@@ -113,8 +113,8 @@ def test_file_whose_block_is_no_certificate_is_malformed() -> None:
 
 
 def test_file_with_lists_needs_one_that_decides_on_the_leaf() -> None:
-    """Without a list that speaks of it, whether it is revoked cannot be told."""
-    leaf, ca = peer(), authority(Role.WORKER)
+    """Without a list that speaks of it, whether it is revoked cannot be told, unless it says that there is none."""
+    leaf, ca = peer(lifetime=2 * DAY), authority(Role.WORKER)
     chain, anchors = pem(leaf, ca.certificate), pem(root().certificate)
 
     def judged(*crls: x509.CertificateRevocationList) -> object:
@@ -131,6 +131,9 @@ def test_file_with_lists_needs_one_that_decides_on_the_leaf() -> None:
     assert refusal(lambda: judged(mine)) is PathReason.REVOKED
     assert refusal(lambda: judged(other, mine)) is PathReason.REVOKED
     assert refusal(lambda: judged(client)) is PathReason.STALE_CRL
+    short = pem(peer(), ca.certificate)
+    lists = client.public_bytes(Encoding.PEM)
+    assert isinstance(verify_file(short, anchors, role=Role.WORKER, at=AT, crls_pem=lists), VerifiedPeer)
     assert refusal(lambda: judged(old)) is PathReason.STALE_CRL
     assert refusal(lambda: judged(other, above)) is PathReason.REVOKED
 
