@@ -16,7 +16,7 @@ from typing import Final
 
 from gateway.config.address import is_loopback, is_loopback_literal, overlap, parse_master_url, parse_tcp, reaches
 from gateway.config.limits import Limits
-from gateway.config.models import MasterTable, PoolTable, RouteTable
+from gateway.config.models import MasterTable, MetricsTable, PkiTable, PoolTable, RouteTable
 from gateway.config.route_paths import route_path_problem
 from gateway.config.tables import Notes, Part, Tables
 from gateway.config.values import (
@@ -27,6 +27,7 @@ from gateway.config.values import (
     MasterConfig,
     MasterUrl,
     MetricsConfig,
+    PkiConfig,
     PoolConfig,
     RouteConfig,
     TcpAddress,
@@ -65,7 +66,8 @@ def build_config(tables: Tables, home: Path, notes: Notes) -> Config | None:
     state = tables.state
     if state is not None:
         _state_url(state.url, notes)
-    metrics = _metrics(tables, notes)
+    metrics = _metrics(tables.metrics, notes)
+    pki = _pki(tables.pki, notes)
     if top is None:
         return None
     trust_domain = _checked(parse_trust_domain, top.trust_domain, notes, "trust_domain") if top.trust_domain else None
@@ -74,7 +76,8 @@ def build_config(tables: Tables, home: Path, notes: Notes) -> Config | None:
     dispatch = _dispatch(top.dispatch, home, notes)
     server_names = _server_names(top.server_names, notes)
     _unix_paths(dispatch, top.dispatch, home, notes)
-    _listeners({"listen": listen, "dispatch": dispatch, "metrics.listen": metrics.listen}, tables.masters, notes)
+    addresses = {"listen": listen, "dispatch": dispatch, "metrics.listen": metrics.listen, "pki.listen": pki.listen}
+    _listeners(addresses, tables.masters, notes)
     if notes.problems or not (trust_domain and listen and dispatch and digest and state):
         return None
     return carry(
@@ -95,6 +98,7 @@ def build_config(tables: Tables, home: Path, notes: Notes) -> Config | None:
         audit=tables.audit or AuditConfig(),
         state=state,
         metrics=metrics,
+        pki=pki,
     )
 
 
@@ -278,15 +282,27 @@ def _state_url(url: str, notes: Notes) -> None:
         notes.say("must be 'sqlite:///PATH' or 'postgresql+psycopg://USER@HOST/DATABASE'", "state", "url")
 
 
-def _metrics(tables: Tables, notes: Notes) -> MetricsConfig:
-    table = tables.metrics
-    if table is None or table.listen is None:
+def _metrics(table: MetricsTable | None, notes: Notes) -> MetricsConfig:
+    if table is None:
         return MetricsConfig()
-    address = _tcp(table.listen, notes, "metrics", "listen")
-    if address is not None and not table.allow_remote and not is_loopback(address.host):
-        text = "other machines may reach this address; take 127.0.0.1, or set metrics.allow_remote = true if they shall"
-        notes.say(text, "metrics", "listen")
-    return MetricsConfig(listen=address)
+    return MetricsConfig(listen=_near(table.listen, table.allow_remote, notes, "metrics"))
+
+
+def _pki(table: PkiTable | None, notes: Notes) -> PkiConfig:
+    if table is None:
+        return PkiConfig()
+    return carry(PkiConfig, table, listen=_near(table.listen, table.allow_remote, notes, "pki"))
+
+
+def _near(text: str | None, allow_remote: bool, notes: Notes, name: str) -> TcpAddress | None:
+    """Where a table's listener is: nowhere, or on loopback unless that is allowed."""
+    if text is None:
+        return None
+    address = _tcp(text, notes, name, "listen")
+    if address is not None and not allow_remote and not is_loopback(address.host):
+        text = f"other machines may reach this address; take 127.0.0.1, or set {name}.allow_remote = true if they shall"
+        notes.say(text, name, "listen")
+    return address
 
 
 def _tcp(text: str, notes: Notes, *parts: Part) -> TcpAddress | None:

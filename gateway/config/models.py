@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 from gateway.config.defaults import DEFAULT_LISTEN, MAX_PROCESSES
-from gateway.config.limits import Flag, Int, Limits, Text, count
+from gateway.config.limits import Flag, Float, Int, Limits, Text, count, seconds
 from gateway.config.values import AuditConfig, DigestConfig, StateConfig
 
 
@@ -94,6 +94,18 @@ class MetricsTable(Table):
     allow_remote: Flag = Field(False, description="Permit an address that is not a loopback one.")
 
 
+class PkiTable(Table):
+    """``[pki]``: revocation lists for others, in the clear."""
+
+    listen: Text | None = Field(
+        None, description="`host:port`; without it no list is signed by the gateway, and there is no such listener."
+    )
+    allow_remote: Flag = Field(False, description="Permit an address that is not a loopback one.")
+    list_lifetime: Annotated[
+        Float, seconds(366 * 86400, "A list is good so long; it is replaced when half of that is over.", low=60)
+    ] = 86400.0
+
+
 # Every table of the file but the top one: its key, how it is written, what it holds. Order is that of the reference.
 TABLES: dict[str, tuple[str, type[Any]]] = {
     "digest": ("[digest]", DigestConfig),
@@ -104,10 +116,11 @@ TABLES: dict[str, tuple[str, type[Any]]] = {
     "audit": ("[audit]", AuditConfig),
     "state": ("[state]", StateConfig),
     "metrics": ("[metrics]", MetricsTable),
+    "pki": ("[pki]", PkiTable),
 }
 GROUPS_TEXT = 'Principals of each group, `client/NAME`, `worker/NAME` or `master/NAME`; policies say `Group::"NAME"`.'
 # Tables that later work brings: named here so that setting one says so instead of "unknown key".
-NOT_BUILT = {"enroll": "enrolment", "pki": "the plain listener for revocation lists"}
+NOT_BUILT = {"enroll": "enrolment"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from gateway.config.models import (
     TABLES,
     MasterTable,
     MetricsTable,
+    PkiTable,
     PoolTable,
     RouteTable,
     TopTable,
@@ -168,6 +169,7 @@ class Tables:
     audit: AuditConfig | None
     state: StateConfig | None
     metrics: MetricsTable | None
+    pki: PkiTable | None
     given: Mapping[str, frozenset[str]]
 
 
@@ -189,6 +191,7 @@ def read_tables(data: Mapping[str, Any], notes: Notes) -> Tables:
         audit=read_table(AuditConfig, data.get("audit", {}), notes, "audit"),
         state=read_table(StateConfig, data.get("state", {}), notes, "state"),
         metrics=read_table(MetricsTable, data.get("metrics", {}), notes, "metrics"),
+        pki=read_table(PkiTable, data.get("pki", {}), notes, "pki"),
         given={name: frozenset(table) for name, table in data.items() if isinstance(table, dict)},
     )
 

@@ -64,6 +64,10 @@ realm = {realm}  # fixed: passwords are stored for this realm and fail under ano
 # [metrics]
 # listen = "127.0.0.1:9464"                # GET /metrics for Prometheus
 
+# [pki]
+# listen = "127.0.0.1:8088"                # revocation lists in the clear: GET /-/pki/worker.crl
+# list_lifetime = 86400                    # seconds that one is good
+
 # [limits]
 """
 

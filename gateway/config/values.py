@@ -209,6 +209,14 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PkiConfig:
+    """Where revocation lists are served in the clear (None: nowhere, and none is signed), and how long one is good."""
+
+    listen: TcpAddress | None = None
+    list_lifetime: float = 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """All of ``gateway.toml`` with the command line's options merged in; paths are absolute."""
 
@@ -229,6 +237,7 @@ class Config:
     audit: AuditConfig = field(default_factory=AuditConfig)
     state: StateConfig = field(default_factory=StateConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    pki: PkiConfig = field(default_factory=PkiConfig)
 
     def resources(self) -> dict[str, frozenset[str]]:
         """What policies may name, by the entity type: routes and pools."""

@@ -87,6 +87,16 @@ class StateFresh:
     at: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class PublishLists:
+    """Serve these revocation lists (their JSON text). Not answered."""
+
+    lists: str
+
+    def __repr__(self) -> str:
+        return f"PublishLists(lists=<{len(self.lists)} characters>)"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """Serve on the inherited sockets."""
@@ -151,6 +161,7 @@ Message = (
     | Rollback
     | ApplyState
     | StateFresh
+    | PublishLists
     | Start
     | LameDuck
     | Drain

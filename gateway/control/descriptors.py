@@ -19,7 +19,7 @@ from gateway.config.defaults import MAX_PROCESSES
 
 _NUMBERS: Final = re.compile(r"[0-9]{1,9}(?:,[0-9]{1,9})*")
 _SEVERAL: Final = frozenset({"tls", "dispatch"})
-_SINGLE: Final = ("metrics", "mesh", "ledger", "tally")
+_SINGLE: Final = ("metrics", "pki", "mesh", "ledger", "tally")
 _ONE: Final = frozenset({"control", *_SINGLE, "index", "processes"})
 _ENTRY: Final = 4
 _AT_ONCE: Final = 128
@@ -46,6 +46,7 @@ class Inherited:
     tls: tuple[int, ...] = ()
     dispatch: tuple[int, ...] = ()
     metrics: int | None = None
+    pki: int | None = None
     mesh: int | None = None
     ledger: int | None = None
     tally: int | None = None
@@ -55,7 +56,7 @@ class Inherited:
     def arguments(self) -> list[str]:
         """What is what, as `parse_arguments` reads it."""
         told: dict[str, tuple[int, ...]] = {"control": (self.control,), "tls": self.tls, "dispatch": self.dispatch}
-        some = {"metrics": self.metrics, "mesh": self.mesh, "ledger": self.ledger, "tally": self.tally}
+        some = {name: getattr(self, name) for name in _SINGLE}
         told |= {name: (number,) for name, number in some.items() if number is not None}
         if self.processes > 1:
             told |= {"index": (self.index,), "processes": (self.processes,)}
@@ -63,7 +64,7 @@ class Inherited:
 
     def descriptors(self) -> tuple[int, ...]:
         """Every descriptor, in one order."""
-        some = (self.metrics, self.mesh, self.ledger, self.tally)
+        some = (getattr(self, name) for name in _SINGLE)
         return (self.control, *self.tls, *self.dispatch, *(number for number in some if number is not None))
 
     def sockets(self) -> Sockets:
@@ -76,6 +77,7 @@ class Inherited:
             tls=tuple(_socket(number) for number in self.tls),
             dispatch=tuple(_socket(number) for number in self.dispatch),
             metrics=None if self.metrics is None else _socket(self.metrics),
+            pki=None if self.pki is None else _socket(self.pki),
             mesh=None if self.mesh is None else _socket(self.mesh),
             tally=None if self.tally is None else Tally(self.tally, self.index, self.processes),
             index=self.index,
@@ -90,6 +92,7 @@ class Sockets:
     tls: tuple[socket.socket, ...] = ()
     dispatch: tuple[socket.socket, ...] = ()
     metrics: socket.socket | None = None
+    pki: socket.socket | None = None
     mesh: socket.socket | None = None
     tally: Tally | None = None
     index: int = 0
@@ -182,8 +185,8 @@ def receive_descriptors(sock: socket.socket) -> Inherited | None:
 
 
 def parse_arguments(arguments: Sequence[str]) -> Inherited:
-    """``control=FD``, ``tls=FD,FD``, ``dispatch=FD``, ``metrics=FD``, ``mesh=FD``, ``ledger=FD``, ``tally=FD``,
-    ``index=I``, ``processes=N``: the first is required, each stands at most once.
+    """``control=FD``, ``tls=FD,FD``, ``dispatch=FD``, ``metrics=FD``, ``pki=FD``, ``mesh=FD``, ``ledger=FD``,
+    ``tally=FD``, ``index=I``, ``processes=N``: the first is required, each stands at most once.
 
     Raises:
         ValueError: anything else.

@@ -25,6 +25,7 @@ from gateway.config.values import AuditConfig, Config
 from gateway.core.counters import Counters, ListenerCounts
 from gateway.core.peer import Peer
 from gateway.core.registry import Registry
+from gateway.state.lists import PublishedLists
 from gateway.state.snapshot import StateSnapshot
 from pki.verify import PeerVerifier
 from rhttp.clock import elapsed
@@ -171,6 +172,7 @@ class ProcessContext:
         "generation",
         "ids",
         "listeners",
+        "lists",
         "loop",
         "others",
         "outbox",
@@ -194,6 +196,8 @@ class ProcessContext:
         self.counters = Counters()
         self.listeners: dict[str, ListenerCounts] = {}
         """What each listener counts, by its purpose."""
+        self.lists = PublishedLists()
+        """The revocation lists that are served."""
         self.ids = RequestIds()
         self.credentials = Credentials()
         self.snapshot = StateSnapshot(version=0, users={}, revoked=frozenset(), labels={})

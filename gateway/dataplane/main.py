@@ -38,6 +38,7 @@ from gateway.control.channel import (
     LameDuck,
     Message,
     Prepare,
+    PublishLists,
     Question,
     Rollback,
     Start,
@@ -45,6 +46,7 @@ from gateway.control.channel import (
 )
 from gateway.control.descriptors import Inherited, Sockets, receive_descriptors
 from gateway.control.process_inputs import ProcessInputs, ProcessInputsInvalid
+from gateway.state.lists import PublishedLists
 from gateway.state.snapshot import StateSnapshot
 from rhttp.errors import UnfitLibrary
 
@@ -127,6 +129,8 @@ class _Session:
         match message:
             case StateFresh(at=at):
                 self._plane.state_fresh(at)
+            case PublishLists(lists=text):
+                self._plane.publish(PublishedLists.from_text(text))
             case Ask(id=number, question=question):
                 self._answer(self._ask(number, question))
             case LameDuck():

@@ -38,9 +38,11 @@ from gateway.ingress.event_stream import EventStream
 from gateway.ingress.gather import ask_all
 from gateway.ingress.handlers import dispatch_listener, tls_listener
 from gateway.ingress.metrics_handler import metrics_listener
+from gateway.ingress.pki_handler import pki_listener
 from gateway.ingress.serving import Serving, serving_of
 from gateway.pools.hosted import ReversedConnection
 from gateway.pools.relayed import Relayed
+from gateway.state.lists import PublishedLists
 from gateway.state.snapshot import StateSnapshot
 from rhttp.http1.server import ServerEnd
 from rhttp.message import one_field
@@ -216,6 +218,11 @@ class DataPlane:
         """State was read successfully at this second of `rhttp.clock`."""
         self.process.state_at = at
 
+    def publish(self, lists: PublishedLists) -> None:
+        """Serve these revocation lists, unless newer ones are here."""
+        if lists.version > self.process.lists.version:
+            self.process.lists = lists
+
     # ---- serving ----
 
     async def start(self, sockets: Sockets) -> None:
@@ -233,6 +240,8 @@ class DataPlane:
             self._acceptors.append(Acceptor(process, dispatch_listener(process, sockets)))
         if sockets.metrics is not None:
             self._acceptors.append(Acceptor(process, metrics_listener(process, sockets.metrics, self._scrape)))
+        if sockets.pki is not None:
+            self._acceptors.append(Acceptor(process, pki_listener(process, sockets.pki)))
         for acceptor in self._acceptors:
             acceptor.start()
         if self._mesh is not None:

@@ -32,6 +32,8 @@ class SignedList:
     role: Role | None
     number: int
     revoked: int
+    this_update: datetime
+    next_update: datetime
     der: bytes
     pem: bytes
 
@@ -58,6 +60,8 @@ def _sign(session: HomeSession, role: Role | None, lifetime: timedelta) -> Signe
         role=role,
         number=number,
         revoked=len(entries),
+        this_update=signed.last_update_utc,
+        next_update=signed.next_update_utc or at + lifetime,
         der=signed.public_bytes(Encoding.DER),
         pem=signed.public_bytes(Encoding.PEM),
     )

@@ -16,7 +16,7 @@ from gateway.admission.request_record import RequestRecord
 from gateway.core.context import ProcessContext
 from gateway.http.problems import Problem, problem_body
 from rhttp.ends import RequestEnd
-from rhttp.message import Blocks, FieldBlock, one_field
+from rhttp.message import Blocks, FieldBlock, Length, one_field
 
 _PROBLEM: Final = FieldBlock(((b"Content-Type", b"application/problem+json"), (b"Cache-Control", b"no-store")))
 _JSON: Final = FieldBlock(((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")))
@@ -73,6 +73,25 @@ def answer_json(process: ProcessContext, end: RequestEnd, record: RequestRecord,
         fail(process, end, record, 503, "audit-unavailable")
         return
     _send(process, end, record, status, (_JSON,), orjson.dumps(value))
+
+
+def answer_raw(
+    process: ProcessContext,
+    end: RequestEnd,
+    record: RequestRecord,
+    status: int,
+    blocks: Blocks,
+    length: Length,
+    content: bytes,
+) -> None:
+    """Answer an allowed request of our own paths with something else than JSON, after its audit line."""
+    process.counters.requests += 1
+    if not process.record("request", record.audit("allowed", status=status)):
+        fail(process, end, record, 503, "audit-unavailable")
+        return
+    end.head(status, (*blocks, process.date, record.id_block), length)
+    end.content(content)
+    end.end([])
 
 
 def answer_options(process: ProcessContext, end: RequestEnd, record: RequestRecord) -> None:

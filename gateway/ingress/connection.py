@@ -14,11 +14,11 @@ from gateway.admission.request_record import Admitted, Question, RequestRecord
 from gateway.core.context import ProcessContext
 from gateway.core.peer import LocalPeer, Peer
 from gateway.exchange.exchange import Exchange
-from gateway.http.responses import answer_json, answer_options, fail, refuse
+from gateway.http.responses import answer_json, answer_options, answer_raw, fail, refuse
 from gateway.ingress.endpoints import SWITCH
 from gateway.ingress.event_stream import EventStream
 from gateway.ingress.gather import ask_all
-from gateway.ingress.outcomes import Dispatch, Forward, Gather, Json, Later, Options, Outcome, Stream, Switch
+from gateway.ingress.outcomes import Dispatch, Forward, Gather, Json, Later, Options, Outcome, Raw, Stream, Switch
 from gateway.ingress.resolve import ResolvedEach, ResolvedOne, ResolvedOpen, ResolvedRefusal, Resolver
 from gateway.ingress.serving import serving_of
 from gateway.pools.relay import RelayPool
@@ -140,6 +140,8 @@ class Connection:
                 self.refuse(end, record, outcome)
             case Json():
                 answer_json(process, end, record, outcome.status, outcome.value)
+            case Raw():
+                answer_raw(process, end, record, outcome.status, outcome.blocks, outcome.length, outcome.content)
             case Options():
                 answer_options(process, end, record)
             case Switch():

@@ -16,6 +16,7 @@ from gateway.admission.request_record import RequestRecord
 from gateway.core.context import ProcessContext
 from gateway.ingress.field_section import FieldSection
 from gateway.ingress.forwarding import dispatch
+from gateway.ingress.list_document import list_document
 from gateway.ingress.outcomes import Act, Gather, Json, Later, Outcome, Stream
 from gateway.ingress.role_switch import switch_roles
 from gateway.pools.hosted import HostedPool
@@ -140,6 +141,16 @@ def _dispatch(own: OwnRequest) -> Act:
     return dispatch(own.section, ("dispatch", "Pool", name), pool, target, worker=worker)
 
 
+def _list(own: OwnRequest) -> Act:
+    """The revocation list of a CA. It is public, so any certificate will do."""
+    name, asked = own.names[0], own.head.fields
+
+    def decide(process: ProcessContext, _record: RequestRecord) -> Outcome:
+        return list_document(process, name, asked) or NO_PATH
+
+    return Later(decide)
+
+
 OWN_PATHS: Final = (
     Endpoint(
         methods=_READS,
@@ -199,6 +210,14 @@ OWN_PATHS: Final = (
         resource="Pool",
         handler=lambda own: switch_roles(own.section, own.head, own.names[0]),
         answers="101; 404, 405, 409 `superseded`, 426, 503 `draining`",
+        on_dispatch=False,
+    ),
+    Endpoint(
+        methods=_READS,
+        pattern="/-/pki/{role}.crl",
+        who="TLS with any certificate",
+        handler=_list,
+        answers="200 `application/pkix-crl`, 304, 404 (no such list, or no `[pki] listen`), 503 (it is out of date)",
         on_dispatch=False,
     ),
 )

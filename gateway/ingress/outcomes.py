@@ -16,7 +16,7 @@ from gateway.exchange.exchange import Inbound
 from gateway.ingress.field_section import Wishes
 from gateway.pools.hosted import HostedPool
 from gateway.pools.relay import RelayPool
-from rhttp.message import FieldBlock
+from rhttp.message import Blocks, FieldBlock, Length
 from rhttp.reversal.upgrade import UpgradeVariant
 
 
@@ -71,6 +71,16 @@ class Json:
 
 
 @dataclass(frozen=True, slots=True)
+class Raw:
+    """An answer of our own that is no JSON."""
+
+    status: int
+    blocks: Blocks
+    length: Length
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """An OPTIONS request that ends here (RFC 9110 sections 7.6.2 and 9.3.7)."""
 
@@ -104,7 +114,7 @@ class Gather:
     """From what they told, by process, to the JSON of the answer."""
 
 
-Outcome = Forward | Dispatch | Refusal | Json | Options | Switch | Stream | Gather
+Outcome = Forward | Dispatch | Refusal | Json | Raw | Options | Switch | Stream | Gather
 
 
 @dataclass(frozen=True, slots=True)

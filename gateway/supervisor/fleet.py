@@ -11,9 +11,21 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from gateway.control.channel import Ask, Commit, ControlError, Done, Message, Prepare, Question, Rollback, StateFresh
+from gateway.control.channel import (
+    Ask,
+    Commit,
+    ControlError,
+    Done,
+    Message,
+    Prepare,
+    PublishLists,
+    Question,
+    Rollback,
+    StateFresh,
+)
 from gateway.control.descriptors import Inherited, Tally
 from gateway.control.process_inputs import ProcessInputs
+from gateway.state.lists import PublishedLists
 from gateway.state.snapshot import StateSnapshot
 from gateway.supervisor.child import COMMAND_TIMEOUT, PREPARE_TIMEOUT, STOP_TIMEOUT, DataProcess, Problem
 from gateway.supervisor.launcher import COMMAND, Child
@@ -60,6 +72,7 @@ class Fleet:
         ledger: int | None = None,
         inputs: Callable[[str], ProcessInputs],
         state: Callable[[], tuple[StateSnapshot, float]],
+        lists: Callable[[], PublishedLists | None] = lambda: None,
         lock: asyncio.Lock,
         log: Callable[[str], None],
         on_due: Callable[[], None],
@@ -67,7 +80,7 @@ class Fleet:
         """``inputs`` gives a stream's current inputs, ``state`` the newest state and the time it was read.
 
         ``lock`` serialises reloads and starts. State is pushed to all members at any time, so a process that starts is
-        brought up to date in the very turn in which it becomes one.
+        brought up to date in the very turn in which it becomes one. So are ``lists``, if there are any.
 
         ``on_due`` is called when a process wants its audit lines signed, ``ledger`` is the descriptor of the table of
         spent counters that several processes share. ``ahead`` holds processes that were started already: each that is
@@ -83,6 +96,7 @@ class Fleet:
         self._at_once = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
         self._inputs = inputs
         self._state = state
+        self._lists = lists
         self._lock = lock
         self._log = log
         self._on_due = on_due
@@ -144,6 +158,7 @@ class Fleet:
             tls=numbers.get("tls", ()),
             dispatch=numbers.get("dispatch", ()),
             metrics=numbers["metrics"][0] if "metrics" in numbers else None,
+            pki=numbers["pki"][0] if "pki" in numbers else None,
             mesh=numbers["mesh"][index] if "mesh" in numbers else None,
             ledger=self._ledger,
             tally=self._tally,
@@ -168,6 +183,8 @@ class Fleet:
         for process in made:
             self._members[process.stream] = process
             process.send(StateFresh(at=fresh_at))
+            if (lists := self._lists()) is not None:
+                process.send(PublishLists(lists=lists.to_text()))
 
     async def _discard(self, made: list[DataProcess]) -> None:
         self._members = {}

@@ -48,7 +48,16 @@ from rhttp.worker.text_file import NotText, decode_text
 MAX_TEXT: Final = 4 * 1024 * 1024
 """Bytes of a configuration, policy or certificate file."""
 
-FIXED: Final = ("trust_domain", "listen", "dispatch", "processes", "digest.realm", "state.url", "metrics.listen")
+FIXED: Final = (
+    "trust_domain",
+    "listen",
+    "dispatch",
+    "processes",
+    "digest.realm",
+    "state.url",
+    "metrics.listen",
+    "pki.listen",
+)
 """Keys that a running gateway keeps: sockets are bound, names are in certificates and credentials."""
 
 FIXED_OF_SEVERAL: Final = ("digest.window", "digest.nonces_per_identity")

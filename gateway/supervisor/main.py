@@ -23,6 +23,7 @@ from gateway.supervisor.sockets import ADMIN_MODE, Listener, ListenFailed, Purpo
 from rhttp import build
 
 if TYPE_CHECKING:
+    from gateway.supervisor.list_publisher import SignLists
     from gateway.supervisor.load import Loaded
 
 SPARE_DESCRIPTORS: Final = 512
@@ -39,6 +40,8 @@ def raise_descriptor_limit(config: Config) -> str | None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     limits = config.limits
     needed = limits.connections + limits.dispatch_connections + limits.metrics_connections + SPARE_DESCRIPTORS
+    if config.pki.listen is not None:
+        needed += limits.pki_connections
     if config.processes > 1:
         needed += _OF_EACH_OTHER * config.processes
     if hard == resource.RLIM_INFINITY or hard >= needed:
@@ -100,6 +103,7 @@ def serve(
         early = _early_config(home, overrides)
         if early is not None:
             bound.bind_early(early)
+        from gateway.home.list_source import ListSource
         from gateway.supervisor.load import load
 
         loaded = load(place, overrides=overrides, passphrase=passphrase)
@@ -114,7 +118,8 @@ def serve(
             return load(place, overrides=overrides, passphrase=passphrase, state=loaded.state)
 
         bound.bind(loaded.config, home.admin_socket)
-        return _serve(loaded, load_again, bound, say=say, log=log, command=command, ahead=ahead)
+        sign = ListSource(loaded.home, passphrase).renew
+        return _serve(loaded, load_again, bound, sign, say=say, log=log, command=command, ahead=ahead)
     finally:
         bound.close()
         lock.release()
@@ -168,6 +173,7 @@ def _serve(
     loaded: Loaded,
     load_again: Callable[[], Loaded],
     bound: _Bound,
+    sign: SignLists,
     *,
     say: Callable[[str], None],
     log: Callable[[str], None],
@@ -190,6 +196,7 @@ def _serve(
             bound.listeners,
             bound.admin,
             supervisor_log,
+            sign_lists=sign,
             say=say,
             log=log,
             version=build.version(),

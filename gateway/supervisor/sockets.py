@@ -3,8 +3,8 @@
 Bound means listening too: from then on the kernel queues connections, also while a process is being restarted.
 
 With several data processes each has a TCP socket of its own on the same port (``SO_REUSEPORT``), over which the kernel
-spreads connections evenly, and a unix socket where the others reach it. A unix socket for masters, and the metrics
-listener, is one that all accept from.
+spreads connections evenly, and a unix socket where the others reach it. A unix socket for masters, and the listeners
+of metrics and revocation lists, are each one that all accept from.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ADMIN_MODE: Final = 0o600
 
 MESH_MODE: Final = 0o600
 
-Purpose = Literal["tls", "dispatch", "metrics", "mesh"]
+Purpose = Literal["tls", "dispatch", "metrics", "pki", "mesh"]
 
 
 class ListenFailed(Exception):  # noqa: N818 - says what is the case, like every error of ours
@@ -209,6 +209,8 @@ def bind_all(config: Config) -> dict[Purpose, Listener]:
             made["dispatch"] = bind_tcp(config.dispatch, "dispatch", count=config.processes)
         if config.metrics.listen is not None:
             made["metrics"] = bind_tcp(config.metrics.listen, "metrics")
+        if config.pki.listen is not None:
+            made["pki"] = bind_tcp(config.pki.listen, "pki")
         if config.processes > 1:
             made["mesh"] = bind_mesh(config.home / "run", config.processes)
     except ListenFailed:

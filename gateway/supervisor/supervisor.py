@@ -30,6 +30,7 @@ from gateway.supervisor.child import Problem
 from gateway.supervisor.fleet import Fleet
 from gateway.supervisor.fleet_drain import drain_fleet
 from gateway.supervisor.launcher import COMMAND, Child
+from gateway.supervisor.list_publisher import ListPublisher, SignLists
 from gateway.supervisor.load import Loaded, fixed_changes
 from gateway.supervisor.signer import Signer
 from gateway.supervisor.sockets import Listener, Purpose
@@ -57,6 +58,7 @@ class Supervisor:
         admin: Listener,
         supervisor_log: SupervisorLog,
         *,
+        sign_lists: SignLists | None = None,
         say: Callable[[str], None],
         log: Callable[[str], None],
         version: str,
@@ -67,7 +69,8 @@ class Supervisor:
         """``load_again`` blocks and raises `LoadFailed`; ``say`` gets a line at readiness, ``log`` everything else.
 
         ``command`` starts a data process, those ``ahead`` were started by it already and are taken first. Each is
-        handed the descriptors, that of the ``ledger`` which several processes share among them.
+        handed the descriptors, that of the ``ledger`` which several processes share among them. ``sign_lists`` signs
+        revocation lists, when the configuration wants any.
         """
         self._loaded = loaded
         self._load_again = load_again
@@ -108,10 +111,13 @@ class Supervisor:
             ledger=ledger,
             inputs=lambda stream: self._inputs(self._loaded, stream),
             state=lambda: (self._watch.snapshot, self._watch.fresh_at),
+            lists=lambda: self._lists.published,
             lock=self._lock,
             log=log,
             on_due=self._signer.due.set,
         )
+        record, send = self._signer.record, self._fleet.send
+        self._lists = ListPublisher(sign_lists, lambda: self._loaded.config.pki, send=send, record=record, log=log)
         self._admin = AdminServer(
             {
                 "/status": {"GET": self._get_status},
@@ -155,6 +161,7 @@ class Supervisor:
         if not await self._signer.settle():
             return False
         self._spawn(self._watch.run(), vital=True)  # before they serve: what is revoked meanwhile is told them first
+        self._spawn(self._lists.run())
         start = asyncio.create_task(self._fleet.start())
         asked = asyncio.create_task(self._drain_asked.wait())
         await asyncio.wait({start, asked}, return_when=asyncio.FIRST_COMPLETED)
@@ -170,6 +177,7 @@ class Supervisor:
             self._log(f"{path}: {message}" if path else message)
         if problems:
             return False
+        await self._lists.begun()
         await self._admin.start(self._admin_listener.sock)
         self._spawn(self._signer.run(self._heads), vital=True)
         return True
@@ -252,6 +260,7 @@ class Supervisor:
     # -- state -------------------------------------------------------------------------------------------------------
 
     async def _push(self, snapshot: StateSnapshot) -> int:
+        self._lists.changed()
         text = snapshot.to_bytes().decode()
         answers = await self._fleet.command(lambda number: ApplyState(id=number, snapshot=text))
         return sum(done.cut for done in answers.values())

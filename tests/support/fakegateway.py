@@ -20,6 +20,7 @@ from gateway.config.values import AuditConfig, Config, DigestConfig, TcpAddress,
 from gateway.control.process_inputs import HomeInputs
 from gateway.home.layout import Home
 from gateway.state.snapshot import StateSnapshot
+from gateway.supervisor.list_publisher import SignLists
 from gateway.supervisor.load import Loaded
 from gateway.supervisor.sockets import ADMIN_MODE, bind_all, bind_unix, close_all
 from gateway.supervisor.supervisor import Supervisor
@@ -118,7 +119,7 @@ def make_loaded(place: Path, state: FakeState, policy: str = "", **config: Any) 
 class FakeGateway:
     """Sockets, supervisor and what it said; `loaded` is what the next reload reads."""
 
-    def __init__(self, place: Path, policy: str = "", **config: Any) -> None:
+    def __init__(self, place: Path, policy: str = "", *, sign_lists: SignLists | None = None, **config: Any) -> None:
         self.place = place
         (place / "run").mkdir(mode=0o700, exist_ok=True)
         self.state = FakeState()
@@ -140,6 +141,7 @@ class FakeGateway:
             self.listeners,
             self.admin,
             self.supervisor_log,
+            sign_lists=sign_lists,
             say=lambda line: self._told(self.said, line),
             log=lambda line: self._told(self.logged, line),
             version="0",

@@ -19,6 +19,7 @@ from gateway.control.channel import Drained
 from gateway.control.descriptors import Inherited, Sockets
 from gateway.control.process_inputs import ProcessInputs
 from gateway.dataplane.main import run
+from gateway.state.lists import PublishedLists
 from gateway.state.snapshot import StateSnapshot
 
 
@@ -51,6 +52,7 @@ class FakeDataPlane:
         self.newest: StateSnapshot | None = None
         self.started_with = 0
         self.fresh: list[float] = []
+        self.lists = 0
         self.draining = False
         self.servers: list[asyncio.Server] = []
         self.mesh: socket.socket | None = None
@@ -89,6 +91,9 @@ class FakeDataPlane:
         self.states.append(snapshot.version)
         return len(snapshot.revoked)
 
+    def publish(self, lists: PublishedLists) -> None:
+        self.lists = lists.version
+
     def state_fresh(self, at: float) -> None:
         self.fresh.append(at)
 
@@ -106,6 +111,8 @@ class FakeDataPlane:
             await self._listen("dispatch", own_of(sockets.dispatch, sockets.index))
         if sockets.metrics is not None:
             await self._listen("metrics", sockets.metrics)
+        if sockets.pki is not None:
+            await self._listen("pki", sockets.pki)
 
     async def _listen(self, name: str, sock: socket.socket) -> None:
         self.servers.append(await asyncio.start_server(self._serve(name), sock=sock))
@@ -146,6 +153,7 @@ class FakeDataPlane:
             "rollbacks": self.rollbacks,
             "states": self.states,
             "fresh": len(self.fresh),
+            "lists": self.lists,
             "policy": inputs.policy_text,
             "snapshot": self.newest.version,
             "started_with": self.started_with,

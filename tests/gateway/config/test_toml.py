@@ -24,6 +24,7 @@ from gateway.config.values import (
     MasterConfig,
     MasterUrl,
     MetricsConfig,
+    PkiConfig,
     PoolConfig,
     RouteConfig,
     StateConfig,
@@ -277,9 +278,12 @@ listen = "127.0.0.1:1"
         ('[state]\nurl = "sqlite:///:memory:"', "state.url", "must name a file"),
         ('[state]\nurl = "postgresql://h/d"', "state.url", "must name the driver"),
         ('[metrics]\nlisten = "0.0.0.0:9464"', "metrics.listen", "allow_remote"),
+        ('[pki]\nlisten = "0.0.0.0:80"', "pki.listen", "pki.allow_remote"),
+        ('[pki]\nlisten = "127.0.0.1:8443"', "pki.listen", "overlaps with listen"),
+        ("[pki]\nlist_lifetime = 59", "pki.list_lifetime", "from 60 to 31622400 (seconds), is 59"),
         ('[metrics]\nlisten = "9464"', "metrics.listen", "port, as in"),
         ('[metrics]\nlisten = "127.0.0.1:8443"', "metrics.listen", "overlaps with listen"),
-        ("[pki]", "pki", "not built yet"),
+        ("[enroll]", "enroll", "not built yet"),
     ],
 )
 def test_config_table_with_one_fault_is_one_problem_with_its_mend(tables: str, path: str, words: str) -> None:
@@ -512,6 +516,7 @@ def test_config_written_by_init_is_read_with_and_without_its_examples() -> None:
     assert everything.masters
     assert everything.pools
     assert everything.metrics.listen
+    assert everything.pki == PkiConfig(listen=TcpAddress(host="127.0.0.1", port=8088))
 
 
 @given(st.text(alphabet='ab=[]{}".,#\n1-\\é ', max_size=60))
@@ -535,7 +540,18 @@ KEYS = st.sampled_from(
     )
 )
 HEADS = st.sampled_from(
-    ["[digest]", "[groups]", "[masters.m]", "[[routes]]", "[pools.p]", "[limits]", "[audit]", "[state]", "[metrics]"]
+    [
+        "[digest]",
+        "[groups]",
+        "[masters.m]",
+        "[[routes]]",
+        "[pools.p]",
+        "[limits]",
+        "[audit]",
+        "[state]",
+        "[metrics]",
+        "[pki]",
+    ]
 )
 
 
@@ -606,6 +622,7 @@ def test_config_limits_keep_their_published_defaults() -> None:
         "handshakes": 512,
         "dispatch_connections": 2048,
         "metrics_connections": 32,
+        "pki_connections": 64,
         "admin_connections": 32,
         "connections_per_client": 256,
         "connections_per_worker": 64,

@@ -43,15 +43,16 @@ def test_descriptor_socket_passes_every_descriptor_to_its_place(processes: int) 
     """The kernel numbers them anew; each is still what it was, however many packets they take."""
     ours, theirs = socket_pair()
     tls, dispatch = ([os.memfd_create(name) for _ in range(processes)] for name in ("tls", "dispatch"))
-    single = [os.memfd_create(name) for name in ("control", "metrics", "mesh", "ledger", "tally")]
+    single = [os.memfd_create(name) for name in ("control", "metrics", "pki", "mesh", "ledger", "tally")]
     sent = Inherited(
         control=single[0],
         tls=tuple(tls),
         dispatch=tuple(dispatch),
         metrics=single[1],
-        mesh=single[2],
-        ledger=single[3],
-        tally=single[4],
+        pki=single[2],
+        mesh=single[3],
+        ledger=single[4],
+        tally=single[5],
         index=processes - 1,
         processes=processes,
     )

@@ -18,7 +18,15 @@ from support.supervised import is_gone, running, until
 
 from gateway.admin.client import AdminFailed, call
 from gateway.config.limits import Limits
-from gateway.config.values import ConfigProblem, LoadFailed, MetricsConfig, StateConfig, TcpAddress, UnixAddress
+from gateway.config.values import (
+    ConfigProblem,
+    LoadFailed,
+    MetricsConfig,
+    PkiConfig,
+    StateConfig,
+    TcpAddress,
+    UnixAddress,
+)
 from gateway.supervisor import fleet, signer
 from gateway.supervisor.load import fixed_changes
 from rhttp import build
@@ -284,6 +292,7 @@ async def test_reload_of_a_fixed_key_is_refused_by_name(tmp_path: Path) -> None:
         ("processes", {"processes": 2}),
         ("state.url", {"state": StateConfig(url="sqlite:///other.db")}),
         ("metrics.listen", {"metrics": MetricsConfig(listen=TcpAddress(host="127.0.0.1", port=9))}),
+        ("pki.listen", {"pki": PkiConfig(listen=TcpAddress(host="127.0.0.1", port=9))}),
     ],
 )
 def test_fixed_key_changed_is_a_problem_with_its_path(tmp_path: Path, key: str, change: dict[str, Any]) -> None:
