@@ -143,6 +143,7 @@ EDGE = frozenset(
         "rhttp/tls/tls_link.py",
         "rhttp/worker/agent.py",
         "rhttp/worker/asgi.py",
+        "rhttp/worker/bundle_watch.py",
         "rhttp/worker/command.py",
         "rhttp/worker/connect.py",
         "rhttp/worker/dial.py",

@@ -26,11 +26,13 @@ from rhttp.reversal.upgrade import PTTH_1_0, UpgradeVariant
 from rhttp.timers import TimerWheel
 from rhttp.tls.tls_link import TlsLink
 from rhttp.worker.backoff import REFUSAL, TROUBLE, wait_before_retry
-from rhttp.worker.bundle import Bundle, BundleInvalid, bundle_stamp, load_bundle
+from rhttp.worker.bundle import Bundle
+from rhttp.worker.bundle_watch import LOOK, BundleWatch, date
 from rhttp.worker.dial import DialFailed, Dialling, Session, dial
 from rhttp.worker.handler import LIMITS, Handler, answer_problem
 from rhttp.worker.reversed import ReversedConnection, Status
 from rhttp.worker.slots import Slots, as_slots
+from rhttp.worker.turnover import Turnover
 
 log = logging.getLogger("rhttp.agent")
 
@@ -39,8 +41,6 @@ _DIALS: Final = 8
 """Dials at a time while all is well; while things fail it is one."""
 _LIVED: Final = 2.0
 """Seconds after which a connection counts as good; one that served a request counts at once."""
-_LOOK: Final = 5.0
-"""Seconds between two looks at the bundle's files."""
 _LOG_EVERY: Final = 60.0
 """Seconds between two lines about the same trouble."""
 
@@ -80,8 +80,7 @@ class Agent:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._handler = handler
-        self._place = Path(bundle)
-        self._gateway, self._pool = gateway, pool
+        self._watch = BundleWatch(Path(bundle), gateway=gateway, pool=pool)
         self._slots = as_slots(slots)
         self._drain_timeout = drain_timeout
         self._on_status = on_status
@@ -91,10 +90,10 @@ class Agent:
         self._loop: asyncio.AbstractEventLoop
         self._wheel: TimerWheel
         self._dialling: Dialling
-        self._session: Session
         self._is_prepared = False
         self._timer: asyncio.TimerHandle | None = None
         self._open: set[ReversedConnection] = set()
+        self._turnover = Turnover(self._open)
         self._dials: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._wanted = 0
@@ -105,8 +104,6 @@ class Agent:
         self._look_at = 0.0
         self._problem: str | None = None
         self._logged: tuple[str, float] = ("", 0.0)
-        self._refused_stamp: object = None
-        self._warned_expiry = 0.0
         self._told: object = None
         self._is_running = False
         self._is_draining = False
@@ -116,7 +113,7 @@ class Agent:
     @property
     def bundle(self) -> Bundle:
         """The bundle in use; only after `start`."""
-        return self._session.bundle
+        return self._watch.session.bundle
 
     def prepare(self) -> None:
         """Read the bundle, so that a fault of it is told before anything else starts.
@@ -126,7 +123,7 @@ class Agent:
                 before stays in use.
             DialFailed: OpenSSL does not take the bundle's certificate or key.
         """
-        self._session = Session(load_bundle(self._place, gateway=self._gateway, pool=self._pool))
+        self._watch.read()
         self._is_prepared = True
 
     async def start(self) -> None:
@@ -202,9 +199,7 @@ class Agent:
         ):
             self._failures = 0
         if now >= self._look_at and self._is_running:
-            self._look_at = now + _LOOK
             self._look()
-        self._roll()
         self._adjust()
 
     def _beat(self) -> None:
@@ -215,7 +210,7 @@ class Agent:
         if self._open or self._dials or self._handler.orphans:
             self._timer = self._loop.call_later(_TICK, self._tick)
         elif self._is_running and (self._wanted or type(self._slots) is not Slots):
-            wait = max(self._retry_at - self._loop.time(), _TICK)
+            wait = min(max(self._retry_at - self._loop.time(), _TICK), LOOK)
             self._timer = self._loop.call_later(wait if self._wanted else _TICK, self._tick)
 
     def _adjust(self) -> None:
@@ -226,16 +221,21 @@ class Agent:
                 self._wanted = self._slots.wanted(busy)
             except Exception:
                 log.exception("the callable that gives the slots failed; %d stay", self._wanted)
+            session = self._watch.session
+            is_calm = not self._dials and not self._failures
+            self._turnover.turn(session, self._wanted, self._loop.time(), is_calm=is_calm)
             count = self._count()
-            if self._problem is not None and count >= self._wanted:
+            goal = self._wanted + self._turnover.spare(session, self._wanted)
+            if self._problem is not None and count >= goal:
                 self._problem, self._logged = None, ("", 0.0)
                 if self._on_status is None:  # else whoever hears it tells, and one line is enough
-                    log.info("%d slots connected again to %s", count, self._session.bundle.gateway)
-            missing = self._wanted - count - len(self._dials) - self._handler.orphans
+                    log.info("%d slots connected again to %s", count, session.bundle.gateway)
+            missing = goal - count - len(self._dials) - self._handler.orphans
             if missing > 0:
                 self._grow(missing)
             elif missing < 0:
                 self._shrink(-missing)
+        self._turnover.bound(self._wanted)
         self._beat()
         self._tell()
 
@@ -245,7 +245,7 @@ class Agent:
             return
         self._look()
         # One asks whether things are still bad, and one fetches the first challenge, whose nonce serves all.
-        room = (1 if self._failures or self._session.is_unprimed() else _DIALS) - len(self._dials)
+        room = (1 if self._failures or self._watch.session.is_unprimed() else _DIALS) - len(self._dials)
         self._wheel.turn(now)  # its deadlines count from its last turn
         for _ in range(min(missing, room)):
             task = self._loop.create_task(self._dial())
@@ -269,7 +269,7 @@ class Agent:
 
     async def _dial(self) -> None:
         started = self._loop.time()
-        session = self._session
+        session = self._watch.session
         try:
             await dial(session, self._dialling, lambda link, surplus: self._take(session, link, surplus))
         except DialFailed as error:
@@ -297,15 +297,18 @@ class Agent:
     def _failed(self, error: DialFailed, started: float) -> None:
         """Note a failure and when to try again. Dials that failed together are one failure."""
         now = self._loop.time()
+        if error.code == "crowded" and self._count() >= self._wanted:
+            self._turnover.crowd()  # it was one more than there are slots
+            return
         if started >= self._failed_at:
             self._failures += 1
             self._failed_at = now
         wait = wait_before_retry(self._failures, error.pace, self._chance(), retry_after=error.retry_after)
         self._retry_at = max(self._retry_at, now + wait)
-        expires = self._session.bundle.expires
+        expires = self._watch.session.bundle.expires
         message = str(error)
         if expires <= time.time() and error.code != "certificate":
-            message += f"; by this machine's clock our certificate expired at {_date(expires)}: rhttp-pki renew"
+            message += f"; by this machine's clock our certificate expired at {date(expires)}: rhttp-pki renew"
         self._problem = message
         if self._logged[0] != error.code or now - self._logged[1] >= _LOG_EVERY:
             self._logged = (error.code, now)
@@ -319,6 +322,7 @@ class Agent:
         reversed_.used = self._loop.time()
         if head.is_last:
             reversed_.is_retired = True  # the gateway says that it is the last
+        self._turnover.bound(self._wanted)
         try:
             self._handler.handle(end, head)
         except Exception:
@@ -343,35 +347,11 @@ class Agent:
     # ---- the bundle ----
 
     def _look(self) -> None:
-        """Take up the bundle's files when they changed."""
-        bundle = self._session.bundle
-        stamp = bundle_stamp(self._place)
-        if stamp not in (bundle.stamp, self._refused_stamp):
-            try:
-                self._session = Session(load_bundle(self._place, gateway=self._gateway, pool=self._pool))
-            except (BundleInvalid, DialFailed) as error:
-                self._refused_stamp = stamp
-                log.warning("the bundle changed and cannot be used, the old one stays in use: %s", error)
-            else:
-                self._refused_stamp = None
-                log.info("the bundle changed; its certificate is now %s", self._session.bundle.serial)
-                if self._session.bundle.serial != bundle.serial:
-                    self._retry_at = 0.0
-        bundle = self._session.bundle
-        left = bundle.expires - time.time()
-        if left < (bundle.expires - bundle.not_before) / 5 and self._warned_expiry != bundle.expires:
-            self._warned_expiry = bundle.expires
-            verb = "expires" if left > 0 else "expired"
-            log.warning("the certificate in %s %s at %s: rhttp-pki renew", self._place, verb, _date(bundle.expires))
-
-    def _roll(self) -> None:
-        """Replace connections that an older reading of the bundle made, a quarter of all at a time."""
-        if self._dials or self._failures or not self._is_running or any(one.is_retired for one in self._open):
-            return
-        now = self._loop.time()
-        old = [one for one in self._open if one.session is not self._session]
-        for reversed_ in old[: max(1, len(self._open) // 4)]:
-            reversed_.retire(now)
+        """Take up the bundle's files when they changed, and dial with them at once."""
+        self._look_at = self._loop.time() + LOOK
+        if self._watch.look():
+            self._turnover.begin()
+            self._retry_at = 0.0
 
     # ---- telling ----
 
@@ -386,7 +366,3 @@ class Agent:
                 self._on_status(self.status())
             except Exception:
                 log.exception("the status callback failed")
-
-
-def _date(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -31,6 +31,8 @@ FILES: Final = (SETTINGS, CERT, KEY, TRUST, PASSWORD)
 
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _MAX_BYTES: Final = 1048576
+_CUSHION: Final = 300.0
+"""Seconds: how long before they are issued certificates of ours begin."""
 _READINGS: Final = 3
 """More renewals than one while a few files are read are no renewals."""
 
@@ -85,6 +87,12 @@ class Bundle:
     """Lower-case hex."""
     stamp: Stamp = field(repr=False)
     """What `bundle_stamp` said before the files were read."""
+
+    @property
+    def lifetime(self) -> float:
+        """Seconds for which the certificate was issued; not those that CAs put before it for clocks that are slow."""
+        whole = self.expires - self.not_before
+        return max(whole - _CUSHION, whole / 6)
 
 
 Stamp = tuple[tuple[int, int, int] | None, ...]

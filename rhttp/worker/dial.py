@@ -46,8 +46,8 @@ class DialFailed(RhttpError):  # noqa: N818 - says what is the case, like every 
 
     ``code`` is a slug: ``unresolved``, ``unreachable``, ``proxy``, ``timeout``, ``untrusted`` (the
     server's certificate), ``certificate`` (ours), ``tls``, ``credentials``, ``forbidden``, ``not-found``,
-    ``superseded`` (another start of this worker is newer), ``refused``, ``lost``, ``malformed``. ``str()`` is one line
-    for people, without secrets.
+    ``superseded`` (another start of this worker is newer), ``crowded`` (it takes no more connections), ``refused``,
+    ``lost``, ``malformed``. ``str()`` is one line for people, without secrets.
     """
 
     def __init__(self, code: str, message: str, *, pace: Pace = TROUBLE, retry_after: float | None = None) -> None:
@@ -286,6 +286,8 @@ def _refused(bundle: Bundle, asked: UpgradeAnswer) -> DialFailed:
             code, message = "superseded", f"this start of {bundle.name} is superseded: {said}; {mend}"
         case 426:
             code, message = "refused", f"it does not speak this protocol: {said}"
+        case 503 if asked.problem == "overloaded":
+            code, message, pace = "crowded", said, TROUBLE
         case status if status in (429, 502, 503, 504):
             code, message, pace = "refused", said, TROUBLE
         case _:

@@ -53,7 +53,7 @@ class ReversedOwner(Protocol):
 class ReversedConnection:
     """One reversed connection: the owner of its server end."""
 
-    __slots__ = ("_keeper", "end", "is_retired", "opened", "served", "session", "used")
+    __slots__ = ("_keeper", "_patience", "end", "is_retired", "opened", "served", "session", "used")
 
     def __init__(self, keeper: ReversedOwner, session: Session, now: float) -> None:
         self._keeper = keeper
@@ -62,6 +62,7 @@ class ReversedConnection:
         self.served = 0
         self.is_retired = False
         """We close it, now or after its answer."""
+        self._patience = QUIET
         self.end: ServerEnd
 
     @property
@@ -71,10 +72,17 @@ class ReversedConnection:
 
     def is_quiet(self, now: float) -> bool:
         """Whether no request has been here for a moment, so that closing will hardly meet one that is under way."""
-        return self.end.is_idle and now - self.used >= QUIET
+        return self.end.is_idle and now - self.used >= self._patience and not self.end.link.has_unread()
 
-    def retire(self, now: float) -> None:
-        """Let it go: at once when it is quiet, else the next answer says that it is the last (see `beat`)."""
+    def retire(self, now: float, patience: float = QUIET) -> None:
+        """Let it go: at once when it is quiet, else the next answer says that it is the last (see `beat`).
+
+        With more `patience` than usual it waits for so many seconds from now on: under load it ends by an answer, and
+        no request can meet its end.
+        """
+        self._patience = patience
+        if patience > QUIET:
+            self.used = now
         self.is_retired = True
         if self.is_quiet(now):
             self.end.shutdown()

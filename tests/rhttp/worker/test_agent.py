@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.homes import run_cli
+from support.agents import Echo, digest, running
 from support.standin import SWITCH, StandIn, Switched, challenge, refusal, stand_in, worker_home
 
 from rhttp.http1.server import ServerEnd
@@ -19,7 +17,6 @@ from rhttp.message import RequestHead
 from rhttp.worker.agent import Agent
 from rhttp.worker.bundle import BundleInvalid
 from rhttp.worker.handler import answer_problem
-from rhttp.worker.reversed import Status
 from rhttp.worker.slots import Slots
 
 
@@ -31,79 +28,6 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def place(home: Path) -> Path:
     return home / "bundles" / "w1"
-
-
-class Echo:
-    """A handler: answers each request with its target; ``/hold`` waits until `release`."""
-
-    def __init__(self) -> None:
-        self.orphans = 0
-        self.held: list[ServerEnd] = []
-        self.holding = asyncio.Event()
-
-    def handle(self, end: ServerEnd, head: RequestHead) -> None:
-        if head.target == b"/fault":
-            raise RuntimeError("a bug")
-        if head.target == b"/hold":
-            self.held.append(end)
-            self.holding.set()
-            return
-        self.answer(end, head.target)
-
-    def answer(self, end: ServerEnd, body: bytes) -> None:
-        end.head(200, (), len(body))
-        end.content(body)
-        end.end([])
-
-    def release(self) -> None:
-        for end in self.held:
-            self.answer(end, b"held")
-        self.held.clear()
-
-    async def start(self) -> None:
-        """Nothing to start."""
-
-    async def stop(self) -> None:
-        """Nothing to stop."""
-
-
-class Told:
-    """What an agent told; `until` waits for a state of it."""
-
-    def __init__(self) -> None:
-        self.states: list[Status] = []
-        self._changed = asyncio.Event()
-
-    def __call__(self, status: Status) -> None:
-        self.states.append(status)
-        self._changed.set()
-
-    async def until(self, is_so: Callable[[Status], bool]) -> Status:
-        async with asyncio.timeout(30):
-            while not self.states or not is_so(self.states[-1]):
-                self._changed.clear()
-                await self._changed.wait()
-        return self.states[-1]
-
-
-@contextlib.asynccontextmanager
-async def running(
-    place: Path, url: str, handler: Echo | None = None, **options: Any
-) -> AsyncIterator[tuple[Agent, Told]]:
-    told = Told()
-    options.setdefault("drain_timeout", 5.0)
-    options.setdefault("chance", lambda: 0.1)
-    options.setdefault("on_status", told)
-    agent = Agent(handler or Echo(), place, gateway=url, **options)
-    await agent.start()
-    try:
-        yield agent, told
-    finally:
-        await agent.stop()
-
-
-def digest(head: bytes) -> bytes:
-    return SWITCH if b"Authorization: Digest" in head else challenge()
 
 
 async def test_agent_opens_one_connection_a_slot_after_one_challenge(home: Path, place: Path) -> None:
@@ -349,20 +273,6 @@ async def test_agent_stopped_has_no_timer_and_no_task(home: Path, place: Path) -
             await told.until(lambda status: status.problem is not None)
         assert agent.status().dialling == 0
     assert {task for task in asyncio.all_tasks() - before if "accept" not in repr(task)} == set()
-
-
-async def test_agent_takes_up_a_renewed_certificate(home: Path, place: Path) -> None:
-    """`renew` puts new files into the bundle: idle connections are replaced by such with the new certificate."""
-    async with stand_in(home, digest) as peer, running(place, peer.url, slots=2) as (agent, _):
-        await asyncio.wait_for(agent.connected(), 20)
-        old = peer.serials[0]
-        assert (await asyncio.to_thread(run_cli, home, "renew", place)).exit_code == 0
-        for _ in range(2):
-            assert await (await peer.next()).ended() == b""
-        for _ in range(2):
-            await (await peer.next()).get()
-        assert old not in peer.serials[2:]
-        assert int(agent.bundle.serial, 16) == peer.serials[-1]
 
 
 async def test_agent_keeps_its_bundle_when_the_new_one_is_broken(
