@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, cast
 
 import click
 
 from gateway.cli.common import Settings, common_options, fail
-from gateway.cli.listing import certificate_entry, print_certificates
-from gateway.cli.options import INSTANT, NAME, ROLE, json_option, print_json
+from gateway.cli.listing import certificate_entry, expiring_within, print_certificates
+from gateway.cli.options import INSTANT, LIFETIME, NAME, ROLE, json_option, print_json
 
 _MAX_FILE = 64 << 20
 _UNREADABLE = 2
@@ -20,9 +20,18 @@ _UNREADABLE = 2
 @common_options
 @click.option("--role", type=ROLE, help="Only certificates of this role.")
 @click.option("--all", "with_expired", is_flag=True, help="Expired ones too.")
+@click.option(
+    "--expiring", type=LIFETIME, help="Only what expires within this time and was not replaced, soonest first."
+)
 @json_option
-def list_certificates(settings: Settings, role: str | None, with_expired: bool, as_json: bool) -> None:
-    """List the certificates that were issued and have not expired, revoked ones included."""
+def list_certificates(
+    settings: Settings, role: str | None, with_expired: bool, expiring: timedelta | None, as_json: bool
+) -> None:
+    """List the certificates that were issued and have not expired, revoked ones included.
+
+    With --expiring: those that need a renewal, so neither revoked ones nor those of a name that has one which lives
+    longer.
+    """
     from gateway.home.layout import Home
     from gateway.home.session import HomeSession
     from pki.names import Role
@@ -32,6 +41,8 @@ def list_certificates(settings: Settings, role: str | None, with_expired: bool, 
         found = session.inventory.certificates(
             role=Role(role) if role else None, valid_at=None if with_expired else now
         )
+    if expiring is not None:
+        found = expiring_within(found, now + int(expiring.total_seconds()))
     if as_json:
         print_json({"certificates": [certificate_entry(record, now) for record in found]})
     else:

@@ -17,7 +17,14 @@ import click
 if TYPE_CHECKING:
     from pki.inventory import CertificateRecord
 
-__all__ = ["certificate_entry", "certificate_lines", "certificate_status", "print_certificates", "stamp"]
+__all__ = [
+    "certificate_entry",
+    "certificate_lines",
+    "certificate_status",
+    "expiring_within",
+    "print_certificates",
+    "stamp",
+]
 
 _TITLES = ("NAME", "ROLE", "POOL", "STATUS", "EXPIRES", "SERIAL", "LABELS")
 
@@ -38,6 +45,17 @@ def print_certificates(records: Sequence[CertificateRecord], now: int) -> None:
     """Print them as a table, to the width of the screen if it is one."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     click.echo("\n".join(certificate_lines(records, now, width)))
+
+
+def expiring_within(records: Sequence[CertificateRecord], until: int) -> tuple[CertificateRecord, ...]:
+    """Those that nobody revoked and that end by then, without those of a name that has one which ends later."""
+    last: dict[tuple[str, str | None], int] = {}
+    alive = [record for record in records if record.revoked_at is None]
+    for record in alive:
+        whose = (record.role.value, record.name)
+        last[whose] = max(record.not_after, last.get(whose, 0))
+    found = [record for record in alive if last[record.role.value, record.name] == record.not_after <= until]
+    return tuple(sorted(found, key=lambda record: record.not_after))
 
 
 def certificate_entry(record: CertificateRecord, now: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "issue-worker": ("gateway.cli.pki", "Issue a worker of a pool its certificate, password and bundle."),
     "issue-master": ("gateway.cli.pki", "Issue a master its certificate, password and bundle."),
     "issue-server": ("gateway.cli.pki", "Issue the gateway a new server certificate."),
-    "renew": ("gateway.cli.pki", "Put a new key and certificate into a bundle."),
+    "renew": ("gateway.cli.renewal", "Put new keys and certificates into bundles."),
     "revoke": ("gateway.cli.revocation", "Revoke certificates and cut what they hold open."),
     "list": ("gateway.cli.certificates", "List the certificates that were issued."),
     "show": ("gateway.cli.certificates", "Show everything about one name."),

@@ -1,4 +1,4 @@
-"""``init``, ``issue-*``, ``renew``: commands that make certificates.
+"""``init``, ``issue-*``: commands that make certificates.
 
 Libraries are imported inside the commands: a command that is refused by its options must not wait for them.
 """
@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli.common import Settings, common_options, fail, open_session, tell_gateway
-from gateway.cli.listing import stamp
+from gateway.cli.issued import read_request, say_issued
 from gateway.cli.options import LABEL, LIFETIME, NAME, SAN, TRUST_DOMAIN, absolute, label_map
 
 if TYPE_CHECKING:
-    from gateway.home.session import HomeSession
-    from pki.inventory import CertificateRecord
+    pass
 
 _DEFAULT_TRUST_DOMAIN = "rhttp.internal"
-_MAX_CSR = 1 << 16
 
 
 @click.command()
@@ -123,7 +121,7 @@ def _issue(
             out=absolute(out) if out is not None else session.home.bundles / name,
             lifetime=ttl,
             key_type=KeyType(key_type or "p256"),
-            csr=_read_csr(csr),
+            csr=read_request(csr),
             labels=label_table,
             with_user=not no_user,
         )
@@ -131,7 +129,7 @@ def _issue(
             issued = issue_bundle(session, order)
         except DirectoryTaken:
             fail(f"{order.out} is not an empty directory; name another with --out, or renew the bundle that lies there")
-        _say_issued(session, issued.record, f"in {click.format_filename(issued.place)}")
+        say_issued(session, issued.record, f"in {click.format_filename(issued.place)}")
         if pool is not None and pool not in session.basics.pools:
             click.echo(f"warning: {session.home.config.name} has no [pools.{pool}] yet; {name} waits for it", err=True)
         if issued.user_kept:
@@ -142,16 +140,6 @@ def _issue(
             )
         # The new user can sign in at once, and not only when the gateway looks at the state next.
         tell_gateway(session, "/refresh", must=False)
-
-
-def _read_csr(path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    with path.open("rb") as file:
-        data = file.read(_MAX_CSR + 1)
-    if len(data) > _MAX_CSR:
-        fail(f"{path} is too large for a signing request")
-    return data
 
 
 @click.command("issue-server")
@@ -167,36 +155,5 @@ def issue_server(settings: Settings, sans: tuple[str, ...], ttl: timedelta | Non
 
     with open_session(settings) as session:
         record = issue(session, sans, ttl)
-        _say_issued(session, record, f"in {session.home.server_cert}")
+        say_issued(session, record, f"in {session.home.server_cert}")
         tell_gateway(session, "/reload", must=True)
-
-
-@click.command()
-@common_options
-@click.argument("bundle", type=click.Path(path_type=Path, file_okay=False, exists=True))
-@click.option("--ttl", type=LIFETIME, help="Lifetime, at most 730d (default: that of the certificate renewed).")
-@click.option(
-    "--csr",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False, readable=True),
-    help="Certify the key of this signing request: for a bundle whose key is kept elsewhere.",
-)
-def renew(settings: Settings, bundle: Path, ttl: timedelta | None, csr: Path | None) -> None:
-    """Put a new key and certificate for the same identity into BUNDLE, and the root as it is now.
-
-    All at one moment: whoever reads the bundle finds the old files or the new ones. Password, labels and pool stay.
-    The old certificate is valid until it expires; if it must not be, revoke its serial.
-    """
-    from gateway.home.renew import renew_bundle
-
-    with open_session(settings) as session:
-        issued = renew_bundle(session, absolute(bundle), ttl, _read_csr(csr))
-        _say_issued(session, issued.record, f"in {click.format_filename(issued.place)}")
-        tell_gateway(session, "/refresh", must=False)
-
-
-def _say_issued(session: HomeSession, record: CertificateRecord, where: str) -> None:
-    who = record.role.value if record.name is None else f"{record.role.value} {record.name}"
-    click.echo(f"{who}: certificate {record.serial}, valid until {stamp(record.not_after)}, {where}")
-    ending = session.ending_authority(record.role, datetime.now(UTC))
-    if ending is not None:
-        click.echo(f"note: {ending}", err=True)

@@ -5,6 +5,8 @@ Trust: the operator is trusted; the files of the bundle are not.
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -28,13 +30,33 @@ from pki.issue import serial_hex
 from rhttp.worker.renewal import Certified, renew_files
 from rhttp.worker.versions import CERT, KEY
 
-__all__ = ["BundleInvalid", "renew_bundle"]
+__all__ = ["BundleEnded", "BundleInvalid", "bundle_end", "bundles_of", "renew_bundle"]
 
 _ANEW = "issue a new bundle into another directory (issue-*, --out DIR)"
 
 
 class BundleInvalid(Exception):  # noqa: N818 - says what is the case, like every error of ours
     """A directory is not a bundle of this home that can be renewed; the message says why, and the mend."""
+
+
+class BundleEnded(BundleInvalid):
+    """It was one, and was ended on purpose: revoked, or its name is somebody else's by now."""
+
+
+def bundles_of(session: HomeSession) -> list[Path]:
+    """The bundles that lie where `issue-*` puts them, by name. One that was put elsewhere (``--out``) is not known."""
+    with suppress(FileNotFoundError):
+        return sorted(path for path in session.home.bundles.iterdir() if os.path.lexists(path / CERT))
+    return []
+
+
+def bundle_end(session: HomeSession, bundle: Path) -> int:
+    """When the certificate in a bundle of this home expires, in epoch seconds.
+
+    Raises:
+        BundleInvalid: see `renew_bundle`.
+    """
+    return _found_in(session, bundle)[1].not_after
 
 
 def renew_bundle(
@@ -50,7 +72,9 @@ def renew_bundle(
             renewed; also when that came to be so while this was under way.
         RequestInvalid: the request is not to be signed.
     """
-    serial = _serial_in(session, bundle, csr)
+    leaf, found = _found_in(session, bundle)
+    _require_key(bundle, leaf, csr)
+    serial = found.serial
     with reading(session.engine) as connection:
         old = _require_renewable(connection, serial, bundle)
     if old.name is None:
@@ -70,7 +94,7 @@ def renew_bundle(
         return Certified(path=path, trust=session.home.root_cert.read_bytes())
 
     try:
-        renew_files(bundle, x509.load_pem_x509_certificate(old.pem.encode()), obtain, request=csr)
+        renew_files(bundle, leaf, obtain, request=csr)
     except BaseException:
         for record in issued:
             revoke_undelivered(session, record)
@@ -78,12 +102,11 @@ def renew_bundle(
     return Issued(record=issued[0], place=bundle)
 
 
-def _serial_in(session: HomeSession, bundle: Path, csr: bytes | None) -> str:
-    """The serial of the bundle's certificate, which is one of this home."""
+def _found_in(session: HomeSession, bundle: Path) -> tuple[x509.Certificate, CertificateRecord]:
+    """The bundle's certificate, which is one of this home, and what is known of it."""
     place = bundle / CERT
     try:
         leaf = read_path(place)[0]
-        has_key = (bundle / KEY).is_file()
     except FileNotFoundError:
         raise BundleInvalid(f"{bundle} is no bundle (no {CERT} in it); name the directory that issue-* made") from None
     except (InputUnreadable, CertificateInvalid) as error:
@@ -92,6 +115,11 @@ def _serial_in(session: HomeSession, bundle: Path, csr: bytes | None) -> str:
     record = session.inventory.by_serial(serial)
     if record is None or record.fingerprint != fingerprint_of(leaf):
         raise BundleInvalid(f"the certificate in {bundle} was not issued by this home; use the home that issued it")
+    return leaf, record
+
+
+def _require_key(bundle: Path, leaf: x509.Certificate, csr: bytes | None) -> None:
+    has_key = (bundle / KEY).is_file()
     if csr is None and not has_key:
         raise BundleInvalid(
             f"{bundle} holds no {KEY}: its key is kept elsewhere; make a request with it or with a new key there, "
@@ -101,7 +129,6 @@ def _serial_in(session: HomeSession, bundle: Path, csr: bytes | None) -> str:
         raise BundleInvalid(
             f"{bundle} holds a {KEY}, and the request is for another key; renew without --csr, or take that file away"
         )
-    return serial
 
 
 def _require_renewable(connection: Connection, serial: str, bundle: Path) -> CertificateRecord:
@@ -113,14 +140,14 @@ def _require_renewable(connection: Connection, serial: str, bundle: Path) -> Cer
     if record is None:
         raise BundleInvalid(f"the certificate in {bundle} is no longer known; restore state.db from a backup")
     if record.revoked_at is not None:
-        raise BundleInvalid(f"the certificate in {bundle} was revoked ({record.reason}); {_ANEW}")
+        raise BundleEnded(f"the certificate in {bundle} was revoked ({record.reason}); {_ANEW}")
     if record.name is None:
         return record
     owner = Identity(name=record.name, role=record.role, pool=record.pool)
     now = find_identity(connection, record.name)
     if now != owner:
-        raise BundleInvalid(f"the certificate in {bundle} is for {owner}, and the name is {now}'s by now; {_ANEW}")
+        raise BundleEnded(f"the certificate in {bundle} is for {owner}, and the name is {now}'s by now; {_ANEW}")
     has_expired = record.not_after < int(datetime.now(UTC).timestamp())
     if has_expired and was_revoked_after(connection, record.name, record.issued_at):
-        raise BundleInvalid(f"the certificate in {bundle} expired, and {record.name} was revoked since; {_ANEW}")
+        raise BundleEnded(f"the certificate in {bundle} expired, and {record.name} was revoked since; {_ANEW}")
     return record
