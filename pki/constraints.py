@@ -7,25 +7,23 @@ refuses every later certificate that holds a name of that form; it cannot be pro
 from __future__ import annotations
 
 import ipaddress
-import re
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
-from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from pki.errors import CertificateInvalid, PathReason
 from pki.extensions import find
+from pki.generalnames import is_domain, is_host, mailbox_host, uri_host
 
 __all__ = ["NameConstraintState", "normal_name"]
 
 NormalName = tuple[frozenset[tuple[str, str]], ...]
 
-_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-_HOST = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}")
-_MAILBOX = re.compile(r"[\x21-\x3f\x41-\x7e]+@([\x21-\x3f\x41-\x7e]+)")
+# RFC 9598: mailboxes with a local part in UTF-8 hide in an otherName; constraints on mailboxes are for them too.
+_SMTP_UTF8_MAILBOX = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.9")
 # Names times constraints is the work that a stranger's path can ask for.
 _MAX_NAMES = 1024
 _MAX_SUBTREES = 1024
@@ -54,11 +52,15 @@ class NameConstraintState:
         self._excluded: list[x509.GeneralName] = []
         self._count = 0
 
-    def check(self, certificate: x509.Certificate) -> None:
-        """Raise `CertificateInvalid` (name) unless every name of the certificate is inside the constraints so far."""
+    def check(self, certificate: x509.Certificate, *, is_server: bool = False) -> None:
+        """Raise `CertificateInvalid` (name) unless every name of the certificate is inside the constraints so far.
+
+        A server's common name counts as a host when it looks like one and no subject alternative name is a host: old
+        clients go by it, so a CA that may not name a host must not get around that by naming it there.
+        """
         if not self._permitted and not self._excluded:
             return
-        for number, name in enumerate(_names(certificate)):
+        for number, name in enumerate(_names(certificate, is_server=is_server)):
             if number >= _MAX_NAMES:
                 raise CertificateInvalid(PathReason.NAME, "more names than are checked against constraints")
             if any(_is_within(name, base, excluding=True) for base in self._excluded if type(base) is type(name)):
@@ -85,32 +87,44 @@ class NameConstraintState:
         self._excluded.extend(excluded)
 
 
-def _names(certificate: x509.Certificate) -> Iterator[x509.GeneralName]:
-    """The names that constraints apply to: a subject that is not empty, every SAN, legacy e-mail addresses."""
+def _names(certificate: x509.Certificate, *, is_server: bool) -> Iterator[x509.GeneralName]:
+    """The names that constraints apply to: a subject that is not empty, every SAN, legacy mail addresses and hosts."""
     if certificate.subject.rdns:
         yield x509.DirectoryName(certificate.subject)
-    alternatives = find(certificate.extensions, x509.SubjectAlternativeName) or ()
-    has_mailbox = False
+    alternatives = list(find(certificate.extensions, x509.SubjectAlternativeName) or ())
     for name in alternatives:
-        has_mailbox |= isinstance(name, x509.RFC822Name)
+        if isinstance(name, x509.OtherName) and name.type_id == _SMTP_UTF8_MAILBOX:
+            # Its text lies in no permitted subtree and in every excluded one.
+            yield x509.RFC822Name._init_without_validation("")
         yield name
-    if not has_mailbox:
+    if not any(isinstance(name, x509.RFC822Name) for name in alternatives):
         for item in certificate.subject.get_attributes_for_oid(NameOID.EMAIL_ADDRESS):
             # Unchecked on purpose: what is no mailbox lies in no permitted subtree.
             yield x509.RFC822Name._init_without_validation(str(item.value))
+    if is_server and not any(isinstance(name, x509.DNSName | x509.IPAddress) for name in alternatives):
+        for item in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
+            yield from _host_of(str(item.value))
+
+
+def _host_of(text: str) -> Iterator[x509.GeneralName]:
+    try:
+        yield x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        if is_domain(text.removeprefix("*.")):
+            yield x509.DNSName(text)
 
 
 def _is_well_formed(base: x509.GeneralName) -> bool:
     match base:
         case x509.DNSName():
-            return base.value == "" or _is_host(base.value)
+            return base.value == "" or is_host(base.value)
         case x509.IPAddress():
             return isinstance(base.value, ipaddress.IPv4Network | ipaddress.IPv6Network)
         case x509.RFC822Name():
             _, at, host = base.value.rpartition("@")
-            return _mailbox_host(base.value) is not None if at else _is_host(host.removeprefix("."))
+            return mailbox_host(base.value) is not None if at else is_host(host.removeprefix("."))
         case x509.UniformResourceIdentifier():
-            return _is_host(base.value.removeprefix("."))
+            return is_host(base.value.removeprefix("."))
         case _:
             return True
 
@@ -126,14 +140,14 @@ def _is_within(name: x509.GeneralName, base: x509.GeneralName, *, excluding: boo
             if isinstance(address, ipaddress.IPv4Address | ipaddress.IPv6Address):
                 return isinstance(network, ipaddress.IPv4Network | ipaddress.IPv6Network) and address in network
         case x509.RFC822Name(), x509.RFC822Name():
-            host = _mailbox_host(name.value)
+            host = mailbox_host(name.value)
             if host is not None:
                 if "@" not in base.value:
                     return _is_host_within(host, base.value.lower())
                 local, _, base_host = base.value.rpartition("@")
                 return name.value.rpartition("@")[0] == local and host == base_host.lower()
         case x509.UniformResourceIdentifier(), x509.UniformResourceIdentifier():
-            host = _uri_host(name.value)
+            host = uri_host(name.value)
             if host is not None:
                 return _is_host_within(host, base.value.lower())
         case x509.DirectoryName(), x509.DirectoryName():
@@ -147,7 +161,7 @@ def _is_dns_within(name: str, base: str, *, excluding: bool) -> bool:
     excluded as soon as one of them is, and permitted only when all of them are."""
     wildcard = name.startswith("*.")
     name = name.removeprefix("*.")
-    if not _is_host(name):
+    if not is_domain(name):
         return excluding
     if base == "" or name == base or name.endswith("." + base):
         return True
@@ -160,23 +174,3 @@ def _is_dns_within(name: str, base: str, *, excluding: bool) -> bool:
 def _is_host_within(host: str, base: str) -> bool:
     """For mailboxes and URIs: a base with a leading dot means any host below it, else exactly that host."""
     return host.endswith(base) if base.startswith(".") else host == base
-
-
-def _is_host(text: str) -> bool:
-    return len(text) <= 253 and _HOST.fullmatch(text.lower()) is not None
-
-
-def _mailbox_host(text: str) -> str | None:
-    match = _MAILBOX.fullmatch(text)
-    return match[1].lower() if match and _is_host(match[1]) else None
-
-
-def _uri_host(text: str) -> str | None:
-    """The host of a URI with an authority; None for an IP address or no authority, which constraints must refuse."""
-    try:
-        host = urlsplit(text).hostname
-    except ValueError:
-        return None
-    if not host or not _is_host(host) or host.rsplit(".", 1)[-1].isdigit():
-        return None
-    return host.lower()

@@ -10,12 +10,22 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-__all__ = ["GENERALIZED_TIME", "CertificateShape", "certificate_shape", "has_named_curve", "parse_policy_mappings"]
+__all__ = [
+    "GENERALIZED_TIME",
+    "CertificateShape",
+    "certificate_shape",
+    "has_named_curve",
+    "list_shape",
+    "parse_policy_mappings",
+]
 
 _SEQUENCE = 0x30
+_INTEGER = 0x02
 _OID = 0x06
 _EC_PUBLIC_KEY = bytes.fromhex("06072a8648ce3d0201")  # id-ecPublicKey, 1.2.840.10045.2.1
 _VERSION_TAG = 0xA0
+_EXTENSIONS_TAG = 0xA3
+_MAX_EXTENSIONS = 1024
 GENERALIZED_TIME = 0x18
 
 
@@ -27,29 +37,49 @@ class CertificateShape:
     """signatureAlgorithm equals tbsCertificate.signature, parameters included (§4.1.1.2)."""
     whole_signature: bool
     """signatureValue has no unused bits: else one certificate has several encodings that verify."""
-    serial_octets: int
+    serial: bytes
+    """The serial number's octets, in two's complement."""
     not_before_tag: int
     not_after_tag: int
+    has_unique_ids: bool
+    """issuerUniqueID or subjectUniqueID is there (§4.1.2.8)."""
+    extensions: tuple[bytes, ...]
+    """What is inside each Extension, in their order."""
 
 
 def certificate_shape(certificate: x509.Certificate) -> CertificateShape:
     """Walk the outer fields; ValueError when the walk does not fit."""
-    tbs = certificate.tbs_certificate_bytes
-    inside = _children(tbs, 0, limit=8)
+    der = certificate.public_bytes(Encoding.DER)
+    signed, outer, signature_value = _children(der, 0, limit=3)
+    inside = _children(der, signed[1], limit=10)
     if inside and inside[0][0] == _VERSION_TAG:
         inside = inside[1:]
-    # serialNumber, signature, issuer, validity
-    serial, signature, _issuer, validity = inside[:4]
-    der = certificate.public_bytes(Encoding.DER)
-    _, outer, signed = _children(der, 0, limit=3)
-    times = _children(tbs, validity[1], limit=2)
+    # serialNumber, signature, issuer, validity, subject, subjectPublicKeyInfo, (unique identifiers), (extensions)
+    serial, signature, _issuer, validity, _subject, _info, *rest = inside
+    tagged = {tag: content for tag, _, content, _ in rest}
+    times = _children(der, validity[1], limit=2)
     return CertificateShape(
-        same_algorithm=der[outer[1] : outer[3]] == tbs[signature[1] : signature[3]],
-        whole_signature=der[signed[2]] == 0,
-        serial_octets=serial[3] - serial[2],
+        same_algorithm=der[outer[1] : outer[3]] == der[signature[1] : signature[3]],
+        whole_signature=der[signature_value[2]] == 0,
+        serial=der[serial[2] : serial[3]],
         not_before_tag=times[0][0],
         not_after_tag=times[1][0],
+        has_unique_ids=not tagged.keys() <= {_EXTENSIONS_TAG},
+        extensions=tuple(
+            der[content:end] for _, _, content, end in _children(der, tagged[_EXTENSIONS_TAG], limit=_MAX_EXTENSIONS)
+        )
+        if _EXTENSIONS_TAG in tagged
+        else (),
     )
+
+
+def list_shape(crl: x509.CertificateRevocationList) -> tuple[bool, int, int]:
+    """Whether a version is written, and the tags of thisUpdate and of what follows it (RFC 5280 §5.1)."""
+    inside = _children(crl.tbs_certlist_bytes, 0, limit=5)
+    has_version = bool(inside) and inside[0][0] == _INTEGER
+    # (version), signature, issuer, thisUpdate, (nextUpdate), …
+    _signature, _issuer, this_update, after, *_ = inside[has_version:]
+    return has_version, this_update[0], after[0]
 
 
 def has_named_curve(signed: x509.Certificate | x509.CertificateSigningRequest) -> bool:
@@ -94,7 +124,14 @@ def _children(data: bytes, offset: int, *, limit: int) -> list[tuple[int, int, i
         raise ValueError("no SEQUENCE")
     found: list[tuple[int, int, int, int]] = []
     while position < end and len(found) < limit:
-        child_tag, content, child_end = _header(data, position)
+        if position + 2 > end:
+            raise ValueError("truncated")
+        length = data[position + 1]
+        if length < 0x80:  # most are
+            child_tag, content = data[position], position + 2
+            child_end = content + length
+        else:
+            child_tag, content, child_end = _header(data, position)
         if child_end > end:
             raise ValueError("element runs over")
         found.append((child_tag, position, content, child_end))

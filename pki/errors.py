@@ -18,10 +18,13 @@ No message carries a key, a passphrase or the content of a file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 __all__ = [
+    "REASON_TEXTS",
     "AuthorityEnding",
     "CertificateInvalid",
     "Finding",
@@ -40,24 +43,39 @@ class PathReason(StrEnum):
     """Why a certification path is refused. The values are public: `verify` prints them, the audit log records them."""
 
     UNTRUSTED = "untrusted"
-    """No path of good signatures leads from the certificate to a trust anchor (RFC 5280 §6.1.3 (a)(1), (a)(4))."""
     EXPIRED = "expired"
     NOT_YET_VALID = "not_yet_valid"
     PURPOSE = "purpose"
-    """Extended key usage, here or at a CA above, or the leaf's key usage excludes the purpose asked for."""
     NAME = "name"
-    """A name breaks its grammar, is missing, or lies outside a name constraint."""
     REVOKED = "revoked"
     STALE_CRL = "stale_crl"
-    """Whether it is revoked cannot be told: the list is missing, out of date or not to be used."""
     MALFORMED = "malformed"
-    """Not DER X.509 v3, or an extension that cannot be read."""
     ROLE = "role"
-    """The issuing CA, the SPIFFE ID and the role asked for do not agree."""
     PROFILE = "profile"
-    """A structural rule: basic constraints, path length, key usage, an unknown critical extension, policies."""
     ALGORITHM = "algorithm"
-    """A signature algorithm or key that is not accepted."""
+
+
+REASON_TEXTS: Mapping[PathReason, str] = MappingProxyType(
+    {
+        PathReason.UNTRUSTED: "No path of matching names and good signatures leads from the certificate to a trust "
+        "anchor (RFC 5280 §6.1.3 (a)(1), (a)(4)).",
+        PathReason.EXPIRED: "A certificate of the path is past its end.",
+        PathReason.NOT_YET_VALID: "A certificate of the path has not begun.",
+        PathReason.PURPOSE: "Extended key usage, here or at a CA above, or the leaf's key usage excludes what is asked "
+        "for: client authentication, or server authentication for the role server.",
+        PathReason.NAME: "A name breaks its grammar, is missing, or lies outside of a name constraint.",
+        PathReason.REVOKED: "A revocation list names it.",
+        PathReason.STALE_CRL: "Whether it is revoked cannot be told: the list is missing, out of date or not to be "
+        "used.",
+        PathReason.MALFORMED: "Not X.509 version 3 in DER, or a field that cannot be read or has a form that is not "
+        "allowed.",
+        PathReason.ROLE: "The issuing CA, the SPIFFE ID and the role asked for do not agree.",
+        PathReason.PROFILE: "A rule of structure: basic constraints, path length, key usage, key identifiers, an "
+        "unknown critical extension, policies; under `rhttp` all that the role's profile says.",
+        PathReason.ALGORITHM: "A key or a signature of a kind or size that is not accepted.",
+    }
+)
+"""What each reason means, for the reference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

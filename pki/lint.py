@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from cryptography import x509
 from cryptography.x509.oid import ExtensionOID
 
-from pki.der import certificate_shape
+from pki.encoding import encoding_faults
 from pki.errors import Finding, NameInvalid, PathReason
 from pki.extensions import NO_REV_AVAIL, UNREADABLE, find, points_to_revocation
 from pki.keys import key_type
@@ -85,15 +85,8 @@ def _findings(
 
 
 def _encoding(certificate: x509.Certificate) -> Iterator[Finding]:
-    shape = certificate_shape(certificate)
-    if certificate.version is not x509.Version.v3:
-        yield _malformed("version", "version", "not version 3", "RFC 5280 §4.1.2.1")
-    if not shape.same_algorithm:
-        yield _malformed("algorithms-differ", "signatureAlgorithm", "differs from the signed one", "RFC 5280 §4.1.1.2")
-    if not shape.whole_signature:
-        yield _malformed("signature-encoding", "signatureValue", "has unused bits")
-    if shape.serial_octets > 20:
-        yield _malformed("serial", "serialNumber", "over 20 octets", "RFC 5280 §4.1.2.2")
+    for rule, where, message, rfc in encoding_faults(certificate):
+        yield _malformed(rule, where, message, rfc)
     if not is_strong_signature(certificate):
         yield Finding(
             rule="signature-algorithm",
@@ -108,7 +101,7 @@ def _key(subject: CertificateTemplate | x509.Certificate, profile: Profile) -> I
     if key_type(key) not in profile.keys:
         allowed = ", ".join(sorted(kind.value for kind in profile.keys))
         yield Finding(rule="key", where="publicKey", message=f"none of {allowed}", reason=PathReason.ALGORITHM)
-    if not 0 < subject.serial_number < 1 << 159:
+    if not isinstance(subject, x509.Certificate) and not 0 < subject.serial_number < 1 << 159:
         yield _malformed("serial", "serialNumber", "not positive or over 159 bits", "RFC 5280 §4.1.2.2")
 
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from pki.constraints import NameConstraintState, normal_name
-from pki.der import GENERALIZED_TIME, certificate_shape
+from pki.encoding import encoding_faults
 from pki.errors import CertificateInvalid, PathReason
 from pki.extensions import NO_REV_AVAIL, UNREADABLE, find
+from pki.generalnames import is_well_formed
 from pki.policies import PolicyState
 from pki.signatures import PureKey, certificate_key, is_signed_by, is_strong_key, is_strong_signature
 
@@ -35,7 +36,6 @@ MAX_SIGNATURES = 256
 MAX_STEPS = 4096
 """Certificates tried while building, whatever came of it."""
 
-_SERIAL_OCTETS = 20
 # What is processed, and whether it must be critical (True), must not (False) or may. Unlisted and critical: refused.
 _CRITICALITY: Mapping[x509.ObjectIdentifier, bool | None] = {
     ExtensionOID.KEY_USAGE: None,
@@ -102,8 +102,8 @@ def validate_path(path: Path, *, purpose: x509.ObjectIdentifier, at: datetime) -
         is_self_issued = normal_name(certificate.subject) == normal_name(certificate.issuer)
         _check_certificate(certificate, is_anchor=is_anchor)  # 1
         check_time(certificate, at)  # 2
-        if not is_anchor and (is_last or not is_self_issued):
-            names.check(certificate)  # 4: §6.1.3 (b), (c)
+        if not is_anchor and (is_last or not is_self_issued):  # 4: §6.1.3 (b), (c)
+            names.check(certificate, is_server=is_last and purpose == ExtendedKeyUsageOID.SERVER_AUTH)
         if not is_last:
             below = _check_ca(certificate, below, is_anchor=is_anchor, is_self_issued=is_self_issued)  # 3
             constraints = find(certificate.extensions, x509.NameConstraints)
@@ -125,35 +125,28 @@ def check_time(certificate: x509.Certificate, at: datetime) -> None:
 
 
 def _check_certificate(certificate: x509.Certificate, *, is_anchor: bool) -> None:
-    try:
-        shape = certificate_shape(certificate)
-        extensions = certificate.extensions
-        serial = certificate.serial_number
-        generalized_ok = all(
-            tag != GENERALIZED_TIME or time >= datetime(2050, 1, 1, tzinfo=UTC)
-            for tag, time in (
-                (shape.not_before_tag, certificate.not_valid_before_utc),
-                (shape.not_after_tag, certificate.not_valid_after_utc),
-            )
-        )
-        issuer, _ = certificate.issuer, certificate.subject  # decoded late
-    except UNREADABLE as error:
-        raise CertificateInvalid(PathReason.MALFORMED, str(error)) from None
+    for _, field, message, clause in encoding_faults(certificate, is_anchor=is_anchor, may_have_unique_ids=True):
+        raise CertificateInvalid(PathReason.MALFORMED, f"{field}: {message}" + (f" ({clause})" if clause else ""))
     rules = (
-        (certificate.version is x509.Version.v3, PathReason.MALFORMED, "not version 3"),
-        (shape.same_algorithm, PathReason.MALFORMED, "the two signature algorithm fields differ"),
-        (shape.whole_signature, PathReason.MALFORMED, "a signature with unused bits"),
-        (generalized_ok, PathReason.MALFORMED, "a GeneralizedTime before 2050"),
-        (shape.serial_octets <= _SERIAL_OCTETS, PathReason.MALFORMED, "a serial number over 20 octets"),
-        (serial > 0 or (serial == 0 and is_anchor), PathReason.MALFORMED, "a serial number that is not positive"),
-        (bool(issuer.rdns), PathReason.MALFORMED, "an empty issuer"),
+        (bool(certificate.issuer.rdns), PathReason.MALFORMED, "an empty issuer"),
         (is_strong_key(certificate_key(certificate)), PathReason.ALGORITHM, "a key that is not accepted"),
         (is_anchor or is_strong_signature(certificate), PathReason.ALGORITHM, "a signature that is not accepted"),
     )
     for holds, reason, detail in rules:
         if not holds:
             raise CertificateInvalid(reason, detail)
-    _check_extensions(certificate, extensions, is_anchor=is_anchor)
+    _check_extensions(certificate, certificate.extensions, is_anchor=is_anchor)
+    if not is_anchor:
+        _check_names(certificate)
+
+
+def _check_names(certificate: x509.Certificate) -> None:
+    """§4.2.1.6: at least one alternative name, each of its form; and no NUL, before which C programs stop to read."""
+    alternatives = find(certificate.extensions, x509.SubjectAlternativeName)
+    if alternatives is not None and not (list(alternatives) and all(map(is_well_formed, alternatives))):
+        raise CertificateInvalid(PathReason.NAME, "a subject alternative name that breaks its grammar (§4.2.1.6)")
+    if any("\0" in item.value for item in certificate.subject if isinstance(item.value, str)):
+        raise CertificateInvalid(PathReason.NAME, "a NUL in the subject")
 
 
 def _check_extensions(certificate: x509.Certificate, extensions: x509.Extensions, *, is_anchor: bool) -> None:
@@ -181,10 +174,14 @@ def _check_extensions(certificate: x509.Certificate, extensions: x509.Extensions
             "name constraints outside of a CA (§4.2.1.10)",
         ),
         (not is_ca or all(e.oid != NO_REV_AVAIL.oid for e in extensions), "noRevAvail in a CA (RFC 9608 §2)"),
-        (not is_ca or is_anchor or own is not None, "a CA without subject key identifier (§4.2.1.2)"),
+        (not is_ca or is_anchor or (own is not None and own.digest), "a CA without subject key identifier (§4.2.1.2)"),
         (
-            is_anchor or (authority is not None and authority.key_identifier is not None),
+            is_anchor or (authority is not None and authority.key_identifier),
             "no authority key identifier (§4.2.1.1)",
+        ),
+        (
+            authority is None or authority.key_identifier is not None or authority.authority_cert_issuer is not None,
+            "an authority key identifier without content (§4.2.1.1)",
         ),
         (
             not is_self_issued_anchor

@@ -34,8 +34,9 @@ class PolicyState:
         extensions = certificate.extensions
         self._intersect(extensions, may_be_any=self._inhibit_any > 0 or (is_self_issued and not is_last))
         self._require()
+        mappings = _mappings(extensions)
         if not is_last:
-            self._map(extensions)
+            self._map(mappings)
             if not is_self_issued:
                 self._explicit = max(0, self._explicit - 1)
                 self._mapping = max(0, self._mapping - 1)
@@ -56,18 +57,21 @@ class PolicyState:
         policies = find(extensions, x509.CertificatePolicies)
         if policies is None:
             self._level = None
-        if policies is None or self._level is None:
             return
         named = {policy.policy_identifier.dotted_string for policy in policies}
+        if not 1 <= len(named) == len(list(policies)):
+            raise CertificateInvalid(PathReason.MALFORMED, "policies that are none, or one of them twice (§4.2.1.4)")
+        if self._level is None:
+            return
         expected = frozenset().union(*self._level.values())
         level = {oid: frozenset({oid}) for oid in named - {ANY} if oid in expected or ANY in self._level}
         if ANY in named and may_be_any:
             level |= {oid: frozenset({oid}) for oid in expected if oid not in level}
         self._level = level or None
 
-    def _map(self, extensions: x509.Extensions) -> None:
+    def _map(self, mappings: tuple[tuple[str, str], ...]) -> None:
         mapped: dict[str, set[str]] = {}
-        for issuer_policy, subject_policy in _mappings(extensions):
+        for issuer_policy, subject_policy in mappings:
             if ANY in (issuer_policy, subject_policy):
                 raise CertificateInvalid(PathReason.PROFILE, "policy mappings name anyPolicy")
             mapped.setdefault(issuer_policy, set()).add(subject_policy)

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 
 from pki.constraints import normal_name
+from pki.encoding import list_fault
 from pki.errors import CertificateInvalid, PathReason
 from pki.extensions import UNREADABLE, find, is_beyond_lists
 from pki.issue import IssuerKey, serial_hex
@@ -207,6 +208,9 @@ def _check_list(
         raise _stale("the issuer may not sign lists")
     if not is_signed_by(crl, key) or not crl.is_signature_valid(key):  # type: ignore[arg-type]  # any strong key fits
         raise _stale("the list's signature does not verify")
+    fault = list_fault(crl)
+    if fault is not None:
+        raise _stale(fault)
     if at < crl.last_update_utc:
         raise _stale("the list is not yet in force")
     if crl.next_update_utc is None or at > crl.next_update_utc:
@@ -237,6 +241,8 @@ def _serials(crl: x509.CertificateRevocationList) -> frozenset[int]:
     serials: set[int] = set()
     for entry in crl:
         for extension in entry.extensions:
+            if extension.oid == CRLEntryExtensionOID.CERTIFICATE_ISSUER:
+                raise _stale("an entry of an indirect list")
             if extension.critical and extension.oid not in _ENTRY_EXTENSIONS:
                 raise _stale(f"an entry's extension {extension.oid.dotted_string} is critical and not understood")
             if (

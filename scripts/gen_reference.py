@@ -17,6 +17,7 @@ from gateway.cli.main import cli
 from gateway.config.models import GROUPS_TEXT, TABLES, Key, TopTable, keys_of
 from gateway.http.problems import PROBLEMS
 from gateway.ingress.endpoints import OWN_PATHS, Endpoint
+from pki.errors import REASON_TEXTS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference.md"
@@ -42,6 +43,14 @@ PROBLEM_TEXT = """\
 Answers of the gateway itself on the TLS and dispatch listeners are `application/problem+json` (RFC 9457) with `type`,
 `title`, `status`, `request_id` and, where more can be said, `detail`. Why
 credentials or a policy refused is in the audit log only."""
+
+
+REASON_TEXT = """\
+One reason is told for a path, the most telling one; the same words stand in the audit log as the reason of a handshake
+that was refused (`profile` there also for a chain of other than leaf, role CA and root). None is ever renamed. Behind
+it, on standard error, is the detail, which is for people and may change. Exit status 2, without a reason, is for files
+alone: one that is not there, holds no PEM of its kind or a damaged block, and a trust file with a certificate that
+cannot be read."""
 
 
 def cell(text: str) -> str:
@@ -140,6 +149,12 @@ def problem_lines() -> Iterator[str]:
     yield from table(("type", "status", "title"), rows)
 
 
+def reason_lines() -> Iterator[str]:
+    yield from ("## Reasons of `verify`", "")
+    yield from (REASON_TEXT, "")
+    yield from table(("reason", "what"), ((f"`{reason.value}`", text) for reason, text in REASON_TEXTS.items()))
+
+
 def methods_of(endpoint: Endpoint) -> str:
     """What a path takes; one that says nothing takes all methods."""
     return endpoint.how or ", ".join(method.decode() for method in endpoint.methods) or "all that are implemented"
@@ -171,6 +186,7 @@ def page() -> str:
         *command_lines(cli, "rhttp-pki", None),
         *config_lines(),
         *problem_lines(),
+        *reason_lines(),
     ]
     text = "\n".join(lines)
     if SHAPES.exists():

@@ -40,10 +40,13 @@ def dn(*texts: str) -> x509.DirectoryName:
     return x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, text) for text in texts]))
 
 
+SMTP_UTF8 = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.9")
 OTHER = x509.OtherName(x509.ObjectIdentifier("1.3.6.1.4.1.55555.3"), b"\x05\x00")
 
 
-def verdict(names: Names, permitted: Names, excluded: Names, subject: x509.Name | None = None) -> bool:
+def verdict(
+    names: Names, permitted: Names, excluded: Names, subject: x509.Name | None = None, *, is_server: bool = False
+) -> bool:
     """Whether a certificate of these names passes; bases bypass the library's own checks."""
     constraints = x509.NameConstraints([dns("x.example")], None)
     constraints._permitted_subtrees = list(permitted) or None  # type: ignore[attr-defined]
@@ -52,7 +55,7 @@ def verdict(names: Names, permitted: Names, excluded: Names, subject: x509.Name 
     state.constrain(constraints)
     certificate = forge(subject or x509.Name([]), extensions=[(x509.SubjectAlternativeName(names), True)]).certificate
     try:
-        state.check(certificate)
+        state.check(certificate, is_server=is_server)
     except CertificateInvalid as error:
         return error.reason is not PathReason.NAME
     return True
@@ -107,9 +110,20 @@ DOUBTFUL: list[tuple[x509.GeneralName, x509.GeneralName]] = [
     (ip("10.0.0.0/24"), ip("10.0.0.0/8")),
     (mail("a@b@h.example"), mail("h.example")),
     (mail("h.example"), mail("h.example")),
+    (x509.OtherName(SMTP_UTF8, b"\x0c\x0bm@h.example"), mail("h.example")),
+    (dns("a_b.example"), dns("example")),
+    (dns("192.0.2.1"), dns("1")),
     (uri("urn:x:y"), uri("h.example")),
     (uri("https://10.0.0.1/"), uri("h.example")),
     (uri("https://[::1]/"), uri("h.example")),
+    (uri("https://[::1]@h.example/"), uri("h.example")),
+    (uri("https://h.example\\@x.example/"), uri("x.example")),
+    (uri("https://x.example/\\@h.example/ "), uri("x.example")),
+    (uri("https://x\t.example/"), uri("x.example")),
+    (uri(" https://x.example/"), uri("x.example")),
+    (uri("https://%78.example/"), uri("x.example")),
+    (uri("https://x.example:80x/"), uri("x.example")),
+    (uri("https:///x.example"), uri("x.example")),
     (OTHER, OTHER),
 ]
 
@@ -185,6 +199,31 @@ def test_constraint_that_breaks_its_grammar_is_malformed(base: x509.GeneralName)
 def test_constraints_without_a_subtree_are_malformed() -> None:
     with pytest.raises(CertificateInvalid):
         verdict([dns("a.example")], [], [])
+
+
+HOST = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a.example")])
+LOOKALIKES = [
+    (HOST, [dns("b.example")], [], False),
+    (HOST, [], [dns("example")], False),
+    (HOST, [dns("example")], [], True),
+    (HOST, [], [ip("0.0.0.0/0")], True),
+    (common_name("*.a.example"), [], [dns("x.a.example")], False),
+    (common_name("10.0.0.1"), [], [ip("10.0.0.0/8")], False),
+    (common_name("10.0.0.1"), [], [dns("")], True),
+    (common_name("The Server"), [], [dns("")], True),
+]
+
+
+@pytest.mark.parametrize(("subject", "permitted", "excluded", "expected"), LOOKALIKES)
+def test_common_name_of_a_server_without_a_host_is_one(
+    subject: x509.Name, permitted: Names, excluded: Names, expected: bool
+) -> None:
+    """Old clients go by it where no alternative name is a host; for others, and beside one, it is a name as any."""
+    mailbox = [mail("m@h.example")]
+    assert expected == verdict(mailbox, permitted, excluded, subject, is_server=True)
+    assert verdict(mailbox, permitted, excluded, subject)
+    assert verdict([uri("spiffe://d.example/a")], permitted, excluded, subject)
+    assert verdict([dns("z.example"), *mailbox], [dns("z.example")], [], subject, is_server=True)
 
 
 def constrained(*layers: tuple[Names, Names], critical: bool = True, leaf: Names = (), inner: Names = ()) -> str:

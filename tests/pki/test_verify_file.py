@@ -22,7 +22,7 @@ from support.certs import (
     with_field,
 )
 
-from pki.errors import CertificateInvalid, InputUnreadable, PathReason
+from pki.errors import REASON_TEXTS, CertificateInvalid, InputUnreadable, PathReason
 from pki.names import Role
 from pki.revocation import RevokedEntry, build_crl
 from pki.verify import ValidatedPath, VerifiedPeer, verify_file
@@ -161,3 +161,10 @@ def test_file_with_an_issuing_ca_that_breaks_its_profile_is_refused() -> None:
         lax.key,  # type: ignore[arg-type]
     )
     assert refusal(lambda: verify_file(pem(leaf), pem(lax), role=Role.WORKER, at=AT)) is PathReason.PURPOSE
+
+
+def test_reasons_are_those_that_were_published() -> None:
+    """`verify` prints them and the audit log keeps them: none is renamed, and each is told of in the reference."""
+    published = "untrusted expired not_yet_valid purpose name revoked stale_crl malformed role profile algorithm"
+    assert [reason.value for reason in PathReason] == published.split()
+    assert list(REASON_TEXTS) == list(PathReason)

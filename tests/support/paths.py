@@ -201,6 +201,23 @@ def nameless_anchor() -> Shape:
     return anchor(drop=(x509.SubjectKeyIdentifier, x509.AuthorityKeyIdentifier))
 
 
+def rooted_in_itself() -> Shape:
+    """An anchor whose authority key identifier also has its own name and number, as old tools make it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    own = x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest
+    above = x509.AuthorityKeyIdentifier(own, [x509.DirectoryName(common_name("root"))], 5)
+    return anchor((above, False), key=key, serial=5)
+
+
+def sans(*names: x509.GeneralName) -> Extension:
+    return x509.SubjectAlternativeName(names), False
+
+
+def alternative(name: x509.GeneralName) -> Shape:
+    """A leaf with this alternative name."""
+    return leaf(sans(name))
+
+
 def lone_anchor() -> Shape:
     """The intermediate itself is trusted; its root comes along and is of no use."""
     return [forge("leaf", INTERMEDIATE), ROOT], [INTERMEDIATE]
