@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 from cryptography import x509
@@ -18,15 +19,16 @@ from pki.errors import CertificateInvalid, PathReason
 from pki.extensions import find
 from pki.generalnames import is_domain, is_host, mailbox_host, uri_host
 
-__all__ = ["NameConstraintState", "normal_name"]
+__all__ = ["ComparisonBudget", "NameConstraintState", "normal_name"]
 
 NormalName = tuple[frozenset[tuple[str, str]], ...]
 
 # RFC 9598: mailboxes with a local part in UTF-8 hide in an otherName; constraints on mailboxes are for them too.
 _SMTP_UTF8_MAILBOX = x509.ObjectIdentifier("1.3.6.1.5.5.7.8.9")
-# Names times constraints is the work that a stranger's path can ask for.
+# Names times constraints is the work that a stranger's paths can ask for.
 _MAX_NAMES = 1024
 _MAX_SUBTREES = 1024
+_MAX_COMPARISONS = 1 << 18
 
 
 @lru_cache(maxsize=1024)
@@ -41,12 +43,25 @@ def _fold(value: str | bytes) -> str:
     return " ".join(unicodedata.normalize("NFKC", value).casefold().split())
 
 
+@dataclass(slots=True)
+class ComparisonBudget:
+    """Comparisons of a name with a subtree that are left, for all paths of one certificate together."""
+
+    left: int = _MAX_COMPARISONS
+
+    def spend(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise CertificateInvalid(PathReason.NAME, "more names and name constraints than are compared")
+
+
 class NameConstraintState:
     """permitted_subtrees and excluded_subtrees of §6.1.2 (b), (c); fed from the anchor's side to the leaf."""
 
-    __slots__ = ("_count", "_excluded", "_permitted")
+    __slots__ = ("_budget", "_count", "_excluded", "_permitted")
 
-    def __init__(self) -> None:
+    def __init__(self, budget: ComparisonBudget | None = None) -> None:
+        self._budget = budget or ComparisonBudget()
         # Each certificate's permitted subtrees are one layer: a name must lie in every layer that speaks of its form.
         self._permitted: list[list[x509.GeneralName]] = []
         self._excluded: list[x509.GeneralName] = []
@@ -63,6 +78,7 @@ class NameConstraintState:
         for number, name in enumerate(_names(certificate, is_server=is_server)):
             if number >= _MAX_NAMES:
                 raise CertificateInvalid(PathReason.NAME, "more names than are checked against constraints")
+            self._budget.spend(self._count)
             if any(_is_within(name, base, excluding=True) for base in self._excluded if type(base) is type(name)):
                 raise CertificateInvalid(PathReason.NAME, "a name is excluded by a name constraint")
             for layer in self._permitted:

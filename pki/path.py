@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from pki.constraints import NameConstraintState, normal_name
+from pki.constraints import ComparisonBudget, NameConstraintState, normal_name
 from pki.encoding import encoding_faults
 from pki.errors import CertificateInvalid, PathReason
 from pki.extensions import NO_REV_AVAIL, UNREADABLE, find
@@ -69,10 +69,10 @@ def find_path(
         CertificateInvalid: no path, or none that validates: the reason of the first one that was complete.
     """
     first: CertificateInvalid | None = None
-    budget = _Budget()
+    budget, comparisons = _Budget(), ComparisonBudget()
     for path in _paths(leaf, intermediates, anchors, budget):
         try:
-            validate_path(path, purpose=purpose, at=at)
+            validate_path(path, purpose=purpose, at=at, comparisons=comparisons)
         except CertificateInvalid as error:
             first = first or error
         else:
@@ -86,7 +86,9 @@ def find_path(
     raise first
 
 
-def validate_path(path: Path, *, purpose: x509.ObjectIdentifier, at: datetime) -> None:
+def validate_path(
+    path: Path, *, purpose: x509.ObjectIdentifier, at: datetime, comparisons: ComparisonBudget | None = None
+) -> None:
     """RFC 5280 §6.1 over one path whose signatures and names chain (as `find_path` builds it); `CertificateInvalid`.
 
     1. encoding, algorithms and extensions of every certificate, 2. times, 3. what a CA must be, with path lengths,
@@ -95,7 +97,7 @@ def validate_path(path: Path, *, purpose: x509.ObjectIdentifier, at: datetime) -
     if at.tzinfo is None:
         raise ValueError("a time without a zone says nothing")
     at = at.replace(microsecond=0)
-    names, policies = NameConstraintState(), PolicyState(len(path) - 1)
+    names, policies = NameConstraintState(comparisons), PolicyState(len(path) - 1)
     below: int | None = None  # max_path_length of §6.1.2 (k), None while nothing constrains it
     for index, certificate in reversed(tuple(enumerate(path))):
         is_anchor, is_last = index == len(path) - 1, index == 0

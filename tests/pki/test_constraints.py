@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.certs import AT, common_name, forge, pem
 
-from pki.constraints import NameConstraintState, normal_name
+from pki.constraints import ComparisonBudget, NameConstraintState, normal_name
 from pki.errors import CertificateInvalid, PathReason
 from pki.names import Role
 from pki.verify import verify_file
@@ -298,6 +298,18 @@ def test_work_with_constraints_is_bounded() -> None:
     assert verdict(many[:-1], [], [dns("x.example")])
     with pytest.raises(CertificateInvalid):
         verdict([dns("a.example")], [], many)
+
+
+def test_work_of_all_paths_together_is_bounded() -> None:
+    """Comparisons are paid from one purse, however many paths ask for them."""
+    names, bases = [dns(f"n{number}.example") for number in range(4)], [dns("x.example"), dns("y.example")]
+    state = NameConstraintState(ComparisonBudget(left=8))
+    state.constrain(x509.NameConstraints(None, bases))
+    certificate = forge(x509.Name([]), extensions=[(x509.SubjectAlternativeName(names), True)]).certificate
+    state.check(certificate)
+    with pytest.raises(CertificateInvalid, match="compared") as caught:
+        state.check(certificate)
+    assert caught.value.reason is PathReason.NAME
 
 
 @given(st.text(alphabet="aA bB\t", min_size=1, max_size=12).filter(str.strip))
