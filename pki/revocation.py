@@ -2,7 +2,8 @@
 
 Only complete, direct lists count: signed by the issuing CA itself, for all reasons. A list that is out of date, of
 another scope, or holds anything critical that is not understood decides nothing, and a certificate on which nothing
-decides is refused (`stale_crl`). Online status (OCSP) and fetching are not here.
+decides is refused (`stale_crl`). A delta may revoke, and says of nothing that it was not revoked. Online status (OCSP)
+and fetching are not here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from itertools import pairwise
+from itertools import product
 from typing import Protocol
 
 from cryptography import x509
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 _MAX_ENTRIES = 1_000_000
+_LIST_EXTENSIONS = frozenset({ExtensionOID.ISSUING_DISTRIBUTION_POINT, ExtensionOID.DELTA_CRL_INDICATOR})
 _ENTRY_EXTENSIONS = frozenset({CRLEntryExtensionOID.CRL_REASON, CRLEntryExtensionOID.INVALIDITY_DATE})
 
 
@@ -119,12 +121,17 @@ class CrlView:
         CertificateInvalid: stale_crl, with the cause in the detail.
     """
 
-    __slots__ = ("_point", "_revoked", "_scope")
+    __slots__ = ("_revoked", "_scope", "is_delta")
 
-    def __init__(self, crl: x509.CertificateRevocationList, issuer: x509.Certificate, *, at: datetime) -> None:
+    def __init__(
+        self, crl: x509.CertificateRevocationList, issuer: x509.Certificate, *, at: datetime, may_be_delta: bool = False
+    ) -> None:
         try:
+            self.is_delta = any(one.oid == ExtensionOID.DELTA_CRL_INDICATOR for one in crl.extensions)
+            if self.is_delta and not may_be_delta:
+                raise _stale("a delta list")
             self._scope = _check_list(crl, issuer, at.replace(microsecond=0))
-            self._revoked = _serials(crl)
+            self._revoked = _serials(crl, is_delta=self.is_delta)
         except UNREADABLE as error:
             raise _stale(f"the list cannot be read: {error}") from None
 
@@ -157,25 +164,30 @@ def check_revocation(
 
     The leaf needs a list that decides on it. So does each CA below the anchor with `every`; without it only those
     whose issuer has a list among `crls`, and so is a leaf judged that says that there is none (noRevAvail, RFC 9608).
+
+    A CA that changed its key may sign the list with another key than the certificate: the one of its certificate
+    further up this path, which leads to the same anchor and is judged itself (§6.3.3 (f)).
     """
-    for index, (certificate, issuer) in enumerate(pairwise(path)):
+    for index, certificate in enumerate(path[:-1]):
+        issuer = path[index + 1]
         name = normal_name(issuer.subject)
+        signers = [issuer, *(above for above in path[index + 2 :] if normal_name(above.subject) == name)]
         own = [crl for crl in crls if normal_name(crl.issuer) == name]
         is_wanted = not is_beyond_lists(certificate.extensions) if index == 0 else every
         if own or is_wanted:
-            _check_one(certificate, issuer, own, at)
+            _check_one(certificate, signers, own, at)
 
 
 def _check_one(
     certificate: x509.Certificate,
-    issuer: x509.Certificate,
+    signers: Sequence[x509.Certificate],
     crls: Sequence[x509.CertificateRevocationList],
     at: datetime,
 ) -> None:
     decided, failure = False, _stale("no revocation list of the issuer")
-    for crl in crls:
+    for signer, crl in product(signers, crls):
         try:
-            view = CrlView(crl, issuer, at=at)
+            view = CrlView(crl, signer, at=at, may_be_delta=True)
         except CertificateInvalid as error:
             failure = error
             continue
@@ -183,6 +195,8 @@ def _check_one(
             failure = _stale("the revocation list does not cover the certificate")
         elif view.is_revoked(certificate.serial_number):
             raise CertificateInvalid(PathReason.REVOKED, f"serial {serial_hex(certificate.serial_number)}")
+        elif view.is_delta:
+            failure = _stale("a delta list, which revokes and decides nothing else")
         else:
             decided = True
     if not decided:
@@ -219,9 +233,7 @@ def _check_list(
         raise _stale("the list has no number")
     scope = None
     for extension in crl.extensions:
-        if extension.oid == ExtensionOID.DELTA_CRL_INDICATOR:
-            raise _stale("a delta list")
-        if extension.critical and extension.oid != ExtensionOID.ISSUING_DISTRIBUTION_POINT:
+        if extension.critical and extension.oid not in _LIST_EXTENSIONS:
             raise _stale(f"the list's extension {extension.oid.dotted_string} may not be critical")
         if isinstance(extension.value, x509.IssuingDistributionPoint):
             scope = extension.value
@@ -235,11 +247,13 @@ def _check_list(
     return scope
 
 
-def _serials(crl: x509.CertificateRevocationList) -> frozenset[int]:
+def _serials(crl: x509.CertificateRevocationList, *, is_delta: bool) -> frozenset[int]:
+    """The serial numbers that it revokes; what a delta takes back is left out."""
     if len(crl) > _MAX_ENTRIES:
         raise _stale("the list is too long")
     serials: set[int] = set()
     for entry in crl:
+        is_removed = False
         for extension in entry.extensions:
             if extension.oid == CRLEntryExtensionOID.CERTIFICATE_ISSUER:
                 raise _stale("an entry of an indirect list")
@@ -249,10 +263,13 @@ def _serials(crl: x509.CertificateRevocationList) -> frozenset[int]:
                 isinstance(extension.value, x509.CRLReason)
                 and extension.value.reason is x509.ReasonFlags.remove_from_crl
             ):
-                raise _stale("an entry of a delta list")
+                is_removed = True
+        if is_removed and not is_delta:
+            raise _stale("an entry of a delta list")
         if entry.serial_number in serials:
             raise _stale("a serial number is listed twice")
-        serials.add(entry.serial_number)
+        if not is_removed:
+            serials.add(entry.serial_number)
     return frozenset(serials)
 
 

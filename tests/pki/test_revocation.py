@@ -241,6 +241,45 @@ def test_cas_below_the_anchor_are_judged_too() -> None:
     assert judge(below, users, path=path) == "stale_crl"
 
 
+def test_delta_list_revokes_and_decides_nothing_else() -> None:
+    """What it takes back stays revoked by the complete list: it is left to its issuer to make a new one."""
+    delta = (x509.DeltaCRLIndicator(1), True)
+    removed = entry(77, (x509.CRLReason(x509.ReasonFlags.remove_from_crl), False))
+    adding, taking = crl(entry(77), extensions=(delta,)), crl(removed, extensions=(delta,))
+    assert judge(crl(extensions=(delta,))) == "stale_crl"
+    assert judge(crl(), crl(extensions=(delta,))) == "good"
+    assert judge(crl(), adding) == judge(adding, crl()) == judge(adding) == "revoked"
+    assert judge(crl(entry(77)), taking) == judge(taking, crl(entry(77))) == "revoked"
+    assert judge(crl(), taking) == "good"
+    assert judge(crl(), crl(entry(77), extensions=(delta,), end=AT - DAY / 2)) == "good"
+    with pytest.raises(CertificateInvalid, match="delta"):
+        CrlView(adding, CA.certificate, at=AT)
+
+
+def rolled() -> tuple[Pair, Pair, Path]:
+    """root -> CA with its old key -> the same CA with its new key -> leaf; the two CAs and the path."""
+    root = forge("root", ca=True)
+    old = forge("roll", root, ca=True, serial=20)
+    new = forge("roll", old, ca=True, serial=21)
+    leaf = forge("leaf", new, serial=77)
+    path = tuple(pair.certificate for pair in (leaf, new, old, root))
+    return old, new, path
+
+
+def test_list_signed_with_the_ca_s_other_key_on_the_path_decides() -> None:
+    """RFC 5280 section 6.3.3 (f): a list's issuer has the CA's name and a valid path to the same anchor. Only upwards:
+    the new key does not say of itself that it was not revoked."""
+    old, new, path = rolled()
+    assert judge(crl(signer=old), path=path, every=False) == "good"
+    assert judge(crl(entry(77), signer=old), path=path, every=False) == "revoked"
+    assert judge(crl(entry(21), signer=old), path=path, every=False) == "revoked"
+    assert judge(crl(signer=new), path=path, every=False) == "stale_crl"
+    assert judge(crl(signer=new), crl(signer=old), path=path, every=False) == "good"
+    assert judge(crl(entry(77), signer=new), crl(signer=old), path=path, every=False) == "revoked"
+    stranger = forge("roll", forge("root", ca=True), ca=True)
+    assert judge(crl(signer=stranger), path=path, every=False) == "stale_crl"
+
+
 def test_built_list_decides_and_carries_number_reason_and_key() -> None:
     """Our own list passes our own checks."""
     issuer, leaf = authority(Role.WORKER), peer()
