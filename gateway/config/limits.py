@@ -83,6 +83,9 @@ class Limits:
     dispatch_connections: Annotated[Int, count(1, 65536, "Connections of masters on this host to one process.")] = 2048
     metrics_connections: Annotated[Int, count(1, 1024, "Connections to the metrics listener in one process.")] = 32
     pki_connections: Annotated[Int, count(1, 1024, "Connections to the listener of `[pki]` in one process.")] = 64
+    ocsp_signatures: Annotated[
+        Int, count(1, 100000, "OCSP answers that one process signs in a second; beyond: try later.")
+    ] = 500
     admin_connections: Annotated[Int, count(1, 1024, "Connections to the admin socket.")] = 32
     connections_per_client: Annotated[Int, count(1, 65536, "Connections of one client or master identity.")] = 256
     connections_per_worker: Annotated[Int, count(1, 65536, "Connections of one worker identity.")] = 64

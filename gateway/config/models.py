@@ -95,7 +95,7 @@ class MetricsTable(Table):
 
 
 class PkiTable(Table):
-    """``[pki]``: revocation lists for others, in the clear."""
+    """``[pki]``: revocation lists, and OCSP, for others, in the clear."""
 
     listen: Text | None = Field(
         None, description="`host:port`; without it no list is signed by the gateway, and there is no such listener."
@@ -104,6 +104,7 @@ class PkiTable(Table):
     list_lifetime: Annotated[
         Float, seconds(366 * 86400, "A list is good so long; it is replaced when half of that is over.", low=60)
     ] = 86400.0
+    ocsp: Flag = Field(False, description="Answer OCSP requests there, too: `POST` or `GET /-/pki/ocsp`.")
 
 
 # Every table of the file but the top one: its key, how it is written, what it holds. Order is that of the reference.

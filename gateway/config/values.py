@@ -210,10 +210,12 @@ class MetricsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PkiConfig:
-    """Where revocation lists are served in the clear (None: nowhere, and none is signed), and how long one is good."""
+    """Where revocation lists are served in the clear (None: nowhere, and none is signed), how long one is good, and
+    whether OCSP is answered, too."""
 
     listen: TcpAddress | None = None
     list_lifetime: float = 86400.0
+    ocsp: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,6 +72,13 @@ class Stream(Protocol):
         """End it in order."""
 
 
+class StatusService(Protocol):
+    """Answers OCSP requests; see `gateway.ingress.ocsp_service`."""
+
+    def answer(self, data: bytes, /) -> tuple[bytes, int]:
+        """The response to these bytes, and for how many seconds a cache may keep it."""
+
+
 class OtherProcesses(Protocol):
     """The other data processes of this gateway, as those see them who ask for an answer about all."""
 
@@ -174,6 +181,7 @@ class ProcessContext:
         "listeners",
         "lists",
         "loop",
+        "ocsp",
         "others",
         "outbox",
         "registry",
@@ -198,6 +206,8 @@ class ProcessContext:
         """What each listener counts, by its purpose."""
         self.lists = PublishedLists()
         """The revocation lists that are served."""
+        self.ocsp: StatusService | None = None
+        """Who answers OCSP requests by them; None: nobody."""
         self.ids = RequestIds()
         self.credentials = Credentials()
         self.snapshot = StateSnapshot(version=0, users={}, revoked=frozenset(), labels={})

@@ -38,6 +38,7 @@ from gateway.ingress.event_stream import EventStream
 from gateway.ingress.gather import ask_all
 from gateway.ingress.handlers import dispatch_listener, tls_listener
 from gateway.ingress.metrics_handler import metrics_listener
+from gateway.ingress.ocsp_service import OcspService
 from gateway.ingress.pki_handler import pki_listener
 from gateway.ingress.serving import Serving, serving_of
 from gateway.pools.hosted import ReversedConnection
@@ -219,9 +220,11 @@ class DataPlane:
         self.process.state_at = at
 
     def publish(self, lists: PublishedLists) -> None:
-        """Serve these revocation lists, unless newer ones are here."""
-        if lists.version > self.process.lists.version:
-            self.process.lists = lists
+        """Serve these revocation lists, unless newer ones are here, and answer OCSP requests by them."""
+        process = self.process
+        if lists.version > process.lists.version:
+            process.lists = lists
+            process.ocsp = OcspService(process) if lists.responders else None
 
     # ---- serving ----
 

@@ -18,9 +18,22 @@ from gateway.http.responses import answer_json, answer_options, answer_raw, fail
 from gateway.ingress.endpoints import SWITCH
 from gateway.ingress.event_stream import EventStream
 from gateway.ingress.gather import ask_all
-from gateway.ingress.outcomes import Dispatch, Forward, Gather, Json, Later, Options, Outcome, Raw, Stream, Switch
+from gateway.ingress.outcomes import (
+    Collect,
+    Dispatch,
+    Forward,
+    Gather,
+    Json,
+    Later,
+    Options,
+    Outcome,
+    Raw,
+    Stream,
+    Switch,
+)
 from gateway.ingress.resolve import ResolvedEach, ResolvedOne, ResolvedOpen, ResolvedRefusal, Resolver
 from gateway.ingress.serving import serving_of
+from gateway.ingress.upload import Upload
 from gateway.pools.relay import RelayPool
 from rhttp.http1.answer import CONTENT, READ
 from rhttp.http1.server import ServerEnd
@@ -30,6 +43,7 @@ from rhttp.reversal.upgrade import OFFER
 _UNANSWERED: Final = (CONTENT, READ)
 _CROWDED: Final = Refusal(status=503, slug="overloaded", reason="connections_of_identity", closes=True)
 _DRAINING: Final = Refusal(status=503, slug="draining", reason="draining")
+_TOO_LARGE: Final = Refusal(status=413, slug="content-too-large", reason="content_too_large", closes=True)
 _NO_AUDIT: Final = Refusal(status=503, slug="audit-unavailable", reason="audit")
 
 
@@ -142,6 +156,8 @@ class Connection:
                 answer_json(process, end, record, outcome.status, outcome.value)
             case Raw():
                 answer_raw(process, end, record, outcome.status, outcome.blocks, outcome.length, outcome.content)
+            case Collect():
+                self._collect(end, record, outcome)
             case Options():
                 answer_options(process, end, record)
             case Switch():
@@ -258,6 +274,21 @@ class Connection:
             process.record("request", record.audit("aborted", reason=detail))
 
         ask_all(process, end, gather.question, answer, gone)
+
+    def _collect(self, end: ServerEnd, record: RequestRecord, collect: Collect) -> None:
+        process = self._process
+
+        def collected(content: bytes | None) -> None:
+            if content is None:
+                self.refuse(end, record, _TOO_LARGE)
+                return
+            raw = collect.answer(content)
+            answer_raw(process, end, record, raw.status, raw.blocks, raw.length, raw.content)
+
+        def gone(detail: str) -> None:
+            process.record("request", record.audit("aborted", reason=detail))
+
+        Upload(collect.most, collected, gone).begin(end, record.head)
 
     def _switch(self, end: ServerEnd, record: RequestRecord, switch: Switch) -> None:
         """The role switch, by our own 101 or by that of the pool's master."""

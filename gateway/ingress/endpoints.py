@@ -17,14 +17,17 @@ from gateway.core.context import ProcessContext
 from gateway.ingress.field_section import FieldSection
 from gateway.ingress.forwarding import dispatch
 from gateway.ingress.list_document import list_document
-from gateway.ingress.outcomes import Act, Gather, Json, Later, Outcome, Stream
+from gateway.ingress.ocsp_message import is_ocsp, ocsp_answer
+from gateway.ingress.outcomes import Act, Collect, Gather, Json, Later, Outcome, Stream
 from gateway.ingress.role_switch import switch_roles
 from gateway.pools.hosted import HostedPool
+from pki.ocsp_codec import MAX_REQUEST
 from rhttp.message import RequestHead, one_field
 
 SWITCH: Final = b"/-/reverse/"
 """What paths of the role switch begin with."""
 _READS: Final = (b"GET", b"HEAD")
+_NOT_OCSP: Final = Refusal(status=400, slug="bad-request", reason="not_an_ocsp_request")
 NO_PATH: Final = Refusal(status=404, slug="not-found", reason="no_such_path")
 _NO_POOL: Final = Refusal(status=404, slug="not-found", reason="no_pool")
 _RELAYED: Final = Refusal(status=404, slug="not-found", reason="pool_is_relayed")
@@ -151,6 +154,21 @@ def _list(own: OwnRequest) -> Act:
     return Later(decide)
 
 
+def _ocsp(own: OwnRequest) -> Act:
+    """Whether a certificate was revoked, by OCSP. Any certificate may ask."""
+    is_one = is_ocsp(own.head.fields)
+
+    def decide(process: ProcessContext, _record: RequestRecord) -> Outcome:
+        service = process.ocsp
+        if service is None:
+            return NO_PATH
+        if not is_one:
+            return _NOT_OCSP
+        return Collect(MAX_REQUEST, lambda content: ocsp_answer((service.answer(content)[0], 0)))
+
+    return Later(decide)
+
+
 OWN_PATHS: Final = (
     Endpoint(
         methods=_READS,
@@ -218,6 +236,14 @@ OWN_PATHS: Final = (
         who="TLS with any certificate",
         handler=_list,
         answers="200 `application/pkix-crl`, 304, 404 (no such list, or no `[pki] listen`), 503 (it is out of date)",
+        on_dispatch=False,
+    ),
+    Endpoint(
+        methods=(b"POST",),
+        pattern="/-/pki/ocsp",
+        who="TLS with any certificate",
+        handler=_ocsp,
+        answers="200 `application/ocsp-response`, 400, 404 (no `[pki] ocsp`), 413",
         on_dispatch=False,
     ),
 )

@@ -81,6 +81,14 @@ class Raw:
 
 
 @dataclass(frozen=True, slots=True)
+class Collect:
+    """The answer needs the content, as a whole, and that is at most so many bytes."""
+
+    most: int
+    answer: Callable[[bytes], Raw]
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """An OPTIONS request that ends here (RFC 9110 sections 7.6.2 and 9.3.7)."""
 
@@ -114,7 +122,7 @@ class Gather:
     """From what they told, by process, to the JSON of the answer."""
 
 
-Outcome = Forward | Dispatch | Refusal | Json | Raw | Options | Switch | Stream | Gather
+Outcome = Forward | Dispatch | Refusal | Json | Raw | Collect | Options | Switch | Stream | Gather
 
 
 @dataclass(frozen=True, slots=True)

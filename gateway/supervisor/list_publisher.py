@@ -10,15 +10,20 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Final, Protocol
 
 from gateway.config.values import PkiConfig
 from gateway.control.channel import Message, PublishLists
 from gateway.home.list_source import Renewed
 from gateway.state.lists import PublishedLists
+from pki.issue import serial_hex, stamp
 
-SignLists = Callable[[timedelta], Renewed]
-"""Signs what is due for lists of this lifetime; blocks. See `gateway.home.list_source.ListSource.renew`."""
+
+class SignLists(Protocol):
+    """Signs what is due for lists of this lifetime; blocks. See `gateway.home.list_source.ListSource.renew`."""
+
+    def __call__(self, lifetime: timedelta, /, *, ocsp: bool) -> Renewed: ...
+
 
 PAUSE: Final = 1.0
 """Seconds between two rounds of signing at least: many revocations in a row make one list."""
@@ -82,14 +87,19 @@ class ListPublisher:
         config = self._config()
         if self._sign is None or config.listen is None:
             return
-        renewed = await asyncio.to_thread(self._sign, timedelta(seconds=config.list_lifetime))
+        renewed = await asyncio.to_thread(self._sign, timedelta(seconds=config.list_lifetime), ocsp=config.ocsp)
         for line in renewed.problems:
             if line not in self._told:
                 self._log(line)
         self._told = renewed.problems
-        if not renewed.signed:
+        if renewed.published.version == (0 if self.published is None else self.published.version):
             return
         self.published = renewed.published
         self._send(PublishLists(lists=renewed.published.to_text()))
         for one in renewed.signed:
             await self._record("pki.list_signed", name=one.name, version=one.number, count=one.revoked)
+        for name, lent in renewed.lent.items():
+            expires = stamp(lent.not_valid_after_utc)
+            await self._record(
+                "pki.responder_issued", name=name, serial=serial_hex(lent.serial_number), expires=expires
+            )

@@ -623,6 +623,7 @@ def test_config_limits_keep_their_published_defaults() -> None:
         "dispatch_connections": 2048,
         "metrics_connections": 32,
         "pki_connections": 64,
+        "ocsp_signatures": 500,
         "admin_connections": 32,
         "connections_per_client": 256,
         "connections_per_worker": 64,

@@ -105,6 +105,28 @@ def test_lists_are_signed_when_their_lifetime_was_shortened_or_the_clock_set_bac
     assert len(signed(source, DAY / 2)) == 5
 
 
+def test_responders_are_lent_a_key_with_ocsp_and_lose_it_without(home: Home, clock: Clock) -> None:
+    """Each CA has one, of its own key; it is another one when half of its time is over, and none when OCSP is off."""
+    source = ListSource(home, None)
+    assert source.renew(DAY).published.responders == {}
+    renewed = source.renew(DAY, ocsp=True)
+    assert (renewed.problems, list(renewed.signed), sorted(renewed.lent)) == ([], [], sorted(ALL))
+    first = renewed.published
+    for name, lent in first.responders.items():
+        certificate, issuer = map(x509.load_der_x509_certificate, (lent.certificate, lent.issuer))
+        certificate.verify_directly_issued_by(issuer)
+        assert certificate == renewed.lent[name]
+        assert certificate.not_valid_after_utc == clock.at + DAY
+    assert source.renew(DAY, ocsp=True).published == first
+    clock.at += DAY / 2
+    second = source.renew(DAY, ocsp=True).published
+    assert second.version == first.version + 1
+    assert all(second.responders[name].key != first.responders[name].key for name in ALL)
+    without = source.renew(DAY).published
+    assert (without.version, without.responders) == (second.version + 1, {})
+    assert source.renew(DAY).published == without
+
+
 def test_list_of_a_ca_whose_key_is_elsewhere_is_missed_and_the_others_are_not(home: Home) -> None:
     """An offline root has its list made where it is; here it is told, by name, and the rest goes on."""
     home.root_key.rename(home.path.parent / "offline.key")

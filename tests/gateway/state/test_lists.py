@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gateway.state.lists import PublishedLists, RevocationList
+from gateway.state.lists import PublishedLists, ResponderKey, RevocationList
 
 LISTS = PublishedLists(
     version=3,
@@ -14,6 +14,7 @@ LISTS = PublishedLists(
         "root": RevocationList(der=b"\x30\x00", number=7, this_update=1, next_update=2, tag="ab"),
         "client": RevocationList(der=bytes(range(256)), number=(1 << 63) - 1, this_update=3, next_update=4, tag="cd"),
     },
+    responders={"client": ResponderKey(certificate=b"c", issuer=b"i", key=b"a secret")},
 )
 
 
@@ -24,10 +25,26 @@ def test_lists_survive_their_wire_form() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{}", "[]", "null", '{"version": 1}', '{"version": "x", "lists": {}}', '{"version": 1, "lists": []}']
-    + [json.dumps({"version": 1, "lists": {"root": entry}}) for entry in ([], ["!", 1, 1, 1, ""], ["", "x", 1, 1, ""])],
+    [
+        "",
+        "{}",
+        "[]",
+        "null",
+        '{"version": 1}',
+        '{"version": "x", "lists": {}, "responders": {}}',
+        '{"version": 1, "lists": [], "responders": {}}',
+    ]
+    + [
+        json.dumps({"version": 1, "lists": {"root": entry}, "responders": {}})
+        for entry in ([], ["!", 1, 1, 1, ""], ["", "x", 1, 1, ""])
+    ],
 )
 def test_lists_of_another_form_are_refused(text: str) -> None:
     """Half a list is none."""
     with pytest.raises(ValueError, match="no revocation lists"):
         PublishedLists.from_text(text)
+
+
+def test_lists_show_no_key() -> None:
+    """What is logged by accident is public."""
+    assert "a secret" not in repr(LISTS)

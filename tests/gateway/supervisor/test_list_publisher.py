@@ -30,7 +30,7 @@ class Signing:
         self.asked: list[timedelta] = []
         self.version = 0
 
-    def __call__(self, lifetime: timedelta) -> Renewed:
+    def __call__(self, lifetime: timedelta, /, *, ocsp: bool) -> Renewed:
         self.asked.append(lifetime)
         if not self.due:
             return Renewed(published=PublishedLists(version=self.version), problems=self.problems)
