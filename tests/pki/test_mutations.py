@@ -9,15 +9,18 @@ from contextlib import contextmanager
 from typing import Literal
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.certs import AT, NOTHING_REVOKED, authority, peer, pem, root, server, trust
-from support.encodings import armoured
+from support.encodings import BIT_STRING, ECDSA_SHA256, SEQUENCE, armoured, tlv
 
 from pki.errors import CertificateInvalid, InputUnreadable
+from pki.extensions import UNREADABLE
 from pki.names import Role
-from pki.verify import PeerVerifier, verify_file
+from pki.verify import PeerVerifier, verify_file, verify_peer
 
 Edit = tuple[float, int, int]
 """Where (a part of the whole), which operation, and with which octet."""
@@ -107,7 +110,7 @@ def test_peer_with_octets_changed_is_never_taken(role: Role, edits: list[Edit]) 
     with quiet():
         try:
             leaf = x509.load_der_x509_certificate(changed)
-        except ValueError:
+        except UNREADABLE:
             assert changed != der
             return
         try:
@@ -116,6 +119,42 @@ def test_peer_with_octets_changed_is_never_taken(role: Role, edits: list[Edit]) 
             assert changed != der
         else:
             assert changed == der
+
+
+def signed_anew(role: Role, edits: list[Edit]) -> bytes:
+    """The role's leaf with octets of its signed part changed, in the same length, and signed by its CA all the same."""
+    tbs = bytearray(x509.load_der_x509_certificate(chain(role)[0]).tbs_certificate_bytes)
+    for place, _, octet in edits:
+        tbs[int(place * len(tbs))] = octet
+    key = authority(role).key
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    signature = key.sign(bytes(tbs), ec.ECDSA(hashes.SHA256()))
+    return tlv(SEQUENCE, bytes(tbs), ECDSA_SHA256, tlv(BIT_STRING, b"\0", signature))
+
+
+@given(role=st.sampled_from((Role.CLIENT, Role.WORKER, Role.MASTER)), edits=EDITS)
+@settings(max_examples=400)
+def test_leaf_of_a_careless_ca_gets_one_answer_from_the_door_and_from_verify(role: Role, edits: list[Edit]) -> None:
+    """Whatever a CA signed: nothing but a refusal is raised, and who is let in would be called valid."""
+    der = signed_anew(role, edits)
+    chain_pem = armoured(der) + pem(authority(role).certificate)
+    try:
+        verify_file(chain_pem, pem(root().certificate), role=role, at=AT)
+        is_valid = True
+    except CertificateInvalid:
+        is_valid = False
+    with quiet():
+        try:
+            verify_peer(
+                (x509.load_der_x509_certificate(der),),
+                trust=trust(),
+                roles=frozenset({role}),
+                at=AT,
+                revocation=NOTHING_REVOKED,
+            )
+        except (CertificateInvalid, *UNREADABLE):
+            return
+    assert is_valid
 
 
 @given(data=st.binary(max_size=400), profile=st.sampled_from(("rhttp", "rfc5280")))
