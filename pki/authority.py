@@ -20,7 +20,7 @@ from pki.keys import KeyType, PublicKey, generate_key, load_private_key
 from pki.names import Role, SpiffeId, parse_trust_domain
 from pki.pem import read_certificates
 from pki.profiles import LEAF_PROFILES
-from pki.template import HostName
+from pki.template import HostName, Pointers
 
 __all__ = ["Authority", "Hierarchy", "make_hierarchy"]
 
@@ -64,13 +64,14 @@ def make_hierarchy(trust_domain: str, *, at: datetime, entropy: Callable[[int], 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authority:
-    """One issuing CA at work."""
+    """One issuing CA at work; `pointers` go into what it issues, but for what is short-lived."""
 
     role: Role
     issuer: IssuerKey
+    pointers: Pointers | None = None
 
     @classmethod
-    def from_pem(cls, role: Role, *, certificate: bytes, key: bytes) -> Authority:
+    def from_pem(cls, role: Role, *, certificate: bytes, key: bytes, pointers: Pointers | None = None) -> Authority:
         """The CA of `role` from its certificate and its unsealed key.
 
         Raises:
@@ -80,7 +81,7 @@ class Authority:
         found = read_certificates(certificate, what=f"file of the {role.value} CA")
         if len(found) != 1:
             raise StoreError(f"the {role.value} CA's file holds {len(found)} certificates, not one")
-        return cls(role=role, issuer=IssuerKey(certificate=found[0], key=load_private_key(key)))
+        return cls(role=role, issuer=IssuerKey(certificate=found[0], key=load_private_key(key)), pointers=pointers)
 
     def _require_life(self, at: datetime, lifetime: timedelta | None) -> None:
         """Raise `AuthorityEnding` when what is issued now would end before it is of use, or is before the CA's time."""
@@ -124,5 +125,6 @@ class Authority:
             at=at,
             entropy=entropy(_SERIAL_BYTES),
             lifetime=lifetime,
+            pointers=self.pointers,
         )
         return leaf, self.issuer.certificate

@@ -24,6 +24,7 @@ from pki.signatures import certificate_key, is_signed_by
 from pki.template import (
     CertificateTemplate,
     HostName,
+    Pointers,
     build_template,
     ca_subject,
     host_subject,
@@ -124,6 +125,7 @@ def issue_leaf(
     at: datetime,
     entropy: bytes,
     lifetime: timedelta | None = None,
+    pointers: Pointers | None = None,
 ) -> x509.Certificate:
     """The certificate of a client, worker or master, or of a server with these names (`parse_san`), each once.
 
@@ -145,6 +147,7 @@ def issue_leaf(
         at=at,
         entropy=entropy,
         lifetime=lifetime,
+        pointers=pointers,
     )
     return issue(template, issuer)
 

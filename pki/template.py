@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from pki.extensions import NO_REV_AVAIL
 from pki.keys import PublicKey
@@ -17,6 +17,7 @@ from pki.profiles import ALL_HOSTS, CLOCK_CUSHION, LIST_LIFETIME, Profile, SanKi
 __all__ = [
     "CertificateTemplate",
     "HostName",
+    "Pointers",
     "build_template",
     "ca_subject",
     "host_subject",
@@ -43,6 +44,24 @@ class CertificateTemplate:
     not_valid_before_utc: datetime
     not_valid_after_utc: datetime
     extensions: x509.Extensions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pointers:
+    """URLs where others may ask whether a certificate was revoked: its CA's list, and a responder if there is one."""
+
+    crl: str
+    ocsp: str | None = None
+
+    def extensions(self) -> list[x509.ExtensionType]:
+        """What says so in a certificate."""
+        point = x509.DistributionPoint([x509.UniformResourceIdentifier(self.crl)], None, None, None)
+        made: list[x509.ExtensionType] = [x509.CRLDistributionPoints([point])]
+        if self.ocsp is not None:
+            place = x509.UniformResourceIdentifier(self.ocsp)
+            access = x509.AccessDescription(AuthorityInformationAccessOID.OCSP, place)
+            made.append(x509.AuthorityInformationAccess([access]))
+        return made
 
 
 def serial_from(entropy: bytes) -> int:
@@ -87,11 +106,13 @@ def build_template(
     at: datetime,
     entropy: bytes,
     lifetime: timedelta | None = None,
+    pointers: Pointers | None = None,
 ) -> CertificateTemplate:
     """The template that the profile makes of a request; `issuer` None means signed by its own key (the root).
 
     notBefore lies five minutes back, but not before the issuer's; notAfter is `at` plus the lifetime (the profile's
-    default when None), cut to the issuer's. Whole seconds, rounded down. Nothing is refused here: that is lint's.
+    default when None), cut to the issuer's. Whole seconds, rounded down. What lives no longer than a list says that it
+    needs none, and has no `pointers`. Nothing is refused here: that is lint's.
     """
     if at.tzinfo is None:
         raise ValueError("a time without a zone says nothing")
@@ -109,7 +130,7 @@ def build_template(
         not_valid_before_utc=not_before,
         not_valid_after_utc=not_after.replace(microsecond=0),
         extensions=_extensions(
-            profile, public_key, names, issuer, is_short=not profile.is_ca and not_after - at <= LIST_LIFETIME
+            profile, public_key, names, issuer, pointers, is_short=not profile.is_ca and not_after - at <= LIST_LIFETIME
         ),
     )
 
@@ -119,6 +140,7 @@ def _extensions(
     public_key: PublicKey,
     names: Sequence[x509.GeneralName],
     issuer: x509.Certificate | None,
+    pointers: Pointers | None,
     *,
     is_short: bool,
 ) -> x509.Extensions:
@@ -142,4 +164,6 @@ def _extensions(
     rows.append((x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(above), False))
     if is_short:
         rows.append((NO_REV_AVAIL, False))
+    elif pointers is not None:
+        rows += [(value, False) for value in pointers.extensions()]
     return x509.Extensions([x509.Extension(value.oid, critical, value) for value, critical in rows])

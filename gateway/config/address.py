@@ -17,6 +17,8 @@ _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}\.?")
 # getaddrinfo reads "127.1", "2130706433" and "0x7f.1" as IPv4 addresses; we take the dotted form of four only.
 _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
+_URL_MOST: Final = 200
+_URL_PATH: Final = re.compile(r"[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]+)*")
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 _IPV4_ANY: Final = IPv4Address("0.0.0.0")  # noqa: S104 - compared with, not bound
 _IPV6_ANY: Final = IPv6Address("::")
@@ -95,6 +97,23 @@ def parse_master_url(text: str) -> MasterUrl | str:
         return "needs a port from 1 to 65535, as in 'http://127.0.0.1:9000'"
     authority = str(TcpAddress(host=split[0], port=port))
     return MasterUrl(scheme="http", host=split[0], port=port, authority=authority.encode("ascii"))
+
+
+def public_url_problem(text: str) -> str | None:
+    """What is wrong with a URL where others ask about revocation (RFC 5280 §4.2.1.13), and the mend; None: nothing.
+
+    It may have a path, which ends without a slash. ``https`` would ask for another certificate's status first.
+    """
+    scheme, colon, rest = text.partition("://")
+    authority, slash, path = rest.partition("/")
+    split = _split(authority)
+    if scheme != "http" or not colon or isinstance(split, str) or len(text) > _URL_MOST:
+        return "must be a URL with http, as in 'http://pki.example.com:8088'"
+    if split[1] and _port(split[1], lowest=1) is None:
+        return "needs a port from 1 to 65535 behind the colon, or no colon"
+    if authority.endswith(":") or (slash and not _URL_PATH.fullmatch(path)):
+        return "may have a path of plain segments, and nothing behind it: no slash, query or fragment"
+    return None
 
 
 def is_loopback_literal(host: str) -> bool:

@@ -14,7 +14,15 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from gateway.config.address import is_loopback, is_loopback_literal, overlap, parse_master_url, parse_tcp, reaches
+from gateway.config.address import (
+    is_loopback,
+    is_loopback_literal,
+    overlap,
+    parse_master_url,
+    parse_tcp,
+    public_url_problem,
+    reaches,
+)
 from gateway.config.limits import Limits
 from gateway.config.models import MasterTable, MetricsTable, PkiTable, PoolTable, RouteTable
 from gateway.config.route_paths import route_path_problem
@@ -291,6 +299,10 @@ def _metrics(table: MetricsTable | None, notes: Notes) -> MetricsConfig:
 def _pki(table: PkiTable | None, notes: Notes) -> PkiConfig:
     if table is None:
         return PkiConfig()
+    if table.url is not None and (problem := public_url_problem(table.url)) is not None:
+        notes.say(problem, "pki", "url")
+    if table.ocsp and table.listen is None:
+        notes.say("needs the listener on which it is answered; set pki.listen, or remove this", "pki", "ocsp")
     return carry(PkiConfig, table, listen=_near(table.listen, table.allow_remote, notes, "pki"))
 
 

@@ -104,6 +104,11 @@ class PkiTable(Table):
     list_lifetime: Annotated[
         Float, seconds(366 * 86400, "A list is good so long; it is replaced when half of that is over.", low=60)
     ] = 86400.0
+    url: Text | None = Field(
+        None,
+        description="Where others reach that listener, or wherever the lists are served: `http://host:port`. "
+        "Certificates that live for more than a day say it.",
+    )
     ocsp: Flag = Field(False, description="Answer OCSP requests there, too: `POST` or `GET /-/pki/ocsp`.")
 
 

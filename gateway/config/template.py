@@ -67,6 +67,7 @@ realm = {realm}  # fixed: passwords are stored for this realm and fail under ano
 # [pki]
 # listen = "127.0.0.1:8088"                # revocation lists in the clear: GET /-/pki/worker.crl
 # list_lifetime = 86400                    # seconds that one is good
+# url = "http://pki.example.com:8088"      # where others reach it; in certificates for more than a day
 # ocsp = false                             # answer OCSP requests there, too
 
 # [limits]

@@ -215,6 +215,8 @@ class PkiConfig:
 
     listen: TcpAddress | None = None
     list_lifetime: float = 86400.0
+    url: str | None = None
+    """What certificates say, for who issues them."""
     ocsp: bool = False
 
 

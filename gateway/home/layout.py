@@ -14,11 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.config.address import public_url_problem
 from gateway.config.defaults import DEFAULT_LISTEN, DEFAULT_STATE_URL
 from gateway.home.locks import write_note
 from pki.errors import InputUnreadable, KeyUnavailable
 from pki.keys import is_sealed, unseal
 from pki.names import Role
+from pki.template import Pointers
 from rhttp.digest.formula import Algorithm
 from rhttp.worker.secret_file import exposure
 from rhttp.worker.text_file import NotText, decode_text
@@ -43,6 +45,15 @@ class Basics:
     state_url: str = DEFAULT_STATE_URL
     algorithms: tuple[str, ...] = (Algorithm.SHA_256.value,)
     pools: frozenset[str] = frozenset()
+    pki_url: str | None = None
+    ocsp: bool = False
+
+    def pointers(self, role: Role) -> Pointers | None:
+        """Where others ask whether a certificate of this role was revoked; None: it is not said."""
+        if self.pki_url is None:
+            return None
+        ocsp = f"{self.pki_url}/-/pki/ocsp" if self.ocsp else None
+        return Pointers(crl=f"{self.pki_url}/-/pki/{role.value}.crl", ocsp=ocsp)
 
     def __repr__(self) -> str:
         # A database URL may hold a password.
@@ -223,10 +234,15 @@ class Home:
         names = digest.get("algorithms", [Algorithm.SHA_256]) if isinstance(digest, dict) else []
         if not isinstance(names, list) or not names or not set(map(str, names)) <= set(Algorithm):
             raise HomeInvalid(f"{self.config}: `digest.algorithms` must list some of {', '.join(Algorithm)}; mend it")
-        pools = table.get("pools")
+        pools, pki = table.get("pools"), table.get("pki")
+        url = pki.get("url") if isinstance(pki, dict) else None
+        if url is not None and (problem := public_url_problem(str(url))) is not None:
+            raise HomeInvalid(f"{self.config}: `pki.url` {problem}")
         return Basics(
             algorithms=tuple(map(str, names)),
             pools=frozenset(pools) if isinstance(pools, dict) else frozenset(),
+            pki_url=None if url is None else str(url),
+            ocsp=isinstance(pki, dict) and pki.get("ocsp") is True,
             trust_domain=str(values["trust_domain"]),
             realm=str(values["digest.realm"]),
             listen=str(values["listen"]),

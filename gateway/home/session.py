@@ -75,7 +75,8 @@ class HomeSession:
     def authority(self, role: Role) -> Authority:
         """The issuing CA of a role, its key unsealed."""
         key = self.home.read_secret(self.home.ca_key(role), self._passphrase)
-        return Authority.from_pem(role, certificate=self.home.ca_cert(role).read_bytes(), key=key)
+        certificate, pointers = self.home.ca_cert(role).read_bytes(), self.basics.pointers(role)
+        return Authority.from_pem(role, certificate=certificate, key=key, pointers=pointers)
 
     def ending_authority(self, role: Role, at: datetime) -> str | None:
         """What is to be said of a role's CA that will soon end, or has ended."""

@@ -231,3 +231,36 @@ def test_content_at_its_bound_is_read(rig: Rig) -> None:
     with plain(rig) as wire:
         answer = wire.ask("/-/pki/ocsp", "POST", TYPE, content=b"\x30" * 4096)
     assert read(answer).response_status is ocsp.OCSPResponseStatus.MALFORMED_REQUEST
+
+
+def test_certificates_say_where_openssl_finds_list_and_responder(rig: Rig) -> None:
+    """With `[pki] url` OpenSSL downloads the list by itself, and knows whom to ask; a worker for a day says nothing."""
+    url = rig.served.listeners["pki"]
+    config = rig.home / "gateway.toml"
+    text = config.read_text()
+    config.write_text(text.replace("ocsp = true", f'ocsp = true\nurl = "{url}"'))
+    try:
+        rig.run("issue-client", "carol")
+        rig.run("issue-client", "dave")
+        rig.run("issue-worker", "w2", "--pool", "p")
+    finally:
+        config.write_text(text)
+    rig.run("revoke", "dave")
+    carol, dave = rig.bundle("carol"), rig.bundle("dave")
+    found = openssl_x509(carol / "cert.pem", "-ocsp_uri")
+    assert found == f"{url}/-/pki/ocsp"
+
+    def verified(bundle: Path) -> str:
+        command = ["openssl", "verify", "-crl_download", "-crl_check", "-CAfile", bundle / "trust.pem"]
+        command += ["-untrusted", bundle / "cert.pem", bundle / "cert.pem"]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+        return done.stdout + done.stderr
+
+    assert verified(carol).endswith("cert.pem: OK\n")
+    wait_for(lambda: verified(dave), lambda said: "certificate revoked" in said)
+    assert not any(isinstance(one.value, x509.CRLDistributionPoints) for one in leaf(rig, "w2").extensions)
+
+
+def openssl_x509(place: Path, *arguments: str) -> str:
+    command = ["openssl", "x509", "-in", str(place), "-noout", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()

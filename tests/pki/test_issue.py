@@ -25,6 +25,7 @@ from support.certs import (
     without_extension,
 )
 
+from pki.authority import Authority
 from pki.errors import ProfileViolation, StoreError
 from pki.issue import (
     IssuerKey,
@@ -40,7 +41,7 @@ from pki.keys import KeyType, generate_key
 from pki.lint import lint
 from pki.names import PEER_ROLES, Role, parse_san
 from pki.profiles import CA_PROFILES, LEAF_PROFILES, PROFILES, Profile, ProfileName
-from pki.template import CertificateTemplate, build_template, ca_subject
+from pki.template import CertificateTemplate, Pointers, build_template, ca_subject
 
 DAY = timedelta(days=1)
 ROLES = sorted(PEER_ROLES)
@@ -136,6 +137,31 @@ def test_leaf_that_no_list_outlives_says_that_there_is_none(seconds: int, said: 
         assert [(one.critical, one.value.public_bytes()) for one in found] == [(False, b"\x05\x00")] * said
     for certificate in (root().certificate, *(authority(role).certificate for role in Role)):
         assert all(extension.oid.dotted_string != "2.5.29.56" for extension in certificate.extensions)
+
+
+@pytest.mark.parametrize("ocsp", [None, "http://pki.example/ocsp"])
+def test_leaf_that_outlives_a_list_says_where_to_ask(ocsp: str | None) -> None:
+    """The list's place, and the responder's if there is one, not critical; what is short-lived says neither."""
+    pointers = Pointers(crl="http://pki.example/worker.crl", ocsp=ocsp)
+    working = Authority(role=Role.WORKER, issuer=authority(Role.WORKER), pointers=pointers)
+
+    def made(lifetime: timedelta) -> x509.Certificate:
+        key = a_key().public_key()
+        return working.issue(identity(), public_key=key, at=AT, entropy=lambda _: entropy(), lifetime=lifetime)[0]
+
+    long = made(2 * DAY)
+    (point,) = extension(long, x509.CRLDistributionPoints).value
+    assert [name.value for name in point.full_name] == ["http://pki.example/worker.crl"]
+    assert not extension(long, x509.CRLDistributionPoints).critical
+    kinds = {type(one.value) for one in long.extensions}
+    assert (x509.AuthorityInformationAccess in kinds) == (ocsp is not None)
+    if ocsp is not None:
+        (access,) = extension(long, x509.AuthorityInformationAccess).value
+        assert (access.access_method, access.access_location.value) == (x509.AuthorityInformationAccessOID.OCSP, ocsp)
+    assert lint(long, LEAF_PROFILES[Role.WORKER], issuer=working.issuer.certificate) == ()
+    assert {type(one.value) for one in made(DAY).extensions}.isdisjoint(
+        {x509.CRLDistributionPoints, x509.AuthorityInformationAccess}
+    )
 
 
 def test_not_before_lies_five_minutes_back_but_never_before_the_issuer() -> None:

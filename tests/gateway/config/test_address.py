@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.config.address import is_loopback, is_loopback_literal, overlap, parse_master_url, parse_tcp
+from gateway.config.address import (
+    is_loopback,
+    is_loopback_literal,
+    overlap,
+    parse_master_url,
+    parse_tcp,
+    public_url_problem,
+)
 from gateway.config.values import MasterUrl, TcpAddress
 
 
@@ -154,3 +161,48 @@ def test_loopback_is_told_by_literal_or_localhost() -> None:
     ] * 5
     assert is_loopback("localhost")
     assert not is_loopback("localhost.example")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://pki.example.com",
+        "http://pki.example.com:8088",
+        "http://192.0.2.1:80",
+        "http://[2001:db8::1]:8088",
+        "http://pki.example.com/rhttp/lists",
+        "http://" + "a" * 60 + "." + "b" * 60 + "/" + "c" * 71,
+    ],
+)
+def test_public_url_that_others_can_fetch_from_is_taken(text: str) -> None:
+    """A name or address, a port, a path of plain segments; up to 200 characters."""
+    assert public_url_problem(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "pki.example.com",
+        "https://pki.example.com",
+        "HTTP://pki.example.com",
+        "ldap://pki.example.com",
+        "http://",
+        "http://pki.example.com:",
+        "http://pki.example.com:0",
+        "http://pki.example.com:x",
+        "http://me@pki.example.com",
+        "http://pki.example.com/",
+        "http://pki.example.com/a/",
+        "http://pki.example.com/a//b",
+        "http://pki.example.com/a?b",
+        "http://pki.example.com#b",
+        "http://pki.example.com/%41",
+        "http://pki.example.com/a b",
+        "http://pki.example.com/\u00e9",
+        "http://" + "a" * 60 + "." + "b" * 60 + "/" + "c" * 72,
+    ],
+)
+def test_public_url_of_another_form_is_a_problem(text: str) -> None:
+    """What a relying party might read in another way, or not at all."""
+    assert public_url_problem(text) is not None

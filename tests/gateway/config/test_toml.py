@@ -280,6 +280,8 @@ listen = "127.0.0.1:1"
         ('[metrics]\nlisten = "0.0.0.0:9464"', "metrics.listen", "allow_remote"),
         ('[pki]\nlisten = "0.0.0.0:80"', "pki.listen", "pki.allow_remote"),
         ('[pki]\nlisten = "127.0.0.1:8443"', "pki.listen", "overlaps with listen"),
+        ("[pki]\nocsp = true", "pki.ocsp", "set pki.listen"),
+        ('[pki]\nurl = "https://pki.example.com"', "pki.url", "with http"),
         ("[pki]\nlist_lifetime = 59", "pki.list_lifetime", "from 60 to 31622400 (seconds), is 59"),
         ('[metrics]\nlisten = "9464"', "metrics.listen", "port, as in"),
         ('[metrics]\nlisten = "127.0.0.1:8443"', "metrics.listen", "overlaps with listen"),
@@ -516,7 +518,9 @@ def test_config_written_by_init_is_read_with_and_without_its_examples() -> None:
     assert everything.masters
     assert everything.pools
     assert everything.metrics.listen
-    assert everything.pki == PkiConfig(listen=TcpAddress(host="127.0.0.1", port=8088))
+    assert everything.pki == PkiConfig(
+        listen=TcpAddress(host="127.0.0.1", port=8088), url="http://pki.example.com:8088"
+    )
 
 
 @given(st.text(alphabet='ab=[]{}".,#\n1-\\é ', max_size=60))

@@ -10,6 +10,7 @@ import pytest
 from gateway.home.layout import Home, HomeInvalid
 from pki.keys import seal
 from pki.names import Role
+from pki.template import Pointers
 
 CONFIG = 'trust_domain = "example.internal"\n[digest]\nrealm = "rhttp@example.internal"\n'
 
@@ -157,6 +158,16 @@ def test_basics_are_read_with_defaults(home: Home) -> None:
     assert (basics.listen, basics.state_url) == ("127.0.0.1:8443", "sqlite:///state.db")
 
 
+def test_basics_tell_where_to_ask_about_revocation(home: Home) -> None:
+    """Nowhere without a URL; the list of the role's CA behind it, and the responder when there is OCSP."""
+    assert home.basics().pointers(Role.CLIENT) is None
+    home.config.write_text(CONFIG + '[pki]\nurl = "http://a.example/x"\n')
+    assert home.basics().pointers(Role.CLIENT) == Pointers(crl="http://a.example/x/-/pki/client.crl")
+    home.config.write_text(CONFIG + '[pki]\nurl = "http://a.example"\nocsp = true\n')
+    pointers = Pointers(crl="http://a.example/-/pki/server.crl", ocsp="http://a.example/-/pki/ocsp")
+    assert home.basics().pointers(Role.SERVER) == pointers
+
+
 def test_basics_repr_hides_the_database_url(home: Home) -> None:
     """A database URL may hold a password, so no repr shows it."""
     home.config.write_text(CONFIG + '[state]\nurl = "postgresql+psycopg://u:hunter2@db/x"\n')
@@ -177,6 +188,8 @@ def test_basics_repr_hides_the_database_url(home: Home) -> None:
         (CONFIG + 'algorithms = "MD5"', r"`digest\.algorithms` must list"),
         (CONFIG + 'algorithms = ["SHA-1"]', r"`digest\.algorithms` must list"),
         (CONFIG + "algorithms = [[]]", r"`digest\.algorithms` must list"),
+        (CONFIG + "[pki]\nurl = 5", r"`pki\.url` must be a URL"),
+        (CONFIG + '[pki]\nurl = "https://a.example"', r"`pki\.url` must be a URL with http"),
     ],
 )
 def test_basics_broken_configuration_is_refused(home: Home, text: str, said: str) -> None:
