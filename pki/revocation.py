@@ -121,7 +121,7 @@ class CrlView:
         CertificateInvalid: stale_crl, with the cause in the detail.
     """
 
-    __slots__ = ("_revoked", "_scope", "is_delta")
+    __slots__ = ("_issuer", "_revoked", "_scope", "is_delta")
 
     def __init__(
         self, crl: x509.CertificateRevocationList, issuer: x509.Certificate, *, at: datetime, may_be_delta: bool = False
@@ -131,6 +131,7 @@ class CrlView:
             if self.is_delta and not may_be_delta:
                 raise _stale("a delta list")
             self._scope = _check_list(crl, issuer, at.replace(microsecond=0))
+            self._issuer = crl.issuer
             self._revoked = _serials(crl, is_delta=self.is_delta)
         except UNREADABLE as error:
             raise _stale(f"the list cannot be read: {error}") from None
@@ -147,10 +148,11 @@ class CrlView:
         is_ca = basic is not None and basic.ca
         if (scope.only_contains_ca_certs and not is_ca) or (scope.only_contains_user_certs and is_ca):
             return False
-        if scope.full_name is None:
+        names = _point_names(scope, self._issuer)
+        if not names:
             return True
         points = find(certificate.extensions, x509.CRLDistributionPoints) or ()
-        return any(_is_point(point, scope.full_name) for point in points)
+        return any(_is_point(point, names, certificate.issuer) for point in points)
 
 
 def check_revocation(
@@ -238,10 +240,7 @@ def _check_list(
         if isinstance(extension.value, x509.IssuingDistributionPoint):
             scope = extension.value
     if scope is not None and (
-        scope.indirect_crl
-        or scope.only_some_reasons is not None
-        or scope.only_contains_attribute_certs
-        or scope.relative_name is not None
+        scope.indirect_crl or scope.only_some_reasons is not None or scope.only_contains_attribute_certs
     ):
         raise _stale("an indirect list, or one of a scope that is not handled")
     return scope
@@ -273,15 +272,29 @@ def _serials(crl: x509.CertificateRevocationList, *, is_delta: bool) -> frozense
     return frozenset(serials)
 
 
-def _is_point(point: x509.DistributionPoint, names: Sequence[x509.GeneralName]) -> bool:
-    """Whether the certificate's distribution point is the list's (§6.3.3 (b)(2)); only points made of URIs count."""
-    own = point.full_name or ()
+def _is_point(point: x509.DistributionPoint, names: Sequence[x509.GeneralName], issuer: x509.Name) -> bool:
+    """Whether the certificate's distribution point is the list's (§6.3.3 (b)(2)): they share a name."""
+    own = _point_names(point, issuer)
     return (
         point.crl_issuer is None
         and point.reasons is None
-        and all(isinstance(name, x509.UniformResourceIdentifier) for name in own)
-        and any(name in names for name in own)
+        and any(_is_same_name(one, other) for one in own for other in names)
     )
+
+
+def _point_names(
+    point: x509.DistributionPoint | x509.IssuingDistributionPoint, issuer: x509.Name
+) -> Sequence[x509.GeneralName]:
+    """The names of a distribution point; one that is relative to the list's issuer is made whole (§4.2.1.13)."""
+    if point.relative_name is not None:
+        return [x509.DirectoryName(x509.Name([*issuer.rdns, point.relative_name]))]
+    return point.full_name or ()
+
+
+def _is_same_name(one: x509.GeneralName, other: x509.GeneralName) -> bool:
+    if isinstance(one, x509.DirectoryName) and isinstance(other, x509.DirectoryName):
+        return normal_name(one.value) == normal_name(other.value)
+    return one == other
 
 
 def _stale(detail: str) -> CertificateInvalid:

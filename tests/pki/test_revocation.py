@@ -214,6 +214,32 @@ def test_list_of_one_distribution_point_counts_for_its_certificates(
     assert expected == judge(part, path=(leaf.certificate, CA.certificate))
 
 
+RDN = x509.RelativeDistinguishedName([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "part")])
+WHOLE = x509.DirectoryName(x509.Name([*CA.certificate.subject.rdns, RDN]))
+UPPER = x509.DirectoryName(x509.Name([*CA.certificate.subject.rdns, *common_name("PART").rdns]))
+
+
+@pytest.mark.parametrize("point", [{"full_name": [WHOLE]}, {"full_name": None, "relative_name": RDN}])
+@pytest.mark.parametrize(
+    ("list_s", "expected"),
+    [
+        ({"full_name": [WHOLE]}, "good"),
+        ({"full_name": [URI("http://a.example/1"), UPPER]}, "good"),
+        ({"relative_name": RDN}, "good"),
+        ({"full_name": [x509.DirectoryName(common_name("part"))]}, "stale_crl"),
+        ({"full_name": [URI("http://a.example/1")]}, "stale_crl"),
+    ],
+)
+def test_list_of_a_distribution_point_that_is_a_directory_name_counts_for_it(
+    point: dict[str, Any], list_s: dict[str, Any], expected: str
+) -> None:
+    """§4.2.1.13: names are compared as names, and one that is relative begins with that of the list's issuer."""
+    usual = {"full_name": None, "relative_name": None, "reasons": None, "crl_issuer": None}
+    points = x509.CRLDistributionPoints([x509.DistributionPoint(**(usual | point))])
+    leaf = forge("leaf", CA, extensions=[(points, False)])
+    assert expected == judge(crl(extensions=(scope(**list_s),)), path=(leaf.certificate, CA.certificate))
+
+
 @pytest.mark.parametrize(
     ("bits", "expected"), [({"key_cert_sign"}, "stale_crl"), ({"key_cert_sign", "crl_sign"}, "good"), (None, "good")]
 )
