@@ -12,6 +12,8 @@ _NAMES: Final = (
     "dispatches",
     "dispatches_failed",
     "handshakes_refused",
+    "ocsp_deferred",
+    "ocsp_signed",
     "policy_denied",
     "refused",
     "relayed",
@@ -40,6 +42,9 @@ class Counters:
     dispatches: int
     dispatches_failed: int
     handshakes_refused: int
+    ocsp_deferred: int
+    """OCSP requests that were told to try later: too many signatures in a second."""
+    ocsp_signed: int
     policy_denied: int
     refused: int
     relayed: int

@@ -23,6 +23,8 @@ _COUNTS: Final = {
     "unauthenticated": "Of these, 401.",
     "policy_denied": "Of these, denied by policy.",
     "handshakes_refused": "TLS handshakes that failed or were refused.",
+    "ocsp_signed": "OCSP answers that were signed; those that are kept are given without.",
+    "ocsp_deferred": "OCSP requests told to try later: the second's signatures were spent.",
     "reversed_opened": "Role switches.",
     "retries": "Requests sent once more.",
     "strangers": "Connections refused on the sockets between the processes of this gateway.",
@@ -72,6 +74,9 @@ def measure(process: ProcessContext) -> list[Family]:
             slots.append(([name, "relayed"], len(pool.connections())))
     families.append(("rhttp_pool_slots", False, "Slots of a pool.", ["pool", "state"], slots))
     families.append(("rhttp_pool_waiting", False, "Requests that wait for a slot.", ["pool"], waiting))
+    left = [([name], one.next_update - process.epoch) for name, one in process.lists.lists.items()]
+    text = "Until the revocation list of a CA is out of date; negative: it is."
+    families.append(("rhttp_revocation_list_seconds", False, text, ["issuer"], left))
     add("draining", "1 while shutting down.", int(process.draining))
     add("generation", "Configurations taken up.", process.generation.number)
     add("state_age_seconds", "Time since state was read.", max(0.0, process.elapsed - process.state_at))

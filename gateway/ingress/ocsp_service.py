@@ -94,5 +94,9 @@ class OcspService:
         second = int(process.elapsed)
         if second != self._second:
             self._second, self._signed = second, 0
+        if self._signed >= process.generation.config.limits.ocsp_signatures:
+            process.counters.ocsp_deferred += 1
+            return False
         self._signed += 1
-        return self._signed <= process.generation.config.limits.ocsp_signatures
+        process.counters.ocsp_signed += 1
+        return True

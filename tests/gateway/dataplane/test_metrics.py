@@ -19,6 +19,7 @@ from gateway.dataplane.metrics import _COUNTS, measure, metrics_text
 from gateway.http.hosts import HostMatcher
 from gateway.ingress.acceptor import Acceptor
 from gateway.ingress.metrics_handler import metrics_listener
+from gateway.state.lists import PublishedLists, RevocationList
 from rhttp import build
 
 CONFIG = POOL + '[masters.jobs]\nurls = ["http://127.0.0.1:1"]\n[pools.far]\nmode = "relay"\nmaster = "jobs"\n'
@@ -53,6 +54,16 @@ def test_metrics_name_every_counter(bench: Bench) -> None:
 def test_metrics_say_which_build_it_is(bench: Bench) -> None:
     """A gateway that lost its compiler in an upgrade shows beside its numbers."""
     assert scrape(bench)["rhttp_build_info", (("kind", build.KIND), ("version", build.version()))] == 1.0
+
+
+def test_metrics_tell_how_long_lists_are_good(bench: Bench) -> None:
+    """A list that nobody replaces shows long before it is over; without lists there is no such number."""
+    assert not any(name == "rhttp_revocation_list_seconds" for name, _ in scrape(bench))
+    end = int(bench.process.epoch) + 600
+    one = RevocationList(der=b"", number=1, this_update=0, next_update=end, tag="")
+    bench.process.lists = PublishedLists(version=1, lists={"worker": one})
+    left = scrape(bench)["rhttp_revocation_list_seconds", (("issuer", "worker"),)]
+    assert left == pytest.approx(end - bench.process.epoch)
 
 
 def test_metrics_tell_the_present_numbers(bench: Bench) -> None:

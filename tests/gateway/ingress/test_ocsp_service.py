@@ -15,6 +15,7 @@ from cryptography.x509 import ocsp
 from support.certs import AT, authority, entropy, peer
 
 from gateway.config.limits import Limits
+from gateway.core.counters import Counters
 from gateway.ingress import ocsp_service
 from gateway.ingress.ocsp_message import is_ocsp, request_in
 from gateway.ingress.ocsp_service import OcspService
@@ -50,6 +51,7 @@ class Process:
         )
         self.epoch = AT.timestamp() + 100
         self.elapsed = 7.0
+        self.counters = Counters()
         self.faults: list[dict[str, object]] = []
         self.loop = SimpleNamespace(call_exception_handler=self.faults.append)
         self.generation = SimpleNamespace(config=SimpleNamespace(limits=Limits(ocsp_signatures=signatures)))
@@ -109,6 +111,7 @@ def test_signatures_a_second_are_bounded_and_kept_answers_are_not() -> None:
     assert told(one.answer(question(1, b"n"))) is STATUS.TRY_LATER
     process.elapsed += 1
     assert told(one.answer(question(4))) is STATUS.SUCCESSFUL
+    assert (process.counters.ocsp_signed, process.counters.ocsp_deferred) == (4, 2)
 
 
 def test_kept_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
