@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from OpenSSL import SSL
 from support.certs import Pair, forge
 from support.origins import Origin, read_head, read_request, response
 from support.rig import JOBS, Rig, Worker, upgrade
@@ -255,3 +257,24 @@ def test_reversed_connection_ends_with_its_certificate(rig: Rig) -> None:
         late = (datetime.now(UTC) - end).total_seconds()
         assert -0.3 < late < 1.3, late
     rig.wait_pool(lambda pool: not pool["workers"])
+
+
+def test_revoking_a_label_of_a_pool_cuts_all_that_have_it_and_no_other(rig: Rig) -> None:
+    """One command ends many workers at once, and counts what it cut; the pool goes on with the others."""
+    names = [fresh(rig, "issue-worker {} --pool render --label site=cellar") for _ in range(3)]
+    kept = fresh(rig, "issue-worker {} --pool render --label site=attic")
+    with ExitStack() as stack:
+        workers = [stack.enter_context(rig.worker(name)) for name in names]
+        other = stack.enter_context(rig.worker(kept))
+        said = rig.run("revoke", "--pool", "render", "--label", "site=cellar", "--yes")
+        when = time.monotonic()
+        assert "3 certificate(s) revoked; the gateway cut 3 connection(s)" in said
+        for worker in workers:
+            is_cut(worker.wire, when)
+        with rig.dispatch() as wire:
+            wire.send(request(f"/-/pools/render/workers/{kept}/x", "GET"))
+            other.serve()
+            assert wire.one().status == 200
+        for name in names:
+            with pytest.raises((AssertionError, OSError, SSL.Error)), rig.connect(name) as refused:
+                refused.ask("/-/health")
