@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 _MAX_BYTES = 64 << 20
 _MAX_BLOCKS = 4096
+_SEQUENCE = b"\x30"
 
 
 def read_certificates(data: bytes, *, what: str = "certificate file") -> list[x509.Certificate]:
@@ -32,7 +33,12 @@ def read_certificates(data: bytes, *, what: str = "certificate file") -> list[x5
 
 
 def read_crls(data: bytes) -> list[x509.CertificateRevocationList]:
-    """One or more revocation lists. One that is no DER is `CertificateInvalid` (stale_crl): it decides nothing."""
+    """One or more revocation lists in PEM, or one in DER, as it is fetched.
+
+    One that is no DER is `CertificateInvalid` (stale_crl): it decides nothing.
+    """
+    if data[:1] == _SEQUENCE and b"-----BEGIN X509 CRL-----" not in data and len(data) <= _MAX_BYTES:
+        return [_parse(data, _load_crl, "revocation list", PathReason.STALE_CRL)]
     return _read(data, b"X509 CRL", _load_crl, "revocation list", PathReason.STALE_CRL)
 
 
@@ -70,6 +76,10 @@ def _load(body: bytes, load: Callable[[bytes], T], what: str, reason: PathReason
         der = base64.b64decode(b"".join(body.split()), validate=True)
     except binascii.Error:
         raise InputUnreadable(f"the {what} holds a damaged PEM block") from None
+    return _parse(der, load, what, reason)
+
+
+def _parse(der: bytes, load: Callable[[bytes], T], what: str, reason: PathReason) -> T:
     try:
         return load(der)
     except UNREADABLE as error:

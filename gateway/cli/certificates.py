@@ -82,7 +82,9 @@ def show(settings: Settings, name: str, as_json: bool) -> None:
 @common_options
 @click.option("--role", type=ROLE, required=True, help="What the certificate must be good for.")
 @click.option("--trust", type=click.Path(path_type=Path), required=True, help="PEM file: each certificate an anchor.")
-@click.option("--crl", "crl_file", type=click.Path(path_type=Path), help="PEM file of revocation lists.")
+@click.option(
+    "--crl", "crl_file", type=click.Path(path_type=Path), help="File of revocation lists: PEM, or one in DER."
+)
 @click.option("--time", "at", type=INSTANT, help="Judge as of this time (RFC 3339; default now).")
 @click.option("--profile", type=click.Choice(["rhttp", "rfc5280"]), default="rhttp", show_default=True)
 @click.argument("chain", type=click.Path(path_type=Path))

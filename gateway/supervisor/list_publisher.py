@@ -94,8 +94,6 @@ class ListPublisher:
         self._told = renewed.problems
         if renewed.published.version == (0 if self.published is None else self.published.version):
             return
-        self.published = renewed.published
-        self._send(PublishLists(lists=renewed.published.to_text()))
         for one in renewed.signed:
             await self._record("pki.list_signed", name=one.name, version=one.number, count=one.revoked)
         for name, lent in renewed.lent.items():
@@ -103,3 +101,5 @@ class ListPublisher:
             await self._record(
                 "pki.responder_issued", name=name, serial=serial_hex(lent.serial_number), expires=expires
             )
+        self.published = renewed.published
+        self._send(PublishLists(lists=renewed.published.to_text()))

@@ -12,9 +12,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from click.testing import CliRunner
 from cryptography import x509
 from support.rig import Rig, wait_for
 from support.wire import Answer, Wire
+
+from gateway.cli.main import cli
 
 CONFIG = """
 [pki]
@@ -163,6 +166,18 @@ def test_list_follows_a_revocation_with_a_higher_number(rig: Rig) -> None:
     told = [line["detail"] for line in lines if line["event"] == "pki.list_signed"]
     assert {"name": "client", "version": number(read(fetch(rig, "/-/pki/client.crl"))), "count": 2} in told
     assert rig.run("audit", "verify").startswith("cli: ")
+
+
+def test_list_that_was_fetched_is_what_verify_takes(rig: Rig, tmp_path: Path) -> None:
+    """`curl` and `verify --crl`, and nothing between them."""
+    place = tmp_path / "client.crl"
+    url = f"{rig.served.listeners['pki']}/-/pki/client.crl"
+    subprocess.run(["curl", "-sS", "--fail", "-o", str(place), url], timeout=60, check=True)
+    for name, expected in (("alice", (0, "valid\n")), ("eve", (1, "revoked\n"))):
+        bundle = rig.bundle(name)
+        arguments = ["--role", "client", "--trust", bundle / "trust.pem", "--crl", place, bundle / "cert.pem"]
+        result = CliRunner().invoke(cli, ["verify", *map(str, arguments)])
+        assert (result.exit_code, result.stdout) == expected, result.output
 
 
 def test_process_that_is_started_again_serves_the_lists(rig: Rig) -> None:

@@ -13,7 +13,7 @@ from support.certs import AT, NOTHING_REVOKED, authority, peer, pem, root, trust
 
 from pki.errors import CertificateInvalid, InputUnreadable, PathReason
 from pki.names import Role
-from pki.pem import read_certificates
+from pki.pem import read_certificates, read_crls
 from pki.revocation import build_crl
 from pki.verify import PeerVerifier, verify_file
 
@@ -100,3 +100,15 @@ def test_list_whose_issuer_cannot_be_read_decides_nothing() -> None:
     with pytest.raises(CertificateInvalid) as caught:
         verify_file(CHAIN, ROOT, role=Role.WORKER, at=AT, crls_pem=text)
     assert caught.value.reason is PathReason.STALE_CRL
+
+
+def test_list_in_der_is_read_as_one_in_pem() -> None:
+    """What was fetched needs no conversion. Broken, or with something behind it, it decides nothing; PEM goes first."""
+    made = build_crl(authority(Role.WORKER), [], number=1, at=AT)
+    der, text = made.public_bytes(Encoding.DER), made.public_bytes(Encoding.PEM)
+    assert read_crls(der) == read_crls(text) == [made]
+    for broken in (der[:-1], der + b"\0", b"0", b"0 is no list"):
+        with pytest.raises(CertificateInvalid) as caught:
+            read_crls(broken)
+        assert caught.value.reason is PathReason.STALE_CRL
+    assert read_crls(b"0 lists follow\n" + text) == [made]
