@@ -111,8 +111,10 @@ def validate_path(
             constraints = find(certificate.extensions, x509.NameConstraints)
             if constraints is not None:
                 names.constrain(constraints)
-        if not is_anchor:
-            policies.feed(certificate, is_self_issued=is_self_issued, is_last=is_last)  # 5
+        if is_anchor:  # 5
+            policies.begin(certificate)
+        else:
+            policies.feed(certificate, is_self_issued=is_self_issued, is_last=is_last)
         if is_last:
             _check_leaf(certificate, purpose)
         _check_purpose(certificate, purpose, is_last=is_last)  # 6

@@ -1,7 +1,7 @@
 """Certificate policies along a path (RFC 5280 §6.1, in the form of RFC 9618: a graph, here only its newest level).
 
-Inputs as most applications have them: every policy is acceptable, nothing is inhibited or required from outside. So the
-outcome matters only where a certificate on the path requires an explicit policy.
+Inputs as most applications have them: every policy is acceptable, nothing is inhibited or required but by the anchor's
+own extensions (RFC 5937). So the outcome matters only where a certificate on the path requires an explicit policy.
 """
 
 from __future__ import annotations
@@ -28,6 +28,15 @@ class PolicyState:
         # valid_policy -> expected_policy_set; None is the NULL graph
         self._level: dict[str, frozenset[str]] | None = {ANY: frozenset({ANY})}
         self._explicit = self._mapping = self._inhibit_any = length + 1
+
+    def begin(self, anchor: x509.Certificate) -> None:
+        """What the trust anchor's own extensions ask for (RFC 5937 §3.2): its policies are those that are acceptable to
+        begin with, every one when it names none, and its constraints hold from the next certificate on."""
+        extensions = anchor.extensions
+        if find(extensions, x509.CertificatePolicies) is not None:
+            self._intersect(extensions, may_be_any=True)
+        self._map(_mappings(extensions))
+        self._constrain(extensions)
 
     def feed(self, certificate: x509.Certificate, *, is_self_issued: bool, is_last: bool) -> None:
         """One certificate: §6.1.3 (d) to (f), then §6.1.4 (a), (b), (h) to (j) or §6.1.5 (a), (b)."""

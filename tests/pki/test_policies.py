@@ -46,9 +46,9 @@ def _oid(dotted: str) -> bytes:
     return _der(6, bytes(content))
 
 
-def is_valid(*layers: list[Extension], names: list[str] | None = None) -> bool:
+def is_valid(*layers: list[Extension], names: list[str] | None = None, anchor: list[Extension] | None = None) -> bool:
     """root -> a CA for each layer but the last -> leaf."""
-    root = above = forge("root", ca=True)
+    root = above = forge("root", ca=True, extensions=anchor or ())
     made = []
     for number, extensions in enumerate(layers):
         is_leaf = number == len(layers) - 1
@@ -96,6 +96,32 @@ def is_valid(*layers: list[Extension], names: list[str] | None = None) -> bool:
 def test_path_with_policies_is_valid_when_a_required_one_holds(layers: list[list[Extension]], expected: bool) -> None:
     """One row is the extensions of each certificate from the root's side."""
     assert expected == is_valid(*layers)
+
+
+@pytest.mark.parametrize(
+    ("anchor", "layers", "expected"),
+    [
+        ([policies(GOLD)], [[policies(GOLD), require(0)], [policies(GOLD)]], True),
+        ([policies(SILVER)], [[policies(GOLD), require(0)], [policies(GOLD)]], False),
+        ([policies(SILVER)], [[policies(GOLD)], [policies(GOLD)]], True),
+        ([policies(ANY)], [[policies(GOLD), require(0)], [policies(GOLD)]], True),
+        ([require(3)], [[], []], True),
+        ([require(2)], [[], []], False),
+        ([require(0)], [[policies(GOLD)], [policies(GOLD)]], True),
+        ([require(0)], [[policies(GOLD)], [policies(SILVER)]], False),
+        ([require(None, 0)], [[policies(GOLD), require(0), mapping((GOLD, SILVER))], [policies(SILVER)]], False),
+        ([require(None, 1)], [[policies(GOLD), require(0), mapping((GOLD, SILVER))], [policies(SILVER)]], True),
+        ([inhibit_any(0)], [[policies(ANY), require(0)], [policies(GOLD)]], False),
+        ([inhibit_any(1)], [[policies(ANY), require(0)], [policies(GOLD)]], True),
+        ([policies(GOLD), mapping((GOLD, SILVER))], [[policies(SILVER), require(0)], [policies(SILVER)]], True),
+        ([policies(GOLD), mapping((GOLD, SILVER))], [[policies(GOLD), require(0)], [policies(GOLD)]], False),
+    ],
+)
+def test_policies_of_the_anchor_hold_below_it(
+    anchor: list[Extension], layers: list[list[Extension]], expected: bool
+) -> None:
+    """RFC 5937 section 3.2: what an operator trusts is trusted within its own bounds, as with names and lengths."""
+    assert expected == is_valid(*layers, anchor=anchor)
 
 
 def test_leaf_that_requires_a_policy_of_itself_needs_one() -> None:
