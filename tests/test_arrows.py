@@ -107,6 +107,7 @@ EDGE = frozenset(
         "gateway/dataplane/plane.py",
         "gateway/exchange/masters.py",
         "gateway/home/create.py",
+        "gateway/home/export.py",
         "gateway/home/issue.py",
         "gateway/home/layout.py",
         "gateway/home/list_source.py",

@@ -101,6 +101,7 @@ EVENTS: Final = frozenset(
         "reverse.opened",
         "reverse.closed",
         "connection.cut",
+        "pki.exported",
         "pki.issued",
         "pki.renewed",
         "pki.revoked",

@@ -27,6 +27,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "issue-server": ("gateway.cli.pki", "Issue the gateway a new server certificate."),
     "renew": ("gateway.cli.renewal", "Put new keys and certificates into bundles."),
     "revoke": ("gateway.cli.revocation", "Revoke certificates and cut what they hold open."),
+    "export": ("gateway.cli.export", "Export a bundle as one PKCS #12 file."),
     "list": ("gateway.cli.certificates", "List the certificates that were issued."),
     "show": ("gateway.cli.certificates", "Show everything about one name."),
     "crl": ("gateway.cli.revocation", "Sign certificate revocation lists."),

@@ -13,14 +13,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from gateway.cli.common import Settings, common_options, fail, open_session
+from gateway.cli.common import Settings, common_options, open_session
 from gateway.cli.listing import stamp
 from gateway.cli.options import NAME, json_option
-from rhttp.worker.text_file import NotText, decode_text, first_line
+from gateway.cli.secret_files import new_file, read_password
 
 if TYPE_CHECKING:
     from auth.store import StoredUser, UserStore
@@ -30,7 +30,6 @@ __all__ = ["user"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_MAX_PASSWORD_FILE: Final = 4096
 _ALGORITHMS: Final = ("SHA-256", "SHA-512-256", "MD5")
 
 
@@ -154,7 +153,7 @@ def export_htdigest(settings: Settings, out: Path, algorithm: str) -> None:
             _audit(session, "user.exported", None, algorithm=algorithm, count=len(lines))
             click.echo(text, nl=False)
         else:
-            with _new_file(out) as file:
+            with new_file(out) as file:
                 _audit(session, "user.exported", None, algorithm=algorithm, count=len(lines))
                 file.write(text.encode())
     click.echo(f"{len(lines)} users exported, {left_out} left out (disabled, or no {algorithm} password)", err=True)
@@ -218,7 +217,7 @@ def _password(password_file: Path | None, generate: bool, out: Path | None) -> I
     if generate:
         yield from _generated(out)
     elif password_file is not None:
-        yield _read_password(password_file)
+        yield read_password(password_file)
     elif not _is_interactive():
         raise click.UsageError("no terminal to ask for the password; give --password-file FILE or --generate")
     else:
@@ -233,44 +232,10 @@ def _generated(out: Path | None) -> Iterator[str]:
         yield password
         click.echo(password)
         return
-    with _new_file(out) as file:
+    with new_file(out) as file:
         file.write(f"{password}\n".encode())
         file.flush()
         yield password
-
-
-def _read_password(path: Path) -> str:
-    try:
-        if str(path) == "-":
-            data = sys.stdin.buffer.read(_MAX_PASSWORD_FILE + 1)
-        else:
-            with path.open("rb") as file:
-                data = file.read(_MAX_PASSWORD_FILE + 1)
-    except OSError as error:
-        fail(f"cannot read the password file {path}: {error.strerror}; name a readable file")
-    try:
-        return decode_text(first_line(data))
-    except NotText as error:
-        fail(f"the password file {path} {error}")
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file with mode 0600, never an old one; it is gone again if the block fails."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        fail(f"{path} exists; nothing is overwritten: name a new file with --out")
-    except OSError as error:
-        fail(f"cannot make {path}: {error.strerror}; name another file with --out")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
 
 
 def _is_interactive() -> bool:

@@ -30,7 +30,7 @@ from pki.issue import serial_hex
 from rhttp.worker.renewal import Certified, renew_files
 from rhttp.worker.versions import CERT, KEY
 
-__all__ = ["BundleEnded", "BundleInvalid", "bundle_end", "bundles_of", "renew_bundle"]
+__all__ = ["BundleEnded", "BundleInvalid", "bundle_end", "bundles_of", "present_in", "renew_bundle"]
 
 _ANEW = "issue a new bundle into another directory (issue-*, --out DIR)"
 
@@ -56,7 +56,7 @@ def bundle_end(session: HomeSession, bundle: Path) -> int:
     Raises:
         BundleInvalid: see `renew_bundle`.
     """
-    return _found_in(session, bundle)[1].not_after
+    return present_in(session, bundle)[1].not_after
 
 
 def renew_bundle(
@@ -72,7 +72,7 @@ def renew_bundle(
             renewed; also when that came to be so while this was under way.
         RequestInvalid: the request is not to be signed.
     """
-    leaf, found = _found_in(session, bundle)
+    (leaf, *_), found = present_in(session, bundle)
     _require_key(bundle, leaf, csr)
     serial = found.serial
     with reading(session.engine) as connection:
@@ -102,20 +102,24 @@ def renew_bundle(
     return Issued(record=issued[0], place=bundle)
 
 
-def _found_in(session: HomeSession, bundle: Path) -> tuple[x509.Certificate, CertificateRecord]:
-    """The bundle's certificate, which is one of this home, and what is known of it."""
+def present_in(session: HomeSession, bundle: Path) -> tuple[list[x509.Certificate], CertificateRecord]:
+    """The bundle's path, whose first certificate is one of this home, and what is known of that.
+
+    Raises:
+        BundleInvalid: it is no bundle of this home.
+    """
     place = bundle / CERT
     try:
-        leaf = read_path(place)[0]
+        path = read_path(place)
     except FileNotFoundError:
         raise BundleInvalid(f"{bundle} is no bundle (no {CERT} in it); name the directory that issue-* made") from None
     except (InputUnreadable, CertificateInvalid) as error:
         raise BundleInvalid(f"{place}: {error}; {_ANEW}") from None
-    serial = serial_hex(leaf.serial_number)
+    serial = serial_hex(path[0].serial_number)
     record = session.inventory.by_serial(serial)
-    if record is None or record.fingerprint != fingerprint_of(leaf):
+    if record is None or record.fingerprint != fingerprint_of(path[0]):
         raise BundleInvalid(f"the certificate in {bundle} was not issued by this home; use the home that issued it")
-    return leaf, record
+    return path, record
 
 
 def _require_key(bundle: Path, leaf: x509.Certificate, csr: bytes | None) -> None:
