@@ -9,9 +9,9 @@ Pure: time and entropy are arguments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cryptography import x509
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from pki.issue import IssuerKey
+from pki.issue import IssuerKey, serial_hex
 from pki.keys import PublicKey
 from pki.ocsp_codec import (
     GOOD,
@@ -34,10 +34,11 @@ from pki.ocsp_codec import (
     unsuccessful,
 )
 from pki.profiles import CLOCK_CUSHION, key_usage
+from pki.revocation import RevocationReason, RevokedEntry
 from pki.signatures import PureKey
 from pki.template import serial_from
 
-__all__ = ["Responder", "Responders", "build_responder"]
+__all__ = ["Responder", "Responders", "Revoked", "build_responder", "revoked_in"]
 
 _ECDSA_SHA256: Final = bytes.fromhex("300a06082a8648ce3d040302")
 _HASHES: Final[dict[bytes, hashes.HashAlgorithm]] = {
@@ -47,15 +48,21 @@ _HASHES: Final[dict[bytes, hashes.HashAlgorithm]] = {
     bytes.fromhex("0609608648016503040203"): hashes.SHA512(),
 }
 _REASONS: Final = {
-    x509.ReasonFlags.key_compromise: 1,
-    x509.ReasonFlags.ca_compromise: 2,
-    x509.ReasonFlags.affiliation_changed: 3,
-    x509.ReasonFlags.superseded: 4,
-    x509.ReasonFlags.cessation_of_operation: 5,
-    x509.ReasonFlags.certificate_hold: 6,
-    x509.ReasonFlags.privilege_withdrawn: 9,
-    x509.ReasonFlags.aa_compromise: 10,
+    RevocationReason.UNSPECIFIED: 0,
+    RevocationReason.KEY_COMPROMISE: 1,
+    RevocationReason.AFFILIATION_CHANGED: 3,
+    RevocationReason.SUPERSEDED: 4,
+    RevocationReason.CESSATION_OF_OPERATION: 5,
+    RevocationReason.PRIVILEGE_WITHDRAWN: 9,
 }
+
+Revoked = Mapping[str, Sequence[int]]
+"""Serial number (lower-case hex) to when it was revoked (seconds since the epoch) and the number of the CRLReason."""
+
+
+def revoked_in(entries: Iterable[RevokedEntry]) -> dict[str, tuple[int, int]]:
+    """What a responder has to know of a list with these entries."""
+    return {serial_hex(entry.serial): (int(entry.revoked_at.timestamp()), _REASONS[entry.reason]) for entry in entries}
 
 
 def build_responder(
@@ -90,16 +97,18 @@ def build_responder(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Responder:
-    """Who answers for one CA, and the list that the answers come from. The key is on P-256."""
+    """Who answers for one CA, and what the CA's list says. The key is on P-256."""
 
     issuer: x509.Certificate
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey = field(repr=False)
-    crl: x509.CertificateRevocationList
+    this_update: datetime
+    next_update: datetime
+    revoked: Revoked = field(repr=False)
 
     def answer(self, request: OcspRequest, at: datetime) -> bytes:
         """A signed response about all that is asked."""
-        begin, end = self.crl.last_update_utc, self.crl.next_update_utc or at
+        begin, end = self.this_update, self.next_update
         said = [single_response(one, self._status(one.serial), begin, end) for one in request.certs]
         point = self.certificate.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
         data = response_data(_digest(hashes.SHA1(), point), at, said, request.nonce)  # noqa: S303 - §4.2.1, KeyHash
@@ -107,18 +116,16 @@ class Responder:
         return successful(data, _ECDSA_SHA256, signature, self.certificate.public_bytes(Encoding.DER))
 
     def _status(self, serial: int) -> bytes:
-        found = self.crl.get_revoked_certificate_by_serial_number(serial) if serial > 0 else None
+        found = self.revoked.get(serial_hex(serial)) if serial > 0 else None
         if found is None:
             return GOOD
-        reasons = [one.value.reason for one in found.extensions if isinstance(one.value, x509.CRLReason)]
-        return revoked(found.revocation_date_utc, _REASONS.get(reasons[0]) if reasons else None)
+        when, reason = found
+        return revoked(datetime.fromtimestamp(when, UTC), reason or None)  # §5.3.1: absent rather than unspecified
 
     def is_in_force(self, at: datetime) -> bool:
         """Whether its certificate and its list hold at this time."""
-        certificate, end = self.certificate, self.crl.next_update_utc
-        return (
-            certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc and end is not None and at <= end
-        )
+        certificate = self.certificate
+        return certificate.not_valid_before_utc <= at <= min(certificate.not_valid_after_utc, self.next_update)
 
 
 class Responders:

@@ -27,7 +27,7 @@ from pki.errors import PkiError
 from pki.inventory import fingerprint_of
 from pki.keys import generate_key
 from pki.names import Role
-from pki.ocsp import build_responder
+from pki.ocsp import build_responder, revoked_in
 from pki.pem import read_certificates
 from pki.revocation import RevokedEntry
 from pki.template import SERIAL_ENTROPY
@@ -70,6 +70,7 @@ class ListSource:
     passphrase: bytes | None = field(repr=False)
     _kept: dict[str, _Kept] = field(default_factory=dict, repr=False)
     _lent: dict[str, _Kept] = field(default_factory=dict, repr=False)
+    _signed: dict[str, SignedList] = field(default_factory=dict, repr=False)
     _published: PublishedLists = field(default_factory=PublishedLists, repr=False)
 
     def renew(self, lifetime: timedelta, *, ocsp: bool = False) -> Renewed:
@@ -95,12 +96,13 @@ class ListSource:
         except (HomeInvalid, StateUnavailable) as error:
             problems.append(f"no revocation list can be signed: {error}")
         before = self._published
-        lists = {**before.lists, **{one.name: _published(one) for one in signed}}
+        self._signed |= {one.name: one for one in signed}
         responders = {**before.responders, **{name: key for name, (key, _) in lent.items()}}
         if not ocsp:
             responders = {}
             self._lent.clear()
         if signed or responders != before.responders:
+            lists = {name: _published(one, with_entries=ocsp) for name, one in self._signed.items()}
             self._published = PublishedLists(version=before.version + 1, lists=lists, responders=responders)
         certificates = {name: certificate for name, (_, certificate) in lent.items()}
         return Renewed(signed=signed, lent=certificates, published=self._published, problems=problems)
@@ -141,11 +143,12 @@ class ListSource:
         return {name: (made, certificate)}
 
 
-def _published(signed: SignedList) -> RevocationList:
+def _published(signed: SignedList, *, with_entries: bool) -> RevocationList:
     return RevocationList(
         der=signed.der,
         number=signed.number,
         this_update=int(signed.this_update.timestamp()),
         next_update=int(signed.next_update.timestamp()),
         tag=hashlib.sha256(signed.der).hexdigest()[:32],
+        revoked=revoked_in(signed.entries) if with_entries else {},
     )

@@ -9,7 +9,7 @@ Trust: the operator is trusted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from gateway.home.session import HomeSession
 from pki.inventory import fingerprint_of
 from pki.names import Role
-from pki.revocation import build_crl
+from pki.revocation import RevokedEntry, build_crl
 
 __all__ = ["KEPT", "SignedList", "sign_lists"]
 
@@ -31,11 +31,16 @@ class SignedList:
 
     role: Role | None
     number: int
-    revoked: int
+    entries: Sequence[RevokedEntry] = field(repr=False)
     this_update: datetime
     next_update: datetime
     der: bytes
     pem: bytes
+
+    @property
+    def revoked(self) -> int:
+        """How many it names."""
+        return len(self.entries)
 
     @property
     def name(self) -> str:
@@ -59,7 +64,7 @@ def _sign(session: HomeSession, role: Role | None, lifetime: timedelta) -> Signe
     return SignedList(
         role=role,
         number=number,
-        revoked=len(entries),
+        entries=entries,
         this_update=signed.last_update_utc,
         next_update=signed.next_update_utc or at + lifetime,
         der=signed.public_bytes(Encoding.DER),

@@ -43,18 +43,20 @@ class OcspService:
         responders = []
         self._ends: dict[int, int] = {}
         for name, lent in lists.responders.items():
-            key = load_der_private_key(lent.key, None)
-            if name not in lists.lists or not isinstance(key, ec.EllipticCurvePrivateKey):
+            key, one = load_der_private_key(lent.key, None), lists.lists.get(name)
+            if one is None or not isinstance(key, ec.EllipticCurvePrivateKey):
                 continue
             responder = Responder(
                 issuer=x509.load_der_x509_certificate(lent.issuer),
                 certificate=x509.load_der_x509_certificate(lent.certificate),
                 key=key,
-                crl=x509.load_der_x509_crl(lists.lists[name].der),
+                this_update=datetime.fromtimestamp(one.this_update, UTC),
+                next_update=datetime.fromtimestamp(one.next_update, UTC),
+                revoked=one.revoked,
             )
             responders.append(responder)
             last = int(responder.certificate.not_valid_after_utc.timestamp())
-            self._ends[id(responder)] = min(lists.lists[name].next_update, last)
+            self._ends[id(responder)] = min(one.next_update, last)
         self._responders = Responders(responders)
 
     def answer(self, data: bytes) -> tuple[bytes, int]:

@@ -8,7 +8,7 @@ Trust: pure. Lists are public, the keys of responders are not: no repr shows one
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,8 @@ class RevocationList:
     next_update: int
     tag: str
     """Names these bytes and no others, in lower-case hex."""
+    revoked: Mapping[str, Sequence[int]] = field(default_factory=dict, repr=False)
+    """What it says, when a responder has to know: see `pki.ocsp.Revoked`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,7 @@ class PublishedLists:
     def to_text(self) -> str:
         """JSON for the sockets between the gateway's own processes; it holds keys."""
         lists = {
-            name: [_text(one.der), one.number, one.this_update, one.next_update, one.tag]
+            name: [_text(one.der), one.number, one.this_update, one.next_update, one.tag, dict(one.revoked)]
             for name, one in self.lists.items()
         }
         responders = {
@@ -74,8 +76,9 @@ class PublishedLists:
                         this_update=int(this_update),
                         next_update=int(next_update),
                         tag=str(tag),
+                        revoked=dict(revoked),
                     )
-                    for name, (der, number, this_update, next_update, tag) in table["lists"].items()
+                    for name, (der, number, this_update, next_update, tag, revoked) in table["lists"].items()
                 },
                 responders={
                     name: ResponderKey(certificate=_bytes(certificate), issuer=_bytes(issuer), key=_bytes(key))

@@ -59,7 +59,7 @@ class ListPublisher:
         """What the data processes have, and a new one gets; None: nothing was signed yet."""
 
     def changed(self) -> None:
-        """Something may have been revoked."""
+        """Something may have been revoked, or configured in another way."""
         self._due.set()
 
     async def begun(self) -> None:

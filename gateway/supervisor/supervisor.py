@@ -292,6 +292,7 @@ class Supervisor:
                 return problems
             self._loaded = loaded
             self._signer.configure(loaded.config.audit)
+            self._lists.changed()
             self._generation += 1
             self._generation_at = time.time()
         return ()

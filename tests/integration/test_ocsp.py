@@ -233,6 +233,30 @@ def test_content_at_its_bound_is_read(rig: Rig) -> None:
     assert read(answer).response_status is ocsp.OCSPResponseStatus.MALFORMED_REQUEST
 
 
+def test_ocsp_goes_and_comes_with_a_reload(rig: Rig) -> None:
+    """Without it the path is not there, on either listener; with it answers come again. The lists stay."""
+    config = rig.home / "gateway.toml"
+    text = config.read_text()
+    asked = question(rig, "alice")
+
+    def status() -> int:
+        with plain(rig) as wire:
+            return wire.ask("/-/pki/ocsp", "POST", TYPE, content=asked).status
+
+    config.write_text(text.replace("ocsp = true", "ocsp = false"))
+    try:
+        rig.run("reload")
+        wait_for(status, lambda one: one == 404)
+        with rig.connect("alice") as wire:
+            assert wire.ask("/-/pki/ocsp", "POST", TYPE, content=asked).problem == "not-found"
+        with plain(rig) as wire:
+            assert wire.ask("/-/pki/client.crl").status == 200
+    finally:
+        config.write_text(text)
+        rig.run("reload")
+    wait_for(status, lambda one: one == 200)
+
+
 def test_certificates_say_where_openssl_finds_list_and_responder(rig: Rig) -> None:
     """With `[pki] url` OpenSSL downloads the list by itself, and knows whom to ask; a worker for a day says nothing."""
     url = rig.served.listeners["pki"]

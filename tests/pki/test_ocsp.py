@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import datetime, timedelta
 
 import pytest
@@ -16,10 +17,10 @@ from pki.issue import IssuerKey
 from pki.keys import KeyType, generate_key
 from pki.lint import lint
 from pki.names import Role
-from pki.ocsp import Responder, Responders, build_responder
+from pki.ocsp import Responder, Responders, build_responder, revoked_in
 from pki.ocsp_codec import OcspRequest, parse_request
 from pki.profiles import LEAF_PROFILES
-from pki.revocation import RevocationReason, RevokedEntry, build_crl
+from pki.revocation import RevocationReason, RevokedEntry
 from pki.signatures import PureKey
 
 DAY = timedelta(days=1)
@@ -28,8 +29,14 @@ DAY = timedelta(days=1)
 def responder(issuer: IssuerKey, *entries: RevokedEntry, at: datetime = AT) -> Responder:
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = build_responder(issuer, key.public_key(), at=at, lifetime=DAY, entropy=entropy())
-    crl = build_crl(issuer, entries, number=1, at=at)
-    return Responder(issuer=issuer.certificate, certificate=certificate, key=key, crl=crl)
+    return Responder(
+        issuer=issuer.certificate,
+        certificate=certificate,
+        key=key,
+        this_update=at - timedelta(minutes=5),
+        next_update=at + DAY,
+        revoked=revoked_in(entries),
+    )
 
 
 def asked(*certificates: x509.Certificate, issuer: IssuerKey, nonce: bytes | None = None) -> OcspRequest:
@@ -59,7 +66,7 @@ def test_answer_tells_what_the_list_tells(reason: RevocationReason) -> None:
     assert answer.revocation_time_utc == AT - DAY
     expected = None if reason is RevocationReason.UNSPECIFIED else x509.ReasonFlags(reason.value)
     assert answer.revocation_reason == expected
-    assert (answer.this_update_utc, answer.next_update_utc) == (made.crl.last_update_utc, made.crl.next_update_utc)
+    assert (answer.this_update_utc, answer.next_update_utc) == (made.this_update, made.next_update)
     assert answer.produced_at_utc == AT + timedelta(hours=1)
     made.key.public_key().verify(answer.signature, answer.tbs_response_bytes, ec.ECDSA(hashes.SHA256()))
     assert answer.certificates == [made.certificate]
@@ -114,6 +121,16 @@ def test_responders_certificate_is_good_for_ocsp_and_nothing_else() -> None:
     assert all(lint(made, profile, issuer=WORKERS.certificate) for profile in LEAF_PROFILES.values())
     long = build_responder(WORKERS, generate_key().public_key(), at=AT, lifetime=9999 * DAY, entropy=entropy())
     assert long.not_valid_after_utc == WORKERS.certificate.not_valid_after_utc
+
+
+@pytest.mark.parametrize("serial", [0, -5, 1 << 158])
+def test_answer_about_a_number_that_no_certificate_has_is_good(serial: int) -> None:
+    """The list does not name it, and more is not said."""
+    made = responder(WORKERS, RevokedEntry(serial=5, revoked_at=AT))
+    request = asked(LEAF, issuer=WORKERS)
+    odd = dataclasses.replace(request, certs=(dataclasses.replace(request.certs[0], serial=serial),))
+    answer = ocsp.load_der_ocsp_response(made.answer(odd, AT))
+    assert answer.certificate_status is ocsp.OCSPCertStatus.GOOD
 
 
 @pytest.mark.parametrize("kind", KeyType)

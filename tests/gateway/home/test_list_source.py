@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from support.homes import new_home, run_cli
+from support.homes import listed, new_home, run_cli
 
 from gateway.home import list_source, revocation_lists
 from gateway.home.layout import Home
@@ -112,18 +112,25 @@ def test_responders_are_lent_a_key_with_ocsp_and_lose_it_without(home: Home, clo
     renewed = source.renew(DAY, ocsp=True)
     assert (renewed.problems, list(renewed.signed), sorted(renewed.lent)) == ([], [], sorted(ALL))
     first = renewed.published
+    assert all(one.revoked == {} for one in first.lists.values())
     for name, lent in first.responders.items():
         certificate, issuer = map(x509.load_der_x509_certificate, (lent.certificate, lent.issuer))
         certificate.verify_directly_issued_by(issuer)
         assert certificate == renewed.lent[name]
         assert certificate.not_valid_after_utc == clock.at + DAY
     assert source.renew(DAY, ocsp=True).published == first
+    assert run_cli(home, "revoke", "bob", "--reason", "superseded").exit_code == 0
+    (bob,) = [entry for entry in listed(home) if entry["name"] == "bob"]
+    when = int(datetime.fromisoformat(str(bob["revoked_at"])).timestamp())
+    told = source.renew(DAY, ocsp=True).published.lists["client"]
+    assert told.revoked == {bob["serial"]: (when, 4)}
     clock.at += DAY / 2
     second = source.renew(DAY, ocsp=True).published
-    assert second.version == first.version + 1
+    assert second.version == first.version + 2
     assert all(second.responders[name].key != first.responders[name].key for name in ALL)
     without = source.renew(DAY).published
     assert (without.version, without.responders) == (second.version + 1, {})
+    assert without.lists["client"].revoked == {}
     assert source.renew(DAY).published == without
 
 

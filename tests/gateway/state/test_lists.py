@@ -12,7 +12,9 @@ LISTS = PublishedLists(
     version=3,
     lists={
         "root": RevocationList(der=b"\x30\x00", number=7, this_update=1, next_update=2, tag="ab"),
-        "client": RevocationList(der=bytes(range(256)), number=(1 << 63) - 1, this_update=3, next_update=4, tag="cd"),
+        "client": RevocationList(
+            der=bytes(range(256)), number=(1 << 63) - 1, this_update=3, next_update=4, tag="cd", revoked={"0a": [5, 1]}
+        ),
     },
     responders={"client": ResponderKey(certificate=b"c", issuer=b"i", key=b"a secret")},
 )
@@ -36,7 +38,7 @@ def test_lists_survive_their_wire_form() -> None:
     ]
     + [
         json.dumps({"version": 1, "lists": {"root": entry}, "responders": {}})
-        for entry in ([], ["!", 1, 1, 1, ""], ["", "x", 1, 1, ""])
+        for entry in ([], ["!", 1, 1, 1, "", {}], ["", "x", 1, 1, "", {}], ["", 1, 1, 1, "", 7])
     ],
 )
 def test_lists_of_another_form_are_refused(text: str) -> None:

@@ -16,9 +16,11 @@ from gateway.home.list_source import Renewed
 from gateway.home.revocation_lists import SignedList
 from gateway.state.lists import PublishedLists
 from gateway.supervisor.list_publisher import ListPublisher
+from pki.revocation import RevokedEntry
 
 LISTEN = PkiConfig(listen=TcpAddress(host="127.0.0.1", port=0), list_lifetime=600.0)
 AT = datetime(2026, 3, 1, tzinfo=UTC)
+ENTRIES = (RevokedEntry(serial=1, revoked_at=AT), RevokedEntry(serial=2, revoked_at=AT))
 
 
 class Signing:
@@ -36,7 +38,9 @@ class Signing:
             return Renewed(published=PublishedLists(version=self.version), problems=self.problems)
         self.due -= 1
         self.version += 1
-        one = SignedList(role=None, number=self.version, revoked=2, this_update=AT, next_update=AT, der=b"", pem=b"")
+        one = SignedList(
+            role=None, number=self.version, entries=ENTRIES, this_update=AT, next_update=AT, der=b"", pem=b""
+        )
         return Renewed(signed=(one,), published=PublishedLists(version=self.version), problems=self.problems)
 
 
