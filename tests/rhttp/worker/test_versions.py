@@ -64,9 +64,10 @@ def test_write_version_swaps_one_link(place: Path) -> None:
     assert numbers(place) == ["000001", "000002", "current"]
 
 
-def test_write_version_keeps_the_modes(place: Path) -> None:
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_write_version_keeps_the_modes(place: Path, umask: int) -> None:
     """The key is its owner's alone, whatever the umask; what is public may be read once the bundle may be entered."""
-    before = os.umask(0o777)
+    before = os.umask(umask)
     try:
         write_version(place, content("new"))
     finally:
