@@ -9,7 +9,7 @@ Not checked here: whether a name is free, and whether who asks for a certificate
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from cryptography import x509
@@ -22,7 +22,7 @@ from pki.pem import read_certificates
 from pki.profiles import LEAF_PROFILES
 from pki.template import HostName, Pointers
 
-__all__ = ["Authority", "Hierarchy", "make_hierarchy"]
+__all__ = ["Authority", "Hierarchy", "HierarchyKeys", "make_hierarchy"]
 
 _SERIAL_BYTES = 20
 USEFUL = timedelta(hours=1)
@@ -37,19 +37,33 @@ class Hierarchy:
     issuing: Mapping[Role, IssuerKey]
 
 
-def make_hierarchy(trust_domain: str, *, at: datetime, entropy: Callable[[int], bytes]) -> Hierarchy:
-    """A root and an issuing CA for every role, P-256, with the default lifetimes of their profiles (10 and 2 years).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HierarchyKeys:
+    """Of which type the keys of a new hierarchy are to be: those of all CAs, and of single ones (None: the root)."""
 
-    Keys are drawn from the system's randomness, serial numbers from `entropy`. Raises `NameInvalid` for a trust domain
-    that is none.
+    usual: KeyType = KeyType.P256
+    special: Mapping[Role | None, KeyType] = field(default_factory=dict)
+
+    def of(self, role: Role | None) -> KeyType:
+        return self.special.get(role, self.usual)
+
+
+def make_hierarchy(
+    trust_domain: str, *, at: datetime, entropy: Callable[[int], bytes], keys: HierarchyKeys | None = None
+) -> Hierarchy:
+    """A root and an issuing CA for every role, with the default lifetimes of their profiles (10 and 2 years).
+
+    Keys are drawn from the system's randomness, serial numbers from `entropy`. Without `keys` all are P-256. Raises
+    `NameInvalid` for a trust domain that is none.
     """
     parse_trust_domain(trust_domain)
-    root_key = generate_key()
+    keys = keys or HierarchyKeys()
+    root_key = generate_key(keys.of(None))
     root_certificate = issue_root(key=root_key, trust_domain=trust_domain, at=at, entropy=entropy(_SERIAL_BYTES))
     root = IssuerKey(certificate=root_certificate, key=root_key)
     issuing: dict[Role, IssuerKey] = {}
     for role in Role:
-        key = generate_key(KeyType.P256)
+        key = generate_key(keys.of(role))
         certificate = issue_ca(
             role,
             root=root,

@@ -10,7 +10,7 @@ from cryptography import x509
 
 from pki.errors import CertificateInvalid, InputUnreadable, RequestInvalid
 from pki.extensions import UNREADABLE
-from pki.keys import PublicKey, key_type
+from pki.keys import KEY_TYPES, PublicKey, key_type
 from pki.pem import read_requests
 from pki.signatures import certificate_key, is_signed_by
 
@@ -25,8 +25,8 @@ def parse_request(data: bytes) -> PublicKey:
     Text around the PEM block is passed over: tools write there what the request says.
 
     Raises:
-        RequestInvalid: unreadable, over 64 KiB, more than one, a key that is none of p256, p384, ed25519, or a
-            signature that does not verify or uses a weak digest.
+        RequestInvalid: unreadable, over 64 KiB, more than one, a key that is of none of our types, or a signature
+            that does not verify or uses a weak digest.
     """
     if len(data) > _MAX_REQUEST:
         raise RequestInvalid("the request is over 64 KiB")
@@ -42,7 +42,7 @@ def parse_request(data: bytes) -> PublicKey:
     key = certificate_key(request)
     if key_type(key) is None:
         raise RequestInvalid(
-            "the request's key is none of p256, p384, ed25519, or its curve is not named (RFC 5480); make such a key"
+            f"the request's key is none of {KEY_TYPES}, or its curve is not named (RFC 5480); make such a key"
         )
     if not is_signed_by(request, key):
         raise RequestInvalid("the request is not signed by its own key, or with a digest that is not accepted")

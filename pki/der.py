@@ -14,7 +14,7 @@ __all__ = [
     "GENERALIZED_TIME",
     "CertificateShape",
     "certificate_shape",
-    "has_named_curve",
+    "is_plain_key",
     "list_shape",
     "parse_policy_mappings",
 ]
@@ -23,6 +23,7 @@ _SEQUENCE = 0x30
 _INTEGER = 0x02
 _OID = 0x06
 _EC_PUBLIC_KEY = bytes.fromhex("06072a8648ce3d0201")  # id-ecPublicKey, 1.2.840.10045.2.1
+_RSASSA_PSS = bytes.fromhex("06092a864886f70d01010a")  # id-RSASSA-PSS, 1.2.840.113549.1.1.10
 _VERSION_TAG = 0xA0
 _EXTENSIONS_TAG = 0xA3
 _MAX_EXTENSIONS = 1024
@@ -82,11 +83,12 @@ def list_shape(crl: x509.CertificateRevocationList) -> tuple[bool, int, int]:
     return has_version, this_update[0], after[0]
 
 
-def has_named_curve(signed: x509.Certificate | x509.CertificateSigningRequest) -> bool:
-    """False for an elliptic curve key whose curve is spelt out, or left out, where RFC 5480 §2.1.1 wants its name.
+def is_plain_key(signed: x509.Certificate | x509.CertificateSigningRequest) -> bool:
+    """False for a subject's key about which its algorithm identifier says more than `cryptography` tells.
 
-    `cryptography` takes the spelt out parameters of a curve that it knows for that curve's name. True for other kinds
-    of keys; ValueError when the walk does not fit.
+    An elliptic curve key whose curve is spelt out, or left out, where RFC 5480 §2.1.1 wants its name: the library takes
+    the spelt out parameters of a curve that it knows for that curve's name. An RSA key that is bound to PSS, and to
+    parameters of it (RFC 4055 §1.2): the library forgets what it is bound to. ValueError when the walk does not fit.
     """
     if isinstance(signed, x509.Certificate):
         data = signed.tbs_certificate_bytes
@@ -97,9 +99,10 @@ def has_named_curve(signed: x509.Certificate | x509.CertificateSigningRequest) -
         data = signed.tbs_certrequest_bytes
         info = _children(data, 0, limit=3)[2]  # version, subject, subjectPKInfo
     algorithm = _children(data, _children(data, info[1], limit=1)[0][1], limit=2)
-    if data[algorithm[0][1] : algorithm[0][3]] != _EC_PUBLIC_KEY:
-        return True
-    return len(algorithm) == 2 and algorithm[1][0] == _OID
+    kind = data[algorithm[0][1] : algorithm[0][3]]
+    if kind == _EC_PUBLIC_KEY:
+        return len(algorithm) == 2 and algorithm[1][0] == _OID
+    return kind != _RSASSA_PSS
 
 
 def parse_policy_mappings(value: bytes) -> tuple[tuple[str, str], ...]:

@@ -1,6 +1,6 @@
 """Issuing: request -> template -> findings -> signed -> linted again.
 
-Pure: time and entropy are arguments (ECDSA's per-signature randomness is OpenSSL's). Whether a name may be issued, to
+Pure: time and entropy are arguments (the randomness of a signature is OpenSSL's). Whether a name may be issued, to
 whom, and what is written down about it, is the inventory's and the caller's.
 """
 
@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pki.errors import Finding, ProfileViolation, StoreError
@@ -20,7 +18,7 @@ from pki.keys import PrivateKey, PublicKey
 from pki.lint import lint
 from pki.names import Role, SpiffeId
 from pki.profiles import CA_PROFILES, LEAF_PROFILES, PROFILES, ProfileName
-from pki.signatures import certificate_key, is_signed_by
+from pki.signatures import certificate_key, is_signed_by, sign_certificate
 from pki.template import (
     CertificateTemplate,
     HostName,
@@ -76,7 +74,7 @@ def issue(template: CertificateTemplate, issuer: IssuerKey | PrivateKey) -> x509
     )
     for extension in template.extensions:
         builder = builder.add_extension(extension.value, extension.critical)
-    signed = builder.sign(key, hashes.SHA256() if isinstance(key, ec.EllipticCurvePrivateKey) else None)
+    signed = sign_certificate(builder, key)
     _refuse(lint(signed, template.profile, issuer=certificate))
     if not is_signed_by(signed, template.public_key if certificate is None else certificate_key(certificate)):
         _refuse((Finding(rule="signature", where="signatureValue", message="does not verify"),))

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from cryptography.hazmat.primitives.serialization import (
@@ -34,6 +34,7 @@ from cryptography.hazmat.primitives.serialization import (
 from pki.errors import InputUnreadable, KeyUnavailable
 
 __all__ = [
+    "KEY_TYPES",
     "KeyType",
     "PrivateKey",
     "PublicKey",
@@ -47,8 +48,10 @@ __all__ = [
     "unseal",
 ]
 
-PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
-PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+MlDsaPrivateKey = mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey
+MlDsaPublicKey = mldsa.MLDSA44PublicKey | mldsa.MLDSA65PublicKey | mldsa.MLDSA87PublicKey
+PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey | MlDsaPrivateKey
+PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey | MlDsaPublicKey
 
 _MAGIC = b"RHTTPSEAL"
 _VERSION = 1
@@ -63,11 +66,25 @@ _P = 1
 
 
 class KeyType(StrEnum):
-    """The kinds of key that this PKI makes and certifies. CAs are always P-256."""
+    """The kinds of key that this PKI makes and certifies, for CAs as for leaves."""
 
     P256 = "p256"
     P384 = "p384"
     ED25519 = "ed25519"
+    RSA3072 = "rsa3072"
+    """RSA of 3,072 bits exactly (RFC 8017); the public exponent is 65537 in what we make."""
+    MLDSA44 = "mldsa44"
+    """ML-DSA (FIPS 204, RFC 9881): signatures that a quantum computer does not forge; TLS 1.3 alone has them."""
+    MLDSA65 = "mldsa65"
+    MLDSA87 = "mldsa87"
+
+
+KEY_TYPES = ", ".join(KeyType)
+"""All of them, as messages name them."""
+
+_RSA_BITS = 3072
+_RSA_EXPONENT = 65537
+_MAX_RSA_EXPONENT = 1 << 256
 
 
 def generate_key(kind: KeyType = KeyType.P256) -> PrivateKey:
@@ -79,18 +96,43 @@ def generate_key(kind: KeyType = KeyType.P256) -> PrivateKey:
             return ec.generate_private_key(ec.SECP384R1())
         case KeyType.ED25519:
             return ed25519.Ed25519PrivateKey.generate()
+        case KeyType.RSA3072:
+            return rsa.generate_private_key(_RSA_EXPONENT, _RSA_BITS)
+        case KeyType.MLDSA44:
+            return mldsa.MLDSA44PrivateKey.generate()
+        case KeyType.MLDSA65:
+            return mldsa.MLDSA65PrivateKey.generate()
+        case KeyType.MLDSA87:
+            return mldsa.MLDSA87PrivateKey.generate()
 
 
 def key_type(key: object) -> KeyType | None:
-    """The kind of a public or private key, None when it is not one of ours."""
-    if isinstance(key, ed25519.Ed25519PrivateKey | ed25519.Ed25519PublicKey):
-        return KeyType.ED25519
-    if isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey):
-        match key.curve:
-            case ec.SECP256R1():
-                return KeyType.P256
-            case ec.SECP384R1():
-                return KeyType.P384
+    """The kind of a public or private key, None when it is not one of ours.
+
+    An RSA key is ours with 3,072 bits and an odd public exponent over 2^16 and under 2^256 (FIPS 186-5 §5.4): others
+    than 65537 come with signing requests.
+    """
+    match key:
+        case ed25519.Ed25519PrivateKey() | ed25519.Ed25519PublicKey():
+            return KeyType.ED25519
+        case ec.EllipticCurvePrivateKey() | ec.EllipticCurvePublicKey():
+            match key.curve:
+                case ec.SECP256R1():
+                    return KeyType.P256
+                case ec.SECP384R1():
+                    return KeyType.P384
+        case rsa.RSAPrivateKey():
+            return key_type(key.public_key())
+        case rsa.RSAPublicKey():
+            exponent = key.public_numbers().e
+            if key.key_size == _RSA_BITS and exponent % 2 and _RSA_EXPONENT <= exponent < _MAX_RSA_EXPONENT:
+                return KeyType.RSA3072
+        case mldsa.MLDSA44PrivateKey() | mldsa.MLDSA44PublicKey():
+            return KeyType.MLDSA44
+        case mldsa.MLDSA65PrivateKey() | mldsa.MLDSA65PublicKey():
+            return KeyType.MLDSA65
+        case mldsa.MLDSA87PrivateKey() | mldsa.MLDSA87PublicKey():
+            return KeyType.MLDSA87
     return None
 
 
@@ -115,9 +157,9 @@ def load_private_key(data: bytes) -> PrivateKey:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # The cause may quote the input: not chained.
         raise InputUnreadable("no private key in PKCS#8 PEM") from None
-    if isinstance(key, ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) and key_type(key) is not None:
+    if isinstance(key, PrivateKey) and key_type(key) is not None:
         return key
-    raise InputUnreadable("the key is none of p256, p384, ed25519")
+    raise InputUnreadable(f"the key is none of {KEY_TYPES}")
 
 
 def is_sealed(data: bytes) -> bool:

@@ -89,7 +89,7 @@ def _root() -> Profile:
         no_hosts=False,
         lifetime=10 * _YEAR,
         max_lifetime=20 * _YEAR,
-        keys=frozenset({KeyType.P256}),
+        keys=frozenset(KeyType),
     )
 
 
@@ -105,7 +105,7 @@ def _ca(role: Role) -> Profile:
         no_hosts=role is not Role.SERVER,
         lifetime=2 * _YEAR,
         max_lifetime=5 * _YEAR,
-        keys=frozenset({KeyType.P256}),
+        keys=frozenset(KeyType),
     )
 
 

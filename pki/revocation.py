@@ -16,8 +16,6 @@ from itertools import product
 from typing import Protocol
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 
 from pki.constraints import normal_name
@@ -26,7 +24,7 @@ from pki.errors import CertificateInvalid, PathReason
 from pki.extensions import UNREADABLE, find, is_beyond_lists
 from pki.issue import IssuerKey, serial_hex
 from pki.profiles import CLOCK_CUSHION, LIST_LIFETIME
-from pki.signatures import certificate_key, is_signed_by
+from pki.signatures import certificate_key, is_signed_by, sign_list
 
 __all__ = [
     "CrlView",
@@ -99,7 +97,7 @@ def build_crl(
             raise ValueError("a serial number is listed twice")
         seen.add(entry.serial)
         builder = builder.add_revoked_certificate(_entry(entry))
-    return builder.sign(issuer.key, hashes.SHA256() if isinstance(issuer.key, ec.EllipticCurvePrivateKey) else None)
+    return sign_list(builder, issuer.key)
 
 
 def _authority(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:

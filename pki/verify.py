@@ -1,6 +1,6 @@
 """Verifying what a peer presents: the path of a home (root, role CA, leaf), and any path as RFC 5280 has it.
 
-A peer's certificate is judged twice, by our own steps and by `cryptography.x509.verification`; it passes if both agree.
+A peer's certificate is judged twice, by our own steps and by a library's verifier; it passes if both agree.
 Not checked: that a name is the one somebody wanted to reach (a server's SANs are matched by TLS), and OCSP.
 
 Trust: untrusted client + untrusted worker.
@@ -11,32 +11,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from cryptography.x509.verification import (
-    ClientVerifier,
-    Criticality,
-    ExtensionPolicy,
-    Policy,
-    PolicyBuilder,
-    ServerVerifier,
-    Store,
-    VerificationError,
-)
 
 from pki.errors import CertificateInvalid, Finding, InputUnreadable, PathReason
 from pki.extensions import UNREADABLE
 from pki.issue import serial_hex
+from pki.keys import KeyType, key_type
 from pki.lint import lint, reason_of, spiffe_id_of
 from pki.names import PEER_ROLES, Role
 from pki.path import check_time, find_path
 from pki.pem import read_certificates, read_crls
 from pki.profiles import LEAF_PROFILES, PROFILES, ProfileName
 from pki.revocation import RevocationView, check_revocation
+from pki.secondopinion import require_second_opinion
 from pki.signatures import certificate_key, is_signed_by
 from pki.trust import IssuingCa, TrustStore, lint_authority
 
@@ -62,7 +54,7 @@ class VerifiedPeer:
 
     Holds no certificate, as one lives with every connection. `not_before` and `expires` are the window in which the
     whole path is valid, in epoch seconds. `issuer` is the SHA-256 of the issuing CA, whose leaving the store ends what
-    rests on the path. A server's `name` is its common name.
+    rests on the path. A server's `name` is its common name. `key_type` is that of the leaf's own key.
     """
 
     role: Role
@@ -74,6 +66,7 @@ class VerifiedPeer:
     issuer: bytes
     not_before: float
     expires: float
+    key_type: KeyType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +260,10 @@ def _verify_under(
         check_time(certificate, at)
     _refuse(lint(leaf, LEAF_PROFILES[issuing.role], issuer=issuing.certificate))  # 5
     name, pool = _identity(leaf, issuing.role, trust_domain)
-    _second_opinion(leaf, issuing, at)  # 6
+    kind = key_type(certificate_key(leaf))
+    if kind is None:  # lint has looked
+        raise CertificateInvalid(PathReason.ALGORITHM, "a key that is not accepted")
+    require_second_opinion(leaf, issuing, at)  # 6
     not_before, expires = _window(path)
     return VerifiedPeer(
         role=issuing.role,
@@ -279,6 +275,7 @@ def _verify_under(
         issuer=issuing.fingerprint,
         not_before=not_before,
         expires=expires,
+        key_type=kind,
     )
 
 
@@ -302,48 +299,6 @@ def _window(path: Sequence[x509.Certificate]) -> tuple[float, float]:
 def _refuse(findings: tuple[Finding, ...]) -> None:
     if findings:
         raise CertificateInvalid(reason_of(findings), "; ".join(map(str, findings)))
-
-
-def _only_purpose(policy: Policy, _certificate: x509.Certificate, usage: x509.ExtendedKeyUsage) -> None:
-    if list(usage) != [policy.extended_key_usage]:
-        raise ValueError("extended key usage is not exactly the purpose")
-
-
-_CA_POLICY = ExtensionPolicy.webpki_defaults_ca()
-_LEAF_POLICY = (
-    ExtensionPolicy.webpki_defaults_ee()
-    .require_present(x509.ExtendedKeyUsage, Criticality.NON_CRITICAL, _only_purpose)
-    .require_present(x509.KeyUsage, Criticality.CRITICAL, None)
-)
-
-
-def _second_opinion(leaf: x509.Certificate, issuing: IssuingCa, at: datetime) -> None:
-    """The library's own verifier over the same path. It alone is too lax (it takes a leaf without purpose, or one that
-    the root signed); it stands here against mistakes in our steps."""
-    anchor = issuing.above[-1]
-    builder = (
-        PolicyBuilder()
-        .store(Store([anchor]))
-        .time(at.astimezone(UTC))
-        .max_chain_depth(len(issuing.above) - 1)
-        .extension_policies(ca_policy=_CA_POLICY, ee_policy=_LEAF_POLICY)
-    )
-    verifier: ClientVerifier | ServerVerifier
-    if issuing.role is Role.SERVER:
-        verifier = builder.build_server_verifier(_first_host(leaf))
-    else:
-        verifier = builder.build_client_verifier()
-    try:
-        verifier.verify(leaf, list(issuing.above[:-1]))
-    except (VerificationError, ValueError) as error:
-        raise CertificateInvalid(PathReason.PROFILE, f"the library's verifier refuses it: {error}") from None
-
-
-def _first_host(leaf: x509.Certificate) -> x509.DNSName | x509.IPAddress:
-    for name in leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value:
-        if isinstance(name, x509.DNSName | x509.IPAddress):
-            return name
-    raise CertificateInvalid(PathReason.NAME, "a server without a name")
 
 
 def _issuing_of(

@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 import click
 
 __all__ = [
+    "CA_KEY_TYPE",
     "INSTANT",
+    "KEY_TYPE",
     "LABEL",
     "LIFETIME",
     "LIST_LIFETIME",
@@ -22,6 +24,7 @@ __all__ = [
     "SERIAL",
     "TRUST_DOMAIN",
     "absolute",
+    "ca_key_table",
     "json_option",
     "label_map",
     "print_json",
@@ -119,6 +122,29 @@ class _Instant(click.ParamType[datetime]):
         return found
 
 
+class _CaKeyType(click.ParamType[tuple[str | None, str]]):
+    """``TYPE`` for all CAs, or ``CA=TYPE`` for one."""
+
+    name = "ca-key-type"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str | None, str]:
+        if isinstance(value, tuple):
+            return value
+        ca, equals, kind = str(value).rpartition("=")
+        if kind not in KEY_TYPE.choices or (equals and ca not in _CAS):
+            self.fail(
+                f"{value!r} is no type of key; write one of {', '.join(KEY_TYPE.choices)}, for one CA with"
+                f" {', '.join(f'{ca}=' for ca in _CAS)} before it",
+                param,
+                ctx,
+            )
+        return ca if equals else None, kind
+
+
+_CAS = ("root", "server", "client", "worker", "master")
+KEY_TYPE = click.Choice(["p256", "p384", "ed25519", "rsa3072", "mldsa44", "mldsa65", "mldsa87"])
+"""The values of `pki.keys.KeyType`."""
+CA_KEY_TYPE = _CaKeyType()
 LIFETIME = _Duration("1s", "730d")
 """Of a certificate, as its profile has it."""
 LIST_LIFETIME = _Duration("1m", "365d")
@@ -152,6 +178,14 @@ def label_map(pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
     if len(labels) > _MAX_LABELS:
         raise click.BadParameter(f"at most {_MAX_LABELS} labels", param_hint="--label")
     return labels
+
+
+def ca_key_table(pairs: tuple[tuple[str | None, str], ...]) -> dict[str | None, str]:
+    """Types of key by the CA's name, None for all CAs; each once."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise click.BadParameter("the same CA is given twice", param_hint="--ca-key-type")
+    return table
 
 
 def absolute(path: Path) -> Path:

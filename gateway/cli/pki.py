@@ -14,7 +14,18 @@ import click
 
 from gateway.cli.common import Settings, common_options, fail, open_session, tell_gateway
 from gateway.cli.issued import read_request, say_issued
-from gateway.cli.options import LABEL, LIFETIME, NAME, SAN, TRUST_DOMAIN, absolute, label_map
+from gateway.cli.options import (
+    CA_KEY_TYPE,
+    KEY_TYPE,
+    LABEL,
+    LIFETIME,
+    NAME,
+    SAN,
+    TRUST_DOMAIN,
+    absolute,
+    ca_key_table,
+    label_map,
+)
 
 if TYPE_CHECKING:
     pass
@@ -26,20 +37,47 @@ _DEFAULT_TRUST_DOMAIN = "rhttp.internal"
 @common_options
 @click.option("--trust-domain", type=TRUST_DOMAIN, default=_DEFAULT_TRUST_DOMAIN, show_default=True)
 @click.option("--san", "sans", type=SAN, multiple=True, help="A further name of the gateway: DNS:name or IP:address.")
-def init(settings: Settings, trust_domain: str, sans: tuple[str, ...]) -> None:
+@click.option("--key-type", type=KEY_TYPE, default="p256", show_default=True, help="Of the server certificate's key.")
+@click.option(
+    "--ca-key-type",
+    "ca_key_types",
+    type=CA_KEY_TYPE,
+    multiple=True,
+    metavar="[CA=]TYPE",
+    help="Of the keys of root and issuing CAs (p256), or of one: root, server, client, worker, master.",
+)
+def init(
+    settings: Settings,
+    trust_domain: str,
+    sans: tuple[str, ...],
+    key_type: str,
+    ca_key_types: tuple[tuple[str | None, str], ...],
+) -> None:
     """Make a home: a root and issuing CAs, a server certificate, configuration, policy, state.
 
     The place may be missing or an empty directory; anything else is left alone and refused. With --passphrase-file
     all keys are sealed, and every command that needs one asks for it.
     """
+    by_ca = ca_key_table(ca_key_types)
     passphrase = settings.passphrase()
     from gateway.home.create import HomePlan, make_home
     from gateway.home.layout import Home
+    from pki.authority import HierarchyKeys
     from pki.files import DirectoryTaken
+    from pki.keys import KeyType
+    from pki.names import Role
 
     home = Home(settings.home)
+    special = {None if ca == "root" else Role(ca): KeyType(kind) for ca, kind in by_ca.items() if ca is not None}
     # The realm is the trust domain's for good: every stored credential is made for it.
-    plan = HomePlan(trust_domain=trust_domain, realm=f"rhttp@{trust_domain}", sans=sans, passphrase=passphrase)
+    plan = HomePlan(
+        trust_domain=trust_domain,
+        realm=f"rhttp@{trust_domain}",
+        sans=sans,
+        passphrase=passphrase,
+        server_key=KeyType(key_type),
+        ca_keys=HierarchyKeys(usual=KeyType(by_ca.get(None, "p256")), special=special),
+    )
     try:
         make_home(home, plan, at=datetime.now(UTC))
     except DirectoryTaken:
@@ -63,7 +101,7 @@ def _issue_options(command: Callable[..., None]) -> Callable[..., None]:
                 help="Certify the key of this signing request (PKCS#10); of it only the key is used.",
             ),
             click.option("--no-user", is_flag=True, help="Make no Digest user."),
-            click.option("--key-type", type=click.Choice(["p256", "p384", "ed25519"]), help="Of a new key (p256)."),
+            click.option("--key-type", type=KEY_TYPE, help="Of a new key (p256)."),
         )
     ):
         command = option(command)
@@ -146,14 +184,16 @@ def _issue(
 @common_options
 @click.option("--san", "sans", type=SAN, multiple=True, help="DNS:name or IP:address, beside localhost.")
 @click.option("--ttl", type=LIFETIME, help="Lifetime: 24h, 30d; at most 730d.")
-def issue_server(settings: Settings, sans: tuple[str, ...], ttl: timedelta | None) -> None:
+@click.option("--key-type", type=KEY_TYPE, help="Of the new key (that of the present one).")
+def issue_server(settings: Settings, sans: tuple[str, ...], ttl: timedelta | None, key_type: str | None) -> None:
     """Issue the gateway a new server certificate (30 days), taken up without a restart.
 
     It always names localhost, 127.0.0.1 and ::1. Without --san it names what the present one does.
     """
     from gateway.home.issue import issue_server as issue
+    from pki.keys import KeyType
 
     with open_session(settings) as session:
-        record = issue(session, sans, ttl)
+        record = issue(session, sans, ttl, None if key_type is None else KeyType(key_type))
         say_issued(session, record, f"in {session.home.server_cert}")
         tell_gateway(session, "/reload", must=True)

@@ -20,11 +20,11 @@ from gateway.home.issuance_log import audit_certificate
 from gateway.home.issue import server_names, sign
 from gateway.home.layout import Home
 from gateway.state.database import bump, create_schema, open_state
-from pki.authority import Authority, Hierarchy, make_hierarchy
+from pki.authority import Authority, Hierarchy, HierarchyKeys, make_hierarchy
 from pki.files import Staging, staged_directory
 from pki.inventory import CertificateRecord, Inventory
 from pki.issue import certificate_pem
-from pki.keys import generate_key, private_key_pem, public_key_pem, seal
+from pki.keys import KeyType, generate_key, private_key_pem, public_key_pem, seal
 from pki.names import Role
 
 __all__ = ["HomePlan", "make_home"]
@@ -41,6 +41,8 @@ class HomePlan:
     realm: str
     sans: tuple[str, ...] = ()
     listen: str = DEFAULT_LISTEN
+    server_key: KeyType = KeyType.P256
+    ca_keys: HierarchyKeys = field(default_factory=HierarchyKeys)
     passphrase: bytes | None = field(default=None, repr=False)
 
 
@@ -53,7 +55,7 @@ def make_home(home: Home, plan: HomePlan, *, at: datetime) -> CertificateRecord:
         OSError, StateUnavailable: it cannot be written; nothing is left of it.
     """
     names = server_names(plan.sans)
-    hierarchy = make_hierarchy(plan.trust_domain, at=at, entropy=os.urandom)
+    hierarchy = make_hierarchy(plan.trust_domain, at=at, entropy=os.urandom, keys=plan.ca_keys)
     with staged_directory(home.path) as staging:
         # The same paths under the directory in the making.
         draft = Home(staging.path)
@@ -62,7 +64,7 @@ def make_home(home: Home, plan: HomePlan, *, at: datetime) -> CertificateRecord:
         _write_texts(staging, plan)
         signing = _write_authorities(staging, draft, hierarchy, plan.passphrase)
         server = Authority(role=Role.SERVER, issuer=hierarchy.issuing[Role.SERVER])
-        key = generate_key()
+        key = generate_key(plan.server_key)
         path, record = sign(server, names, key.public_key(), at=at)
         _put_key(staging, draft, draft.server_key.name, private_key_pem(key), plan.passphrase)
         _put_certificate(staging, draft.server_cert.name, certificate_pem(*path))

@@ -5,9 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from cryptography.x509 import load_pem_x509_certificate
+
 from gateway.home.layout import Home
 from pki.inventory import CertificateRecord, Identity
 from pki.issue import stamp
+from pki.keys import key_type
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -40,6 +43,7 @@ def audit_certificate(
     detail = {
         "role": record.role.value,
         "pool": record.pool,
+        "key_type": key_type(load_pem_x509_certificate(record.pem.encode()).public_key()),
         "labels": " ".join(f"{key}={value}" for key, value in sorted(record.labels.items())) or None,
         "expires": stamp(datetime.fromtimestamp(record.not_after, UTC)),
         "serial": old,

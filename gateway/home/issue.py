@@ -48,10 +48,11 @@ from pki.inventory import (
     revoked_since,
 )
 from pki.issue import certificate_pem
-from pki.keys import KeyType, PublicKey, generate_key, private_key_pem
+from pki.keys import KeyType, PublicKey, generate_key, key_type, private_key_pem
 from pki.names import Role, SpiffeId, parse_san
 from pki.pem import read_certificates
 from pki.selection import Selection
+from pki.signatures import certificate_key
 from pki.template import HostName
 from rhttp.worker.versions import KEY, write_version
 
@@ -271,15 +272,19 @@ def revoke_undelivered(session: HomeSession, record: CertificateRecord) -> None:
         session.inventory.revoke(Selection(serial=record.serial), reason=_UNDELIVERED, at=record.issued_at)
 
 
-def issue_server(session: HomeSession, sans: Sequence[str], lifetime: timedelta | None = None) -> CertificateRecord:
-    """A new key and certificate for the TLS listener, in the home. Without `sans` the names of the present one stay.
+def issue_server(
+    session: HomeSession, sans: Sequence[str], lifetime: timedelta | None = None, kind: KeyType | None = None
+) -> CertificateRecord:
+    """A new key and certificate for the TLS listener, in the home.
 
-    When the present one is missing or cannot be read, the newest that was issued counts for them. A running gateway
+    Without `sans` the names of the present one stay, without `kind` the type of its key. When the present one is
+    missing or cannot be read, the newest that was issued counts for them. A running gateway
     goes on with the old one until it is told to reload.
     """
     home = session.home
-    names = server_names(sans) if sans else _present_names(session)
-    key = generate_key()
+    present = _present_server(session)
+    names = server_names(sans) if sans or present is None else _names(present)
+    key = generate_key(kind or (present and key_type(certificate_key(present))) or KeyType.P256)
     path, record = sign(session.authority(Role.SERVER), names, key.public_key(), lifetime)
     session.inventory.record(record)
     try:
@@ -311,14 +316,16 @@ def _names(certificate: x509.Certificate) -> list[HostName]:
     return [name for name in sans if isinstance(name, x509.DNSName | x509.IPAddress)]
 
 
-def _present_names(session: HomeSession) -> list[HostName]:
-    """The names of the server certificate in the home, else of the newest one that was issued, else the usual ones."""
+def _present_server(session: HomeSession) -> x509.Certificate | None:
+    """The server certificate in the home, else the newest one that was issued."""
     with suppress(OSError, InputUnreadable, CertificateInvalid):
-        return _names(read_path(session.home.server_cert)[0])
+        return read_path(session.home.server_cert)[0]
     for record in session.inventory.certificates(role=Role.SERVER):
-        return _names(x509.load_pem_x509_certificate(record.pem.encode()))
-    return server_names(())
+        return x509.load_pem_x509_certificate(record.pem.encode())
+    return None
 
 
 def _dns_names(session: HomeSession) -> list[str]:
-    return [name.value for name in _present_names(session) if isinstance(name, x509.DNSName)]
+    present = _present_server(session)
+    names = server_names(()) if present is None else _names(present)
+    return [name.value for name in names if isinstance(name, x509.DNSName)]

@@ -30,12 +30,13 @@ KNOWN_GOOD: Final = {"pyOpenSSL": "26.4.0", "cryptography": "50.0.2"}
 PARTS: Final[Mapping[str, str]] = {
     "OpenSSL._util.ffi": "NULL buffer callback from_buffer from_handle gc new new_handle string unpack",
     "OpenSSL._util.lib": (
-        "ERR_clear_error EVP_get_digestbyname SSL_CTX_set1_curves_list SSL_CTX_set1_sigalgs_list"
-        " SSL_CTX_set_alpn_select_cb SSL_CTX_set_cert_cb SSL_CTX_set_verify SSL_ERROR_WANT_READ SSL_ERROR_WANT_WRITE"
+        "BIO_free BIO_new_mem_buf ERR_clear_error EVP_PKEY_free EVP_get_digestbyname PEM_read_bio_PrivateKey"
+        " SSL_CTX_set1_curves_list SSL_CTX_set1_sigalgs_list SSL_CTX_set_alpn_select_cb SSL_CTX_set_cert_cb"
+        " SSL_CTX_set_verify SSL_CTX_use_PrivateKey SSL_ERROR_WANT_READ SSL_ERROR_WANT_WRITE"
         " SSL_TLSEXT_ERR_ALERT_FATAL SSL_TLSEXT_ERR_OK SSL_do_handshake SSL_free SSL_get0_alpn_selected"
-        " SSL_get_certificate SSL_get_client_CA_list SSL_get_error SSL_get_shutdown SSL_new SSL_pending SSL_read"
-        " SSL_set_SSL_CTX SSL_set_accept_state SSL_set_connect_state SSL_set_fd SSL_set_info_callback"
-        " SSL_set_tlsext_host_name SSL_shutdown SSL_state_string_long SSL_version SSL_write"
+        " SSL_get0_group_name SSL_get_certificate SSL_get_client_CA_list SSL_get_error SSL_get_shutdown SSL_new"
+        " SSL_pending SSL_read SSL_set_SSL_CTX SSL_set_accept_state SSL_set_connect_state SSL_set_fd"
+        " SSL_set_info_callback SSL_set_tlsext_host_name SSL_shutdown SSL_state_string_long SSL_version SSL_write"
         " X509_NAME_cmp X509_STORE_CTX_get1_chain X509_STORE_CTX_get_error X509_STORE_CTX_get_error_depth"
         " X509_STORE_CTX_set_error X509_V_OK X509_digest X509_free X509_get_issuer_name X509_up_ref"
         " sk_X509_NAME_num sk_X509_NAME_value sk_X509_free sk_X509_num sk_X509_value"
@@ -119,3 +120,23 @@ def set_verify(context: SSL.Context, mode: int, callback: Any) -> None:
 def certificate_at(pointer: Any) -> crypto.X509:
     """The certificate at an ``X509 *``, which belongs to it from now on."""
     return crypto.X509._from_raw_x509_ptr(pointer)
+
+
+_NO_PASSPHRASE: Final = ffi.new("char[]", b"")
+"""What a sealed PEM key is tried with, so that OpenSSL asks nobody at a terminal."""
+
+
+def use_private_key(context: SSL.Context, pem: bytes) -> None:
+    """Have the context sign with this key, which is PEM in the clear.
+
+    OpenSSL reads it itself, from memory: pyOpenSSL takes key objects of `cryptography`, but none of ML-DSA, and no PEM.
+
+    Raises:
+        ValueError: it is no such key, or not that of the context's certificate.
+    """
+    bio = ffi.gc(lib.BIO_new_mem_buf(pem, len(pem)), lib.BIO_free)
+    key = lib.PEM_read_bio_PrivateKey(bio, ffi.NULL, ffi.NULL, _NO_PASSPHRASE)
+    if key != ffi.NULL and lib.SSL_CTX_use_PrivateKey(context._context, ffi.gc(key, lib.EVP_PKEY_free)) == 1:
+        return
+    lib.ERR_clear_error()
+    raise ValueError("OpenSSL does not take the private key, or it is not the certificate's")

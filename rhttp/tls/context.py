@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL, crypto
 
-from rhttp.tls.binding import context_pointer, lib
+from rhttp.tls.binding import context_pointer, lib, use_private_key
 from rhttp.tls.handshake import (
     HTTP11,
     MAX_DEPTH,
@@ -33,8 +33,9 @@ GROUPS: Final = b"?*X25519MLKEM768/?*X25519:P-256/P-384"
 """Key exchange, in the words of OpenSSL 3.5 and later: a star is a share that a client sends with its hello, ``?``
 something that this library need not know (FIPS), a slash an order that holds although the client sent a share for a
 later one. No finite fields: an answer in them costs a server many times what asking costs the client."""
-SIGNATURES: Final = b"ecdsa_secp256r1_sha256:ecdsa_secp384r1_sha384:ed25519"
-"""What the certificates of a home have, and their signatures: `pki.keys` makes no other."""
+SIGNATURES: Final = b"ecdsa_secp256r1_sha256:ecdsa_secp384r1_sha384:ed25519:rsa_pss_rsae_sha256:mldsa44:mldsa65:mldsa87"
+"""What the certificates of a home have, and their signatures: `pki.keys` and `pki.signatures` make no other. TLS 1.2
+has no ML-DSA."""
 
 
 def server_context(
@@ -118,7 +119,7 @@ def _present(context: SSL.Context, chain: bytes, key: bytes) -> list[x509.Certif
     context.use_certificate(certificates[0])
     for certificate in certificates[1:]:
         context.add_extra_chain_cert(certificate)
-    context.use_privatekey(load_pem_private_key(key, None))  # type: ignore[arg-type]  # any key OpenSSL can sign with
+    use_private_key(context, key)
     context.check_privatekey()
     return certificates
 

@@ -43,6 +43,14 @@ WANTS_WRITE: Final = 2
 
 # The versions that our contexts take, as OpenSSL writes them.
 _VERSIONS: Final = {SSL.TLS1_2_VERSION: "TLSv1.2", SSL.TLS1_3_VERSION: "TLSv1.3"}
+# Those of our list (`rhttp.tls.context`), by OpenSSL's names in small letters.
+_GROUPS: Final[dict[bytes, str]] = {
+    b"x25519mlkem768": "X25519MLKEM768",
+    b"x25519": "x25519",
+    b"secp256r1": "secp256r1",
+    b"prime256v1": "secp256r1",
+    b"secp384r1": "secp384r1",
+}
 _ALPN: Final = ffi.new("unsigned char **")
 _ALPN_SIZE: Final = ffi.new("unsigned int *")
 
@@ -129,6 +137,13 @@ def version(ssl: Any) -> str:
     """The TLS version that was agreed on, as OpenSSL writes it (``TLSv1.3``)."""
     number: int = lib.SSL_version(ssl)
     return _VERSIONS.get(number, "unknown")
+
+
+def group(ssl: Any) -> str:
+    """The group in which keys were agreed on, by its name in IANA's registry; OpenSSL's names differ with the version
+    of TLS."""
+    name = lib.SSL_get0_group_name(ssl)
+    return _GROUPS.get(ffi.string(name).lower(), "unknown") if name != ffi.NULL else "unknown"
 
 
 def protocol(ssl: Any) -> bytes:

@@ -30,6 +30,7 @@ from rhttp.tls.record import (
     accepting,
     dialling,
     do_handshake,
+    group,
     has_taken_hello,
     met_end,
     pending,
@@ -186,6 +187,10 @@ class TlsLink(SocketLink):
     def version(self) -> str:
         """The TLS version, as OpenSSL writes it (``TLSv1.3``)."""
         return version(self._ssl)
+
+    def group(self) -> str:
+        """The group of the key exchange, by its registered name (``X25519MLKEM768``); a resumed session has none."""
+        return group(self._ssl)
 
     def protocol(self) -> bytes:
         """The ALPN protocol that was agreed on, or nothing."""

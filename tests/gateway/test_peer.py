@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from gateway.core.peer import peer_of
+from pki.keys import KeyType
 from pki.names import Role
 from pki.verify import VerifiedPeer
 
@@ -18,6 +19,7 @@ PROVED = VerifiedPeer(
     issuer=b"i" * 32,
     not_before=0.0,
     expires=2e9,
+    key_type=KeyType.P256,
 )
 
 

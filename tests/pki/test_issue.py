@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
@@ -210,18 +211,19 @@ def test_peer_under_another_roles_ca_is_refused(role: Role) -> None:
         )
 
 
-def test_ca_with_another_key_than_p256_is_refused() -> None:
-    """CAs are P-256: the library's verifier knows no Ed25519 CA."""
-    with pytest.raises(ProfileViolation) as caught:
-        issue_ca(
-            Role.CLIENT,
-            root=root(),
-            public_key=a_key(KeyType.ED25519).public_key(),
-            trust_domain=DOMAIN,
-            at=AT,
-            entropy=entropy(),
-        )
-    assert "key" in {finding.rule for finding in caught.value.findings}
+def test_ca_with_a_key_of_none_of_our_types_is_refused() -> None:
+    """P-521 and RSA of another size are accepted in foreign paths only."""
+    for key in (ec.generate_private_key(ec.SECP521R1()), rsa.generate_private_key(65537, 2048)):
+        with pytest.raises(ProfileViolation) as caught:
+            issue_ca(
+                Role.CLIENT,
+                root=root(),
+                public_key=key.public_key(),
+                trust_domain=DOMAIN,
+                at=AT,
+                entropy=entropy(),
+            )
+        assert "key" in {finding.rule for finding in caught.value.findings}
 
 
 def test_issue_refuses_a_template_that_breaks_its_profile_and_names_every_finding() -> None:

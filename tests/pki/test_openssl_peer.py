@@ -73,7 +73,7 @@ def verify(
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("kind", KeyType)
+@pytest.mark.parametrize("kind", [kind for kind in KeyType if not kind.startswith("mldsa")])
 def test_peer_certificate_of_each_role_and_key_verifies(role: Role, kind: KeyType, tmp_path: Path) -> None:
     """Critical constraints that exclude every host do not stand in a SPIFFE ID's way."""
     result = verify(tmp_path, peer(role, kind=kind), authority(role).certificate)
@@ -161,6 +161,7 @@ def test_built_list_is_read_and_obeyed(tmp_path: Path) -> None:
         (("ec", "-pkeyopt", "ec_paramgen_curve:P-256"), KeyType.P256),
         (("ec", "-pkeyopt", "ec_paramgen_curve:P-384"), KeyType.P384),
         (("ed25519",), KeyType.ED25519),
+        (("rsa", "-pkeyopt", "rsa_keygen_bits:3072"), KeyType.RSA3072),
     ],
     ids=str,
 )
@@ -197,6 +198,14 @@ def test_request_with_a_curve_that_is_spelt_out_is_refused(tmp_path: Path) -> No
     assert key_type(parse_request((tmp_path / "named_curve").read_bytes())) is KeyType.P256
     with pytest.raises(RequestInvalid, match="not named"):
         parse_request((tmp_path / "explicit").read_bytes())
+
+
+def test_request_for_an_rsa_key_that_is_bound_to_pss_is_refused(tmp_path: Path) -> None:
+    """RFC 4055 section 1.2: what such a key is bound to would be lost in our certificate."""
+    made = ("-newkey", "rsa-pss", "-pkeyopt", "rsa_keygen_bits:3072", "-keyout", tmp_path / "key.pem")
+    openssl("req", "-new", "-nodes", "-subj", "/CN=x", *made, "-out", tmp_path / "csr.pem")
+    with pytest.raises(RequestInvalid, match="none of"):
+        parse_request((tmp_path / "csr.pem").read_bytes())
 
 
 @pytest.mark.parametrize(("digest", "expected"), [("sha1", PathReason.ALGORITHM), ("sha256", None)])

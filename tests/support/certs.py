@@ -20,6 +20,7 @@ from pki.issue import IssuerKey, certificate_pem, issue_ca, issue_leaf, issue_ro
 from pki.keys import KeyType, PrivateKey, generate_key
 from pki.names import Role, SpiffeId, parse_san
 from pki.profiles import LEAF_PROFILES, key_usage
+from pki.signatures import sign_certificate
 from pki.template import CertificateTemplate, build_template, peer_subject
 from pki.verify import TrustStore
 
@@ -174,13 +175,13 @@ def sign_unlinted(template: CertificateTemplate, key: PrivateKey) -> x509.Certif
     )
     for extension in template.extensions:
         builder = builder.add_extension(extension.value, extension.critical)
-    return builder.sign(key, hashes.SHA256() if isinstance(key, ec.EllipticCurvePrivateKey) else None)
+    return sign_certificate(builder, key)
 
 
 # --- forging any path ----------------------------------------------------------------------------------------------
 
 Extension = tuple[x509.ExtensionType, bool]
-AnyKey = PrivateKey | rsa.RSAPrivateKey
+AnyKey = PrivateKey
 
 CA_USAGE = (key_usage(frozenset({"key_cert_sign", "crl_sign"})), True)
 LEAF_USAGE = (key_usage(frozenset({"digital_signature"})), True)

@@ -12,10 +12,12 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from OpenSSL import SSL
-from support.certs import Pair, common_name, forge
+from support.certs import Pair, a_key, common_name, forge
 
 from pki.issue import certificate_pem
+from pki.keys import KeyType
 from rhttp.timers import TimerWheel
+from rhttp.tls.binding import use_private_key
 from rhttp.tls.context import client_context, server_context
 from rhttp.tls.handshake import PresentedPath, Verify
 from rhttp.tls.link import SocketLink
@@ -35,7 +37,7 @@ def authority() -> Pair:
 
 
 @functools.cache
-def leaf(name: str, *, server: bool = False, expired: bool = False) -> Pair:
+def leaf(name: str, *, server: bool = False, expired: bool = False, kind: KeyType = KeyType.P256) -> Pair:
     """A certificate for one side."""
     from datetime import UTC, datetime, timedelta
 
@@ -46,6 +48,7 @@ def leaf(name: str, *, server: bool = False, expired: bool = False) -> Pair:
     return forge(
         common_name(name),
         authority(),
+        key=a_key(kind, number=1 + server),
         extensions=[
             (x509.ExtendedKeyUsage([purpose]), False),
             (x509.SubjectAlternativeName([x509.DNSName("localhost")]), False),
@@ -64,9 +67,11 @@ def accept(path: PresentedPath) -> object:
     return path.certificates()[0].subject.rfc4514_string()
 
 
-def listening_context(verify: Verify = accept, *, version: int | None = None) -> SSL.Context:
+def listening_context(
+    verify: Verify = accept, *, version: int | None = None, kind: KeyType = KeyType.P256
+) -> SSL.Context:
     """The server side."""
-    pair = leaf("server", server=True)
+    pair = leaf("server", server=True, kind=kind)
     anchor = certificate_pem(authority().certificate)
     context = server_context(
         chain=certificate_pem(pair.certificate), key=key_of(pair), anchors=[anchor], intermediates=[], verify=verify
@@ -93,7 +98,7 @@ def plain_context(who: Pair | None, *, version: int | None = None, alpn: Sequenc
     context.set_verify(SSL.VERIFY_NONE)
     if who is not None:
         context.use_certificate(who.certificate)
-        context.use_privatekey(who.key)  # type: ignore[arg-type]
+        use_private_key(context, key_of(who))
     if alpn:
         context.set_alpn_protos(list(alpn))
     return context

@@ -16,7 +16,8 @@ from support.hellos import ClientHello, read_hello
 from support.tlspeers import BlockingPeer, Side, alert_of, dialling_context, leaf, listening_context, plain_context
 
 X25519MLKEM768, X25519, P256, P384 = 0x11EC, 0x001D, 0x0017, 0x0018
-ECDSA_P256, ECDSA_P384, ED25519 = 0x0403, 0x0503, 0x0807
+SIGNATURES = [0x0403, 0x0503, 0x0807, 0x0804, 0x0904, 0x0905, 0x0906]
+"""ECDSA on P-256 and P-384, Ed25519, RSA-PSS with SHA-256 (RFC 8446), ML-DSA-44, -65, -87."""
 
 
 def foreign(*, groups: bytes = b"", signatures: bytes = b"", version: int = SSL.TLS1_3_VERSION) -> SSL.Context:
@@ -72,7 +73,7 @@ async def test_server_refuses_every_other_group(group: bytes) -> None:
     ],
 )
 async def test_server_refuses_other_signature_algorithms(signature: bytes, version: int) -> None:
-    """Its certificate signs by the list, or not at all."""
+    """Its certificate, of P-256 here, signs by the list, or not at all."""
     failure, alert = await meet(foreign(signatures=signature, version=version))
     assert failure is not None
     assert "handshake failure" in alert
@@ -83,7 +84,7 @@ async def test_client_offers_the_list_and_nothing_else() -> None:
     hello = await dialled()
     assert hello.groups == [X25519MLKEM768, X25519, P256, P384]
     assert hello.shares == [X25519MLKEM768, X25519]
-    assert hello.signatures == [ECDSA_P256, ECDSA_P384, ED25519]
+    assert hello.signatures == SIGNATURES
 
 
 async def dialled() -> ClientHello:
