@@ -59,7 +59,7 @@ def test_home_of_each_mixture_serves_a_worker_until_it_is_revoked(options: str, 
     with Served(home, *map(str, sealed)) as gateway:
         url = gateway.listeners["tls"]
         with WorkerProcess(bundle, url, "--app", "app:app", cwd=tmp_path) as worker:
-            assert worker.line() == f"worker w1: 1 slots connected to {url} pool render"
+            assert worker.line() == f"worker w1: 1 slot connected to {url} pool render"
             assert dispatch(home, "/-/pools/render/any/x") == (200, b"served")
             run(home, "renew", bundle, *sealed)
             verify(home, "worker", bundle, *sealed)
