@@ -35,7 +35,7 @@ from pki.ocsp_codec import (
 )
 from pki.profiles import CLOCK_CUSHION, key_usage
 from pki.revocation import RevocationReason, RevokedEntry
-from pki.signatures import PureKey
+from pki.signatures import sign_certificate
 from pki.template import serial_from
 
 __all__ = ["Responder", "Responders", "Revoked", "build_responder", "revoked_in"]
@@ -92,7 +92,7 @@ def build_responder(
             False,
         )
     )
-    return builder.sign(issuer.key, None if isinstance(issuer.key.public_key(), PureKey) else hashes.SHA256())
+    return sign_certificate(builder, issuer.key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

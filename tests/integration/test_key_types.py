@@ -71,10 +71,12 @@ def test_home_of_each_mixture_serves_a_worker_until_it_is_revoked(options: str, 
 
 def verify(home: Path, role: str, bundle: Path, *sealed: str | Path) -> None:
     """Both profiles take the bundle's path, with the list of its CA."""
-    run(home, "crl", "--role", role, "--out", home / "list.pem", *sealed)
-    run(home, "crl", "--role", "root", "--out", home / "root-list.pem", *sealed)
-    lists = home / "lists.pem"
-    lists.write_bytes((home / "list.pem").read_bytes() + (home / "root-list.pem").read_bytes())
+    place = home.parent / "lists"
+    place.mkdir()
+    for ca in (role, "root"):
+        run(home, "crl", "--role", ca, "--out", place / ca, *sealed)
+    lists = place / "both"
+    lists.write_bytes((place / role).read_bytes() + (place / "root").read_bytes())
     for profile in ("rhttp", "rfc5280"):
         arguments = ("--role", role, "--trust", bundle / "trust.pem", "--crl", lists, "--profile", profile)
         assert run(home, "verify", *arguments, bundle / "cert.pem") == "valid\n"
@@ -84,7 +86,9 @@ async def test_bundle_with_an_ml_dsa_key_is_loaded_by_an_application(tmp_path: P
     """`rhttp.load_bundle` takes it as it takes any other."""
     home = make(tmp_path / "home", "")
     run(home, "issue-worker", "w1", "--pool", "render", "--key-type", "mldsa87")
-    assert rhttp.load_bundle(home / "bundles" / "w1").key.startswith(b"-----BEGIN PRIVATE KEY-----")
+    assert rhttp.load_bundle(home / "bundles" / "w1", gateway="https://localhost:8443").key.startswith(
+        b"-----BEGIN PRIVATE KEY-----"
+    )
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl command")
