@@ -24,6 +24,8 @@ _INTEGER = 0x02
 _OID = 0x06
 _EC_PUBLIC_KEY = bytes.fromhex("06072a8648ce3d0201")  # id-ecPublicKey, 1.2.840.10045.2.1
 _RSASSA_PSS = bytes.fromhex("06092a864886f70d01010a")  # id-RSASSA-PSS, 1.2.840.113549.1.1.10
+_POINT_FORMS = (2, 3, 4)
+"""Compressed and uncompressed points (RFC 5480 §2.2)."""
 _VERSION_TAG = 0xA0
 _EXTENSIONS_TAG = 0xA3
 _MAX_EXTENSIONS = 1024
@@ -87,8 +89,10 @@ def is_plain_key(signed: x509.Certificate | x509.CertificateSigningRequest) -> b
     """False for a subject's key about which its algorithm identifier says more than `cryptography` tells.
 
     An elliptic curve key whose curve is spelt out, or left out, where RFC 5480 §2.1.1 wants its name: the library takes
-    the spelt out parameters of a curve that it knows for that curve's name. An RSA key that is bound to PSS, and to
-    parameters of it (RFC 4055 §1.2): the library forgets what it is bound to. ValueError when the walk does not fit.
+    the spelt out parameters of a curve that it knows for that curve's name. One whose point is in the hybrid form of
+    X9.62, which RFC 5480 §2.2 does not have: it is a second encoding of the same key. An RSA key that is bound to PSS,
+    and to parameters of it (RFC 4055 §1.2): the library forgets what it is bound to. ValueError when the walk does not
+    fit.
     """
     if isinstance(signed, x509.Certificate):
         data = signed.tbs_certificate_bytes
@@ -98,10 +102,12 @@ def is_plain_key(signed: x509.Certificate | x509.CertificateSigningRequest) -> b
     else:
         data = signed.tbs_certrequest_bytes
         info = _children(data, 0, limit=3)[2]  # version, subject, subjectPKInfo
-    algorithm = _children(data, _children(data, info[1], limit=1)[0][1], limit=2)
+    identifier, key = _children(data, info[1], limit=2)
+    algorithm = _children(data, identifier[1], limit=2)
     kind = data[algorithm[0][1] : algorithm[0][3]]
     if kind == _EC_PUBLIC_KEY:
-        return len(algorithm) == 2 and algorithm[1][0] == _OID
+        # The key's BIT STRING begins with its count of unused bits.
+        return len(algorithm) == 2 and algorithm[1][0] == _OID and data[key[2] + 1] in _POINT_FORMS
     return kind != _RSASSA_PSS
 
 

@@ -1,8 +1,9 @@
 """Which keys and signatures count, whether one verifies, and how ours are made. What is not listed is refused.
 
-Accepted: RSA of 2,048 to 8,192 bits and an odd public exponent from 3 to under 2^256, with PKCS #1 v1.5 or PSS (whose
-mask has the same digest), ECDSA on P-256, P-384, P-521 (all with SHA-256, -384 or -512), Ed25519, Ed448, ML-DSA. So no
-SHA-1, MD5, DSA, short RSA, odd curves or explicit curve parameters. Of our own CAs `pki.keys.KeyType` asks for more.
+Accepted: RSA of 2,048 to 8,192 bits in whole octets and an odd public exponent from 3 to under 2^256, with PKCS #1 v1.5
+or PSS (whose mask has the same digest), ECDSA on P-256, P-384, P-521 (all with SHA-256, -384 or -512), Ed25519, Ed448,
+ML-DSA. So no SHA-1, MD5, DSA, short RSA, odd curves or explicit curve parameters. Of our own CAs `pki.keys.KeyType`
+asks for more.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ _PSS_SHA256 = padding.PSS(padding.MGF1(hashes.SHA256()), hashes.SHA256.digest_si
 
 def certificate_key(signed: x509.Certificate | x509.CertificateSigningRequest) -> object | None:
     """The subject's public key, None when it cannot be read (unknown algorithm, a point off the curve, …), is on an
-    elliptic curve that is not named (RFC 5480 §2.1.1), or an RSA key that is bound to PSS (RFC 4055 §1.2)."""
+    elliptic curve that is not named or in a hybrid form (RFC 5480 §2.1.1, §2.2), or an RSA key that is bound to PSS
+    (RFC 4055 §1.2)."""
     try:
         return signed.public_key() if is_plain_key(signed) else None
     except (ValueError, TypeError, IndexError, UnsupportedAlgorithm):
@@ -70,6 +72,7 @@ def is_strong_key(key: object) -> bool:
             exponent = key.public_numbers().e
             return (
                 _MIN_RSA_BITS <= key.key_size <= _MAX_RSA_BITS
+                and key.key_size % 8 == 0
                 and _MIN_RSA_EXPONENT <= exponent <= _MAX_RSA_EXPONENT
                 and exponent % 2 == 1
             )

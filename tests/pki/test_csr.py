@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from support.certs import a_key, common_name
+from support.encodings import BIT_STRING, ECDSA_SHA256, KEY, SEQUENCE, key_info, point, tlv
 
 from pki.csr import parse_request
 from pki.errors import RequestInvalid
@@ -85,3 +86,16 @@ def test_request_beside_another_is_refused() -> None:
     data = request().public_bytes(Encoding.PEM)
     with pytest.raises(RequestInvalid, match="more than one"):
         parse_request(data + data)
+
+
+def test_request_for_a_key_in_hybrid_form_is_refused() -> None:
+    """RFC 5480 section 2.2 has the compressed and the uncompressed form; a third is the same key in other octets."""
+    for form, is_taken in ((2, True), (6, False)):
+        info = tlv(SEQUENCE, b"\x02\x01\x00", common_name("a").public_bytes(), key_info(point(form)), tlv(0xA0))
+        signature = KEY.sign(info, ec.ECDSA(hashes.SHA256()))
+        der = tlv(SEQUENCE, info, ECDSA_SHA256, tlv(BIT_STRING, b"\0", signature))
+        if is_taken:
+            assert parse_request(der) == KEY.public_key()
+        else:
+            with pytest.raises(RequestInvalid, match="none of"):
+                parse_request(der)

@@ -112,6 +112,8 @@ ENCODINGS: dict[str, tuple[Mapping[str, Any], Answer]] = {
     "key-with-unused-bits": ({"info": key_info(unused=1)}, PathReason.ALGORITHM),
     "key-with-something-behind": ({"info": key_info(after=NULL)}, MALFORMED),
     "key-with-a-third-parameter": ({"info": key_info(algorithm=tlv(SEQUENCE, P256[2:], NULL))}, MALFORMED),
+    "key-hybrid": ({"info": key_info(point(6))}, PathReason.ALGORITHM),
+    "key-without-octets": ({"info": key_info(b"")}, PathReason.ALGORITHM),
     "key-compressed": ({"info": key_info(point(2))}, "valid"),
     # extensions as such
     "no-extension": ({"extensions": ()}, PROFILE),

@@ -183,6 +183,8 @@ SHAPES: dict[str, tuple[Callable[[], Shape], PathReason | Literal["valid"]]] = {
     "rsa-2048": (lambda: ca_key(rsa_key(2048)), "valid"),
     "rsa-1024-ca": (lambda: ca_key(rsa_key(1024)), PathReason.ALGORITHM),
     "rsa-1024-leaf": (lambda: with_key(rsa_key(1024)), PathReason.ALGORITHM),
+    "rsa-2052-ca": (lambda: ca_key(rsa_key(2052)), PathReason.ALGORITHM),
+    "rsa-2052-leaf": (lambda: with_key(rsa_key(2052)), PathReason.ALGORITHM),
     "sha224": (lambda: ca_key(rsa_key(2048), hashes.SHA224()), PathReason.ALGORITHM),
     "ecdsa-sha224": (lambda: leaf(digest=hashes.SHA224()), PathReason.ALGORITHM),
     "sha224-ca": (lambda: middle(digest=hashes.SHA224()), PathReason.ALGORITHM),

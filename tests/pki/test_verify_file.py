@@ -86,14 +86,13 @@ JUNK = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     [
         b"",
         b"junk",
-        b"\x30\x82\x01\x00",
         b"-----BEGIN CERTIFICATE-----\n",
         b"-----BEGIN CERTIFICATE-----\nAAA\n-----END CERTIFICATE-----\n",
         b"-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n",
         pem(peer())[:-30],
         pem(peer()) + b"-----BEGIN CERTIFICATE-----\n",
     ],
-    ids=["empty", "text", "der", "begin", "base64", "alphabet", "cut", "second-cut"],
+    ids=["empty", "text", "begin", "base64", "alphabet", "cut", "second-cut"],
 )
 @pytest.mark.parametrize("which", ["chain", "trust", "crl"])
 def test_file_that_is_no_pem_is_unreadable(data: bytes, which: str) -> None:
@@ -102,6 +101,16 @@ def test_file_that_is_no_pem_is_unreadable(data: bytes, which: str) -> None:
     files[which] = data
     with pytest.raises(InputUnreadable):
         verify_file(files["chain"] or b"", files["trust"] or b"", role=Role.WORKER, at=AT, crls_pem=files["crl"])
+
+
+def test_file_in_der_is_unreadable_but_for_a_list() -> None:
+    """Lists are fetched in DER; one that is cut decides nothing."""
+    chain, anchors, cut = pem(peer(), authority(Role.WORKER).certificate), pem(root().certificate), b"\x30\x82\x01\x00"
+    for files in ((cut, anchors), (chain, cut)):
+        with pytest.raises(InputUnreadable):
+            verify_file(*files, role=Role.WORKER, at=AT)
+    listed = lambda: verify_file(chain, anchors, role=Role.WORKER, at=AT, crls_pem=cut)  # noqa: E731
+    assert refusal(listed) is PathReason.STALE_CRL
 
 
 def test_file_whose_block_is_no_certificate_is_malformed() -> None:
