@@ -50,7 +50,8 @@ class Context(NamedTuple):
     ``listener`` is the purpose of the listener (``tls``, ``dispatch``), ``protocol`` the HTTP version (``http/1.1``)
     or, for ``reverse``, the protocol that the worker asks for, ``digest`` the algorithm that the peer proved its
     password with, ``path`` the normal path without its query, ``source`` an IP address, ``now`` seconds since the
-    epoch.
+    epoch, ``key_type`` the type of the key in the peer's certificate (``mldsa65``), ``group`` the group of the TLS key
+    exchange by its registered name (``X25519MLKEM768``).
     """
 
     listener: str
@@ -61,6 +62,8 @@ class Context(NamedTuple):
     path: str | None = None
     source: str | None = None
     now: float | None = None
+    key_type: str | None = None
+    group: str | None = None
 
 
 CONTEXT_KEYS: Final = Context._fields

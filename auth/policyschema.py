@@ -20,6 +20,8 @@ type Circumstances = {
   path?: String,         // the normal path, without a query
   source?: ipaddr,       // IPv4-mapped addresses unmapped, no zone; absent on a unix socket
   now?: datetime,        // to the minute
+  key_type?: String,     // of the key in the certificate, e.g. "p256", "mldsa65"; absent without TLS
+  group?: String,        // of the TLS key exchange, e.g. "X25519MLKEM768", "x25519", "secp256r1"; absent without TLS
 };
 
 entity Group;            // [groups] in gateway.toml

@@ -202,6 +202,8 @@ def circumstances(record: RequestRecord, digest: Authenticated | None, now: floa
         record.target.decode("ascii"),
         record.peer.source,
         now,
+        record.peer.key_type,
+        record.peer.group,
     )
 
 
@@ -241,7 +243,15 @@ def admit_connection(
     stopped = check_peer(process, peer, generation)
     if stopped is not None:
         return stopped
-    circumstance = Context(listener, protocol, tls_version=tls_version, source=peer.source, now=process.epoch)
+    circumstance = Context(
+        listener,
+        protocol,
+        tls_version=tls_version,
+        source=peer.source,
+        now=process.epoch,
+        key_type=peer.key_type,
+        group=peer.group,
+    )
     decision = generation.engine.decider(peer.principal, *question).decide(circumstance)
     return Admitted(None, decision, question) if isinstance(decision, Allowed) else _denied(decision)
 

@@ -34,7 +34,18 @@ class SeenPath:
 class _Peer:
     """What is known of every peer. Never made itself: a peer is a `CertifiedPeer` or a `LocalPeer`."""
 
-    __slots__ = ("_rendered", "expires", "fingerprint", "identity", "name", "principal", "role", "source")
+    __slots__ = (
+        "_rendered",
+        "expires",
+        "fingerprint",
+        "group",
+        "identity",
+        "key_type",
+        "name",
+        "principal",
+        "role",
+        "source",
+    )
 
     def __init__(
         self, principal: Principal, *, fingerprint: bytes, expires: float, source: str | None, identity: str | None
@@ -48,6 +59,10 @@ class _Peer:
         self.expires = expires
         """Epoch seconds; a local peer is there for ever."""
         self.source = source
+        self.key_type: str | None = None
+        """Of the key in the certificate (`pki.keys.KeyType`); a local peer has none."""
+        self.group: str | None = None
+        """The group in which the keys of the connection were agreed on, by its registered name."""
         self._rendered: bytes | None = None
 
     @property
@@ -81,8 +96,12 @@ class CertifiedPeer(_Peer):
         source: str | None,
         client_cert: bytes | None = None,
         identity: str | None = None,
+        key_type: str | None = None,
+        group: str | None = None,
     ) -> None:
         super().__init__(principal, fingerprint=fingerprint, expires=expires, source=source, identity=identity)
+        self.key_type = key_type
+        self.group = group
         self.serial = serial
         self.issuer = issuer
         """SHA-256 of the CA that issued the certificate."""
@@ -119,6 +138,7 @@ def peer_of(
     *,
     source: str | None,
     der: bytes | None = None,
+    group: str | None = None,
 ) -> CertifiedPeer:
     """The peer that a verified path proves, with the labels that its certificate was given.
 
@@ -142,5 +162,7 @@ def peer_of(
         issuer=verified.issuer,
         expires=verified.expires,
         source=source,
+        key_type=verified.key_type.value,
+        group=group,
         client_cert=b":%b:" % base64.b64encode(der) if der is not None else None,
     )

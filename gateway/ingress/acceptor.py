@@ -266,7 +266,7 @@ class Acceptor:
             self._refused(source, "alpn")
             link.abort()
             return
-        handler.serve(link, Arrival(source, seen, link.version()))
+        handler.serve(link, Arrival(source, seen, link.version(), link.group()))
 
     def _refused(self, source: str, reason: str) -> None:
         process = self._process

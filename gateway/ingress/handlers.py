@@ -32,7 +32,7 @@ class CertifiedHandler:
         process = self._process
         path = arrival.path
         assert path is not None, "no connection without a verified path"
-        peer = peer_of(path.peer, process.snapshot.labels, source=arrival.source, der=path.der)
+        peer = peer_of(path.peer, process.snapshot.labels, source=arrival.source, der=path.der, group=arrival.group)
         connection = Connection(process, peer, self._purpose, arrival.tls_version)
         limits = process.generation.config.limits
         allowed = limits.connections_per_worker if peer.role == "worker" else limits.connections_per_client

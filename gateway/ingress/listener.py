@@ -32,6 +32,8 @@ class Arrival(NamedTuple):
     path: SeenPath | None
     """The verified certification path; None on a listener in the clear."""
     tls_version: str | None
+    group: str | None = None
+    """Of the key exchange of TLS, by its registered name."""
 
 
 class Handler(Protocol):

@@ -99,4 +99,4 @@ def test_minute_text_of_no_time_is_refused(now: float) -> None:
 
 def test_context_leaves_out_all_but_two_by_default() -> None:
     """Only the listener and the protocol must be said; everything else is absent until given."""
-    assert Context("tls", "http/1.1")[2:] == (None,) * 6
+    assert Context("tls", "http/1.1")[2:] == (None,) * 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from gateway.core.peer import peer_of
+from gateway.core.peer import LocalPeer, peer_of
 from pki.keys import KeyType
 from pki.names import Role
 from pki.verify import VerifiedPeer
@@ -21,6 +21,15 @@ PROVED = VerifiedPeer(
     expires=2e9,
     key_type=KeyType.P256,
 )
+
+
+def test_peer_has_the_type_of_its_key_and_the_group_of_its_connection() -> None:
+    """What policies see of them; the group is the connection's, so it is not shared."""
+    one, other = (peer_of(PROVED, {}, source=None, group=group) for group in ("X25519MLKEM768", "x25519"))
+    assert (one.key_type, one.group) == ("p256", "X25519MLKEM768")
+    assert (other.key_type, other.group) == ("p256", "x25519")
+    assert one.principal is other.principal
+    assert (LocalPeer(None).key_type, LocalPeer(None).group) == (None, None)
 
 
 def test_peers_of_one_certificate_share_what_it_says() -> None:

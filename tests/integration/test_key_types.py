@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.x509 import load_pem_x509_certificates
-from support.rig import run
+from support.rig import Rig, run, upgrade
 from support.runhomes import append, set_key
 from support.serving import Served
 from support.wire import Wire, tls_context
@@ -119,3 +119,26 @@ def test_revoked_ml_dsa_client_is_cut_and_not_let_in_again(tmp_path: Path) -> No
             assert wire.ask("/-/health").status in {200, 401}
             run(home, "revoke", "alice")
             assert wire.rest() == b""
+
+
+POLICY = """
+@id("digest") permit (principal is Worker, action == Action::"reverse", resource) when { context has digest };
+@id("post-quantum") forbid (principal is Worker, action == Action::"reverse", resource)
+unless {
+  context has key_type && context.key_type == "mldsa65" && context has group && context.group == "X25519MLKEM768"
+};
+@id("local") permit (principal == Master::"local", action, resource) when { context.listener == "dispatch" };
+"""
+
+
+def test_policy_lets_only_post_quantum_workers_into_a_pool(tmp_path: Path) -> None:
+    """`context.key_type` and `context.group` are those of the worker's certificate and connection."""
+    peers = ("issue-worker old --pool render", "issue-worker new --pool render --key-type mldsa65")
+    with Rig(tmp_path, "[pools.render]", policy=POLICY, peers=peers) as rig:
+        with WorkerProcess(rig.bundle("new"), rig.served.listeners["tls"], "--forward", "http://127.0.0.1:9") as worker:
+            assert worker.line().startswith("worker new: 1 slot connected")
+        line = rig.authorized("old", "/-/reverse/render", "POST")
+        with rig.connect("old") as wire:
+            wire.send(upgrade("/-/reverse/render", line))
+            assert wire.one().status == 403
+        assert rig.wait_line(event="policy.denied", identity="worker/old")["policy"] == ["post-quantum"]

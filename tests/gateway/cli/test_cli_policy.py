@@ -462,7 +462,7 @@ def test_documented_example_decides_as_it_says(home: Home, policy: str, decision
 
 def test_documented_examples_are_all_decided() -> None:
     """No policy on the page stands without its decisions."""
-    assert len(examples()) == len(blocks("cedar")) == 4
+    assert len(examples()) == len(blocks("cedar")) == 5
 
 
 def test_documented_json_has_the_real_keys(home: Home) -> None:
