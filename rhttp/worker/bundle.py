@@ -84,7 +84,7 @@ class Bundle:
     expires: float
     """Epoch seconds."""
     serial: str
-    """Lower-case hex."""
+    """Lower-case hex, an even number of digits, as `rhttp-pki list` has it."""
     stamp: Stamp = field(repr=False)
     """What `bundle_stamp` said before the files were read."""
 
@@ -172,7 +172,7 @@ def _load(place: Path, stamp: Stamp, gateway: str | None, pool: str | None) -> B
         trust=_anchors(place / TRUST),
         not_before=certificate.not_valid_before_utc.timestamp(),
         expires=certificate.not_valid_after_utc.timestamp(),
-        serial=f"{certificate.serial_number:x}",
+        serial=certificate.serial_number.to_bytes((certificate.serial_number.bit_length() + 7) // 8).hex(),
         stamp=stamp,
     )
 

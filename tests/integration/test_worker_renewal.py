@@ -17,6 +17,7 @@ from support.standin import worker_home
 from support.workers import dispatch
 
 import rhttp
+from pki.issue import serial_hex
 from rhttp.worker import agent, turnover
 
 SLOTS = 3
@@ -78,7 +79,7 @@ async def test_worker_renewed_under_load_loses_no_request(
         for _ in range(3):
             assert (await asyncio.to_thread(run_cli, home, "renew", bundle)).exit_code == 0
             async with asyncio.timeout(60):
-                while serials() != {f"{leaf_of(bundle).serial_number:x}"}:
+                while serials() != {serial_hex(leaf_of(bundle).serial_number)}:
                     await asyncio.sleep(0.05)
         is_over = True
         await asyncio.gather(*asking)

@@ -15,6 +15,7 @@ from support.homes import leaf_of, mode_of, refused, run_cli
 
 from gateway.audit import cli_stream
 from gateway.home.layout import Home
+from pki.issue import serial_hex
 from pki.pem import read_certificates
 
 PASSWORD = "correct horse battery"
@@ -78,7 +79,7 @@ def test_export_is_in_the_audit_log(home: Home, export: Callable[..., Path]) -> 
     export()
     lines = b"".join(path.read_bytes() for path in sorted(home.audit.glob("cli-*.jsonl"))).splitlines()
     (line,) = [line for line in lines if b'"event":"pki.exported"' in line]
-    assert f'"serial":"{leaf_of(home.bundles / "alice").serial_number:x}"'.encode() in line
+    assert f'"serial":"{serial_hex(leaf_of(home.bundles / "alice").serial_number)}"'.encode() in line
     assert b'"identity":"client/alice"' in line
     assert PASSWORD.encode() not in b"".join(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -37,6 +38,16 @@ def test_bundle_of_issue_worker_is_read(place: Path) -> None:
     assert bundle.password == (place / "password").read_text().rstrip("\n")
     assert bundle.expires - bundle.not_before > 80000
     assert len(bundle.trust) == 1
+
+
+def test_bundle_serial_is_written_as_the_home_has_it(home: Path, place: Path) -> None:
+    """What an agent's log says can be looked for in `list`: a digit of zero in front is there, too."""
+    serials = set()
+    for _ in range(40):  # one in sixteen begins with a zero
+        assert run_cli(home, "renew", place).exit_code == 0
+        serials.add(load_bundle(place).serial)
+    found = json.loads(run_cli(home, "show", "w1", "--json").stdout)["certificates"]
+    assert serials < {entry["serial"] for entry in found}
 
 
 def test_bundle_repr_has_no_secret(place: Path) -> None:
