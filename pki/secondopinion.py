@@ -23,7 +23,6 @@ from cryptography.x509.verification import (
 
 from pki.errors import CertificateInvalid, PathReason
 from pki.names import Role
-from pki.signatures import certificate_key
 from pki.trust import IssuingCa
 
 __all__ = ["require_second_opinion"]
@@ -51,7 +50,7 @@ def require_second_opinion(leaf: x509.Certificate, issuing: IssuingCa, at: datet
     Raises:
         CertificateInvalid: it refuses.
     """
-    if any(isinstance(certificate_key(ca), ed25519.Ed25519PublicKey) for ca in issuing.above):
+    if any(isinstance(key, ed25519.Ed25519PublicKey) for key in issuing.keys):
         _ask_openssl(leaf, issuing, at)
     else:
         _ask_cryptography(leaf, issuing, at)

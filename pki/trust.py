@@ -28,8 +28,12 @@ class IssuingCa:
     key: object = field(repr=False)
     fingerprint: bytes = field(init=False, repr=False)
     """SHA-256 of the certificate."""
+    keys: tuple[object, ...] = field(init=False, repr=False)
+    """The public keys of `above`, read once: every admission asks for their kind."""
 
     def __post_init__(self) -> None:
+        above = () if self.root is None else (certificate_key(self.root),)
+        object.__setattr__(self, "keys", (self.key, *above))
         object.__setattr__(self, "fingerprint", self.certificate.fingerprint(hashes.SHA256()))
 
     @property

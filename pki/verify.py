@@ -260,8 +260,8 @@ def _verify_under(
         check_time(certificate, at)
     _refuse(lint(leaf, LEAF_PROFILES[issuing.role], issuer=issuing.certificate))  # 5
     name, pool = _identity(leaf, issuing.role, trust_domain)
-    kind = key_type(certificate_key(leaf))
-    if kind is None:  # lint has looked
+    kind = key_type(leaf.public_key())
+    if kind is None:  # lint has looked, and at how the key is written
         raise CertificateInvalid(PathReason.ALGORITHM, "a key that is not accepted")
     require_second_opinion(leaf, issuing, at)  # 6
     not_before, expires = _window(path)
