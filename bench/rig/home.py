@@ -173,17 +173,21 @@ def make_home(
     pools: int = 0,
     ahead: str | None = None,
     key_type: str = "p256",
+    home_key_type: str = "p256",
     clients: Sequence[str] = (),
 ) -> BenchHome:
     """`init`, clients and two workers, then limits that let one identity hold all the bench's connections.
 
     `master` is the port of the master that relayed workers are handed to; `pools` more hosted pools have a name each.
-    `ahead` is the key of `[audit]`, the default without it; `key_type` that of the workers.
+    `ahead` is the key of `[audit]`, the default without it; `key_type` that of the workers, and
+    `home_key_type` that of the gateway's own certificate, the root and all issuing CAs.
     """
     home = BenchHome(folder, command)
     key = ("--key-type", key_type)
+    # An earlier build knows no such options, and has no other homes.
+    of_home = () if home_key_type == "p256" else ("--key-type", home_key_type, "--ca-key-type", home_key_type)
     home.order(
-        ("init", "--trust-domain", TRUST_DOMAIN),
+        ("init", "--trust-domain", TRUST_DOMAIN, *of_home),
         *(("issue-client", name) for name in (CLIENT, *clients)),
         ("issue-worker", WORKER, "--pool", POOL, *key),
         ("issue-worker", RELAY_WORKER, "--pool", RELAY_POOL, *key),
@@ -206,20 +210,28 @@ def start_gateway(
     processes: int = 1,
     name: str = "gateway",
     core: int | None = SERVER_CORE,
+    asks_tls: bool = True,
 ) -> Server:
     """Start the gateway on the server core (None: on any); ready on return, as `/-/health` says.
 
-    Masters are served on the loopback port `dispatch`. `name` is its log's.
+    Masters are served on the loopback port `dispatch`. `name` is its log's. Without `asks_tls` health is asked for
+    there, since this Python's OpenSSL need not know the home's type of key.
     """
     port = free_port()
     places = ["--listen", f"127.0.0.1:{port}", "--dispatch", f"127.0.0.1:{dispatch}"]
     command: list[str | Path] = [home.command, "gateway", "--home", home.folder, *places, "--processes", str(processes)]
     server = start(name, command, port=port, folder=folder, core=core)
-    context = ssl.create_default_context(cafile=str(home.client.folder / "trust.pem"))
-    context.load_cert_chain(home.client.folder / "cert.pem", home.client.folder / "key.pem")
+    context = ssl.create_default_context()
+    if asks_tls:
+        context.load_verify_locations(cafile=str(home.client.folder / "trust.pem"))
+        context.load_cert_chain(home.client.folder / "cert.pem", home.client.folder / "key.pem")
 
     def is_healthy() -> bool:
-        connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=2)
+        connection: http.client.HTTPConnection
+        if asks_tls:
+            connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=2)
+        else:
+            connection = http.client.HTTPConnection("127.0.0.1", dispatch, timeout=2)
         try:
             connection.request("GET", "/-/health")
             # 401: health asks for Digest like every path; whoever answers that is up.

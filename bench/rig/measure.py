@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from rig.builds import command_interpreted, command_plain
+from rig.builds import command_interpreted, command_plain, interpreter
 from rig.home import NONCES_PER_IDENTITY
 from rig.peers import ADMISSION_PATH
+from rig.processes import RIG_CORE, BenchFailed, counts_of, pinned
 from rig.testbed import (
     CPU,
     OURS,
@@ -130,8 +132,10 @@ def admission(options: Options) -> dict[str, Any]:
 
     Ours ends in the 101 of a role switch; the peers, which know none, send a small file or text, and only Apache asks
     for Digest: the others' figure is the handshake with a rule and one answer. The time is that of the whole process
-    tree.
+    tree. With a type of key that the C rig's OpenSSL need not know it is `post_quantum_admission`.
     """
+    if options.key_type.startswith("mldsa"):
+        return post_quantum_admission(options)
     conns = min(options.conns, 16)
     settings = {"conns": conns, "chain": options.chain, "tls": "1.3 and 1.2 as negotiated, never resumed"}
     with open_testbed(options, peers=options.peers) as on:
@@ -151,3 +155,35 @@ def admission(options: Options) -> dict[str, Any]:
 
         turns = {name: turn(target) for name, target in on.targets.items()}
         return report.finish(**take_turns(report, turns, options, ratios=(CPU, SPEED)))
+
+
+def post_quantum_admission(options: Options) -> dict[str, Any]:
+    """The same with ML-DSA throughout a home (root, issuing CAs, the gateway, the worker), beside a home of P-256.
+
+    Both are ours, and met by one connection after another of a rig in Python, with the OpenSSL of the build.
+    `cpu_ratio_mldsa65` is how many times the processor time of the P-256 one an admission takes.
+    """
+    kind = options.key_type
+    settings = {"key_type": kind, "tls": "1.3, never resumed", "rig": "one connection at a time, in Python"}
+    with open_testbed(options, bare=True) as on:
+        report = on.report("admission", settings)
+        targets = {
+            OURS: on.gateway(key_type="p256", home_key_type="p256"),
+            kind: on.gateway(kind, key_type=kind, home_key_type=kind),
+        }
+        turns = {name: counted(target, _admitted(options, target)) for name, target in targets.items()}
+        return report.finish(**take_turns(report, turns, options, ratios=(CPU, SPEED)))
+
+
+def _admitted(options: Options, target: Target) -> Callable[[float], dict[str, Any]]:
+    worker = target.home.worker
+
+    def once(seconds: float) -> dict[str, Any]:
+        script = [interpreter(target.home.command), "-P", options.bench / "rig" / "admitted.py"]
+        command = pinned(RIG_CORE, [*script, worker.folder, str(target.server.port), REVERSE_PATH, str(seconds)])
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds + 60, check=False)
+        if not done.stdout:
+            raise BenchFailed(f"the rig said nothing: {done.stderr.decode(errors='replace').strip()}")
+        return counts_of("admitted", done.stdout)
+
+    return once

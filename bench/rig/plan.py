@@ -48,6 +48,7 @@ ALL: Plan = (
     ("ahead", {"seconds": 1}),
     ("bulk", {"seconds": 1}),
     ("admission", TURNS),
+    ("admission", {**TURNS, "key_type": "mldsa65"}),
     ("storm", {"workers": 10000}),
     ("idle", {"workers": 1000}),
     ("idle", {"workers": 10000}),

@@ -26,6 +26,10 @@ CROWD = ("--ramp", str(RAMP_PER_SECOND), "--dials", str(DIALS))
 admitted. A crowd that outran the server would meet its handshake timeout."""
 
 
+KEY_TYPES = ("p256", "p384", "ed25519", "rsa3072", "mldsa44", "mldsa65", "mldsa87")
+"""Of the keys of workers."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How much of everything: the command line of `bench/run`. `commands` has our builds, the one to measure first."""
@@ -107,7 +111,15 @@ class Testbed:
             master=master,
             **{"origin": self.origin, "key_type": self.options.key_type, **settings},
         )
-        server = start_gateway(home, folder=self.folder, dispatch=dispatch, processes=processes, name=name, core=core)
+        server = start_gateway(
+            home,
+            folder=self.folder,
+            dispatch=dispatch,
+            processes=processes,
+            name=name,
+            core=core,
+            asks_tls=not str(settings.get("home_key_type", "")).startswith("mldsa"),
+        )
         self.running.callback(server.stop)
         self.targets[name] = Target(name=name, home=home, server=server, master=master, dispatch=dispatch)
         return self.targets[name]
