@@ -32,8 +32,7 @@ class IssuingCa:
     """The public keys of `above`, read once: every admission asks for their kind."""
 
     def __post_init__(self) -> None:
-        above = () if self.root is None else (certificate_key(self.root),)
-        object.__setattr__(self, "keys", (self.key, *above))
+        object.__setattr__(self, "keys", tuple(map(certificate_key, self.above)))
         object.__setattr__(self, "fingerprint", self.certificate.fingerprint(hashes.SHA256()))
 
     @property
