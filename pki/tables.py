@@ -6,9 +6,21 @@ Times are whole seconds since the epoch, UTC. Serial numbers and fingerprints ar
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 
-__all__ = ["authorities", "certificates", "identities", "metadata"]
+__all__ = ["authorities", "certificates", "enrolment_tokens", "enrolment_uses", "identities", "metadata"]
 
 metadata = MetaData()
 
@@ -63,3 +75,43 @@ certificates = Table(
 
 Index("certificates_by_name", certificates.c.name)
 Index("certificates_by_expiry", certificates.c.not_after)
+
+enrolment_tokens = Table(
+    "enrolment_tokens",
+    metadata,
+    Column("id", String(19), primary_key=True),
+    Column("role", String(16), nullable=False),
+    Column("pool", String(63), nullable=True),
+    Column("name", String(63), nullable=True),
+    Column("name_prefix", String(62), nullable=True),
+    Column("labels", Text, nullable=False, server_default="{}"),
+    Column("uses", Integer, nullable=False),
+    Column("used", Integer, nullable=False, server_default="0"),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("used_at", BigInteger, nullable=True),
+    Column("revoked_at", BigInteger, nullable=True),
+    # The hashed A1 of id and secret under the state key: for Digest it equals the secret.
+    Column("sealed", LargeBinary, nullable=False),
+    CheckConstraint("role IN ('client', 'worker', 'master')", name="enrolment_tokens_role"),
+    CheckConstraint("(role = 'worker') = (pool IS NOT NULL)", name="enrolment_tokens_pool"),
+    CheckConstraint("name IS NULL OR name_prefix IS NULL", name="enrolment_tokens_name"),
+    CheckConstraint("used >= 0 AND used <= uses", name="enrolment_tokens_used"),
+    CheckConstraint("(used = 0) = (used_at IS NULL)", name="enrolment_tokens_used_at"),
+)
+"""Enrolment tokens, without their secrets; what each column means is said in `pki.enrolment`."""
+
+enrolment_uses = Table(
+    "enrolment_uses",
+    metadata,
+    # Not a foreign key of `certificates`: a use is taken before its certificate is entered, in the same transaction.
+    Column("serial", String(40), primary_key=True),
+    Column("token", String(19), ForeignKey("enrolment_tokens.id", name="enrolment_uses_token"), nullable=False),
+    Column("key_hash", String(64), nullable=False),
+    Column("name", String(63), nullable=False),
+    Column("used_at", BigInteger, nullable=False),
+)
+"""Uses that may still be asked for again: the certificate that each gave, and to which key (SHA-256 of its SPKI)."""
+
+Index("enrolment_uses_by_token", enrolment_uses.c.token)
+Index("enrolment_uses_by_time", enrolment_uses.c.used_at)

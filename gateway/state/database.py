@@ -58,7 +58,7 @@ __all__ = [
     "upgrade_schema",
 ]
 
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 """The newest revision in `gateway.state.migrations`; a test holds the two together."""
 
 _BUSY_SECONDS = 5.0
@@ -224,16 +224,17 @@ def upgrade_schema(engine: Engine) -> tuple[str | None, str]:
         SchemaOutdated: the database was made by a newer version.
         StateUnavailable: it cannot be written.
     """
-    from gateway.state.migrations.runner import run_upgrade  # Alembic takes long to import: only who upgrades pays.
+    # Alembic takes long to import: only who upgrades pays.
+    from gateway.state.migrations.runner import known_revisions, run_upgrade
 
     try:
         with engine.begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _UPGRADE_LOCK})
             before = _revision(connection)
-            if before not in (None, SCHEMA_REVISION):
-                raise _outdated(before)
-            if before is None:
+            if before is not None and before not in known_revisions():
+                raise _unknown_schema(before)
+            if before != SCHEMA_REVISION:
                 run_upgrade(connection, SCHEMA_REVISION)
             return before, SCHEMA_REVISION
     except SQLAlchemyError as error:
@@ -263,11 +264,15 @@ def _revision(connection: Connection) -> str | None:
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
+def _unknown_schema(revision: str) -> SchemaOutdated:
+    return SchemaOutdated(
+        f"the state database has schema {revision}, which this version does not know; install a newer rhttp-pki"
+    )
+
+
 def _outdated(revision: str | None) -> SchemaOutdated:
     if revision is not None and revision > SCHEMA_REVISION:
-        return SchemaOutdated(
-            f"the state database has schema {revision}, newer than {SCHEMA_REVISION}; install the newer rhttp-pki"
-        )
+        return _unknown_schema(revision)
     return SchemaOutdated(
         f"the state database has schema {revision or 'none'}, this needs {SCHEMA_REVISION}; run: rhttp-pki db upgrade"
     )

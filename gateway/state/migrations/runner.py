@@ -6,9 +6,10 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-__all__ = ["make_config", "run_upgrade"]
+__all__ = ["known_revisions", "make_config", "run_upgrade"]
 
 
 def make_config(connection: Connection | None = None) -> Config:
@@ -18,6 +19,12 @@ def make_config(connection: Connection | None = None) -> Config:
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
+
+
+def known_revisions() -> frozenset[str]:
+    """Every revision of the history: what this version can upgrade from, and the newest."""
+    script = ScriptDirectory.from_config(make_config())
+    return frozenset(revision.revision for revision in script.walk_revisions())
 
 
 def run_upgrade(connection: Connection, revision: str) -> None:

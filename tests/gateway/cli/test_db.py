@@ -23,7 +23,7 @@ def test_db_upgrade_makes_the_schema_of_an_empty_database(tmp_path: Path) -> Non
     (home.path / "state.db").write_bytes(b"")
     assert run_cli(home, "list").exit_code == 1
     result = run_cli(home, "db upgrade")
-    assert (result.exit_code, "none -> 0001" in result.stdout) == (0, True), result.stderr
+    assert (result.exit_code, "none -> 0002" in result.stdout) == (0, True), result.stderr
     engine = open_state(home, DEFAULT_STATE_URL)
     check_schema(engine)
     engine.dispose()
