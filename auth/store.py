@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from enum import StrEnum
+from typing import Final, assert_never
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -27,12 +28,19 @@ from auth.passwords import normalise_password, parse_user_name
 from auth.tables import user_credentials, users
 from rhttp.digest.formula import Algorithm, ha1
 
-__all__ = ["StoredUser", "UserExists", "UserStore", "has_user", "read_users", "seal_ha1", "unseal_ha1"]
+__all__ = ["Holder", "StoredUser", "UserExists", "UserStore", "has_user", "read_users", "seal_ha1", "unseal_ha1"]
 
 STATE_KEY_BYTES: Final = 32
 _FORMAT: Final = b"\x01"  # AES-256-GCM; 12 bytes of nonce, then the ciphertext with its tag
 _NONCE: Final = 12
 _MEND: Final = "use the state key of this home, or set the password again with `rhttp-pki user passwd`"
+
+
+class Holder(StrEnum):
+    """Whose H(A1) it is. One kind does not open as another, whatever row it is moved to."""
+
+    USER = "user credential"
+    TOKEN = "enrolment token"  # noqa: S105 - the word for it, not one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,31 +228,43 @@ def read_users(connection: Connection, state_key: bytes) -> tuple[UserCredential
     return tuple(UserCredentials(name=name, enabled=bool(enabled), ha1=opened.get(name, {})) for name, enabled in rows)
 
 
-def seal_ha1(state_key: bytes, name: str, algorithm: str, value: str) -> bytes:
+def seal_ha1(state_key: bytes, name: str, algorithm: str, value: str, holder: Holder = Holder.USER) -> bytes:
     """Seal one H(A1). The nonce is random: 2^32 seals under one key are safe, passwords are set less often."""
     nonce = os.urandom(_NONCE)
-    return _FORMAT + nonce + AESGCM(state_key).encrypt(nonce, value.encode(), _bound_to(name, algorithm))
+    cipher = AESGCM(_checked_key(state_key))
+    return _FORMAT + nonce + cipher.encrypt(nonce, value.encode(), _bound_to(name, algorithm, holder))
 
 
-def unseal_ha1(state_key: bytes, name: str, algorithm: str, sealed: bytes) -> str:
-    """Open what `seal_ha1` made for the same user and algorithm.
+def unseal_ha1(state_key: bytes, name: str, algorithm: str, sealed: bytes, holder: Holder = Holder.USER) -> str:
+    """Open what `seal_ha1` made for the same holder, name and algorithm.
 
     Raises:
-        CredentialsUnavailable: wrong key, damaged, or sealed for another user or algorithm.
+        CredentialsUnavailable: wrong key, damaged, or sealed for another of them.
     """
     try:
         if sealed[:1] != _FORMAT:
             raise ValueError
-        value = AESGCM(state_key).decrypt(sealed[1 : 1 + _NONCE], sealed[1 + _NONCE :], _bound_to(name, algorithm))
+        bound = _bound_to(name, algorithm, holder)
+        value = AESGCM(state_key).decrypt(sealed[1 : 1 + _NONCE], sealed[1 + _NONCE :], bound)
         if len(value) != len(DUMMY_HA1[Algorithm(algorithm)]):
             raise ValueError
         return value.decode("ascii")
     except (InvalidTag, ValueError):
-        raise CredentialsUnavailable(f"the {algorithm} password of user {name} does not open; {_MEND}") from None
+        match holder:
+            case Holder.USER:
+                message = f"the {algorithm} password of user {name} does not open; {_MEND}"
+            case Holder.TOKEN:
+                message = (
+                    f"the secret of the enrolment token {name} does not open; use the state key of this home, or end "
+                    f"that token with `rhttp-pki token revoke {name}`"
+                )
+            case _ as unreachable:
+                assert_never(unreachable)
+        raise CredentialsUnavailable(message) from None
 
 
-def _bound_to(name: str, algorithm: str) -> bytes:
-    return b"\0".join((b"rhttp-pki user credential", name.encode(), algorithm.encode()))
+def _bound_to(name: str, algorithm: str, holder: Holder) -> bytes:
+    return b"\0".join((b"rhttp-pki " + holder.encode(), name.encode(), algorithm.encode()))
 
 
 def _checked_key(state_key: bytes) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, event, insert, select, update
 
 from auth.errors import CredentialsUnavailable, PasswordRefused, UserExists, UserNameInvalid, UserUnknown
-from auth.store import StoredUser, UserStore, read_users, seal_ha1, unseal_ha1
+from auth.store import Holder, StoredUser, UserStore, read_users, seal_ha1, unseal_ha1
 from auth.tables import metadata, user_credentials, users
 from rhttp.digest.formula import Algorithm, ha1
 
@@ -259,3 +259,13 @@ def test_reprs_show_no_secret(engine: Engine, store: UserStore) -> None:
         (one,) = read_users(connection, KEY)
     assert repr(one) == "<UserCredentials of alice>"
     assert repr(store) == f"<UserStore of realm {REALM!r}>"
+
+
+def test_sealed_value_of_one_kind_of_holder_opens_as_no_other() -> None:
+    """A user's password moved into the row of a token, or back, is worth nothing there."""
+    value = right("alice", "pw")["SHA-256"]
+    for sealed_for, opened_as in ((Holder.USER, Holder.TOKEN), (Holder.TOKEN, Holder.USER)):
+        sealed = seal_ha1(KEY, "alice", "SHA-256", value, sealed_for)
+        assert unseal_ha1(KEY, "alice", "SHA-256", sealed, sealed_for) == value
+        with pytest.raises(CredentialsUnavailable):
+            unseal_ha1(KEY, "alice", "SHA-256", sealed, opened_as)
