@@ -83,9 +83,12 @@ DETAIL_KEYS: Final = frozenset(
         "enabled",
         "instance",
         "newer",
+        "token",
+        "prefix",
+        "uses",
     }
 )
-"""What the small map ``detail`` of pki, user, admin and reverse events may hold."""
+"""What the small map ``detail`` of pki, user, token, admin and reverse events may hold."""
 EVENTS: Final = frozenset(
     {
         "gateway.start",
@@ -107,7 +110,7 @@ EVENTS: Final = frozenset(
         "pki.revoked",
     }
 )
-_EVENT_FAMILIES: Final = re.compile(r"(?:user|admin|pki)\.[a-z][a-z_]{0,31}")
+_EVENT_FAMILIES: Final = re.compile(r"(?:user|token|admin|pki)\.[a-z][a-z_]{0,31}")
 STREAM: Final = re.compile(r"cli|p(?:0|[1-9][0-9]{0,3})")
 _STAMP: Final = rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z"
 _LINE: Final = re.compile(

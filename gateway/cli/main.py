@@ -33,6 +33,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "crl": ("gateway.cli.revocation", "Sign certificate revocation lists."),
     "verify": ("gateway.cli.certificates", "Validate a certification path as the gateway does."),
     "user": ("gateway.cli.users", "Manage Digest credentials."),
+    "token": ("gateway.cli.tokens", "Manage enrolment tokens."),
     "policy": ("gateway.cli.policy", "Check the policy, or have a decision explained."),
     "gateway": ("gateway.cli.run", "Run the gateway."),
     "worker": ("gateway.cli.worker", "Run a worker: dial, authenticate, switch roles, serve."),

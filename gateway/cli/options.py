@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from collections.abc import Callable
@@ -19,9 +20,12 @@ __all__ = [
     "LIFETIME",
     "LIST_LIFETIME",
     "NAME",
+    "PREFIX",
     "ROLE",
     "SAN",
     "SERIAL",
+    "TOKEN_ID",
+    "TOKEN_LIFETIME",
     "TRUST_DOMAIN",
     "absolute",
     "ca_key_table",
@@ -64,19 +68,19 @@ def _seconds(text: str) -> int | None:
 
 
 class _Parsed(click.ParamType[str]):
-    """What a function of `pki.names` takes; it answers the text to go on with."""
+    """What a function of a module of `pki` takes; it answers the text to go on with."""
 
-    def __init__(self, name: str, parser: str, fault: str = "") -> None:
+    def __init__(self, name: str, parser: str, fault: str = "", module: str = "pki.names") -> None:
         self.name = name
         self._parser = parser
         self._fault = fault
+        self._module = module
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from pki import names
         from pki.errors import NameInvalid
 
         try:
-            found = getattr(names, self._parser)(str(value))
+            found = getattr(importlib.import_module(self._module), self._parser)(str(value))
         except NameInvalid as error:
             self.fail(f"{self._fault}{error}", param, ctx)
         return found if isinstance(found, str) else str(value)
@@ -149,7 +153,11 @@ LIFETIME = _Duration("1s", "730d")
 """Of a certificate, as its profile has it."""
 LIST_LIFETIME = _Duration("1m", "365d")
 """Of a revocation list."""
+TOKEN_LIFETIME = _Duration("1s", "30d")
+"""Of an enrolment token."""
 NAME = _Parsed("name", "parse_name")
+PREFIX = _Parsed("prefix", "parse_prefix", module="pki.enrolment")
+TOKEN_ID = _Parsed("id", "parse_token_id", module="pki.enrolment")
 SAN = _Parsed("san", "parse_san")
 TRUST_DOMAIN = _Parsed("domain", "parse_trust_domain", "no trust domain: ")
 LABEL = _Label()

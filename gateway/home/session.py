@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from auth.store import UserStore
+    from gateway.state.tokens import TokenStore
 
 __all__ = ["GatewayUnreachable", "HomeSession"]
 
@@ -101,8 +102,23 @@ class HomeSession:
         """The Digest users, with the key that opens their credentials unless that is not needed."""
         from auth.store import UserStore
 
-        state_key = self.home.read_secret(self.home.state_key, self._passphrase) if with_key else None
-        return UserStore(self.engine, state_key, self.basics.realm, bump, algorithms=self.basics.algorithms)
+        return UserStore(
+            self.engine,
+            self.state_key() if with_key else None,
+            self.basics.realm,
+            bump,
+            algorithms=self.basics.algorithms,
+        )
+
+    def tokens(self) -> TokenStore:
+        """The enrolment tokens."""
+        from gateway.state.tokens import TokenStore
+
+        return TokenStore(self.engine, bump)
+
+    def state_key(self) -> bytes:
+        """The key under which credentials are sealed in the state, itself unsealed."""
+        return self.home.read_secret(self.home.state_key, self._passphrase)
 
     def seal_like_home(self, secret: bytes) -> bytes:
         """The content for a key file of this home: sealed when the others are."""

@@ -52,6 +52,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         "issue-worker w1 --pool render --label gpu=a100",
         "issue-worker w2 --pool render",
         "revoke w2",
+        "token create --role worker --pool render --label gpu=a100",
     )
     with (
         Rig(tmp_path_factory.mktemp("shapes"), CONFIG, peers=peers) as rig,
@@ -92,6 +93,7 @@ def read_event(wire: Wire) -> tuple[str, Any]:
         "list --json",
         "show NAME --json",
         "user list --json",
+        "token list --json",
         "policy check --json",
         "policy explain --json",
         "audit verify --json",
