@@ -355,16 +355,20 @@ def _entities(principal: Principal, groups: Sequence[str]) -> cedarpy.Entities:
     The handle that is kept is parsed without the schema: with it Cedar adds every action, 4.6 KiB instead of 0.2.
 
     Raises:
-        QueryInvalid: a worker without a pool, or a label whose key holds ``=`` (two labels could look the same).
+        QueryInvalid: a worker or its token without a pool, a token of another role with one, or a label whose key holds
+            ``=`` (two labels could look the same).
     """
     attributes: dict[str, object] = {}
-    if principal.kind == "Worker":
-        if principal.pool is None:
-            raise QueryInvalid("a worker without a pool")
+    if principal.kind in ("Worker", "Token"):
+        if (principal.pool is None) != (principal.kind == "Token" and principal.role != "worker"):
+            raise QueryInvalid("a worker without a pool, or a pool without a worker")
         if any("=" in key for key, _ in principal.labels):
             raise QueryInvalid("a label key with an equals sign")
-        attributes["pool"] = {"__entity": {"type": "Pool", "id": principal.pool}}
+        if principal.pool is not None:
+            attributes["pool"] = {"__entity": {"type": "Pool", "id": principal.pool}}
         attributes["labels"] = [f"{key}={value}" for key, value in principal.labels]
+    if principal.kind == "Token":
+        attributes["role"] = {"__entity": {"type": "Role", "id": principal.role}}
     text = json.dumps(
         [
             {

@@ -24,6 +24,20 @@ class UserCredentials:
         return f"<UserCredentials of {self.name}>"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class TokenGrant:
+    """An enrolment token as Digest and policies see it; `ha1` by algorithm, as in `UserCredentials`."""
+
+    id: str
+    ha1: Mapping[str, str]
+    role: str
+    pool: str | None
+    labels: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"<TokenGrant {self.id}>"
+
+
 DUMMY_HA1: Final[Mapping[Algorithm, bytes]] = {
     algorithm: b"0" * (2 * make(b"").digest_size) for algorithm, make in HASHES.items()
 }

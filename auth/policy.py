@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 ACTIONS: Final = ("request", "reverse", "dispatch", "inspect", "enroll")
-ResourceType = Literal["Route", "Pool"]
+ResourceType = Literal["Route", "Pool", "Role"]
 
 
 class QueryInvalid(ValueError):  # noqa: N818 - says what is the case, like every error of ours

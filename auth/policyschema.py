@@ -12,7 +12,7 @@ SCHEMA_TEXT = """\
 // The schema of rhttp-pki policies. This copy is for editors; the gateway uses its own and never reads this file.
 
 type Circumstances = {
-  listener: String,      // "tls", "dispatch"
+  listener: String,      // "tls", "dispatch", "enroll"
   protocol: String,      // "http/1.1"; for reverse what the worker asks for, e.g. "ptth/1.0"
   digest?: String,       // the Digest algorithm, e.g. "SHA-256"; absent: no Digest credentials were given
   tls_version?: String,  // e.g. "TLSv1.3"; absent without TLS
@@ -27,6 +27,7 @@ type Circumstances = {
 entity Group;            // [groups] in gateway.toml
 entity Route;            // the name of a [[routes]] entry
 entity Pool;             // the name of a [pools.NAME] table
+entity Role;             // "client", "worker", "master"
 
 entity Client in [Group];
 entity Worker in [Group] {
@@ -34,12 +35,18 @@ entity Worker in [Group] {
   labels: Set<String>,   // "k=v" for each label of its certificate
 };
 entity Master in [Group];
+entity Token {           // an enrolment token, by its id
+  role: Role,            // what it makes
+  pool?: Pool,           // of a token for workers: the pool of its workers
+  labels: Set<String>,   // "k=v" for each label that its certificates get
+};
 
 action request appliesTo { principal: [Client], resource: [Route], context: Circumstances };
 action reverse appliesTo { principal: [Worker], resource: [Pool], context: Circumstances };
 action dispatch appliesTo { principal: [Master], resource: [Pool], context: Circumstances };
 action inspect appliesTo { principal: [Client, Master], resource: [Pool], context: Circumstances };
-action enroll appliesTo { principal: [Worker], resource: [Pool], context: Circumstances };
+// A first certificate (Token), or the next one (the others): a worker's pool, of clients and masters the role.
+action enroll appliesTo { principal: [Token, Client, Worker, Master], resource: [Pool, Role], context: Circumstances };
 """
 
 DEFAULT_POLICY = """\
@@ -62,6 +69,22 @@ when { context has digest && principal.pool == resource };
 
 @id("masters-dispatch-and-inspect")
 permit (principal is Master, action in [Action::"dispatch", Action::"inspect"], resource)
+when { context has digest };
+
+// Whoever has an enrolment token's secret gets a certificate of the token's role and pool.
+@id("tokens-enroll")
+permit (principal is Token, action == Action::"enroll", resource)
+when { context has digest && (resource == principal.role || (principal has pool && resource == principal.pool)) };
+
+// Whoever has a certificate and its password gets the next one, for the same name, role and pool.
+@id("workers-renew")
+permit (principal is Worker, action == Action::"enroll", resource)
+when { context has digest && principal.pool == resource };
+@id("clients-renew")
+permit (principal is Client, action == Action::"enroll", resource == Role::"client")
+when { context has digest };
+@id("masters-renew")
+permit (principal is Master, action == Action::"enroll", resource == Role::"master")
 when { context has digest };
 
 // Masters on this host, through the dispatch listener, which asks nobody for credentials.

@@ -42,7 +42,7 @@ _CONSEQUENCE = "unable to find an applicable action given the policy scope const
 
 _Faults = tuple[str, list[tuple[int, str]]]
 
-_NAMED = frozenset({"Group", "Route", "Pool", "Client", "Worker", "Master"})
+_NAMED = frozenset({"Group", "Route", "Pool", "Role", "Client", "Worker", "Master", "Token"})
 _PLACES = {"Group": "[groups]", "Route": "[[routes]]", "Pool": "[pools]"}
 
 
@@ -64,7 +64,7 @@ class Statement:
 class Facts:
     """What one policy may look at: the actions that it can apply to and the keys of ``context`` that it reads.
 
-    `named` are the groups, routes, pools, clients, workers and masters that it names, as (type, id).
+    `named` are the groups, routes, pools, roles, clients, workers, masters and tokens that it names, as (type, id).
     """
 
     actions: frozenset[str]
@@ -181,6 +181,8 @@ def _examine_one(
 
 def _unknown(kind: str, id: str, known: Collection[str]) -> str:
     """What is wrong with a name that gateway.toml does not have, and the mend."""
+    if kind == "Role":
+        return f'there is no Role::"{id}"; the roles are {", ".join(sorted(known))}'
     near = difflib.get_close_matches(id, known, n=1)
     mend = f"did you mean {near[0]!r}?" if near else "add it there or mend the name"
     return f'{kind}::"{id}" is not in {_PLACES[kind]} of gateway.toml; {mend}'

@@ -19,7 +19,7 @@ from typing import Final, assert_never
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from auth.credentials import DUMMY_HA1, UserCredentials
@@ -28,11 +28,22 @@ from auth.passwords import normalise_password, parse_user_name
 from auth.tables import user_credentials, users
 from rhttp.digest.formula import Algorithm, ha1
 
-__all__ = ["Holder", "StoredUser", "UserExists", "UserStore", "has_user", "read_users", "seal_ha1", "unseal_ha1"]
+__all__ = [
+    "Holder",
+    "StoredUser",
+    "UserExists",
+    "UserStore",
+    "has_user",
+    "is_enabled",
+    "read_users",
+    "seal_ha1",
+    "unseal_ha1",
+]
 
 STATE_KEY_BYTES: Final = 32
 _FORMAT: Final = b"\x01"  # AES-256-GCM; 12 bytes of nonce, then the ciphertext with its tag
 _NONCE: Final = 12
+_ENABLED: Final = select(users.c.enabled).where(users.c.name == bindparam("who"))
 _MEND: Final = "use the state key of this home, or set the password again with `rhttp-pki user passwd`"
 
 
@@ -275,7 +286,13 @@ def _checked_key(state_key: bytes) -> bytes:
 
 def has_user(connection: Connection, name: str) -> bool:
     """Whether there is a user of this name, enabled or not, as this transaction sees it."""
-    return connection.execute(select(users.c.name).where(users.c.name == name)).first() is not None
+    return is_enabled(connection, name) is not None
+
+
+def is_enabled(connection: Connection, name: str) -> bool | None:
+    """Whether the user of this name is enabled, as this transaction sees it; None: there is none."""
+    found = connection.execute(_ENABLED, {"who": name}).scalar_one_or_none()
+    return None if found is None else bool(found)
 
 
 def _exists(name: str) -> UserExists:

@@ -37,9 +37,13 @@ __all__ = [
     "NameTaken",
     "RevokedMeanwhile",
     "UnknownCertificate",
+    "count_revocations",
+    "count_valid",
+    "enter_certificate",
     "find_certificate",
     "find_identity",
     "fingerprint_of",
+    "require_free",
     "revoked_since",
     "was_revoked_after",
 ]
@@ -130,6 +134,15 @@ def fingerprint_of(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(SHA256()).hex()
 
 
+# Made once: to put a statement together takes longer than to execute it, and issuing asks for all of these.
+_IDENTITY = select(identities.c.role, identities.c.pool).where(identities.c.name == bindparam("who"))
+_CERTIFICATE = select(certificates).where(certificates.c.serial == bindparam("is_serial"))
+_COUNT = select(func.count()).select_from(certificates)
+_REVOCATIONS = _COUNT.where(certificates.c.name == bindparam("who"), certificates.c.revoked_at.is_not(None))
+_AUTHORITY = select(authorities.c.role).where(authorities.c.fingerprint == bindparam("is_fingerprint"))
+_ENTER = insert(certificates)
+
+
 class Inventory:
     """Reads and writes the inventory of one home. Every method is one transaction."""
 
@@ -170,17 +183,9 @@ class Inventory:
             return find_identity(connection, name)
 
     def require_free(self, owner: Identity, *, at: int) -> None:
-        """Raise `NameTaken` when a certificate of the name, for another role or pool, is valid at this time.
-
-        `record` asks again, in its transaction.
-        """
+        """`require_free` as of now; `record` asks again, in its transaction."""
         with self._reading() as connection:
-            _refuse_other(connection, owner, at)
-
-    def revocations(self, name: str) -> int:
-        """How many certificates of the name were revoked so far: see `revoked_since`."""
-        with self._reading() as connection:
-            return _revocations(connection, name)
+            require_free(connection, owner, at)
 
     def record(self, record: CertificateRecord, also: Callable[[Connection], None] | None = None) -> None:
         """Enter a certificate, and whose its name is from now on.
@@ -195,11 +200,7 @@ class Inventory:
             self._on_write(connection)
             if also is not None:
                 also(connection)
-            if record.name is not None:
-                _enter(connection, Identity(name=record.name, role=record.role, pool=record.pool), record.issued_at)
-            if connection.execute(select(authorities.c.role).where(_is_authority(record.issuer))).first() is None:
-                raise _unknown_authority(record.issuer)
-            connection.execute(insert(certificates).values(**_values(record)))
+            enter_certificate(connection, record)
 
     def revoke(self, selection: Selection, *, reason: str, at: int) -> tuple[CertificateRecord, ...]:
         """Revoke what `affected` tells, in one transaction; the records are as they were before.
@@ -292,6 +293,15 @@ class Inventory:
         return int(number)
 
 
+def enter_certificate(connection: Connection, record: CertificateRecord) -> None:
+    """What `Inventory.record` does, with what it raises, in a transaction for which `on_write` was called."""
+    if record.name is not None:
+        _enter(connection, Identity(name=record.name, role=record.role, pool=record.pool), record.issued_at)
+    if connection.execute(_AUTHORITY, {"is_fingerprint": record.issuer}).first() is None:
+        raise _unknown_authority(record.issuer)
+    connection.execute(_ENTER, _values(record))
+
+
 def _is_authority(fingerprint: str) -> ColumnElement[bool]:
     return authorities.c.fingerprint == fingerprint
 
@@ -317,21 +327,19 @@ def _affected(connection: Connection, selection: Selection, at: int) -> tuple[Ce
 
 def find_identity(connection: Connection, name: str) -> Identity | None:
     """`Inventory.find` in the transaction of the connection."""
-    row = connection.execute(
-        select(identities.c.role, identities.c.pool).where(identities.c.name == name)
-    ).one_or_none()
+    row = connection.execute(_IDENTITY, {"who": name}).one_or_none()
     return None if row is None else Identity(name=name, role=Role(row[0]), pool=row[1])
 
 
 def find_certificate(connection: Connection, serial: str) -> CertificateRecord | None:
     """`Inventory.by_serial` in the transaction of the connection."""
-    found = _records(connection, select(certificates).where(certificates.c.serial == serial))
-    return found[0] if found else None
+    row = connection.execute(_CERTIFICATE, {"is_serial": serial}).one_or_none()
+    return None if row is None else _record(row)
 
 
 def revoked_since(connection: Connection, name: str, before: int) -> bool:
-    """Whether a certificate of the name was revoked since `Inventory.revocations` answered `before`."""
-    return _revocations(connection, name) != before
+    """Whether a certificate of the name was revoked since `count_revocations` answered `before`."""
+    return count_revocations(connection, name) != before
 
 
 def was_revoked_after(connection: Connection, name: str, at: int) -> bool:
@@ -340,34 +348,40 @@ def was_revoked_after(connection: Connection, name: str, at: int) -> bool:
     return connection.execute(select(certificates.c.serial).where(is_meant).limit(1)).first() is not None
 
 
-def _revocations(connection: Connection, name: str) -> int:
-    is_meant = (certificates.c.name == name) & certificates.c.revoked_at.is_not(None)
-    return int(connection.execute(select(func.count()).select_from(certificates).where(is_meant)).scalar_one())
+def count_revocations(connection: Connection, name: str) -> int:
+    """How many certificates of the name were revoked so far: see `revoked_since`."""
+    return int(connection.execute(_REVOCATIONS, {"who": name}).scalar_one())
 
 
 def _enter(connection: Connection, owner: Identity, at: int) -> None:
-    there = _refuse_other(connection, owner, at)
+    there = require_free(connection, owner, at)
     row = {"role": owner.role.value, "pool": owner.pool, "created_at": at}
     if there is None:
-        connection.execute(insert(identities).values(name=owner.name, **row))
+        connection.execute(insert(identities), {"name": owner.name, **row})
     elif there != owner:
         connection.execute(update(identities).where(identities.c.name == owner.name).values(**row))
 
 
-def _refuse_other(connection: Connection, wanted: Identity, at: int) -> Identity | None:
-    """Whose the name is now; `NameTaken` when that is somebody else who may still use it."""
+def require_free(connection: Connection, wanted: Identity, at: int) -> Identity | None:
+    """Whose the name is now; `NameTaken` when a certificate of it, for another role or pool, is valid at this time."""
     there = find_identity(connection, wanted.name)
     if there is None or there == wanted:
         return there
-    is_valid = (
-        (certificates.c.name == wanted.name) & certificates.c.revoked_at.is_(None) & (certificates.c.not_after >= at)
-    )
-    if connection.execute(select(certificates.c.serial).where(is_valid).limit(1)).first() is not None:
+    if connection.execute(select(certificates.c.serial).where(_is_valid(wanted.name, at)).limit(1)).first() is not None:
         raise NameTaken(
             f"the name {wanted.name} belongs to {there} and cannot be {wanted}; choose another name, or end that one: "
             f"rhttp-pki revoke {wanted.name}, and if it has a Digest user: rhttp-pki user remove {wanted.name}"
         )
     return there
+
+
+def count_valid(connection: Connection, name: str, at: int) -> int:
+    """How many certificates of the name are valid at this time."""
+    return int(connection.execute(_COUNT.where(_is_valid(name, at))).scalar_one())
+
+
+def _is_valid(name: str, at: int) -> ColumnElement[bool]:
+    return (certificates.c.name == name) & certificates.c.revoked_at.is_(None) & (certificates.c.not_after >= at)
 
 
 def _records(connection: Connection, query: Select[tuple[object, ...]]) -> list[CertificateRecord]:

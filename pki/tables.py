@@ -110,8 +110,10 @@ enrolment_uses = Table(
     Column("key_hash", String(64), nullable=False),
     Column("name", String(63), nullable=False),
     Column("used_at", BigInteger, nullable=False),
+    Column("credentials_at", BigInteger, nullable=True),
 )
-"""Uses that may still be asked for again: the certificate that each gave, and to which key (SHA-256 of its SPKI)."""
+"""Uses that may still be asked for again: the certificate that each gave, to which key (SHA-256 of its SPKI), and when
+the Digest credentials that go with it were given."""
 
 Index("enrolment_uses_by_token", enrolment_uses.c.token)
 Index("enrolment_uses_by_time", enrolment_uses.c.used_at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 
 
 def merge(values: Iterable[object]) -> object:
@@ -79,3 +80,8 @@ def process_entry(
     # Pools are shown once, for the whole gateway.
     entry |= {"state": "draining" if status.get("draining") is True else "serving"}
     return entry | {"answers": True} | {key: value for key, value in status.items() if key not in entry | {"pools": 0}}
+
+
+def stamp(at: float) -> str:
+    """RFC 3339 in UTC, to the millisecond; ``at`` in epoch seconds."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -39,6 +39,8 @@ class Refusal:
     """More for the audit log."""
     closes: bool = False
     """The connection ends behind the answer."""
+    said: str | None = None
+    """What the peer is told of its own input, where the problem type takes that."""
 
 
 class _Decision:

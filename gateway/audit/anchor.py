@@ -5,8 +5,8 @@ end away, or add to it, but not what is kept here, and that is how it shows.
 
 ``keys/audit-checkpoint.jsonl`` is the last checkpoint that was signed, as its line, followed by ``{"settled":true}``
 when every process had told its last line and ended: until the next start nobody but commands may add to the log.
-``keys/audit-cli.json`` says how the ``cli`` stream ends: its last line, and the one that was to be written next. It is
-on disk before that line is, so one of both always is the stream's last line, whenever a writer was killed.
+``keys/audit-cli.json`` says how the ``cli`` stream ends: its last line, and those that were to be written next. It is
+on disk before they are, so one of them always is the stream's last line, whenever a writer was killed.
 
 Each file is replaced by one rename, by whoever holds the lock of what it tells of.
 """

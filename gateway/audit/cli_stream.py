@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -84,11 +84,15 @@ class CliStream:
 
     def append(self, event: str, fields: Fields) -> Head:
         """Append one line; see `append_cli`."""
+        return self.append_all([(event, fields)])
+
+    def append_all(self, lines: Sequence[tuple[str, Fields]]) -> Head:
+        """Append these lines, at least one, as one step as far as the disk lets it; see `append_cli`."""
         try:
             make_directory(self._directory)
             with locked(self._directory / "cli.lock"):
                 self._look()
-                return self._append(event, fields)
+                return self._append_all(lines)
         except OSError as error:
             raise AuditUnavailable(f"{error.filename or self._directory}: {error.strerror}") from error
 
@@ -166,24 +170,34 @@ class CliStream:
         return not any(path.exists() and path.stat().st_size for path in (*paths, self._directory / FILE))
 
     def _append(self, event: str, fields: Fields) -> Head:
+        return self._append_all([(event, fields)])
+
+    def _append_all(self, lines: Sequence[tuple[str, Fields]]) -> Head:
         file = StreamFile(self._directory, CLI, self._config)
         kept = self._anchor.cli()
         begun = kept.begun if kept is not None else None
+        ends = [_head(file.head)]
         try:
-            before = _head(file.head)
-            file.add(event, fields, _now_ns() // 1000)
-            after = _head(file.builder.head)
-            self._anchor.keep_cli(KeptCli(ends=(before, after), begun=begun))
-            file.write_added()
-            os.fdatasync(file.fd)
-            if after.seq == 1 or file.replaced:
-                sync_directory(self._directory)
-            self._anchor.keep_cli(KeptCli(ends=(after,), begun=begun))
-            return after
+            for event, fields in lines:
+                if len(ends) > 1 and not file.has_room():
+                    ends = [self._write(file, ends, begun)]
+                file.add(event, fields, _now_ns() // 1000)
+                ends.append(_head(file.builder.head))
+            return self._write(file, ends, begun)
         finally:
             os.close(file.fd)
             for fd in file.replaced:
                 os.close(fd)
+
+    def _write(self, file: StreamFile, ends: Sequence[Head], begun: int | None) -> Head:
+        """Write what was added. Whatever stops it, the stream then ends with one of ``ends``, which are kept before."""
+        self._anchor.keep_cli(KeptCli(ends=tuple(ends), begun=begun))
+        file.write_added()
+        os.fdatasync(file.fd)
+        if ends[1].seq == 1 or file.replaced:
+            sync_directory(self._directory)
+        self._anchor.keep_cli(KeptCli(ends=(ends[-1],), begun=begun))
+        return ends[-1]
 
 
 def _head(head: tuple[int, bytes, str]) -> Head:

@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from gateway.audit.files import list_segments, read_tail, segment_name, set_aside, write_all
-from gateway.audit.line import AuditUnavailable, Fields, LineBuilder, ParsedLine, Previous, line_hash, parse_line
+from gateway.audit.line import (
+    MAX_LINE,
+    AuditUnavailable,
+    Fields,
+    LineBuilder,
+    ParsedLine,
+    Previous,
+    line_hash,
+    parse_line,
+)
 from gateway.config.values import AuditConfig
 
 _EXTEND: Final = 16  # when a new file cannot be made, the old one may grow by a 16th before the next try
@@ -114,6 +123,11 @@ class StreamFile:
         self._added_size = added
         builder.commit(line)
         return written
+
+    def has_room(self) -> bool:
+        """Whether the next `add` neither writes what was added before it nor begins another file, whatever its line."""
+        added = self._added_size + MAX_LINE
+        return added <= _MAX_ADDED and self.size + added <= self._rotate_at
 
     def write_added(self) -> None:
         """Write what was added with one ``write(2)``; the chain moves on only when all of it is in the file.

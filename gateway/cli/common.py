@@ -6,12 +6,10 @@ Exit status: 0 done, 1 refused or failed (one clear line on stderr), 2 wrong usa
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -97,25 +95,6 @@ def tell_gateway(session: HomeSession, path: str, *, must: bool) -> int | None:
         # It looks at the state twice a second by itself.
         click.echo(f"note: {error}", err=True)
         return None
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file with mode 0600, never an old one; it is gone again if the block fails."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        fail(f"{path} exists; nothing is overwritten: name a new file with --out")
-    except OSError as error:
-        fail(f"cannot make {path}: {error.strerror}; name another file with --out")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
 
 
 def _set(name: str) -> Callable[[click.Context, click.Parameter, Path | None], None]:

@@ -37,6 +37,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "policy": ("gateway.cli.policy", "Check the policy, or have a decision explained."),
     "gateway": ("gateway.cli.run", "Run the gateway."),
     "worker": ("gateway.cli.worker", "Run a worker: dial, authenticate, switch roles, serve."),
+    "enroll": ("gateway.cli.enroll", "Get this machine a bundle, with an enrolment token."),
     "status": ("gateway.cli.run", "Show what is connected now."),
     "reload": ("gateway.cli.run", "Have the running gateway take up its files again."),
     "drain": ("gateway.cli.run", "Have the running gateway finish its work and end."),

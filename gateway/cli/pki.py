@@ -85,6 +85,9 @@ def init(
             f"{home.path} exists and is not an empty directory; nothing is overwritten: name another place with --home"
         )
     click.echo(f"home {home.path} of the trust domain {trust_domain}; issue certificates, then run: rhttp-pki gateway")
+    with open_session(settings) as session:
+        fingerprint = session.root_fingerprint()
+    click.echo(f"root certificate, SHA-256 (for rhttp-pki enroll --fingerprint): {fingerprint}")
 
 
 def _issue_options(command: Callable[..., None]) -> Callable[..., None]:

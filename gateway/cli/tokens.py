@@ -1,7 +1,7 @@
 """``token``: enrolment tokens. A token is shown once, when it is made, and never an argument.
 
-A token lets somebody in, so it is only committed once its audit line is on disk; an end is committed first. No gateway
-is told: what a token may do is asked of the database when it is used.
+A token lets somebody in, so it is only committed once its audit line is on disk; an end is committed first. Then the
+running gateway is told, so that a token works, or does so no more, as soon as the command is over.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from gateway.cli.common import Settings, common_options, new_file, open_session
+from gateway.cli.common import Settings, common_options, open_session, tell_gateway
 from gateway.cli.listing import stamp
 from gateway.cli.options import LABEL, NAME, PREFIX, TOKEN_ID, TOKEN_LIFETIME, json_option, label_map, print_json
+from gateway.cli.secret_files import new_file
 
 if TYPE_CHECKING:
     from gateway.home.session import HomeSession
@@ -63,7 +64,9 @@ def create(settings: Settings, labels: tuple[tuple[str, str], ...], out: Path | 
         with _secret(made, out) as secret, session.engine.begin() as connection:
             store.add(made, secret, realm=session.basics.realm, state_key=state_key, connection=connection)
             _audit(session, "token.created", made.id, **_described(made))
+        tell_gateway(session, "/refresh", must=False)
         click.echo(f"token {made.id}: {_summary(made)}, until {stamp(made.expires_at)}", err=True)
+        click.echo(_next_step(session, made, out), err=True)
         if made.pool is not None and made.pool not in session.basics.pools:
             where = session.home.config.name
             click.echo(f"warning: {where} has no [pools.{made.pool}] yet; its workers wait for it", err=True)
@@ -99,6 +102,7 @@ def revoke(settings: Settings, token_id: str) -> None:
     with open_session(settings, locks_out=True) as session:
         if session.tokens().revoke(token_id, _now()):
             _audit(session, "token.revoked", token_id)
+            tell_gateway(session, "/refresh", must=True)
             click.echo(f"token {token_id} is revoked; certificates that it gave are not")
         else:
             click.echo(f"token {token_id} was revoked before")
@@ -142,6 +146,23 @@ def _secret(made: EnrolmentToken, out: Path | None) -> Iterator[str]:
         file.write(f"{text}\n".encode())
         file.flush()
         yield secret
+
+
+def _next_step(session: HomeSession, made: EnrolmentToken, out: Path | None) -> str:
+    """The line that the other machine needs, ready to copy."""
+    from gateway.home.bundle import gateway_url
+    from gateway.home.issue import served_dns_names
+
+    listen = session.basics.enroll_listen
+    if listen is None:
+        return f"note: {session.home.config.name} has no [enroll] listen, so nobody can use it yet: set one and restart"
+    role = "" if made.role.value == "worker" else f" --role {made.role.value}"
+    name = "" if made.name is None else f" --name {made.name}"
+    file = "TOKEN-FILE" if out is None else out.name
+    return (
+        f"with the token in a file there: rhttp-pki enroll --gateway {gateway_url(listen, served_dns_names(session))} "
+        f"--fingerprint {session.root_fingerprint()} --token-file {file}{role}{name} --out BUNDLE"
+    )
 
 
 def _audit(session: HomeSession, event: str, token_id: str, **detail: object) -> None:

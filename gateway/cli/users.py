@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from gateway.cli.common import Settings, common_options, fail, new_file, open_session
+from gateway.cli.common import Settings, common_options, open_session
 from gateway.cli.listing import stamp
 from gateway.cli.options import NAME, json_option
 from gateway.cli.secret_files import new_file, read_password
@@ -236,21 +236,6 @@ def _generated(out: Path | None) -> Iterator[str]:
         file.write(f"{password}\n".encode())
         file.flush()
         yield password
-
-
-def _read_password(path: Path) -> str:
-    try:
-        if str(path) == "-":
-            data = sys.stdin.buffer.read(_MAX_PASSWORD_FILE + 1)
-        else:
-            with path.open("rb") as file:
-                data = file.read(_MAX_PASSWORD_FILE + 1)
-    except OSError as error:
-        fail(f"cannot read the password file {path}: {error.strerror}; name a readable file")
-    try:
-        return decode_text(first_line(data))
-    except NotText as error:
-        fail(f"the password file {path} {error}")
 
 
 def _is_interactive() -> bool:

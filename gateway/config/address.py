@@ -8,6 +8,7 @@ Trust: pure; trusts the operator to mean well.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
@@ -23,8 +24,24 @@ _PORT: Final = re.compile(r"[0-9]{1,5}")
 _IPV4_ANY: Final = IPv4Address("0.0.0.0")  # noqa: S104 - compared with, not bound
 _IPV6_ANY: Final = IPv6Address("::")
 
+_HTTPS_ORIGIN: Final = re.compile(r"https://(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_ANY_HOST: Final = frozenset({"", "*", "0.0.0.0", "::", "[::]"})  # noqa: S104 - recognised, not bound
+
 Place = IPv4Address | IPv6Address | str
 _LOOPBACKS: Final[frozenset[Place]] = frozenset({IPv4Address("127.0.0.1"), IPv6Address("::1")})
+
+
+def is_https_origin(text: str) -> bool:
+    """Whether it is ``https://host`` or ``https://host:port``, and nothing behind."""
+    return _HTTPS_ORIGIN.fullmatch(text) is not None
+
+
+def public_url(host: str, port: int | str, names: Sequence[str]) -> str:
+    """The URL of a TLS listener for others; a wildcard address becomes the first DNS name that is not localhost."""
+    if host in _ANY_HOST:
+        host = next((name for name in names if name != "localhost" and _ip(name) is None), "localhost")
+    bare = host.strip("[]")
+    return f"https://{f'[{bare}]' if ':' in bare else bare}:{port}"
 
 
 def _ip(host: str) -> IPv4Address | IPv6Address | None:

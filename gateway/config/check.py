@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Final
 
 from gateway.config.address import (
+    is_https_origin,
     is_loopback,
     is_loopback_literal,
-    overlap,
     parse_master_url,
     parse_tcp,
     public_url_problem,
-    reaches,
 )
 from gateway.config.limits import Limits
-from gateway.config.models import MasterTable, MetricsTable, PkiTable, PoolTable, RouteTable
+from gateway.config.models import EnrollTable, MasterTable, MetricsTable, PkiTable, PoolTable, RouteTable
+from gateway.config.places import check_places
 from gateway.config.route_paths import route_path_problem
 from gateway.config.tables import Notes, Part, Tables
 from gateway.config.values import (
@@ -32,6 +32,7 @@ from gateway.config.values import (
     AuditConfig,
     Config,
     DigestConfig,
+    EnrollConfig,
     MasterConfig,
     MasterUrl,
     MetricsConfig,
@@ -76,6 +77,7 @@ def build_config(tables: Tables, home: Path, notes: Notes) -> Config | None:
         _state_url(state.url, notes)
     metrics = _metrics(tables.metrics, notes)
     pki = _pki(tables.pki, notes)
+    enroll = _enroll(tables.enroll, notes)
     if top is None:
         return None
     trust_domain = _checked(parse_trust_domain, top.trust_domain, notes, "trust_domain") if top.trust_domain else None
@@ -85,7 +87,7 @@ def build_config(tables: Tables, home: Path, notes: Notes) -> Config | None:
     server_names = _server_names(top.server_names, notes)
     _unix_paths(dispatch, top.dispatch, home, notes)
     addresses = {"listen": listen, "dispatch": dispatch, "metrics.listen": metrics.listen, "pki.listen": pki.listen}
-    _listeners(addresses, tables.masters, notes)
+    check_places(addresses | {"enroll.listen": enroll.listen}, tables.masters, notes)
     if notes.problems or not (trust_domain and listen and dispatch and digest and state):
         return None
     return carry(
@@ -107,6 +109,7 @@ def build_config(tables: Tables, home: Path, notes: Notes) -> Config | None:
         state=state,
         metrics=metrics,
         pki=pki,
+        enroll=enroll,
     )
 
 
@@ -317,6 +320,15 @@ def _near(text: str | None, allow_remote: bool, notes: Notes, name: str) -> TcpA
     return address
 
 
+def _enroll(table: EnrollTable | None, notes: Notes) -> EnrollConfig:
+    if table is None:
+        return EnrollConfig()
+    listen = None if table.listen is None else _tcp(table.listen, notes, "enroll", "listen")
+    if table.gateway is not None and not is_https_origin(table.gateway):
+        notes.say("must be 'https://host:port', without a path", "enroll", "gateway")
+    return carry(EnrollConfig, table, listen=listen)
+
+
 def _tcp(text: str, notes: Notes, *parts: Part) -> TcpAddress | None:
     address = parse_tcp(text)
     if isinstance(address, str):
@@ -371,21 +383,3 @@ def _server_names(texts: list[str], notes: Notes) -> tuple[str, ...]:
         if name is not None:
             names.append(name)
     return tuple(dict.fromkeys(names))
-
-
-def _listeners(
-    addresses: Mapping[str, TcpAddress | UnixAddress | None], masters: Mapping[str, MasterTable], notes: Notes
-) -> None:
-    """No two listeners at one place, and no master that is the gateway itself."""
-    tcp = [(key, address) for key, address in addresses.items() if isinstance(address, TcpAddress)]
-    for place, (key, address) in enumerate(tcp):
-        for other, earlier in tcp[:place]:
-            if overlap(address, earlier):
-                notes.say(f"{address} overlaps with {other} ({earlier}); choose another port", *key.split("."))
-    for name, master in masters.items():
-        for index, text in enumerate(master.urls):
-            url = parse_master_url(text)
-            for key, address in tcp:
-                if isinstance(url, MasterUrl) and reaches(url, address):
-                    text = f"{url} is this gateway's own {key} address; a master is another server"
-                    notes.say(f"{text}, so name its address", "masters", name, "urls", index)

@@ -86,6 +86,10 @@ class Limits:
     ocsp_signatures: Annotated[
         Int, count(1, 100000, "OCSP answers that one process signs in a second; beyond: try later.")
     ] = 500
+    enroll_connections: Annotated[
+        Int,
+        count(1, 65536, "Connections to the enrolment listener in one process; idle ones of a source: a quarter."),
+    ] = 512
     admin_connections: Annotated[Int, count(1, 1024, "Connections to the admin socket.")] = 32
     connections_per_client: Annotated[Int, count(1, 65536, "Connections of one client or master identity.")] = 256
     connections_per_worker: Annotated[Int, count(1, 65536, "Connections of one worker identity.")] = 64

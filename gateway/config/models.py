@@ -112,6 +112,22 @@ class PkiTable(Table):
     ocsp: Flag = Field(False, description="Answer OCSP requests there, too: `POST` or `GET /-/pki/ocsp`.")
 
 
+class EnrollTable(Table):
+    """``[enroll]``: EST (RFC 7030) for machines that have an enrolment token, or a certificate that will end."""
+
+    listen: Text | None = Field(
+        None, description="`host:port` for those who have a token and no certificate; without it there is none."
+    )
+    renew: Flag = Field(
+        False, description="Renew certificates on the TLS listener also without `listen`. With it that goes unsaid."
+    )
+    gateway: Text | None = Field(
+        None,
+        description="`https://host:port` of the TLS listener, told to those who enrol. Unset: `listen` at the top,"
+        " by the first name of the server certificate when that is a wildcard address.",
+    )
+
+
 # Every table of the file but the top one: its key, how it is written, what it holds. Order is that of the reference.
 TABLES: dict[str, tuple[str, type[Any]]] = {
     "digest": ("[digest]", DigestConfig),
@@ -123,10 +139,9 @@ TABLES: dict[str, tuple[str, type[Any]]] = {
     "state": ("[state]", StateConfig),
     "metrics": ("[metrics]", MetricsTable),
     "pki": ("[pki]", PkiTable),
+    "enroll": ("[enroll]", EnrollTable),
 }
 GROUPS_TEXT = 'Principals of each group, `client/NAME`, `worker/NAME` or `master/NAME`; policies say `Group::"NAME"`.'
-# Tables that later work brings: named here so that setting one says so instead of "unknown key".
-NOT_BUILT = {"enroll": "enrolment"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,6 @@
-"""The paths that a route may have, and those that are the gateway's own: ``/-`` and everything under ``/-/``.
+"""The paths that a route may have, and those that are the gateway's own.
+
+These are ``/-`` and ``/.well-known/est`` (RFC 7030), and everything under them.
 
 Trust: the operator means well.
 """
@@ -10,7 +12,7 @@ from rhttp.http1.target import BadTarget, parse_target
 
 def is_reserved(path: bytes) -> bool:
     """Is the path the gateway's own? `path` is normal."""
-    return path.startswith(b"/-/") or path == b"/-"
+    return path.startswith((b"/-/", b"/.well-known/est/")) or path in (b"/-", b"/.well-known/est")
 
 
 def route_path_problem(path: str) -> str | None:
@@ -28,7 +30,7 @@ def route_path_problem(path: str) -> str | None:
     if isinstance(target, BadTarget):
         return f"no request can have this path ({target.fault.value}); write it without"
     if is_reserved(target.path):
-        return "/- and everything under it is the gateway's own; choose another path"
+        return "/- and /.well-known/est, and everything under them, are the gateway's own; choose another path"
     normal = target.path.decode("ascii")
     if normal != literal:
         return f"is not in normal form, so no request would match it; write {normal + ('*' if star else '')!r}"

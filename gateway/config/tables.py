@@ -21,8 +21,8 @@ from pydantic_core import ErrorDetails
 
 from gateway.config.limits import Limits
 from gateway.config.models import (
-    NOT_BUILT,
     TABLES,
+    EnrollTable,
     MasterTable,
     MetricsTable,
     PkiTable,
@@ -170,16 +170,14 @@ class Tables:
     state: StateConfig | None
     metrics: MetricsTable | None
     pki: PkiTable | None
+    enroll: EnrollTable | None
     given: Mapping[str, frozenset[str]]
 
 
 def read_tables(data: Mapping[str, Any], notes: Notes) -> Tables:
     """Check keys, types and bounds of the whole file."""
-    others = [*TABLES, "groups", *NOT_BUILT]
+    others = [*TABLES, "groups"]
     top = {key: value for key, value in data.items() if key not in others}
-    for name, what in NOT_BUILT.items():
-        if name in data:
-            notes.say(f"{what} is not built yet; remove this table", name)
     return Tables(
         top=read_table(TopTable, top, notes, tables=others),
         digest=read_table(DigestConfig, data.get("digest", {}), notes, "digest"),
@@ -192,6 +190,7 @@ def read_tables(data: Mapping[str, Any], notes: Notes) -> Tables:
         state=read_table(StateConfig, data.get("state", {}), notes, "state"),
         metrics=read_table(MetricsTable, data.get("metrics", {}), notes, "metrics"),
         pki=read_table(PkiTable, data.get("pki", {}), notes, "pki"),
+        enroll=read_table(EnrollTable, data.get("enroll", {}), notes, "enroll"),
         given={name: frozenset(table) for name, table in data.items() if isinstance(table, dict)},
     )
 

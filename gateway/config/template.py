@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import get_args, get_type_hints
 
 from gateway.config.limits import Limits
-from gateway.config.toml_text import toml_text
+from rhttp.toml_text import toml_text
 
 __all__ = ["build_config"]
 
@@ -69,6 +69,10 @@ realm = {realm}  # fixed: passwords are stored for this realm and fail under ano
 # list_lifetime = 86400                    # seconds that one is good
 # url = "http://pki.example.com:8088"      # where others reach it; in certificates for more than a day
 # ocsp = false                             # answer OCSP requests there, too
+# [enroll]
+# listen = "0.0.0.0:8444"                  # EST for machines with a token: rhttp-pki token create, rhttp-pki enroll
+# renew = false                            # renew certificates over the TLS listener also without `listen`
+# gateway = "https://gateway.example:8443" # where they find the TLS listener, when it has another name outside
 
 # [limits]
 """

@@ -18,6 +18,9 @@ from pydantic import ConfigDict, Field
 from gateway.config.defaults import DEFAULT_STATE_URL
 from gateway.config.limits import GIB, KIB, MIB, Float, Int, Limits, Text, count, seconds, size
 
+PEER_ROLES: Final = ("client", "worker", "master")
+"""As `pki.names.PEER_ROLES`; a test holds the two together."""
+
 T = TypeVar("T")
 
 NONCES_PER_IDENTITY: Final = 256
@@ -221,6 +224,21 @@ class PkiConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EnrollConfig:
+    """Who may get certificates of a running gateway: with a token on a listener of their own, with a certificate on the
+    TLS listener when `enabled`."""
+
+    listen: TcpAddress | None = None
+    renew: bool = False
+    gateway: str | None = None
+
+    @property
+    def enabled(self) -> bool:
+        """Whether certificates are issued at all while the gateway runs."""
+        return self.renew or self.listen is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """All of ``gateway.toml`` with the command line's options merged in; paths are absolute."""
 
@@ -242,7 +260,9 @@ class Config:
     state: StateConfig = field(default_factory=StateConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     pki: PkiConfig = field(default_factory=PkiConfig)
+    enroll: EnrollConfig = field(default_factory=EnrollConfig)
 
     def resources(self) -> dict[str, frozenset[str]]:
-        """What policies may name, by the entity type: routes and pools."""
-        return {"Route": frozenset(route.name for route in self.routes), "Pool": frozenset(self.pools)}
+        """What policies may name, by the entity type: routes, pools and the roles of peers."""
+        routes = frozenset(route.name for route in self.routes)
+        return {"Route": routes, "Pool": frozenset(self.pools), "Role": frozenset(PEER_ROLES)}

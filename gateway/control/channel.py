@@ -1,4 +1,4 @@
-"""The control socket between the supervisor and a data process: framed JSON, typed messages, bounded size.
+"""The control socket between the supervisor and a process of its own: framed JSON, typed messages, bounded size.
 
 A frame (`gateway.control.frames`) holds one JSON object with a ``type``. The codec
 (`encode`, `FrameDecoder`) is pure; `ControlChannel` is its asyncio edge over one end of a socketpair. Both ends are
@@ -136,7 +136,34 @@ class Done:
     id: int
     problems: tuple[tuple[str, str], ...] = ()
     cut: int = 0
-    value: Mapping[str, object]
+    value: Mapping[str, object] = field(repr=False)  # it may hold a password that was just made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class StartIssuer:
+    """To the issuer: open this home, whose state must be at ``state_url``, and its issuing keys.
+
+    Carries the passphrase that unseals them, its bytes as latin-1: never shown.
+    """
+
+    id: int
+    home: str
+    state_url: str
+    passphrase: str | None
+
+    def __repr__(self) -> str:
+        return f"StartIssuer(id={self.id}, home={self.home!r}, <withheld>)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issue:
+    """An order for the issuer (`gateway.issuer.orders`): a data process to the supervisor, and that to the issuer.
+
+    The answer is `Done.value`, passed back as it came.
+    """
+
+    id: int
+    order: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +194,8 @@ Message = (
     | Drain
     | Ask
     | Done
+    | StartIssuer
+    | Issue
     | CheckpointDue
 )
 
@@ -272,6 +301,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "int": _count,
     "float": _seconds,
     "str": read_text,
+    "str | None": lambda value: None if value is None else read_text(value),
     "Mapping[str, object]": read_object,
     "tuple[tuple[str, str], ...]": _pairs,
     "Question": _question,

@@ -19,7 +19,7 @@ from gateway.config.defaults import MAX_PROCESSES
 
 _NUMBERS: Final = re.compile(r"[0-9]{1,9}(?:,[0-9]{1,9})*")
 _SEVERAL: Final = frozenset({"tls", "dispatch"})
-_SINGLE: Final = ("metrics", "pki", "mesh", "ledger", "tally")
+_SINGLE: Final = ("metrics", "pki", "enroll", "mesh", "ledger", "tally")
 _ONE: Final = frozenset({"control", *_SINGLE, "index", "processes"})
 _ENTRY: Final = 4
 _AT_ONCE: Final = 128
@@ -47,6 +47,7 @@ class Inherited:
     dispatch: tuple[int, ...] = ()
     metrics: int | None = None
     pki: int | None = None
+    enroll: int | None = None
     mesh: int | None = None
     ledger: int | None = None
     tally: int | None = None
@@ -78,6 +79,7 @@ class Inherited:
             dispatch=tuple(_socket(number) for number in self.dispatch),
             metrics=None if self.metrics is None else _socket(self.metrics),
             pki=None if self.pki is None else _socket(self.pki),
+            enroll=None if self.enroll is None else _socket(self.enroll),
             mesh=None if self.mesh is None else _socket(self.mesh),
             tally=None if self.tally is None else Tally(self.tally, self.index, self.processes),
             index=self.index,
@@ -93,6 +95,7 @@ class Sockets:
     dispatch: tuple[socket.socket, ...] = ()
     metrics: socket.socket | None = None
     pki: socket.socket | None = None
+    enroll: socket.socket | None = None
     mesh: socket.socket | None = None
     tally: Tally | None = None
     index: int = 0
@@ -185,8 +188,8 @@ def receive_descriptors(sock: socket.socket) -> Inherited | None:
 
 
 def parse_arguments(arguments: Sequence[str]) -> Inherited:
-    """``control=FD``, ``tls=FD,FD``, ``dispatch=FD``, ``metrics=FD``, ``pki=FD``, ``mesh=FD``, ``ledger=FD``,
-    ``tally=FD``, ``index=I``, ``processes=N``: the first is required, each stands at most once.
+    """``control=FD``, ``tls=FD,FD``, ``dispatch=FD``, ``metrics=FD``, ``pki=FD``, ``enroll=FD``, ``mesh=FD``,
+    ``ledger=FD``, ``tally=FD``, ``index=I``, ``processes=N``: the first is required, each stands at most once.
 
     Raises:
         ValueError: anything else.

@@ -9,7 +9,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -178,6 +178,7 @@ class ProcessContext:
         "exchanges",
         "generation",
         "ids",
+        "issue",
         "listeners",
         "lists",
         "loop",
@@ -188,6 +189,7 @@ class ProcessContext:
         "snapshot",
         "state_at",
         "streams",
+        "token_credentials",
         "wheel",
     )
 
@@ -201,6 +203,8 @@ class ProcessContext:
         self.registry = Registry()
         self.others: OtherProcesses | None = None
         """The other data processes of this gateway; None: there are none."""
+        self.issue: Callable[[Mapping[str, object]], Awaitable[Mapping[str, object]]] | None = None
+        """Gives an order to the issuer and waits for what becomes of it; never raises. None: nobody takes any."""
         self.counters = Counters()
         self.listeners: dict[str, ListenerCounts] = {}
         """What each listener counts, by its purpose."""
@@ -210,6 +214,8 @@ class ProcessContext:
         """Who answers OCSP requests by them; None: nobody."""
         self.ids = RequestIds()
         self.credentials = Credentials()
+        self.token_credentials = Credentials()
+        """Those of enrolment tokens, whose ids are no names of users."""
         self.snapshot = StateSnapshot(version=0, users={}, revoked=frozenset(), labels={})
         self.epoch = 0.0
         """The time of day in epoch seconds, a quarter second coarse. It may jump: see `elapsed`."""

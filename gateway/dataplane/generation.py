@@ -21,6 +21,7 @@ from gateway.config.values import Config, ConfigInvalid, TcpAddress, carry
 from gateway.control.process_inputs import ProcessInputs
 from gateway.core.context import ProcessContext
 from gateway.core.peer import SeenPath
+from gateway.enrolment.est import certs_only
 from gateway.exchange.masters import MasterPool
 from gateway.http.hosts import HostMatcher
 from gateway.http.routes import RouteTable
@@ -30,13 +31,13 @@ from gateway.pools.relay import RelayPool
 from gateway.pools.remote_slots import RemoteSlots
 from pki.errors import PkiError
 from pki.issue import serial_hex
-from pki.names import Role
+from pki.names import PEER_ROLES, Role
 from pki.trust import TrustStore
 from pki.verify import PeerVerifier
 from rhttp.http1.client import speak_http1
 from rhttp.http1.limits import Http1Limits
 from rhttp.message import METHODS, SAFE
-from rhttp.tls.context import server_context
+from rhttp.tls.context import anonymous_context, server_context
 from rhttp.tls.handshake import PresentedPath, Verify
 
 _UNSAID: Final[Mapping[str, frozenset[bytes]]] = {"unsafe": SAFE, "all": frozenset(), "none": METHODS}
@@ -127,7 +128,7 @@ def build_generation(
         Refusals: with all that is wrong; nothing was changed.
     """
     problems: list[tuple[str, str]] = []
-    peers = context = None
+    peers = context = enroll_context = None
     issuers: frozenset[bytes] = frozenset()
     if engine is None:
         engine = load_policy(config, inputs)
@@ -148,10 +149,13 @@ def build_generation(
                 intermediates=[inputs.trust[role.value] for role in Role if role is not Role.SERVER],
                 verify=_verify(process, peers, forward=config.client_cert_field),
             )
+            if config.enroll.listen is not None:
+                enroll_context = anonymous_context(chain=inputs.server_cert, key=inputs.server_key)
         except (ValueError, SSL.Error) as error:
             problems.append(("certs/server.pem", f"the server certificate cannot be used: {error}"))
     if isinstance(engine, Refusals) or problems or peers is None or context is None:
         raise Refusals(problems)
+    names = server_names(inputs.server_cert)
     digest = config.digest
     issuer = NonceIssuer(digest_state.key, digest.realm.encode("ascii"), digest.nonce_lifetime)
     root = x509.load_pem_x509_certificate(inputs.trust["root"])
@@ -166,7 +170,10 @@ def build_generation(
         peers=peers,
         issuers=issuers,
         context=context,
-        authorities=HostMatcher([*server_names(inputs.server_cert), *config.server_names]),
+        enroll_context=enroll_context,
+        ca_certs=_ca_certs(inputs.trust) if config.enroll.enabled else {},
+        names=names,
+        authorities=HostMatcher([*names, *config.server_names]),
         dispatch_authorities=_dispatch_authorities(config),
         masters=_masters(process, config, previous),
         pools=_pools(process, config, previous, join),
@@ -198,6 +205,12 @@ def server_names(chain: bytes) -> list[str]:
     except x509.ExtensionNotFound:
         return []
     return [*san.get_values_for_type(x509.DNSName), *map(str, san.get_values_for_type(x509.IPAddress))]
+
+
+def _ca_certs(trust: Mapping[str, bytes]) -> dict[str, bytes]:
+    """For each role of a peer the root and its issuing CA (RFC 7030 section 4.1.3)."""
+    ders = {name: x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER) for name, pem in trust.items()}
+    return {role.value: certs_only([ders["root"], ders[role.value]]) for role in PEER_ROLES}
 
 
 def _dispatch_authorities(config: Config) -> HostMatcher | None:

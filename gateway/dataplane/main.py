@@ -13,11 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
-import re
-import resource
-import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -35,6 +31,7 @@ from gateway.control.channel import (
     Done,
     Drain,
     Hello,
+    Issue,
     LameDuck,
     Message,
     Prepare,
@@ -42,9 +39,11 @@ from gateway.control.channel import (
     Question,
     Rollback,
     Start,
+    StartIssuer,
     StateFresh,
 )
-from gateway.control.descriptors import Inherited, Sockets, receive_descriptors
+from gateway.control.descriptors import Inherited, Sockets
+from gateway.control.process import prepare_process, read_inherited
 from gateway.control.process_inputs import ProcessInputs, ProcessInputsInvalid
 from gateway.state.lists import PublishedLists
 from gateway.state.snapshot import StateSnapshot
@@ -57,31 +56,10 @@ LINES_DUE: Final = 1000
 """Audit lines after which a checkpoint is asked for before its second is over."""
 LINES_LOOK: Final = 0.1
 """Seconds between two looks at the audit log's length."""
+ORDER_TIMEOUT: Final = 20.0
+"""Seconds for the answer to an order; the supervisor's own time for the issuer is shorter, so it answers before."""
 _QUEUE: Final = 64
-_ARGUMENT: Final = re.compile(r"descriptors=([0-9]{1,9})")
-_PR_SET_PDEATHSIG: Final = 1
 _BROKEN: Final = 70
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends (prctl(2), ``PR_SET_PDEATHSIG``).
-
-    The control socket tells it too, but only a loop that still turns. A parent that ended before this call is seen
-    through the control socket.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # not Linux: the control socket alone has to do
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def prepare_process() -> None:
-    """What is done before anything else, loading our code included. Twice does no harm."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # a terminal or a service manager tells the whole group; we are drained
-    die_with_parent()
-    os.umask(0o077)
-    # Whoever started us ahead of time has not raised it yet; how many are needed is said by the supervisor.
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Session:
@@ -146,8 +124,10 @@ class _Session:
                     self._queue.put_nowait(message)
                 except asyncio.QueueFull:
                     _break("the supervisor sent more than can be waiting")
-            case Hello() | Done() | CheckpointDue():
+            case Hello() | Done() | Issue() | CheckpointDue():
                 _break(f"the supervisor sent {type(message).__name__}, which only a process says")
+            case StartIssuer():
+                _break("the supervisor sent StartIssuer, which is for the issuer alone")
 
     def _ask(self, number: int, question: Question) -> Done:
         try:
@@ -195,10 +175,22 @@ class _Session:
         except ProcessInputsInvalid as error:
             return (("", f"the supervisor's inputs cannot be used: {error}"),)
         try:
-            return tuple(await self._plane.prepare(inputs))
+            problems = tuple(await self._plane.prepare(inputs))
+            if not problems:
+                self._plane.process.issue = self._issue
+            return problems
         except Exception as error:  # what runs is untouched, so this is a refusal, not an end
             _log(f"prepare failed: {type(error).__name__}: {error}")
             return (("", f"preparing failed in {inputs.stream} ({type(error).__name__}); see the gateway's log"),)
+
+    async def _issue(self, order: Mapping[str, object]) -> Mapping[str, object]:
+        """What `gateway.core.context.ProcessContext.issue` promises."""
+        assert self._channel is not None
+        try:
+            return (await self._channel.call(lambda number: Issue(id=number, order=order), within=ORDER_TIMEOUT)).value
+        except (ControlError, TypeError) as error:  # TypeError: what cannot be JSON, a bug of whoever orders
+            _log(f"an order had no answer: {error}")
+            return {"unavailable": "no answer in time"}
 
     async def _lame_duck(self, message: LameDuck) -> None:
         try:
@@ -249,7 +241,7 @@ def run(arguments: Sequence[str], make_plane: Callable[[Inherited], DataPlane]) 
     """Be a data process until the control socket closes; returns the exit status. Signals are the supervisor's."""
     prepare_process()
     try:
-        inherited = _inherited(arguments)
+        inherited = read_inherited(arguments)
         if inherited is None:
             return 0  # the supervisor had no need of us, or is gone
         control = socket.socket(fileno=inherited.control)
@@ -264,21 +256,13 @@ def run(arguments: Sequence[str], make_plane: Callable[[Inherited], DataPlane]) 
     return uvloop.run(session())
 
 
-def _inherited(arguments: Sequence[str]) -> Inherited | None:
-    argument = _ARGUMENT.fullmatch(arguments[0]) if len(arguments) == 1 else None
-    if argument is None:
-        raise ValueError("no socket for descriptors; data processes are started by `rhttp-pki gateway`")
-    with socket.socket(fileno=int(argument[1])) as sock:
-        return receive_descriptors(sock)
-
-
 def main() -> NoReturn:
     """Entry point of ``python -m gateway.dataplane.main``."""
     prepare_process()
     try:
         from gateway.dataplane.plane import DataPlane  # here, so that the tests' processes need not load the real one
     except UnfitLibrary as error:
-        if _inherited(sys.argv[1:]) is not None:  # else it was said by a start that came to nothing
+        if read_inherited(sys.argv[1:]) is not None:  # else it was said by a start that came to nothing
             _log(str(error))
         sys.exit(_BROKEN)
     sys.exit(run(sys.argv[1:], DataPlane))

@@ -34,6 +34,7 @@ from gateway.dataplane.metrics import measure, metrics_text
 from gateway.dataplane.wiring import join
 from gateway.ingress.acceptor import Acceptor
 from gateway.ingress.connection import Connection
+from gateway.ingress.enrolment_handler import enrolment_listener, token_credentials
 from gateway.ingress.event_stream import EventStream
 from gateway.ingress.gather import ask_all
 from gateway.ingress.handlers import dispatch_listener, tls_listener
@@ -195,6 +196,8 @@ class DataPlane:
         process = self.process
         old, process.snapshot = process.snapshot, snapshot
         process.credentials = Credentials(snapshot.users.values())
+        if snapshot.tokens != old.tokens:
+            process.token_credentials = token_credentials(snapshot.tokens.values())
         changed: dict[str, str] = {}
         for name, user in old.users.items():
             now = snapshot.users.get(name)
@@ -245,6 +248,8 @@ class DataPlane:
             self._acceptors.append(Acceptor(process, metrics_listener(process, sockets.metrics, self._scrape)))
         if sockets.pki is not None:
             self._acceptors.append(Acceptor(process, pki_listener(process, sockets.pki)))
+        if sockets.enroll is not None:
+            self._acceptors.append(Acceptor(process, enrolment_listener(process, sockets)))
         for acceptor in self._acceptors:
             acceptor.start()
         if self._mesh is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cryptography.x509 import load_pem_x509_certificate
 
@@ -15,7 +15,7 @@ from pki.keys import key_type
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-__all__ = ["audit_certificate"]
+__all__ = ["audit_certificate", "certificate_fields"]
 
 
 def audit_certificate(
@@ -40,6 +40,19 @@ def audit_certificate(
     """
     from gateway.audit.cli_stream import append_cli
 
+    fields = certificate_fields(record, reason=reason, old=old, formerly=formerly)
+    append_cli(home.path, event, key=key, sign=sign, **fields)
+
+
+def certificate_fields(
+    record: CertificateRecord,
+    *,
+    reason: str | None = None,
+    old: str | None = None,
+    formerly: Identity | None = None,
+    token: str | None = None,
+) -> dict[str, Any]:
+    """The fields of such a line; see `audit_certificate`. `token` is the id of the one that it was issued upon."""
     detail = {
         "role": record.role.value,
         "pool": record.pool,
@@ -47,16 +60,13 @@ def audit_certificate(
         "labels": " ".join(f"{key}={value}" for key, value in sorted(record.labels.items())) or None,
         "expires": stamp(datetime.fromtimestamp(record.not_after, UTC)),
         "serial": old,
+        "token": token,
         "formerly": None if formerly is None else str(formerly),
     }
-    append_cli(
-        home.path,
-        event,
-        key=key,
-        sign=sign,
-        identity=f"{record.role.value}/{record.name or 'gateway'}",
-        serial=record.serial,
-        outcome="done",
-        reason=reason,
-        detail={key: value for key, value in detail.items() if value is not None},
-    )
+    return {
+        "identity": f"{record.role.value}/{record.name or 'gateway'}",
+        "serial": record.serial,
+        "outcome": "done",
+        "reason": reason,
+        "detail": {key: value for key, value in detail.items() if value is not None},
+    }

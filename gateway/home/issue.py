@@ -22,31 +22,16 @@ from pathlib import Path
 from cryptography import x509
 from sqlalchemy import Connection
 
-from auth.principal import LOCAL_MASTER
 from auth.store import has_user
-from gateway.home.bundle import (
-    CURL,
-    PASSWORD,
-    SETTINGS,
-    build_certificate_files,
-    build_curl_conf,
-    build_settings,
-    gateway_url,
-)
+from gateway.home.bundle import gateway_url
+from gateway.home.claim import Claim
 from gateway.home.locks import lock_name
 from gateway.home.session import HomeSession
 from gateway.state.database import reading
 from pki.authority import Authority
-from pki.errors import CertificateInvalid, InputUnreadable, NameInvalid
+from pki.errors import CertificateInvalid, InputUnreadable
 from pki.files import Staging, replace_files, staged_directory
-from pki.inventory import (
-    CertificateRecord,
-    Identity,
-    NameTaken,
-    RevokedMeanwhile,
-    find_identity,
-    revoked_since,
-)
+from pki.inventory import CertificateRecord, Identity
 from pki.issue import certificate_pem
 from pki.keys import KeyType, PublicKey, generate_key, key_type, private_key_pem
 from pki.names import Role, SpiffeId, parse_san
@@ -54,6 +39,8 @@ from pki.pem import read_certificates
 from pki.selection import Selection
 from pki.signatures import certificate_key
 from pki.template import HostName
+from rhttp.worker.bundle import PASSWORD, SETTINGS
+from rhttp.worker.bundle_texts import CURL, build_certificate_files, build_curl_conf, build_settings
 from rhttp.worker.versions import KEY, write_version
 
 __all__ = [
@@ -65,6 +52,7 @@ __all__ = [
     "issue_server",
     "read_path",
     "revoke_undelivered",
+    "served_dns_names",
     "server_names",
     "sign",
     "sign_peer",
@@ -98,43 +86,6 @@ class Issued:
     record: CertificateRecord
     place: Path
     user_kept: bool = False
-
-
-class _Claim:
-    """What issuing for a name rests on, noted before anything is signed, and asked again when it is entered."""
-
-    __slots__ = ("_owner", "_revoked", "_user", "formerly")
-
-    def __init__(self, session: HomeSession, owner: Identity) -> None:
-        self._owner = owner
-        self._revoked = session.inventory.revocations(owner.name)
-        with reading(session.engine) as connection:
-            self._user = has_user(connection, owner.name)
-            self.formerly = self._former(connection)
-        session.inventory.require_free(owner, at=int(datetime.now(UTC).timestamp()))
-
-    def check(self, connection: Connection) -> None:
-        """Raise `RevokedMeanwhile` or `NameTaken` when it no longer holds in this transaction."""
-        name = self._owner.name
-        if revoked_since(connection, name, self._revoked) or (self._user and not has_user(connection, name)):
-            raise RevokedMeanwhile(
-                f"{name} was revoked, or its user removed, while this certificate was being made, so none was issued; "
-                "if it is to have one all the same, issue again"
-            )
-        self.formerly = self._former(connection)
-
-    def _former(self, connection: Connection) -> Identity | None:
-        """Whose the name was, when it now goes to another role or pool."""
-        there = find_identity(connection, self._owner.name)
-        if there is None or there == self._owner:
-            return None
-        if has_user(connection, there.name):
-            raise NameTaken(
-                f"the name {there.name} belongs to {there} and has a Digest user, so it cannot be {self._owner}; "
-                "choose another name, or end that one: "
-                f"rhttp-pki revoke {there.name}, and rhttp-pki user remove {there.name}"
-            )
-        return there
 
 
 class _User:
@@ -185,9 +136,8 @@ def issue_bundle(session: HomeSession, order: IssueOrder) -> Issued:
         PkiError: the request or the names are not ones to be signed, or a key is not to be had.
     """
     owner = order.owner
-    if owner.name == LOCAL_MASTER.name:
-        raise NameInvalid(f"the name {owner.name} stands for whoever opens the dispatch listener; choose another")
-    claim = _Claim(session, owner)
+    with reading(session.engine) as connection:
+        claim = Claim(connection, owner, at=int(datetime.now(UTC).timestamp()))
     with staged_directory(order.out) as staging:
         public_key, key_pem = _key_for(order)
         path, record = sign_peer(session, owner, public_key, order.lifetime, order.labels)
@@ -262,8 +212,12 @@ def _fill(
     name = order.owner.name if user.exists else None
     curl = build_curl_conf(order.out, user=name, password=user.password, has_key=key_pem is not None)
     staging.write(CURL, curl)
-    url = gateway_url(session.basics.listen, _dns_names(session))
-    staging.write(SETTINGS, build_settings(order.owner, gateway=url, has_user=user.exists), mode=PUBLIC)
+    url = gateway_url(session.basics.listen, served_dns_names(session))
+    owner = order.owner
+    settings = build_settings(
+        gateway=url, pool=owner.pool, name=owner.name, role=owner.role.value, has_user=user.exists
+    )
+    staging.write(SETTINGS, settings, mode=PUBLIC)
 
 
 def revoke_undelivered(session: HomeSession, record: CertificateRecord) -> None:
@@ -325,7 +279,8 @@ def _present_server(session: HomeSession) -> x509.Certificate | None:
     return None
 
 
-def _dns_names(session: HomeSession) -> list[str]:
+def served_dns_names(session: HomeSession) -> list[str]:
+    """The DNS names of the server certificate."""
     present = _present_server(session)
     names = server_names(()) if present is None else _names(present)
     return [name.value for name in names if isinstance(name, x509.DNSName)]

@@ -55,6 +55,8 @@ class Basics:
         ocsp = f"{self.pki_url}/-/pki/ocsp" if self.ocsp else None
         return Pointers(crl=f"{self.pki_url}/-/pki/{role.value}.crl", ocsp=ocsp)
 
+    enroll_listen: str | None = None
+
     def __repr__(self) -> str:
         # A database URL may hold a password.
         return f"Basics(trust_domain={self.trust_domain!r}, realm={self.realm!r}, listen={self.listen!r})"
@@ -238,6 +240,8 @@ class Home:
         url = pki.get("url") if isinstance(pki, dict) else None
         if url is not None and (problem := public_url_problem(str(url))) is not None:
             raise HomeInvalid(f"{self.config}: `pki.url` {problem}")
+        pools, enroll = table.get("pools"), table.get("enroll")
+        enroll_listen = enroll.get("listen") if isinstance(enroll, dict) else None
         return Basics(
             algorithms=tuple(map(str, names)),
             pools=frozenset(pools) if isinstance(pools, dict) else frozenset(),
@@ -247,6 +251,7 @@ class Home:
             realm=str(values["digest.realm"]),
             listen=str(values["listen"]),
             state_url=str(values["state.url"]),
+            enroll_listen=enroll_listen if isinstance(enroll_listen, str) else None,
         )
 
     def remember(self, state_url: str) -> None:

@@ -9,10 +9,12 @@ import os
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import assert_never
 
 from cryptography import x509
 from sqlalchemy import Connection
 
+from gateway.home.claim import Hindrance, judge_renewal
 from gateway.home.issue import Issued, read_path, revoke_undelivered, sign_peer
 from gateway.home.session import HomeSession
 from gateway.state.database import reading
@@ -24,7 +26,6 @@ from pki.inventory import (
     find_certificate,
     find_identity,
     fingerprint_of,
-    was_revoked_after,
 )
 from pki.issue import serial_hex
 from rhttp.worker.renewal import Certified, renew_files
@@ -143,15 +144,17 @@ def _require_renewable(connection: Connection, serial: str, bundle: Path) -> Cer
     record = find_certificate(connection, serial)
     if record is None:
         raise BundleInvalid(f"the certificate in {bundle} is no longer known; restore state.db from a backup")
-    if record.revoked_at is not None:
-        raise BundleEnded(f"the certificate in {bundle} was revoked ({record.reason}); {_ANEW}")
-    if record.name is None:
-        return record
-    owner = Identity(name=record.name, role=record.role, pool=record.pool)
-    now = find_identity(connection, record.name)
-    if now != owner:
-        raise BundleEnded(f"the certificate in {bundle} is for {owner}, and the name is {now}'s by now; {_ANEW}")
-    has_expired = record.not_after < int(datetime.now(UTC).timestamp())
-    if has_expired and was_revoked_after(connection, record.name, record.issued_at):
-        raise BundleEnded(f"the certificate in {bundle} expired, and {record.name} was revoked since; {_ANEW}")
-    return record
+    match judge_renewal(connection, record, int(datetime.now(UTC).timestamp())):
+        case None:
+            return record
+        case Hindrance.REVOKED:
+            raise BundleEnded(f"the certificate in {bundle} was revoked ({record.reason}); {_ANEW}")
+        case Hindrance.NAME_TAKEN:
+            assert record.name is not None
+            owner = Identity(name=record.name, role=record.role, pool=record.pool)
+            now = find_identity(connection, record.name)
+            raise BundleEnded(f"the certificate in {bundle} is for {owner}, and the name is {now}'s by now; {_ANEW}")
+        case Hindrance.NAME_REVOKED:
+            raise BundleEnded(f"the certificate in {bundle} expired, and {record.name} was revoked since; {_ANEW}")
+        case unreachable:
+            assert_never(unreachable)

@@ -1,4 +1,4 @@
-"""A home open for one command of an operator (I/O): its state, authorities and audit log.
+"""A home open for a command of an operator, or for the issuer (I/O): its state, authorities and audit log.
 
 Trust: the operator is trusted; what commands read from elsewhere is not, and is checked where it is read.
 """
@@ -10,10 +10,12 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from cryptography.hazmat.primitives.hashes import SHA256
+
 from gateway.home.certificate_health import authority_warning
 from gateway.home.issuance_log import audit_certificate
 from gateway.home.layout import Home, HomeInvalid
-from gateway.state.database import bump, check_schema, open_state
+from gateway.state.database import COMMAND_PATIENCE, bump, check_schema, open_state
 from pki.authority import Authority
 from pki.errors import PkiError
 from pki.inventory import CertificateRecord, Identity, Inventory
@@ -36,13 +38,20 @@ class GatewayUnreachable(Exception):  # noqa: N818 - says what is the case, like
 
 
 class HomeSession:
-    """One home, open for one command; a context manager that lets the state go at the end."""
+    """One home, open; a context manager that lets the state go at the end."""
 
-    def __init__(self, home: Home, passphrase: bytes | None, *, locks_out: bool = False) -> None:
+    def __init__(
+        self,
+        home: Home,
+        passphrase: bytes | None,
+        *,
+        locks_out: bool = False,
+        patience: float = COMMAND_PATIENCE,
+    ) -> None:
         """Raises `HomeInvalid` or `StateUnavailable` when the home cannot be worked with. No key is opened yet.
 
         A command that ``locks_out`` somebody does not hang on a ``gateway.toml`` that is being edited: it goes on by
-        what the home was last used with, and `warning` says so.
+        what the home was last used with, and `warning` says so. ``patience``: see `open_state`.
         """
         self.home = home
         self.warning: str | None = None
@@ -58,7 +67,7 @@ class HomeSession:
         else:
             home.remember(self.basics.state_url)
         self._passphrase = passphrase
-        self.engine = open_state(home, self.basics.state_url)
+        self.engine = open_state(home, self.basics.state_url, patience=patience)
         try:
             check_schema(self.engine)
         except BaseException:
@@ -97,6 +106,11 @@ class HomeSession:
         key = load_private_key(self.home.read_secret(self.home.root_key, self._passphrase))
         found = read_certificates(self.home.root_cert.read_bytes(), what="file of the root")
         return IssuerKey(certificate=found[0], key=key)
+
+    def root_fingerprint(self) -> str:
+        """SHA-256 of the root's DER, in hex: what a machine that enrols is told to expect."""
+        (certificate,) = read_certificates(self.home.root_cert.read_bytes(), what="file of the root")
+        return certificate.fingerprint(SHA256()).hex()
 
     def users(self, *, with_key: bool = True) -> UserStore:
         """The Digest users, with the key that opens their credentials unless that is not needed."""

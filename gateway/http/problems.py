@@ -42,6 +42,9 @@ class Problem(StrEnum):
     CERTIFICATE_REFUSED = "certificate-refused"
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
+    # Certificates.
+    REQUEST_INVALID = "request-invalid"
+    ISSUER_UNAVAILABLE = "issuer-unavailable"
     # What is asked for.
     NOT_FOUND = "not-found"
     METHOD_NOT_ALLOWED = "method-not-allowed"
@@ -111,6 +114,8 @@ PROBLEMS: Final[Mapping[Problem, ProblemType]] = MappingProxyType(
             _closed(Problem.CERTIFICATE_REFUSED, 403, "The certificate is not accepted"),
             _closed(Problem.UNAUTHENTICATED, 401, "Valid credentials are required"),
             _closed(Problem.FORBIDDEN, 403, "The request is not permitted"),
+            _open(Problem.REQUEST_INVALID, 400, "The certificate request is not acceptable"),
+            _closed(Problem.ISSUER_UNAVAILABLE, 503, "No certificate can be issued now"),
             _open(Problem.NOT_FOUND, 404, "There is nothing at this path"),
             _open(Problem.METHOD_NOT_ALLOWED, 405, "The method is not allowed at this path"),
             _open(Problem.UPGRADE_REQUIRED, 426, "An upgrade to a reverse protocol is required"),

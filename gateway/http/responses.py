@@ -20,6 +20,7 @@ from rhttp.message import Blocks, FieldBlock, Length, one_field
 
 _PROBLEM: Final = FieldBlock(((b"Content-Type", b"application/problem+json"), (b"Cache-Control", b"no-store")))
 _JSON: Final = FieldBlock(((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store")))
+NO_STORE: Final = one_field(b"Cache-Control", b"no-store")
 _RETRY: Final = {
     "no-slot": one_field(b"Retry-After", b"1"),
     "not-sent": one_field(b"Retry-After", b"1"),
@@ -27,21 +28,38 @@ _RETRY: Final = {
     "draining": one_field(b"Retry-After", b"5"),
     "superseded": one_field(b"Retry-After", b"30"),
     "state-stale": one_field(b"Retry-After", b"5"),
+    "issuer-unavailable": one_field(b"Retry-After", b"5"),
     "audit-unavailable": one_field(b"Retry-After", b"5"),
 }
 
 
 def fail(
-    process: ProcessContext, end: RequestEnd, record: RequestRecord, status: int, slug: str, extra: Blocks = ()
+    process: ProcessContext,
+    end: RequestEnd,
+    record: RequestRecord,
+    status: int,
+    slug: str,
+    extra: Blocks = (),
+    detail: str | None = None,
 ) -> None:
     """Answer with a problem, without an audit line; an answer that already began is cut instead."""
     if not end.uncommitted:
         end.abort()
         return
-    body = problem_body(Problem(slug), record.request_id)
+    _send(
+        process,
+        end,
+        record,
+        status,
+        (*problem_blocks(slug), *extra),
+        problem_body(Problem(slug), record.request_id, detail),
+    )
+
+
+def problem_blocks(slug: str) -> Blocks:
+    """The fields of a problem answer: what it is, and when to come again."""
     retry = _RETRY.get(slug)
-    blocks = (_PROBLEM,) if retry is None else (_PROBLEM, retry)
-    _send(process, end, record, status, (*blocks, *extra), body)
+    return (_PROBLEM,) if retry is None else (_PROBLEM, retry)
 
 
 def refuse(
@@ -63,7 +81,7 @@ def refuse(
     length = record.head.length
     if isinstance(length, int) and length > process.generation.limits.refused_content:
         end.last_request()
-    fail(process, end, record, refusal.status, refusal.slug, (*refusal.extra, *extra))
+    fail(process, end, record, refusal.status, refusal.slug, (*refusal.extra, *extra), refusal.said)
 
 
 def answer_json(process: ProcessContext, end: RequestEnd, record: RequestRecord, status: int, value: object) -> None:
@@ -92,6 +110,17 @@ def answer_raw(
     end.head(status, (*blocks, process.date, record.id_block), length)
     end.content(content)
     end.end([])
+
+
+def answer_certificate(
+    process: ProcessContext, end: RequestEnd, record: RequestRecord, media_type: bytes, content: bytes, name: str
+) -> None:
+    """Answer with what was issued to `name`, after its audit line."""
+    process.counters.requests += 1
+    if not process.record("request", record.audit("allowed", status=200) | {"detail": {"name": name}}):
+        fail(process, end, record, 503, "audit-unavailable")
+        return
+    _send(process, end, record, 200, (one_field(b"Content-Type", media_type), NO_STORE), content)
 
 
 def answer_options(process: ProcessContext, end: RequestEnd, record: RequestRecord) -> None:

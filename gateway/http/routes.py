@@ -44,7 +44,7 @@ class RouteTable:
         Costs one dictionary look-up for each slash within the length of the longest prefix, so a path of thousands of
         segments costs no more than one of a few.
         """
-        if path.startswith(b"/-") and is_reserved(path):
+        if path.startswith((b"/-", b"/.w")) and is_reserved(path):
             return None
         return self._exact.get(path) or self._match_prefix(path)
 

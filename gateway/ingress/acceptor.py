@@ -256,6 +256,9 @@ class Acceptor:
 
     def _open(self, link: TlsLink, source: str) -> None:
         seen = link.handshake.peer
+        if seen is None and self.listener.is_anonymous:
+            self.listener.handlers[HTTP1].serve(link, Arrival(source, None, link.version()))
+            return
         if not isinstance(seen, SeenPath):
             # OpenSSL accepted and our verification never ran: impossible, therefore refused.
             self._refused(source, "not_verified")

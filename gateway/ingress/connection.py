@@ -13,16 +13,19 @@ from gateway.admission.checks import ConnectionCache, Refusal
 from gateway.admission.request_record import Admitted, Question, RequestRecord
 from gateway.core.context import ProcessContext
 from gateway.core.peer import LocalPeer, Peer
+from gateway.enrolment.issuance import Issuance
 from gateway.exchange.exchange import Exchange
 from gateway.http.responses import answer_json, answer_options, answer_raw, fail, refuse
 from gateway.ingress.endpoints import SWITCH
 from gateway.ingress.event_stream import EventStream
 from gateway.ingress.gather import ask_all
+from gateway.ingress.issuing import IssueAnswer
 from gateway.ingress.outcomes import (
     Collect,
     Dispatch,
     Forward,
     Gather,
+    Issue,
     Json,
     Later,
     Options,
@@ -170,6 +173,8 @@ class Connection:
                     self.refuse(end, record, _NO_AUDIT)
             case Gather():
                 self._gather(end, record, outcome)
+            case Issue():
+                self._issue(end, record, outcome)
             case _:
                 assert_never(outcome)
 
@@ -289,6 +294,13 @@ class Connection:
             process.record("request", record.audit("aborted", reason=detail))
 
         Upload(collect.most, collected, gone).begin(end, record.head)
+
+    def _issue(self, end: ServerEnd, record: RequestRecord, issue: Issue) -> None:
+        if issue.question is not None:
+            _proof(record, issue.question)
+        process = self._process
+        answer = IssueAnswer(process, end, record)
+        Issuance(process, end, lambda content: issue.order(content, record), answer).start(record.head)
 
     def _switch(self, end: ServerEnd, record: RequestRecord, switch: Switch) -> None:
         """The role switch, by our own 101 or by that of the pool's master."""

@@ -1,4 +1,6 @@
-"""The gateway's own paths: everything under ``/-/``, and nothing else. One table, which the reference is made from.
+"""The gateway's own paths: everything under ``/-/`` and ``/.well-known/est/``, and nothing else.
+
+One table, which the reference is made from.
 
 Trust: pure, meets bytes of untrusted clients, workers and masters.
 """
@@ -14,11 +16,14 @@ from gateway.admin.status import merge_pools
 from gateway.admission.checks import Refusal
 from gateway.admission.request_record import RequestRecord
 from gateway.core.context import ProcessContext
+from gateway.core.peer import Peer
+from gateway.enrolment.est import CA_CERTS, CSR_ATTRS, csr_attributes
 from gateway.ingress.field_section import FieldSection
 from gateway.ingress.forwarding import dispatch
+from gateway.ingress.issuing import CREDENTIALS, renewal, renewal_question
 from gateway.ingress.list_document import list_document
 from gateway.ingress.ocsp_message import is_ocsp, ocsp_answer
-from gateway.ingress.outcomes import Act, Collect, Gather, Json, Later, Outcome, Stream
+from gateway.ingress.outcomes import Act, Collect, Gather, Json, Later, Outcome, Raw, Stream
 from gateway.ingress.role_switch import switch_roles
 from gateway.pools.hosted import HostedPool
 from pki.ocsp_codec import MAX_REQUEST
@@ -36,11 +41,18 @@ _RELAYED: Final = Refusal(status=404, slug="not-found", reason="pool_is_relayed"
 class OwnRequest:
     """A request for one of our own paths: what its handler decides from."""
 
-    __slots__ = ("head", "names", "query", "rest", "section")
+    __slots__ = ("head", "names", "peer", "query", "rest", "section")
 
     def __init__(
-        self, head: RequestHead, section: FieldSection, names: tuple[str, ...], rest: bytes, query: bytes | None
+        self,
+        head: RequestHead,
+        section: FieldSection,
+        names: tuple[str, ...],
+        rest: bytes,
+        query: bytes | None,
+        peer: Peer,
     ) -> None:
+        self.peer = peer
         self.head = head
         self.section = section
         self.names = names
@@ -51,7 +63,7 @@ class OwnRequest:
 
 
 Handler = Callable[[OwnRequest], Act]
-Resource = Literal["Pool", "each Pool"]
+Resource = Literal["Pool", "each Pool", "own Pool or Role"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +181,35 @@ def _ocsp(own: OwnRequest) -> Act:
     return Later(decide)
 
 
+def _ca_certs(own: OwnRequest) -> Act:
+    """The root and the issuing CA of a role."""
+    found = own.section.generation.ca_certs.get(own.names[0])
+    return NO_PATH if found is None else _public(CA_CERTS, found)
+
+
+def _csr_attributes(own: OwnRequest) -> Act:
+    """What a request may be made of."""
+    return _public(CSR_ATTRS, csr_attributes()) if own.names[0] in own.section.generation.ca_certs else NO_PATH
+
+
+def _public(media_type: bytes, content: bytes) -> Raw:
+    return Raw(200, (one_field(b"Content-Type", media_type),), len(content), content)
+
+
+def _renew(own: OwnRequest) -> Act:
+    """The next certificate of whoever asks."""
+    if own.names[0] not in own.section.generation.ca_certs:
+        return NO_PATH
+    if own.names[0] != own.peer.role:
+        return Refusal(status=403, slug="forbidden", reason="wrong_role")
+    return renewal(renewal_question(own.peer))
+
+
+def _credentials(own: OwnRequest) -> Act:
+    """The password of whoever enrolled just now, once."""
+    return CREDENTIALS if own.section.generation.config.enroll.enabled else NO_PATH
+
+
 OWN_PATHS: Final = (
     Endpoint(
         methods=_READS,
@@ -244,6 +285,41 @@ OWN_PATHS: Final = (
         who="TLS with any certificate",
         handler=_ocsp,
         answers="200 `application/ocsp-response`, 400, 404 (no `[pki] ocsp`), 413",
+        on_dispatch=False,
+    ),
+    Endpoint(
+        methods=(b"POST",),
+        pattern="/-/credentials",
+        who="TLS, a certificate of the last ten minutes that a token gave",
+        handler=_credentials,
+        answers="200 with `user` and `password`, once; 403, 404 (no `[enroll]`), 503 `issuer-unavailable`",
+        on_dispatch=False,
+    ),
+    Endpoint(
+        methods=_READS,
+        pattern="/.well-known/est/{role}/cacerts",
+        who="enrolment, without credentials; TLS with any certificate",
+        handler=_ca_certs,
+        answers="200 `application/pkcs7-mime` (RFC 7030): the root and the role's issuing CA; 404 (no `[enroll]`)",
+        on_dispatch=False,
+    ),
+    Endpoint(
+        methods=_READS,
+        pattern="/.well-known/est/{role}/csrattrs",
+        who="same",
+        handler=_csr_attributes,
+        answers="200 `application/csrattrs`; 404",
+        on_dispatch=False,
+    ),
+    Endpoint(
+        methods=(b"POST",),
+        pattern="/.well-known/est/{role}/simplereenroll",
+        who="TLS, a peer of that role",
+        action="enroll",
+        resource="own Pool or Role",
+        handler=_renew,
+        answers="200 `application/pkcs7-mime`: the next certificate; 400 `request-invalid`, 403, 404, 413, 503"
+        " `issuer-unavailable`",
         on_dispatch=False,
     ),
 )

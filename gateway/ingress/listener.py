@@ -30,7 +30,7 @@ class Arrival(NamedTuple):
     source: str
     """The address, in the form of the audit log; empty on a unix socket."""
     path: SeenPath | None
-    """The verified certification path; None on a listener in the clear."""
+    """The verified certification path; None on a listener that asks for none."""
     tls_version: str | None
     group: str | None = None
     """Of the key exchange of TLS, by its registered name."""
@@ -74,6 +74,8 @@ class Listener:
     counts: ListenerCounts
     tls: Callable[[], SSL.Context] | None = None
     """The settings in force; None: in the clear."""
+    is_anonymous: bool = False
+    """Its settings of TLS ask for no certificate."""
     index: int = 0
     burst: int | None = None
     """Connections accepted in one turn; None: as many as is good for one process alone."""

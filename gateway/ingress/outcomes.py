@@ -122,7 +122,17 @@ class Gather:
     """From what they told, by process, to the JSON of the answer."""
 
 
-Outcome = Forward | Dispatch | Refusal | Json | Raw | Collect | Options | Switch | Stream | Gather
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """The answer is what the issuer gives."""
+
+    order: Callable[[bytes, RequestRecord], dict[str, object]]
+    """From the request's content to the order; raises `RequestInvalid`."""
+    question: Question | None
+    """As in `Forward`; None: policy was asked before there was a certificate."""
+
+
+Outcome = Forward | Dispatch | Refusal | Json | Raw | Collect | Options | Switch | Stream | Gather | Issue
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from gateway.core.peer import LocalPeer, Peer
 from gateway.ingress.endpoints import NO_PATH, SWITCH, Endpoint, OwnRequest, find_endpoint, method_refusal
 from gateway.ingress.field_section import FieldSection, fields_about, refuse_absolute
 from gateway.ingress.forwarding import dispatch, forward
+from gateway.ingress.issuing import renewal_question
 from gateway.ingress.outcomes import Act, Options
 from gateway.ingress.serving import serving_of
 from gateway.pools.hosted import HostedPool
@@ -93,7 +94,7 @@ class ResolvedOne(Resolved):
 class ResolvedEach(Resolved):
     """About several resources: one that policy allows is enough, and those that it does not are left out."""
 
-    __slots__ = ("_endpoint", "questions")
+    __slots__ = ("_endpoint", "_peer", "questions")
 
     def __init__(
         self,
@@ -103,14 +104,16 @@ class ResolvedEach(Resolved):
         query: bytes | None,
         questions: Sequence[Question],
         endpoint: Endpoint,
+        peer: Peer,
     ) -> None:
         super().__init__(raw, section, path, query)
+        self._peer = peer
         self.questions = questions
         self._endpoint = endpoint
 
     def act_on(self, head: RequestHead, allowed: tuple[str, ...]) -> Act:
         """What a request with this head is for, when these are allowed."""
-        return _act(self._endpoint, OwnRequest(head, self.section, allowed, b"", self.query))
+        return _act(self._endpoint, OwnRequest(head, self.section, allowed, b"", self.query, self._peer))
 
 
 Resolution = ResolvedRefusal | ResolvedOpen | ResolvedOne | ResolvedEach
@@ -201,12 +204,16 @@ class Resolver:
         action = endpoint.action
         if action is not None and endpoint.resource == "each Pool":
             pools = section.generation.pools or ("",)
-            return ResolvedEach(raw, section, path, query, [(action, "Pool", name) for name in pools], endpoint)
-        act = _act(endpoint, OwnRequest(head, section, names, rest, query))
+            return ResolvedEach(
+                raw, section, path, query, [(action, "Pool", name) for name in pools], endpoint, self._peer
+            )
+        act = _act(endpoint, OwnRequest(head, section, names, rest, query, self._peer))
         if action is None:
             return ResolvedOpen(raw, section, path, query, act)
         protocol = "ptth/1.0" if action == "reverse" else "http/1.1"
-        return ResolvedOne(raw, section, path, query, (action, "Pool", names[0]), act, protocol)
+        is_own = endpoint.resource == "own Pool or Role"
+        question = renewal_question(self._peer) if is_own else (action, "Pool", names[0])
+        return ResolvedOne(raw, section, path, query, question, act, protocol)
 
 
 def _act(endpoint: Endpoint, own: OwnRequest) -> Act:

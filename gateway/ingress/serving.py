@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from OpenSSL import SSL
@@ -21,7 +21,13 @@ class Serving(Generation):
 
     context: SSL.Context
     """Settings of TLS."""
+    enroll_context: SSL.Context | None
+    """Those of the enrolment listener, which asks for no certificate; None: there is none."""
+    ca_certs: Mapping[str, bytes]
+    """By role: what EST answers to ``cacerts``."""
     routes: RouteTable
+    names: Sequence[str]
+    """Of the server certificate."""
     authorities: HostMatcher
     dispatch_authorities: HostMatcher | None
     """None: a unix socket, where ``Host`` means nothing."""

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-import orjson
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -35,20 +33,14 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
-from auth.errors import CredentialsUnavailable
-from auth.store import read_users
-from gateway.state.snapshot import StateSnapshot
-from pki.tables import certificates
-
 __all__ = [
     "SCHEMA_REVISION",
     "SchemaOutdated",
-    "StateSnapshot",
+    "StateFile",
     "StateUnavailable",
     "bump",
     "check_schema",
     "create_schema",
-    "load_snapshot",
     "metadata",
     "open_state",
     "read_version",
@@ -66,7 +58,6 @@ COMMAND_PATIENCE = 20.0
 """Seconds that a command waits for one answer of the database."""
 GATEWAY_PATIENCE = 3.0
 """The same of a running gateway: another connection must have been tried before `limits.state_stale` is over."""
-_EXPIRED_SECONDS = 86_400
 _READ_ONLY = "rhttp_read_only"
 # The lock that upgrades of one PostgreSQL database take, so that two of them do not race: any fixed number.
 _UPGRADE_LOCK = 0x72687474
@@ -161,6 +152,35 @@ def _begin_sqlite(connection: Connection) -> None:
     # The driver's own transactions (isolation_level) start late and deadlock on read-then-write: ours are explicit.
     read_only = connection.get_execution_options().get(_READ_ONLY, False)
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+class StateFile:
+    """The file of an SQLite engine, noticed when it was replaced or removed; nothing for other databases.
+
+    Connections that are open would go on with the old one: no revocation that is written to the new one would arrive,
+    and what they write would be in no database.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._file = engine.url.database if engine.dialect.name == "sqlite" else None
+        self._seen = self._identity()
+
+    def reopen_if_replaced(self) -> None:
+        """Let the engine open new connections if its file is another one by now."""
+        identity = self._identity()
+        if identity != self._seen:
+            self._engine.dispose()
+            self._seen = identity
+
+    def _identity(self) -> tuple[int, int] | None:
+        if self._file is None:
+            return None
+        try:
+            found = os.stat(self._file)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
 
 @contextmanager
@@ -275,45 +295,6 @@ def _outdated(revision: str | None) -> SchemaOutdated:
         return _unknown_schema(revision)
     return SchemaOutdated(
         f"the state database has schema {revision or 'none'}, this needs {SCHEMA_REVISION}; run: rhttp-pki db upgrade"
-    )
-
-
-def load_snapshot(engine: Engine, state_key: bytes, *, now: float | None = None) -> StateSnapshot:
-    """Users, revocations and labels as one transaction sees them.
-
-    Certificates that expired more than a day ago are left out: verification refuses them whatever stands here, and the
-    snapshot must not grow for ever. `now` is seconds since the epoch, the clock's when not given.
-
-    Raises:
-        StateUnavailable: the database cannot be read, or its credentials do not open with `state_key`.
-    """
-    try:
-        with reading(engine) as connection:
-            return _read_snapshot(connection, state_key, int(time.time() if now is None else now))
-    except SQLAlchemyError as error:
-        raise unavailable(error) from error
-    except CredentialsUnavailable as error:
-        raise StateUnavailable(str(error)) from None
-
-
-def _read_snapshot(connection: Connection, state_key: bytes, now: int) -> StateSnapshot:
-    version = int(connection.execute(select(state_version.c.version)).scalar_one())
-    columns = certificates.c
-    query = select(columns.serial, columns.labels, columns.revoked_at).where(
-        columns.not_after >= now - _EXPIRED_SECONDS, columns.revoked_at.is_not(None) | (columns.labels != "{}")
-    )
-    revoked: set[str] = set()
-    labels: dict[str, Mapping[str, str]] = {}
-    for serial, text_of_labels, revoked_at in connection.execute(query):
-        if revoked_at is not None:
-            revoked.add(serial)
-        elif table := orjson.loads(text_of_labels):
-            labels[serial] = table
-    return StateSnapshot(
-        version=version,
-        users={user.name: user for user in read_users(connection, state_key)},
-        revoked=frozenset(revoked),
-        labels=labels,
     )
 
 

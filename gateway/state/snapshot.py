@@ -8,12 +8,12 @@ Trust: holds HA1 values, which equal passwords for Digest (RFC 7616 §3.4.2): no
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from auth.credentials import UserCredentials
+from auth.credentials import TokenGrant, UserCredentials
 
 __all__ = ["StateSnapshot"]
 
@@ -22,9 +22,10 @@ __all__ = ["StateSnapshot"]
 class StateSnapshot:
     """All state that a data process needs, at one moment; `version` grows with every change.
 
-    `revoked` holds the serials (lower-case hex) of revoked certificates, `labels` those of certificates that have any.
-    `read` numbers what a supervisor read, in that order: a data process ignores a smaller one than it has. The version
-    would not do for that, since a database that was restored goes back.
+    `revoked` holds the serials (lower-case hex) of revoked certificates, `labels` those of certificates that have any,
+    `tokens` the enrolment tokens that may have something to ask for, by id. `read` numbers what a supervisor read, in
+    that order: a data process ignores a smaller one than it has. The version would not do for that, since a database
+    that was restored goes back.
     """
 
     version: int
@@ -32,6 +33,7 @@ class StateSnapshot:
     revoked: frozenset[str]
     labels: Mapping[str, Mapping[str, str]]
     read: int = 0
+    tokens: Mapping[str, TokenGrant] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         counts = f"users={len(self.users)}, revoked={len(self.revoked)}, labels={len(self.labels)}"
@@ -46,6 +48,9 @@ class StateSnapshot:
                 "users": [[user.name, user.enabled, dict(user.ha1)] for user in self.users.values()],
                 "revoked": sorted(self.revoked),
                 "labels": {serial: dict(labels) for serial, labels in self.labels.items()},
+                "tokens": [
+                    [one.id, dict(one.ha1), one.role, one.pool, dict(one.labels)] for one in self.tokens.values()
+                ],
             }
         )
 
@@ -63,6 +68,10 @@ class StateSnapshot:
                 },
                 revoked=frozenset(table["revoked"]),
                 labels=table["labels"],
+                tokens={
+                    id: TokenGrant(id=id, ha1=ha1, role=role, pool=pool, labels=labels)
+                    for id, ha1, role, pool, labels in table["tokens"]
+                },
             )
         except (KeyError, TypeError, ValueError):
             raise ValueError("not a state snapshot") from None

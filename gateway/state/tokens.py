@@ -21,7 +21,7 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, Row, bindparam, case, delete, func, insert, or_, select, update
 
-from auth.credentials import UserCredentials
+from auth.credentials import TokenGrant
 from auth.store import Holder, seal_ha1, unseal_ha1
 from gateway.state.database import reading
 from pki.enrolment import (
@@ -42,12 +42,15 @@ __all__ = [
     "KEEP_SECONDS",
     "MAX_ENDED",
     "MAX_LIVE",
+    "CredentialsGiven",
     "TokenStore",
     "TokenUnknown",
     "TooManyTokens",
     "Use",
     "check_use",
-    "read_token_credentials",
+    "find_token",
+    "read_grants",
+    "take_credentials",
     "take_use",
 ]
 
@@ -65,6 +68,35 @@ _SHOWN = [column for column in enrolment_tokens.c if column.name != "sealed"]
 _ends = func.coalesce(
     _tokens.revoked_at, case((_tokens.used >= _tokens.uses, _tokens.used_at), else_=None), _tokens.expires_at
 )
+
+
+# Made once: to put such a statement together takes longer than to execute it, and an enrolment asks for all of them.
+_TOKEN: Final = select(*_SHOWN).where(_tokens.id == bindparam("token"))
+_SAME_USE: Final = (
+    select(_uses.serial)
+    .where(_uses.token == bindparam("token"), _uses.key_hash == bindparam("key"), _uses.name == bindparam("who"))
+    .where(_uses.used_at > bindparam("since"))
+    .order_by(_uses.used_at.desc())
+    .limit(1)
+)
+_HELD: Final = (
+    select(certificates.c.serial)
+    .where(certificates.c.name == bindparam("who"), certificates.c.revoked_at.is_(None))
+    .where(certificates.c.not_after >= bindparam("at"))
+    .limit(1)
+)
+_TAKE: Final = (
+    update(enrolment_tokens)
+    .where(_tokens.id == bindparam("token"), _tokens.revoked_at.is_(None))
+    .where(_tokens.used < _tokens.uses, _tokens.expires_at > bindparam("at"))
+    .values(used=_tokens.used + 1, used_at=bindparam("at"))
+)
+_FORGET: Final = delete(enrolment_uses).where(_uses.used_at <= bindparam("since"))
+_USE: Final = insert(enrolment_uses)
+
+
+class CredentialsGiven(StoreError):  # noqa: N818 - says what is the case, like every error of ours
+    """Credentials are given once for each use of a token."""
 
 
 class TokenUnknown(StoreError):  # noqa: N818 - says what is the case, like every error of ours
@@ -128,7 +160,7 @@ class TokenStore:
             end = update(enrolment_tokens).where(_tokens.id == token_id, _tokens.revoked_at.is_(None))
             if connection.execute(end.values(revoked_at=at)).rowcount == 1:
                 return True
-            if _find(connection, token_id) is None:
+            if find_token(connection, token_id) is None:
                 raise TokenUnknown(
                     f"there is no enrolment token {token_id}; `rhttp-pki token list` shows which there are"
                 )
@@ -180,23 +212,43 @@ def take_use(
     if reason is not None:
         raise TokenRefused(reason)
     # Whoever was quicker is seen by these conditions, in one statement, on a row that it locks.
-    take = (
-        update(enrolment_tokens)
-        .where(_tokens.id == token_id, _tokens.revoked_at.is_(None))
-        .where(_tokens.used < _tokens.uses, _tokens.expires_at > at)
-        .values(used=_tokens.used + 1, used_at=at)
-    )
-    if connection.execute(take).rowcount != 1:
-        now = _find(connection, token_id)
+    if connection.execute(_TAKE, {"token": token_id, "at": at}).rowcount != 1:
+        now = find_token(connection, token_id)
         raise TokenRefused(TokenReason.UNKNOWN if now is None else now.ended(at) or TokenReason.USED_UP)
-    connection.execute(delete(enrolment_uses).where(_uses.used_at <= at - REPEAT_SECONDS))
+    connection.execute(_FORGET, {"since": at - REPEAT_SECONDS})
     row = {"serial": serial, "token": token_id, "key_hash": key_hash, "name": wanted.name, "used_at": at}
-    connection.execute(insert(enrolment_uses).values(**row))
+    connection.execute(_USE, row)
     return Use(serial=serial, repeated=False)
 
 
-def read_token_credentials(connection: Connection, state_key: bytes, *, at: int) -> tuple[UserCredentials, ...]:
-    """What Digest needs of each token that may have something to ask for: the live ones, and those just used.
+def take_credentials(
+    connection: Connection, serial: str, *, at: int, on_write: Callable[[Connection], None]
+) -> str | None:
+    """Take the one time that credentials are given for the certificate with this serial; the token that it was upon.
+
+    None: no use of the last `REPEAT_SECONDS` gave that certificate.
+
+    Raises:
+        CredentialsGiven: they were given before.
+    """
+    on_write(connection)
+    is_recent = (_uses.serial == serial) & (_uses.used_at > at - REPEAT_SECONDS)
+    take = update(enrolment_uses).where(is_recent, _uses.credentials_at.is_(None)).values(credentials_at=at)
+    taken = connection.execute(take).rowcount == 1
+    token = connection.execute(select(_uses.token).where(is_recent)).scalar()
+    if token is not None and not taken:
+        raise CredentialsGiven("the credentials of this enrolment were given before")
+    return None if token is None else str(token)
+
+
+def find_token(connection: Connection, token_id: str) -> EnrolmentToken | None:
+    """The token of this id, ended or not, as this transaction sees it; None: there is none."""
+    row = connection.execute(_TOKEN, {"token": token_id}).one_or_none()
+    return None if row is None else _token(row)
+
+
+def read_grants(connection: Connection, state_key: bytes, *, at: int) -> tuple[TokenGrant, ...]:
+    """What Digest and policies need of each token with something to ask for: the live ones, and those just used.
 
     The user name is the token's id, the algorithm SHA-256 alone. A token without a live use is in it for as long as its
     last use may be asked for again; whether it gets one is for `take_use` to say.
@@ -205,16 +257,18 @@ def read_token_credentials(connection: Connection, state_key: bytes, *, at: int)
         CredentialsUnavailable: wrong state key or a damaged row; then nothing is answered.
     """
     is_asked = or_(_tokens.used_at > at - REPEAT_SECONDS, at < _ends)
-    query = select(_tokens.id, _tokens.sealed).where(_tokens.revoked_at.is_(None), is_asked).order_by(_tokens.id)
+    columns = _tokens.id, _tokens.role, _tokens.pool, _tokens.labels, _tokens.sealed
+    query = select(*columns).where(_tokens.revoked_at.is_(None), is_asked).order_by(_tokens.id)
+    algorithm = Algorithm.SHA_256
     return tuple(
-        UserCredentials(
-            name=token_id,
-            enabled=True,
-            ha1={
-                Algorithm.SHA_256.value: unseal_ha1(state_key, token_id, Algorithm.SHA_256, sealed, Holder.TOKEN),
-            },
+        TokenGrant(
+            id=token_id,
+            ha1={algorithm.value: unseal_ha1(state_key, token_id, algorithm, sealed, Holder.TOKEN)},
+            role=role,
+            pool=pool,
+            labels=json.loads(labels),
         )
-        for token_id, sealed in connection.execute(query)
+        for token_id, role, pool, labels, sealed in connection.execute(query)
     )
 
 
@@ -222,36 +276,29 @@ def _look(
     connection: Connection, token_id: str, wanted: Wanted, key_hash: str, at: int
 ) -> tuple[EnrolmentToken, str | None]:
     """The token, when it is for what is wanted, and the serial of the use when it was taken before."""
-    token = _find(connection, token_id)
+    token = find_token(connection, token_id)
     reason = judge_wanted(token, wanted)
     if token is None or reason is not None:
         raise TokenRefused(reason or TokenReason.UNKNOWN)
-    is_same = (_uses.token == token_id) & (_uses.key_hash == key_hash) & (_uses.name == wanted.name)
-    query = select(_uses.serial).where(is_same, _uses.used_at > at - REPEAT_SECONDS).order_by(_uses.used_at.desc())
-    return token, connection.execute(query.limit(1)).scalar()
+    same = {"token": token_id, "key": key_hash, "who": wanted.name, "since": at - REPEAT_SECONDS}
+    return token, connection.execute(_SAME_USE, same).scalar()
 
 
 def _is_held(connection: Connection, name: str, at: int) -> bool:
     """Whether a certificate of the name is valid now, of whatever role."""
-    is_valid = (certificates.c.name == name) & certificates.c.revoked_at.is_(None) & (certificates.c.not_after >= at)
-    return connection.execute(select(certificates.c.serial).where(is_valid).limit(1)).first() is not None
+    return connection.execute(_HELD, {"who": name, "at": at}).first() is not None
 
 
 def _forget_ended(connection: Connection, at: int) -> None:
     ended = select(_tokens.id).where(at >= _ends)
     # What is not told again is needed for nothing; what may be still keeps its token.
-    connection.execute(delete(enrolment_uses).where(_uses.used_at <= at - REPEAT_SECONDS))
+    connection.execute(_FORGET, {"since": at - REPEAT_SECONDS})
     old = ended.where(at - KEEP_SECONDS >= _ends)
     surplus = ended.order_by(_ends.desc(), _tokens.id).offset(MAX_ENDED)
     used = {row[0] for row in connection.execute(select(_uses.token).distinct())}
     gone = [{"gone": row[0]} for query in (old, surplus) for row in connection.execute(query) if row[0] not in used]
     if gone:
         connection.execute(delete(enrolment_tokens).where(_tokens.id == bindparam("gone")), gone)
-
-
-def _find(connection: Connection, token_id: str) -> EnrolmentToken | None:
-    row = connection.execute(select(*_SHOWN).where(_tokens.id == token_id)).one_or_none()
-    return None if row is None else _token(row)
 
 
 def _token(row: Row[tuple[object, ...]]) -> EnrolmentToken:

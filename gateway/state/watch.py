@@ -19,6 +19,8 @@ from gateway.state.snapshot import StateSnapshot
 from rhttp.clock import elapsed
 
 INTERVAL: Final = 0.5
+REFRESH_PAUSE: Final = 0.1
+"""Seconds between two refreshes of those who share them: what many write one after another is pushed out together."""
 CLOCK_STEP: Final = 60.0
 """Seconds that the time of day may differ from elapsed time before state is read anew."""
 
@@ -75,6 +77,10 @@ class StateWatch:
         self._log = log
         self._interval = interval
         self._unreadable = False
+        self._sharing = asyncio.Lock()
+        self._shared_at = 0.0
+        self._shared: asyncio.Task[None] | None = None
+        """The refresh that has not begun yet, for all who ask before it does."""
         self.snapshot = first
         """The latest; a process that starts has it before it serves."""
         self._offset = time.time() - elapsed()
@@ -121,6 +127,20 @@ class StateWatch:
         pushed = Pushed(version=self.snapshot.version, cut=0) if pushing is None else await asyncio.shield(pushing)
         self._told(at)
         return pushed
+
+    async def refresh_shared(self) -> None:
+        """As `refresh`, together with whoever asks at about the same time; what cannot be read was said."""
+        if self._shared is None:
+            self._shared = asyncio.create_task(self._refresh_next())
+        await asyncio.shield(self._shared)
+
+    async def _refresh_next(self) -> None:
+        async with self._sharing:
+            await asyncio.sleep(self._shared_at + REFRESH_PAUSE - elapsed())  # at once when that is over
+            self._shared = None  # who asks from now on wants what is written from now on
+            with contextlib.suppress(StateUnreadable):
+                await self.refresh()
+            self._shared_at = elapsed()
 
     async def _read(self) -> float:
         """Read the state and begin to push what is new; the second of `rhttp.clock` before it was read."""

@@ -1,15 +1,14 @@
-"""One data process as the supervisor sees it: started, told things, ended."""
+"""A process of ours as the supervisor sees it: started, told things, ended; and one that serves."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Self
 
 from gateway.control.channel import (
     ApplyState,
-    CheckpointDue,
     Commit,
     ControlChannel,
     ControlError,
@@ -32,16 +31,11 @@ STOP_TIMEOUT: Final = 2.0
 Problem = tuple[str, str]
 
 
-class DataProcess:
-    """One running data process and its control channel."""
+class Controlled:
+    """One running process and its control channel."""
 
-    def __init__(self, stream: str, child: Child) -> None:
-        self.stream = stream
+    def __init__(self, child: Child) -> None:
         self.started = asyncio.get_running_loop().time()
-        self.has = -1
-        """`StateSnapshot.read` of the state that it had before it served; -1: none."""
-        self.serves = False
-        """It was told to take connections, and said that it does."""
         self.is_killed = False
         """We killed it: who waits for its answer need not do so once more."""
         self._child = child
@@ -51,23 +45,19 @@ class DataProcess:
 
     @classmethod
     async def spawn(
-        cls,
-        stream: str,
-        inherited: Callable[[int], Inherited],
-        *,
-        child: Child,
-        on_due: Callable[[], None],
-    ) -> DataProcess:
+        cls, child: Child, inherited: Callable[[int], Inherited], on_message: Callable[[Self, Message], None]
+    ) -> Self:
         """Make one of a process that was started, and wait until it says hello.
 
-        ``inherited`` says what it inherits, its control socket's number given.
+        ``inherited`` says what it inherits, its control socket's number given; ``on_message`` gets what it says beside
+        answers.
 
         Raises:
             ControlError: it ended or stayed silent; it is dead now.
             OSError: it could not be started.
         """
         ours, theirs = socket.socketpair()
-        made = cls(stream, child)
+        made = cls(child)
         try:
             child.inherit(inherited(theirs.fileno()))
         except OSError as error:
@@ -81,14 +71,14 @@ class DataProcess:
         finally:
             theirs.close()
 
-        def on_message(message: Message) -> None:
+        def heard(message: Message) -> None:
             if isinstance(message, Hello):
                 made._hello.set()
-            elif isinstance(message, CheckpointDue):
-                on_due()
+            else:
+                on_message(made, message)
 
         try:
-            made._channel = await ControlChannel.open(ours, on_message=on_message, on_close=made._gone.set)
+            made._channel = await ControlChannel.open(ours, on_message=heard, on_close=made._gone.set)
             await made._said_hello()
         except BaseException:
             await made.stop(0.0)
@@ -119,6 +109,44 @@ class DataProcess:
             raise ControlError("the process has no control channel")
         return await self._channel.call(make, within=within)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether its channel is closed: it has ended or is about to."""
+        return self._gone.is_set()
+
+    async def ended(self) -> int:
+        """Wait until it is gone (a process without its channel is killed); its exit status, negative: a signal."""
+        await self._gone.wait()
+        return await self.stop(STOP_TIMEOUT)
+
+    async def stop(self, grace: float) -> int:
+        """Close the channel, which ends it, and kill it if it is still there after ``grace`` seconds."""
+        if self._channel is not None:
+            self._channel.close()
+        # Not asyncio.timeout: before Python 3.11.3 it takes an earlier cancellation of this task for a new one.
+        ended = asyncio.ensure_future(self._child.wait())
+        done, _ = await asyncio.wait({ended}, timeout=grace)
+        if not done:
+            self.kill()
+        return await ended
+
+    def kill(self) -> None:
+        """End it now."""
+        self.is_killed = True
+        self._child.kill()
+
+
+class DataProcess(Controlled):
+    """One that serves."""
+
+    def __init__(self, child: Child) -> None:
+        super().__init__(child)
+        self.stream = ""
+        self.has = -1
+        """`StateSnapshot.read` of the state that it had before it served; -1: none."""
+        self.serves = False
+        """It was told to take connections, and said that it does."""
+
     async def configure(self, inputs: ProcessInputs) -> tuple[Problem, ...]:
         """Prepare and commit, but do not serve yet; the problems if it cannot.
 
@@ -147,24 +175,3 @@ class DataProcess:
         """Take connections from now on."""
         await self.call(lambda number: Start(id=number), within=COMMAND_TIMEOUT)
         self.serves = True
-
-    async def ended(self) -> int:
-        """Wait until it is gone (a process without its channel is killed); its exit status, negative: a signal."""
-        await self._gone.wait()
-        return await self.stop(STOP_TIMEOUT)
-
-    async def stop(self, grace: float) -> int:
-        """Close the channel, which ends it, and kill it if it is still there after ``grace`` seconds."""
-        if self._channel is not None:
-            self._channel.close()
-        # Not asyncio.timeout: before Python 3.11.3 it takes an earlier cancellation of this task for a new one.
-        ended = asyncio.ensure_future(self._child.wait())
-        done, _ = await asyncio.wait({ended}, timeout=grace)
-        if not done:
-            self.kill()
-        return await ended
-
-    def kill(self) -> None:
-        """End it now."""
-        self.is_killed = True
-        self._child.kill()

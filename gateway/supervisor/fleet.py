@@ -13,9 +13,11 @@ from typing import Final
 
 from gateway.control.channel import (
     Ask,
+    CheckpointDue,
     Commit,
     ControlError,
     Done,
+    Issue,
     Message,
     Prepare,
     PublishLists,
@@ -76,13 +78,15 @@ class Fleet:
         lock: asyncio.Lock,
         log: Callable[[str], None],
         on_due: Callable[[], None],
+        on_order: Callable[[DataProcess, Issue], None],
     ) -> None:
         """``inputs`` gives a stream's current inputs, ``state`` the newest state and the time it was read.
 
         ``lock`` serialises reloads and starts. State is pushed to all members at any time, so a process that starts is
         brought up to date in the very turn in which it becomes one. So are ``lists``, if there are any.
 
-        ``on_due`` is called when a process wants its audit lines signed, ``ledger`` is the descriptor of the table of
+        ``on_due`` is called when a process wants its audit lines signed, ``on_order`` when it has an order for the
+        issuer. ``ledger`` is the descriptor of the table of
         spent counters that several processes share. ``ahead`` holds processes that were started already: each that is
         taken is taken out, what is left is the caller's.
         """
@@ -100,6 +104,7 @@ class Fleet:
         self._lock = lock
         self._log = log
         self._on_due = on_due
+        self._on_order = on_order
         self._members: dict[str, DataProcess] = {}
         self._restarters: list[asyncio.Task[None]] = []
         self._leaving: list[asyncio.Task[None]] = []
@@ -147,9 +152,18 @@ class Fleet:
     async def _spawn(self, stream: str) -> DataProcess:
         index = self._streams.index(stream)
         child = self._ahead.pop(0) if self._ahead else Child(self._command)
-        return await DataProcess.spawn(
-            stream, lambda control: self._inherited(index, control), child=child, on_due=self._on_due
-        )
+        made = await DataProcess.spawn(child, lambda control: self._inherited(index, control), self._heard)
+        made.stream = stream
+        return made
+
+    def _heard(self, process: DataProcess, message: Message) -> None:
+        match message:
+            case CheckpointDue():
+                self._on_due()
+            case Issue():
+                self._on_order(process, message)
+            case _:
+                pass
 
     def _inherited(self, index: int, control: int) -> Inherited:
         numbers = {purpose: listener.numbers() for purpose, listener in self._listeners.items()}
@@ -159,6 +173,7 @@ class Fleet:
             dispatch=numbers.get("dispatch", ()),
             metrics=numbers["metrics"][0] if "metrics" in numbers else None,
             pki=numbers["pki"][0] if "pki" in numbers else None,
+            enroll=numbers["enroll"][0] if "enroll" in numbers else None,
             mesh=numbers["mesh"][index] if "mesh" in numbers else None,
             ledger=self._ledger,
             tally=self._tally,
@@ -200,7 +215,7 @@ class Fleet:
             if loop.time() - process.started >= STEADY:
                 pause = BACKOFF_FIRST
             self._log(
-                f"data process {stream} (pid {process.pid}) ended {_exit_text(status)}; another starts in {pause:g} s"
+                f"data process {stream} (pid {process.pid}) ended {exit_text(status)}; another starts in {pause:g} s"
             )
             while True:
                 await asyncio.sleep(pause)
@@ -343,5 +358,5 @@ def _error_text(error: Exception) -> str:
     return str(error) if isinstance(error, ControlError | OSError | _Refused) else type(error).__name__
 
 
-def _exit_text(status: int) -> str:
+def exit_text(status: int) -> str:
     return f"by signal {-status}" if status < 0 else f"with status {status}"

@@ -29,6 +29,7 @@ COMMAND: Final = (
     "-m",
     "gateway.dataplane.main",
 )  # -P: the working directory is no place for our code
+ISSUER: Final = (sys.executable, "-P", "-m", "gateway.issuer.main")
 _MAX_CONFIG: Final = 4 << 20
 
 

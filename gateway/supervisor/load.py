@@ -30,13 +30,14 @@ from gateway.home.certificate_health import certificate_warnings, server_fault
 from gateway.home.layout import Home, HomeInvalid
 from gateway.state.database import (
     GATEWAY_PATIENCE,
+    StateFile,
     StateUnavailable,
     check_schema,
-    load_snapshot,
     open_state,
     read_version,
 )
 from gateway.state.snapshot import StateSnapshot
+from gateway.state.snapshot_query import load_snapshot
 from gateway.state.watch import StateSource
 from pki.errors import PkiError
 from pki.keys import load_private_key
@@ -57,6 +58,8 @@ FIXED: Final = (
     "state.url",
     "metrics.listen",
     "pki.listen",
+    "enroll.listen",
+    "enroll.renew",
 )
 """Keys that a running gateway keeps: sockets are bound, names are in certificates and credentials."""
 
@@ -96,40 +99,20 @@ class Loaded:
 
 
 class EngineSource:
-    """The state behind an SQLAlchemy engine.
-
-    An SQLite file that was replaced or removed is noticed: connections that are open would read the old one for ever,
-    and no revocation that is written to the new one would ever arrive.
-    """
+    """The state behind an SQLAlchemy engine; an SQLite file that was replaced is noticed."""
 
     def __init__(self, engine: Engine, state_key: bytes) -> None:
         self._engine = engine
         self._state_key = state_key
-        self._file = engine.url.database if engine.dialect.name == "sqlite" else None
-        self._seen = self._identity()
+        self._file = StateFile(engine)
 
     def read_version(self) -> int:
-        self._reopen_if_replaced()
+        self._file.reopen_if_replaced()
         return read_version(self._engine)
 
     def load(self) -> StateSnapshot:
-        self._reopen_if_replaced()
+        self._file.reopen_if_replaced()
         return load_snapshot(self._engine, self._state_key)
-
-    def _reopen_if_replaced(self) -> None:
-        identity = self._identity()
-        if identity != self._seen:
-            self._engine.dispose()
-            self._seen = identity
-
-    def _identity(self) -> tuple[int, int] | None:
-        if self._file is None:
-            return None
-        try:
-            found = os.stat(self._file)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
 
 
 class _Reader:

@@ -119,7 +119,9 @@ def serve(
 
         bound.bind(loaded.config, home.admin_socket)
         sign = ListSource(loaded.home, passphrase).renew
-        return _serve(loaded, load_again, bound, sign, say=say, log=log, command=command, ahead=ahead)
+        return _serve(
+            loaded, load_again, bound, sign, say=say, log=log, command=command, ahead=ahead, passphrase=passphrase
+        )
     finally:
         bound.close()
         lock.release()
@@ -179,6 +181,7 @@ def _serve(
     log: Callable[[str], None],
     command: Sequence[str],
     ahead: list[Child] | None,
+    passphrase: bytes | None,
 ) -> int:
     import asyncio
 
@@ -203,6 +206,8 @@ def _serve(
             command=command,
             ahead=ahead,
             ledger=ledger,
+            with_issuer=loaded.config.enroll.enabled,
+            passphrase=passphrase,
         )
         return asyncio.run(supervisor.run())
     finally:

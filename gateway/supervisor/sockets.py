@@ -4,7 +4,7 @@ Bound means listening too: from then on the kernel queues connections, also whil
 
 With several data processes each has a TCP socket of its own on the same port (``SO_REUSEPORT``), over which the kernel
 spreads connections evenly, and a unix socket where the others reach it. A unix socket for masters, and the listeners
-of metrics and revocation lists, are each one that all accept from.
+of metrics, revocation lists and enrolment, are each one that all accept from.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ADMIN_MODE: Final = 0o600
 
 MESH_MODE: Final = 0o600
 
-Purpose = Literal["tls", "dispatch", "metrics", "pki", "mesh"]
+Purpose = Literal["tls", "dispatch", "metrics", "pki", "enroll", "mesh"]
 
 
 class ListenFailed(Exception):  # noqa: N818 - says what is the case, like every error of ours
@@ -109,7 +109,7 @@ def bind_tcp(address: TcpAddress, purpose: Purpose, *, count: int = 1) -> Listen
             sock.close()
         raise ListenFailed(f"cannot listen on {address} ({purpose}): {_reason(error)}") from None
     host, port = place[:2]
-    scheme = "https" if purpose == "tls" else "http"
+    scheme = "https" if purpose in ("tls", "enroll") else "http"
     url = f"{scheme}://{TcpAddress(host=str(host), port=int(port))}"
     first, *more = (Listener(purpose=purpose, sock=sock, url=url) for sock in socks)
     return replace(first, more=tuple(more))
@@ -211,6 +211,8 @@ def bind_all(config: Config) -> dict[Purpose, Listener]:
             made["metrics"] = bind_tcp(config.metrics.listen, "metrics")
         if config.pki.listen is not None:
             made["pki"] = bind_tcp(config.pki.listen, "pki")
+        if config.enroll.listen is not None:
+            made["enroll"] = bind_tcp(config.enroll.listen, "enroll")
         if config.processes > 1:
             made["mesh"] = bind_mesh(config.home / "run", config.processes)
     except ListenFailed:

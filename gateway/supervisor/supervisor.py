@@ -14,11 +14,10 @@ import secrets
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 from gateway.admin.server import AdminServer, Answer
-from gateway.admin.status import cut_in_words, merge, merge_pools, process_entry
+from gateway.admin.status import cut_in_words, merge, merge_pools, process_entry, stamp
 from gateway.audit.supervisor_log import SupervisorLog
 from gateway.config.values import LoadFailed
 from gateway.control.channel import ApplyState, Ask, Question, StateFresh
@@ -29,6 +28,7 @@ from gateway.state.watch import StateUnreadable, StateWatch
 from gateway.supervisor.child import Problem
 from gateway.supervisor.fleet import Fleet
 from gateway.supervisor.fleet_drain import drain_fleet
+from gateway.supervisor.issuer import IssuerKeeper
 from gateway.supervisor.launcher import COMMAND, Child
 from gateway.supervisor.list_publisher import ListPublisher, SignLists
 from gateway.supervisor.load import Loaded, fixed_changes
@@ -65,12 +65,15 @@ class Supervisor:
         command: Sequence[str] = COMMAND,
         ahead: list[Child] | None = None,
         ledger: int | None = None,
+        with_issuer: bool = False,
+        passphrase: bytes | None = None,
     ) -> None:
         """``load_again`` blocks and raises `LoadFailed`; ``say`` gets a line at readiness, ``log`` everything else.
 
         ``command`` starts a data process, those ``ahead`` were started by it already and are taken first. Each is
         handed the descriptors, that of the ``ledger`` which several processes share among them. ``sign_lists`` signs
-        revocation lists, when the configuration wants any.
+        revocation lists, when the configuration wants any. ``passphrase`` is for the issuer alone, and not held unless
+        the gateway is to have one (``with_issuer``).
         """
         self._loaded = loaded
         self._load_again = load_again
@@ -103,6 +106,8 @@ class Supervisor:
             fresh=lambda at: self._fleet.send(StateFresh(at=at)),
             log=log,
         )
+        home, url, refresh = str(loaded.home.path), loaded.config.state.url, self._watch.refresh_shared
+        self._issuer = IssuerKeeper(home, url, passphrase, log, wanted=with_issuer, refresh=refresh)
         self._fleet = Fleet(
             listeners,
             loaded.config.processes,
@@ -115,6 +120,7 @@ class Supervisor:
             lock=self._lock,
             log=log,
             on_due=self._signer.due.set,
+            on_order=self._issuer.take,
         )
         record, send = self._signer.record, self._fleet.send
         self._lists = ListPublisher(sign_lists, lambda: self._loaded.config.pki, send=send, record=record, log=log)
@@ -153,6 +159,7 @@ class Supervisor:
             for task in self._background:
                 task.cancel()
             await self._fleet.stop()
+            await self._issuer.stop()
             await self._signer.finish(self._fleet.streams)
             await self._admin.close(grace=1.0)
             remove_note(note)
@@ -162,7 +169,7 @@ class Supervisor:
             return False
         self._spawn(self._watch.run(), vital=True)  # before they serve: what is revoked meanwhile is told them first
         self._spawn(self._lists.run())
-        start = asyncio.create_task(self._fleet.start())
+        start = asyncio.create_task(self._start_processes())
         asked = asyncio.create_task(self._drain_asked.wait())
         await asyncio.wait({start, asked}, return_when=asyncio.FIRST_COMPLETED)
         asked.cancel()
@@ -181,6 +188,10 @@ class Supervisor:
         await self._admin.start(self._admin_listener.sock)
         self._spawn(self._signer.run(self._heads), vital=True)
         return True
+
+    async def _start_processes(self) -> tuple[Problem, ...]:
+        """The issuer first: who cannot enrol anybody, and is to, serves nobody."""
+        return await self._issuer.start() or await self._fleet.start()
 
     def _spawn(self, work: Awaitable[None], *, vital: bool = False) -> None:
         async def guarded() -> None:
@@ -320,12 +331,9 @@ class Supervisor:
         if not problems:
             notices = self._loaded.notices(self._watch.snapshot)
             return Answer(body={"reloaded": True, "generation": self._generation, "notices": notices})
+        told = [{"path": path, "message": message} for path, message in problems]
         return Answer(
-            status=409,
-            body={
-                "error": "the reload is refused; the old configuration stays",
-                "problems": [{"path": path, "message": message} for path, message in problems],
-            },
+            status=409, body={"error": "the reload is refused; the old configuration stays", "problems": told}
         )
 
     async def _post_drain(self, body: Mapping[str, object]) -> Answer:
@@ -366,35 +374,26 @@ class Supervisor:
             # Not while a look at it is under way that takes too long, either: by then requests are refused.
             "readable": self._watch.readable
             and elapsed() - self._watch.fresh_at <= self._loaded.config.limits.state_stale,
-            "fresh_at": _stamp(time.time() - (elapsed() - self._watch.fresh_at)),
+            "fresh_at": stamp(time.time() - (elapsed() - self._watch.fresh_at)),
         }
         return Answer(
             body={
                 "version": self._version,
                 "pid": os.getpid(),
                 "home": str(self._loaded.home.path),
-                "started": _stamp(self._started),
+                "started": stamp(self._started),
                 "draining": self._draining,
                 "listeners": self._places,
-                "config": {"generation": self._generation, "since": _stamp(self._generation_at)},
+                "config": {"generation": self._generation, "since": stamp(self._generation_at)},
                 "state": state,
                 "notices": self._loaded.notices(self._watch.snapshot),
                 "audit": self._signer.status(),
                 "processes": [
-                    process_entry(
-                        stream,
-                        pids.get(stream),
-                        self._fleet.restarts[stream],
-                        statuses.get(stream),
-                        is_starting=stream in starting,
-                    )
-                    for stream in self._fleet.streams
+                    process_entry(s, pids.get(s), self._fleet.restarts[s], statuses.get(s), is_starting=s in starting)
+                    for s in self._fleet.streams
                 ],
+                "issuer": self._issuer.status(),
                 "connections": merge(status.get("connections", {}) for status in statuses.values()) or {},
                 "pools": merge_pools(status.get("pools") for status in statuses.values()),
             }
         )
-
-
-def _stamp(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

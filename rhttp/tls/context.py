@@ -69,6 +69,18 @@ def server_context(
     return context
 
 
+def anonymous_context(*, chain: bytes, key: bytes) -> SSL.Context:
+    """A context for a listener that asks for no certificate; `chain` and `key` as in `server_context`.
+
+    Raises:
+        ValueError, SSL.Error: the certificate or key cannot be used.
+    """
+    context = _context(SSL.TLS_SERVER_METHOD)
+    _present(context, chain, key)
+    choose_http11(context)
+    return context
+
+
 def client_context(*, chain: bytes | None, key: bytes | None, anchors: Sequence[bytes], host: str) -> SSL.Context:
     """A context that dials: verifies the server's path, purpose and name (RFC 9525) inside the handshake.
 
@@ -88,6 +100,14 @@ def client_context(*, chain: bytes | None, key: bytes | None, anchors: Sequence[
         store.add_cert(crypto.X509.from_cryptography(x509.load_pem_x509_certificate(pem)))
     verify_with(context, SSL.VERIFY_PEER, lambda path: check_service_identity(path.certificates()[0], host))
     context.set_verify_depth(MAX_DEPTH)
+    context.set_alpn_protos([HTTP11])
+    return context
+
+
+def unsafe_client_context() -> SSL.Context:
+    """A context that dials and takes any certificate: whoever uses it knows by other means what it reads, and tells
+    nothing that is not everybody's."""
+    context = _context(SSL.TLS_CLIENT_METHOD)
     context.set_alpn_protos([HTTP11])
     return context
 

@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from rhttp.worker.bundle import BundleInvalid
-from rhttp.worker.versions import CERT, KEY, LEAF, TRUST, write_version
+from rhttp.worker.bundle_texts import build_certificate_files
+from rhttp.worker.versions import KEY, write_version
 
 __all__ = ["Certified", "Obtain", "renew_files"]
 
@@ -65,8 +66,7 @@ def renew_files(place: Path, present: x509.Certificate, obtain: Obtain, *, reque
         if certified.path[0].public_key() != key.public_key():
             raise BundleInvalid(f"what was issued for {place} is for another key than the one that was made; try again")
         files[KEY] = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    pem = [certificate.public_bytes(Encoding.PEM) for certificate in certified.path]
-    write_version(place, {**files, CERT: b"".join(pem), LEAF: pem[0], TRUST: certified.trust})
+    write_version(place, {**files, **build_certificate_files(certified.path, certified.trust)})
 
 
 def _key_like(place: Path, public: CertificatePublicKeyTypes) -> CertificateIssuerPrivateKeyTypes:

@@ -17,6 +17,8 @@ from auth.principal import LOCAL_MASTER, Principal
 
 BARE = Context("tls", "http/1.1")
 DISPATCH = Context("dispatch", "http/1.1")
+WORKER_TOKEN = Principal(kind="Token", name="et_0123456789abcdef", pool="render", role="worker")
+CLIENT_TOKEN = Principal(kind="Token", name="et_0123456789abcdef", role="client")
 
 
 # The default policy -----------------------------------------------------------------------------------------------
@@ -32,6 +34,11 @@ DISPATCH = Context("dispatch", "http/1.1")
         (query(M1, "inspect", "Pool/render"), "masters-dispatch-and-inspect"),
         (query(LOCAL_MASTER, "dispatch", "Pool/render", DISPATCH), "local-master-dispatches-and-inspects"),
         (query(LOCAL_MASTER, "inspect", "Pool/render", DISPATCH), "local-master-dispatches-and-inspects"),
+        (query(WORKER_TOKEN, "enroll", "Pool/render"), "tokens-enroll"),
+        (query(CLIENT_TOKEN, "enroll", "Role/client"), "tokens-enroll"),
+        (query(W1, "enroll", "Pool/render"), "workers-renew"),
+        (query(ALICE, "enroll", "Role/client"), "clients-renew"),
+        (query(M1, "enroll", "Role/master"), "masters-renew"),
     ],
 )
 def test_default_policy_grants_each_role_its_own(asked: PolicyQuery, policy: str) -> None:
@@ -55,7 +62,19 @@ def test_default_policy_grants_each_role_its_own(asked: PolicyQuery, policy: str
         query(M1, "request", "Route/jobs"),
         query(M1, "dispatch", "Pool/render", DISPATCH),
         query(LOCAL_MASTER, "dispatch", "Pool/render", BARE),
-        query(W1, "enroll", "Pool/render"),
+        query(W1, "enroll", "Pool/other"),
+        query(W1, "enroll", "Role/worker"),
+        query(W1, "enroll", "Pool/render", BARE),
+        query(ALICE, "enroll", "Role/master"),
+        query(ALICE, "enroll", "Pool/render"),
+        query(M1, "enroll", "Role/client"),
+        query(WORKER_TOKEN, "enroll", "Pool/other"),
+        query(WORKER_TOKEN, "enroll", "Role/client"),
+        query(WORKER_TOKEN, "enroll", "Pool/render", BARE),
+        query(WORKER_TOKEN, "reverse", "Pool/render"),
+        query(CLIENT_TOKEN, "enroll", "Role/master"),
+        query(CLIENT_TOKEN, "enroll", "Pool/render"),
+        query(CLIENT_TOKEN, "request", "Route/jobs"),
     ],
 )
 def test_default_policy_denies_everything_else(asked: PolicyQuery) -> None:

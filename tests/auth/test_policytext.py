@@ -143,11 +143,11 @@ def test_comments_and_strings_do_not_end_a_policy() -> None:
 
 
 def test_default_policy_is_cut_and_examined() -> None:
-    """The policy of a new home has five policies, each with its line."""
+    """The policy of a new home has nine policies, each with its line."""
     found = examine(DEFAULT_POLICY, SCHEMA, {}, "policy.cedar")
     lines = DEFAULT_POLICY.splitlines()
     assert all(isinstance(item, Policy) and f'@id("{item.id}")' in lines[item.line - 1] for item in found)
-    assert len(found) == 5
+    assert len(found) == 9
 
 
 def test_problem_reads_as_file_and_line() -> None:

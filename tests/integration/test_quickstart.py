@@ -85,7 +85,7 @@ def test_quick_start_commands_typed_in_turn_do_what_it_says(tmp_path: Path) -> N
         'data: {"pool":"render","total":2,"free":2}',
         "alert certificate required",
         "urn:rhttp:problem:forbidden",
-        "policy.cedar: 6 policies, no problem",
+        "policy.cedar: 10 policies, no problem",
         "policy: alice-only-reads (forbid, policy.cedar:27)",
         "reloaded; generation 2",
         "w1: 1 certificate(s) revoked; the gateway cut 2 connection(s)",

@@ -271,3 +271,17 @@ def patched(pair: Pair, issuer: Pair, old: bytes, new: bytes) -> Pair:
 
 def pem(*items: Pair | x509.Certificate) -> bytes:
     return certificate_pem(*(item.certificate if isinstance(item, Pair) else item for item in items))
+
+
+def requested(
+    key: ec.EllipticCurvePrivateKey,
+    name: str | None = None,
+    *extensions: x509.ExtensionType,
+    others: tuple[str, ...] = (),
+) -> bytes:
+    """DER of a PKCS #10 request, signed with SHA-256; without a name its subject is empty."""
+    names = [x509.NameAttribute(NameOID.COMMON_NAME, each) for each in ((name, *others) if name else ())]
+    builder = x509.CertificateSigningRequestBuilder(x509.Name(names))
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=True)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)

@@ -119,7 +119,15 @@ def make_loaded(place: Path, state: FakeState, policy: str = "", **config: Any) 
 class FakeGateway:
     """Sockets, supervisor and what it said; `loaded` is what the next reload reads."""
 
-    def __init__(self, place: Path, policy: str = "", *, sign_lists: SignLists | None = None, **config: Any) -> None:
+    def __init__(
+        self,
+        place: Path,
+        policy: str = "",
+        *,
+        sign_lists: SignLists | None = None,
+        with_issuer: bool = False,
+        **config: Any,
+    ) -> None:
         self.place = place
         (place / "run").mkdir(mode=0o700, exist_ok=True)
         self.state = FakeState()
@@ -147,6 +155,7 @@ class FakeGateway:
             version="0",
             command=COMMAND,
             ledger=self.ledger,
+            with_issuer=with_issuer,
         )
 
     def _told(self, lines: list[str], line: str) -> None:

@@ -3,7 +3,8 @@
 It is steered by words in the policy text: ``refuse`` (prepare finds a problem), ``crash-prepare``, ``crash-start``,
 ``hang-apply``, ``hang-drain``, ``many-lines``, each for all processes or, as ``p1:refuse``, for one. ``hold-prepare``
 and ``hold-start`` make it wait while there is a file ``hold`` in the home, and say so by a file ``held``. Every
-listening socket answers each connection with one line: its purpose, the process's pid, and whether it drains.
+listening socket answers each connection with one line: its purpose, the process's pid, and whether it drains. With
+``orders`` it reads a line first, an order, and the line that it says is what became of that.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import orjson
 
 from gateway.control.channel import Drained
 from gateway.control.descriptors import Inherited, Sockets
@@ -44,6 +48,7 @@ class FakeDataPlane:
 
     def __init__(self, inherited: Inherited) -> None:
         self.inherited = inherited
+        self.process = SimpleNamespace(issue=None)
         self.prepared: ProcessInputs | None = None
         self.live: ProcessInputs | None = None
         self.commits = 0
@@ -118,7 +123,13 @@ class FakeDataPlane:
         self.servers.append(await asyncio.start_server(self._serve(name), sock=sock))
 
     def _serve(self, name: str):  # type: ignore[no-untyped-def]
-        async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            assert self.live is not None
+            if _is_told(self.live, "orders"):
+                said = await self.process.issue(orjson.loads(await reader.readline()))
+                writer.write(orjson.dumps(said) + b"\n")
+                writer.close()
+                return
             writer.write(f"{name} {os.getpid()} {'draining' if self.draining else 'serving'}\n".encode())
             writer.close()
 

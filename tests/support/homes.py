@@ -18,8 +18,9 @@ from gateway.cli.main import cli
 from gateway.config.defaults import DEFAULT_STATE_URL
 from gateway.home.create import HomePlan, make_home
 from gateway.home.layout import Home
-from gateway.state.database import load_snapshot, open_state
+from gateway.state.database import open_state
 from gateway.state.snapshot import StateSnapshot
+from gateway.state.snapshot_query import load_snapshot
 from pki.pem import read_certificates
 
 

@@ -82,7 +82,7 @@ def test_home_broken_is_one_line(home: Home, monkeypatch: pytest.MonkeyPatch, br
 def test_unforeseen_failure_is_one_line_without_its_text(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exception nobody thought of shows its type only: its text may quote a secret."""
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("hunter2")
 
     monkeypatch.setattr(session, "open_state", fail)

@@ -109,7 +109,7 @@ def add_groups(home: Home, line: str) -> None:
 def test_check_new_home_passes(home: Home) -> None:
     """The policy that init writes has no problem."""
     result = run(home, "check")
-    assert (result.exit_code, result.stdout) == (0, "policy.cedar: 5 policies, no problem\n")
+    assert (result.exit_code, result.stdout) == (0, "policy.cedar: 9 policies, no problem\n")
 
 
 def test_check_tells_every_problem_with_its_line(home: Home) -> None:

@@ -187,7 +187,7 @@ def test_command_without_a_gateway_is_1_with_one_line(home: Path, command: str) 
 def test_status_json_has_its_documented_shape(served: Served, home: Path) -> None:
     """Programs find the same keys in every version."""
     status = json.loads(run(home, "status", "--json").stdout)
-    keys = "version pid home started draining listeners config state notices audit processes connections pools"
+    keys = "version pid home started draining listeners config state notices audit processes issuer connections pools"
     assert set(status) == set(keys.split())
     assert status["pid"] == served.pid
     assert status["listeners"]["tls"]["url"] == served.listeners["tls"]

@@ -13,7 +13,7 @@ from support.homes import mode_of, new_home, refused, run_cli
 from gateway.config.defaults import DEFAULT_STATE_URL
 from gateway.home.layout import Home
 from gateway.state.database import open_state, reading
-from gateway.state.tokens import read_token_credentials
+from gateway.state.tokens import read_grants
 from rhttp.digest.formula import Algorithm, ha1
 
 WORKER = ("--role", "worker", "--pool", "render")
@@ -48,9 +48,9 @@ def test_create_prints_a_token_whose_secret_digest_will_take(home: Home) -> None
     assert len(secret) == 32
     engine = open_state(home, DEFAULT_STATE_URL)
     with reading(engine) as connection:
-        (found,) = read_token_credentials(connection, home.state_key.read_bytes(), at=int(time.time()))
+        (found,) = read_grants(connection, home.state_key.read_bytes(), at=int(time.time()))
     engine.dispose()
-    assert found.name == token_id
+    assert found.id == token_id
     assert found.ha1["SHA-256"] == ha1(token_id, home.basics().realm, secret, Algorithm.SHA_256)
 
 

@@ -19,7 +19,8 @@ from gateway.cli.main import cli
 from gateway.config.defaults import DEFAULT_STATE_URL
 from gateway.home.create import HomePlan, make_home
 from gateway.home.layout import Home
-from gateway.state.database import load_snapshot, open_state
+from gateway.state.database import open_state
+from gateway.state.snapshot_query import load_snapshot
 from rhttp.digest.formula import Algorithm, ha1
 
 REALM = "rhttp@example.internal"

@@ -206,7 +206,8 @@ linger = true
 [metrics]
 listen = "192.0.2.1:1"
 [enroll]
-listen = "127.0.0.1:1"
+listen = "127.0.0.1:1:1"
+gateway = "gw"
 """
     )
     assert list(found) == [
@@ -230,7 +231,8 @@ listen = "127.0.0.1:1"
         "limits.head_bytes",
         "limits.linger",
         "metrics.listen",
-        "enroll",
+        "enroll.listen",
+        "enroll.gateway",
     ]
 
 
@@ -285,7 +287,7 @@ listen = "127.0.0.1:1"
         ("[pki]\nlist_lifetime = 59", "pki.list_lifetime", "from 60 to 31622400 (seconds), is 59"),
         ('[metrics]\nlisten = "9464"', "metrics.listen", "port, as in"),
         ('[metrics]\nlisten = "127.0.0.1:8443"', "metrics.listen", "overlaps with listen"),
-        ("[enroll]", "enroll", "not built yet"),
+        ("[enroll]\nlisten = 1", "enroll.listen", "must be text"),
     ],
 )
 def test_config_table_with_one_fault_is_one_problem_with_its_mend(tables: str, path: str, words: str) -> None:
@@ -628,6 +630,7 @@ def test_config_limits_keep_their_published_defaults() -> None:
         "metrics_connections": 32,
         "pki_connections": 64,
         "ocsp_signatures": 500,
+        "enroll_connections": 512,
         "admin_connections": 32,
         "connections_per_client": 256,
         "connections_per_worker": 64,

@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.homes import new_home, run_cli
 
-from gateway.config.toml_text import toml_text
-from gateway.home.bundle import build_curl_conf, build_settings, gateway_url
+from gateway.home.bundle import gateway_url
 from gateway.home.layout import Home
-from pki.inventory import Identity
 from pki.names import Role
+from rhttp.toml_text import toml_text
+from rhttp.worker.bundle_texts import build_curl_conf, build_settings
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,10 @@ def test_toml_text_survives_any_content(text: str) -> None:
 @pytest.mark.parametrize("has_user", [True, False])
 def test_settings_hold_what_there_is(pool: str | None, has_user: bool) -> None:
     """Keys without a value are left out, and no path is in it: the files lie beside it."""
-    identity = Identity(name="n1", role=Role.WORKER if pool else Role.CLIENT, pool=pool)
-    found = tomllib.loads(build_settings(identity, gateway="https://g:1", has_user=has_user).decode())
-    expected = {"gateway": "https://g:1", "name": "n1", "role": identity.role.value}
+    role = Role.WORKER if pool else Role.CLIENT
+    text = build_settings(gateway="https://g:1", pool=pool, name="n1", role=role.value, has_user=has_user)
+    found = tomllib.loads(text.decode())
+    expected = {"gateway": "https://g:1", "name": "n1", "role": role.value}
     if pool:
         expected["pool"] = pool
     if has_user:

@@ -27,7 +27,6 @@ from gateway.state.database import (
     bump,
     check_schema,
     create_schema,
-    load_snapshot,
     open_state,
     read_version,
     reading,
@@ -35,6 +34,7 @@ from gateway.state.database import (
 )
 from gateway.state.migrations.runner import make_config
 from gateway.state.snapshot import StateSnapshot
+from gateway.state.snapshot_query import load_snapshot
 from rhttp.digest.formula import Algorithm, ha1
 
 

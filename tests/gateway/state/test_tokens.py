@@ -23,7 +23,7 @@ from gateway.state.tokens import (
     TooManyTokens,
     Use,
     check_use,
-    read_token_credentials,
+    read_grants,
     take_use,
 )
 from pki.enrolment import REPEAT_SECONDS, EnrolmentToken, TokenReason, TokenRefused, Wanted, build_token_id
@@ -137,10 +137,10 @@ def test_credentials_are_those_that_digest_computes(engine: Engine) -> None:
     """The id is the user name and the secret the password, in the home's realm, with SHA-256."""
     add(engine)
     with reading(engine) as connection:
-        (found,) = read_token_credentials(connection, KEY, at=1001)
+        (found,) = read_grants(connection, KEY, at=1001)
         with pytest.raises(CredentialsUnavailable, match=f"token revoke {ID}"):
-            read_token_credentials(connection, b"x" * 32, at=1001)
-    assert (found.name, found.enabled) == (ID, True)
+            read_grants(connection, b"x" * 32, at=1001)
+    assert (found.id, found.role, found.pool) == (ID, TOKEN.role.value, TOKEN.pool)
     assert found.ha1 == {"SHA-256": ha1(ID, REALM, SECRET, Algorithm.SHA_256)}
 
 
@@ -153,7 +153,7 @@ def test_sealed_secret_of_one_token_opens_for_no_other(engine: Engine) -> None:
         first = connection.execute(select(sealed).where(enrolment_tokens.c.id == ID)).scalar_one()
         connection.execute(update(enrolment_tokens).values(sealed=first))
         with pytest.raises(CredentialsUnavailable):
-            read_token_credentials(connection, KEY, at=1001)
+            read_grants(connection, KEY, at=1001)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_credentials_are_of_tokens_that_have_something_to_ask_for(
     """A token that ended is asked for its secret only while its last use may be told again."""
     add(engine, replace(TOKEN, **changes))  # type: ignore[arg-type]
     with reading(engine) as connection:
-        assert [one.name for one in read_token_credentials(connection, KEY, at=at)] == ([ID] if there else [])
+        assert [one.id for one in read_grants(connection, KEY, at=at)] == ([ID] if there else [])
 
 
 def test_use_is_taken_as_often_as_the_token_says(engine: Engine, store: TokenStore) -> None:

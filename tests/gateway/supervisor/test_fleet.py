@@ -40,6 +40,7 @@ class Bench:
             lock=self.lock,
             log=self.log.append,
             on_due=self.due.set,
+            on_order=lambda _process, _order: None,
         )
 
     @property

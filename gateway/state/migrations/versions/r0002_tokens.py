@@ -43,6 +43,7 @@ def upgrade() -> None:
         sa.Column("key_hash", sa.String(64), nullable=False),
         sa.Column("name", sa.String(63), nullable=False),
         sa.Column("used_at", sa.BigInteger, nullable=False),
+        sa.Column("credentials_at", sa.BigInteger, nullable=True),
     )
     op.create_index("enrolment_uses_by_token", "enrolment_uses", ["token"])
     op.create_index("enrolment_uses_by_time", "enrolment_uses", ["used_at"])

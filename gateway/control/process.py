@@ -1,0 +1,63 @@
+"""What each process that the supervisor starts does first (I/O): it ends with its parent, and takes what it is handed.
+
+Trust: trusted parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import resource
+import signal
+import socket
+from collections.abc import Sequence
+from typing import Final
+
+from gateway.control.descriptors import Inherited, receive_descriptors
+
+_ARGUMENT: Final = re.compile(r"descriptors=([0-9]{1,9})")
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends (prctl(2), ``PR_SET_PDEATHSIG``).
+
+    The control socket tells it too, but only a loop that still turns. A parent that ended before this call is seen
+    through the control socket.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not Linux: the control socket alone has to do
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def prepare_process() -> None:
+    """What a process does before anything else, loading our code included. Twice does no harm."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # a terminal or a service manager tells the whole group; we are drained
+    die_with_parent()
+    os.umask(0o077)
+    # Whoever started us ahead of time has not raised it yet; how many are needed is said by the supervisor.
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def withhold_memory() -> None:
+    """Leave no core dump, and let no other process of this user read our memory (prctl(2), ``PR_SET_DUMPABLE``)."""
+    with contextlib.suppress(OSError, AttributeError):  # not Linux
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def read_inherited(arguments: Sequence[str]) -> Inherited | None:
+    """What the supervisor hands over, once it does; None: it has no need of this process, or is gone.
+
+    Raises:
+        ValueError: the arguments, or what came, are not the supervisor's.
+        OSError: the socket that they name is none.
+    """
+    argument = _ARGUMENT.fullmatch(arguments[0]) if len(arguments) == 1 else None
+    if argument is None:
+        raise ValueError("no socket for descriptors; this is started by `rhttp-pki gateway`")
+    with socket.socket(fileno=int(argument[1])) as sock:
+        return receive_descriptors(sock)
