@@ -6,6 +6,7 @@ import functools
 import itertools
 import shutil
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,10 @@ from pki.errors import CertificateInvalid, PathReason
 from pki.issue import IssuerKey, issue_leaf
 from pki.keys import KeyType, key_type
 from pki.names import Role, parse_san
+from pki.ocsp import build_responder
 from pki.profiles import PROFILES
 from pki.revocation import CrlView, RevokedEntry, build_crl
-from pki.signatures import is_strong_key, is_strong_signature
+from pki.signatures import is_signed_by, is_strong_key, is_strong_signature
 from pki.verify import TrustStore, ValidatedPath, VerifiedPeer, verify_file, verify_peer
 
 POST_QUANTUM = (KeyType.MLDSA44, KeyType.MLDSA65, KeyType.MLDSA87)
@@ -207,6 +209,15 @@ def test_path_and_list_under_each_classical_ca_are_taken_by_the_openssl_command(
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize("ca", KeyType)
+def test_responder_of_a_ca_of_each_type_has_a_certificate_that_verifies(ca: KeyType) -> None:
+    """The CA's own scheme signs it, whatever type the responder's key is of."""
+    issuer = hierarchy(ca).issuing[Role.CLIENT]
+    public_key = a_key(KeyType.P256).public_key()
+    made = build_responder(issuer, public_key, at=AT, lifetime=timedelta(hours=1), entropy=entropy())
+    assert is_signed_by(made, issuer.key.public_key())
+
+
 @pytest.mark.parametrize("ca", POST_QUANTUM)
 def test_path_under_each_post_quantum_ca_is_taken_by_openssl(ca: KeyType) -> None:
     """The OpenSSL inside of `cryptography`, which knows ML-DSA."""
@@ -234,7 +245,8 @@ def test_second_judge_of_an_ed25519_ca_refuses_what_was_not_signed_by_it() -> No
         return IssuingCa(role=Role.CLIENT, certificate=issuer.certificate, root=made.root.certificate, key=key)
 
     require_second_opinion(leaf, under(right), AT)
-    require_second_opinion(leaf, IssuingCa(role=Role.CLIENT, certificate=right.certificate, root=None, key=None), AT)
+    alone = IssuingCa(role=Role.CLIENT, certificate=right.certificate, root=None, key=right.key.public_key())
+    require_second_opinion(leaf, alone, AT)
     with pytest.raises(CertificateInvalid, match="OpenSSL refuses"):
         require_second_opinion(leaf, under(wrong), AT)
     later = leaf.not_valid_after_utc.replace(year=leaf.not_valid_after_utc.year + 1)
