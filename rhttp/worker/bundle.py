@@ -1,4 +1,4 @@
-"""Reading a worker's bundle: a directory with everything that it needs to be let in (I/O).
+"""Reading a bundle: a directory with everything that its owner needs to be let in (I/O).
 
 ``rhttp.toml`` says where the gateway is and who we are; ``cert.pem``, ``key.pem``, ``trust.pem`` and ``password`` lie
 beside it. Who may read the key and the password is `rhttp.worker.secret_file`'s rule. A renewal changes certificate,
@@ -33,6 +33,7 @@ _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _MAX_BYTES: Final = 1048576
 _CUSHION: Final = 300.0
 """Seconds: how long before they are issued certificates of ours begin."""
+_ROLES: Final = ("worker", "client", "master")
 _READINGS: Final = 3
 """More renewals than one while a few files are read are no renewals."""
 
@@ -68,7 +69,10 @@ class Bundle:
 
     place: Path
     gateway: GatewayAddress
+    role: str
+    """``worker``, ``client`` or ``master``."""
     pool: str
+    """A worker's; others have none, and it is empty."""
     name: str
     user: str | None
     """The Digest user; None: this identity has no password."""
@@ -87,6 +91,8 @@ class Bundle:
     """Lower-case hex, an even number of digits, as `rhttp-pki list` has it."""
     stamp: Stamp = field(repr=False)
     """What `bundle_stamp` said before the files were read."""
+    renew: bool = True
+    """Whether an agent that serves with it renews it."""
 
     @property
     def lifetime(self) -> float:
@@ -123,14 +129,22 @@ def load_bundle(place: Path | str, *, gateway: str | None = None, pool: str | No
     Not checked: whether the certificate is in its time (the gateway decides that, by its clock), revoked, or for this
     gateway at all.
     """
-    place = Path(place)
+    return _read_at_one_moment(Path(place), gateway, pool, ("worker",))
+
+
+def read_bundle(place: Path, *, gateway: str | None = None) -> Bundle:
+    """Read and check a bundle of any role; else as `load_bundle`."""
+    return _read_at_one_moment(place, gateway, None, _ROLES)
+
+
+def _read_at_one_moment(place: Path, gateway: str | None, pool: str | None, roles: tuple[str, ...]) -> Bundle:
     if not place.is_dir():
         _bad(f"{place} is no directory; name the directory that `rhttp-pki issue-worker` made")
     for _ in range(_READINGS):
         stamp = bundle_stamp(place)
         found: Bundle | BundleInvalid
         try:
-            found = _load(place, stamp, gateway, pool)
+            found = _load(place, stamp, gateway, pool, roles)
         except BundleInvalid as error:
             found = error
         if bundle_stamp(place) != stamp:
@@ -141,16 +155,23 @@ def load_bundle(place: Path | str, *, gateway: str | None = None, pool: str | No
     raise BundleInvalid(f"{place} changes all the time; look at who writes there")
 
 
-def _load(place: Path, stamp: Stamp, gateway: str | None, pool: str | None) -> Bundle:
+def _load(place: Path, stamp: Stamp, gateway: str | None, pool: str | None, roles: tuple[str, ...]) -> Bundle:
     settings = _settings(place)
     role = settings.get("role", "worker")
-    if role != "worker":
+    if role not in _ROLES:
+        _bad(f"`role` in {place / SETTINGS} is none of {', '.join(_ROLES)}; issue the bundle again, or correct it")
+    if role not in roles:
         _bad(f"{place / SETTINGS} is the bundle of a {role}; make a worker's: rhttp-pki issue-worker NAME --pool P")
     name = _named(place, settings, "name")
     chosen_pool = pool if pool is not None else settings.get("pool")
-    if not isinstance(chosen_pool, str) or _NAME.fullmatch(chosen_pool) is None:
+    if role != "worker":
+        chosen_pool = ""
+    elif not isinstance(chosen_pool, str) or _NAME.fullmatch(chosen_pool) is None:
         where = "--pool" if pool is not None else f"`pool` in {place / SETTINGS}"
         _bad(f"{where} is no pool's name; use lower-case letters, digits and inner hyphens, at most 63")
+    renew = settings.get("renew", True)
+    if not isinstance(renew, bool):
+        _bad(f"`renew` in {place / SETTINGS} is neither true nor false; write one of the two, or remove the line")
     url = gateway if gateway is not None else settings.get("gateway")
     if not isinstance(url, str):
         _bad(f'{place / SETTINGS} names no gateway; add gateway = "https://HOST:PORT" or give --gateway')
@@ -163,7 +184,8 @@ def _load(place: Path, stamp: Stamp, gateway: str | None, pool: str | None) -> B
     return Bundle(
         place=place,
         gateway=parse_gateway(url, "--gateway" if gateway is not None else f"`gateway` in {place / SETTINGS}"),
-        pool=chosen_pool,
+        role=str(role),
+        pool=str(chosen_pool),
         name=name,
         user=user,
         password=password,
@@ -174,6 +196,7 @@ def _load(place: Path, stamp: Stamp, gateway: str | None, pool: str | None) -> B
         expires=certificate.not_valid_after_utc.timestamp(),
         serial=certificate.serial_number.to_bytes((certificate.serial_number.bit_length() + 7) // 8).hex(),
         stamp=stamp,
+        renew=renew,
     )
 
 

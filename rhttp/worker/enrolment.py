@@ -31,6 +31,7 @@ from rhttp.tls.context import client_context, unsafe_client_context
 from rhttp.worker.backoff import TROUBLE, wait_before_retry
 from rhttp.worker.bundle import PASSWORD, SETTINGS, BundleInvalid, GatewayAddress, parse_gateway
 from rhttp.worker.bundle_texts import CURL, build_certificate_files, build_curl_conf, build_settings
+from rhttp.worker.digest_post import CERTIFICATES, DigestPost, certificates_of
 from rhttp.worker.enrolment_failure import (
     LOOK_AT_THE_CLOCK,
     EnrolmentFailed,
@@ -50,19 +51,16 @@ from rhttp.worker.est import (
     build_request,
     find_anchor,
     judge_answer,
-    read_certificates,
     read_password,
 )
 from rhttp.worker.fresh_bundle import FreshBundle, key_pem
 from rhttp.worker.https import Answer, HttpsConnection, HttpsFailed
-from rhttp.worker.token_digest import TokenDigest
 from rhttp.worker.versions import KEY
 
 __all__ = ["EnrolmentOrder", "NewBundle", "enroll"]
 
 T = TypeVar("T")
 
-_CERTIFICATES: Final = "application/pkcs7-mime"
 _MAX_PASSWORD_ANSWER: Final = 1 << 16
 
 
@@ -210,13 +208,13 @@ def _find_root(order: EnrolmentOrder) -> x509.Certificate:
     try:
         with HttpsConnection(order.gateway, unsafe_client_context()) as connection:
             target = f"/.well-known/est/{order.role}/cacerts"
-            answer = connection.ask("GET", target, {"Accept": _CERTIFICATES}, limit=MAX_MESSAGE)
+            answer = connection.ask("GET", target, {"Accept": CERTIFICATES}, limit=MAX_MESSAGE)
     except HttpsFailed as error:
         raise connection_failure(error, order.gateway) from None
     if answer.status != 200:
         raise enrolment_refusal(answer, order.gateway, order.role)
     try:
-        return find_anchor(_certificates(answer), order.fingerprint)
+        return find_anchor(certificates_of(answer), order.fingerprint)
     except EstInvalid as error:
         message = (
             f"the root of {order.gateway} is not the one of --fingerprint: {error}; somebody may be in between, or the "
@@ -238,14 +236,14 @@ def _request(
     target = f"/.well-known/est/{order.role}/simpleenroll"
     content = build_request(key, order.name)
     try:
-        answer = TokenDigest(order.token).ask(order.gateway, context, target, content, accept=_CERTIFICATES)
+        answer = DigestPost(order.token.id, order.token.secret).ask(order.gateway, context, target, content)
     except HttpsFailed as error:
         raise connection_failure(error, order.gateway) from None
     if answer.status != 200:
         raise enrolment_refusal(answer, order.gateway, order.role)
     try:
         enrolled = judge_answer(
-            _certificates(answer), anchor=anchor, key=key, role=order.role, name=order.name, at=now()
+            certificates_of(answer), anchor=anchor, key=key, role=order.role, name=order.name, at=now()
         )
     except ClockOff as error:
         raise EnrolmentFailed(
@@ -298,10 +296,3 @@ def _fetch_password(anchor: x509.Certificate, key: PrivateKey, enrolled: Enrolle
         return read_password(answer.content, enrolled.name)
     except EstInvalid as error:
         raise EnrolmentFailed("password", f"what {gateway} answered {error}") from None
-
-
-def _certificates(answer: Answer) -> tuple[x509.Certificate, ...]:
-    kind = answer.fields.get_content_type()
-    if kind != _CERTIFICATES:
-        raise EstInvalid(f"came as another content type than {_CERTIFICATES}")
-    return read_certificates(answer.content)

@@ -1,4 +1,4 @@
-"""What can go wrong while enrolling, in one line each, with the mend. Pure.
+"""What can go wrong while enrolling or renewing, in one line each, with the mend. Pure.
 
 Trust: of what a peer says only a status and the title of a problem are shown, made safe.
 """
@@ -19,7 +19,10 @@ _TIMES: Final = {"openssl_9": "is not valid yet", "openssl_10": "has expired"}
 
 
 class EnrolmentFailed(RhttpError):  # noqa: N818 - says what is the case, like every error of ours
-    """No bundle was made. ``code`` is a slug; ``str()`` is one line for people, with the mend and without secrets."""
+    """No bundle was made, or it was not renewed.
+
+    ``code`` is a slug; ``str()`` is one line for people, with the mend and without secrets.
+    """
 
     def __init__(self, code: str, message: str, *, is_passing: bool = False, retry_after: float | None = None) -> None:
         super().__init__(code, message)
@@ -81,13 +84,15 @@ def enrolment_refusal(answer: Answer, peer: GatewayAddress, role: str) -> Enrolm
     return refusal(answer, code, f"{peer} refused: {message}")
 
 
-def connection_failure(error: HttpsFailed, peer: GatewayAddress) -> EnrolmentFailed:
-    """For a connection that failed."""
+def connection_failure(
+    error: HttpsFailed, peer: GatewayAddress, root: str = "the root of --fingerprint"
+) -> EnrolmentFailed:
+    """For a connection that failed; `root` is what the server had to prove itself by."""
     match error.code:
         case "unresolved" | "unreachable" | "proxy":
             message = error.detail
         case "untrusted":
-            message = _distrust(error.detail, peer)
+            message = _distrust(error.detail, peer, root)
         case "alert":
             message = f"{peer} ended the TLS handshake ({error.detail})"
         case "tls":
@@ -97,11 +102,11 @@ def connection_failure(error: HttpsFailed, peer: GatewayAddress) -> EnrolmentFai
     return EnrolmentFailed(error.code, message, is_passing=error.is_passing)
 
 
-def _distrust(why: str, peer: GatewayAddress) -> str:
+def _distrust(why: str, peer: GatewayAddress, root: str) -> str:
     if why in _TIMES:
         return f"the certificate of {peer} {_TIMES[why]}; {LOOK_AT_THE_CLOCK}"
     if why in _NOT_ITS_ROOT:
-        return f"{peer} shows a certificate that the root of --fingerprint did not sign; somebody may be in between"
+        return f"{peer} shows a certificate that {root} did not sign; somebody may be in between"
     if why == "server_name":
         kind = "IP" if ":" in peer.host or peer.host.replace(".", "").isdigit() else "DNS"
         return (

@@ -26,6 +26,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, pkcs7
 from cryptography.x509.oid import NameOID
@@ -194,13 +195,8 @@ def judge_answer(
         ClockOff: its path is not in its time, by `at`.
         EstInvalid: it is for another key, does not lead to `anchor`, or has another identity than was asked for.
     """
-    leaf = next((certificate for certificate in certificates if _is_for(certificate, key)), None)
-    if leaf is None:
-        raise EstInvalid("is for another key than the one that was made here")
-    path = _find_path(leaf, certificates, anchor)
-    for certificate in (*path, anchor):
-        _require_valid(certificate, at)
-    found = _identity(leaf)
+    path = _judge_path(certificates, (anchor,), key.public_key(), at)
+    found = identity_of(path[0])
     if found is None:
         raise EstInvalid("names no identity: one URI spiffe://DOMAIN/worker/POOL/NAME, or /client/ or /master/NAME")
     its_role, pool, its_name = found
@@ -211,27 +207,62 @@ def judge_answer(
     return Enrolled(path=path, role=its_role, pool=pool, name=its_name)
 
 
-def _is_for(certificate: x509.Certificate, key: PrivateKey) -> bool:
+def judge_renewal(
+    certificates: Sequence[x509.Certificate],
+    *,
+    anchors: Sequence[x509.Certificate],
+    key: CertificatePublicKeyTypes,
+    present: x509.Certificate,
+    at: datetime,
+) -> tuple[x509.Certificate, ...]:
+    """The path of the next certificate, leaf first, once it says of its owner what the `present` one does.
+
+    Raises:
+        ClockOff: its path is not in its time, by `at`.
+        EstInvalid: it is for another key, leads to none of `anchors`, or names somebody else.
+    """
+    path = _judge_path(certificates, anchors, key, at)
+    if identity_of(path[0]) is None or _names(path[0]) != _names(present):
+        raise EstInvalid("names somebody else than the one that it is to replace")
+    return path
+
+
+def _judge_path(
+    certificates: Sequence[x509.Certificate],
+    anchors: Sequence[x509.Certificate],
+    key: CertificatePublicKeyTypes,
+    at: datetime,
+) -> tuple[x509.Certificate, ...]:
+    leaf = next((certificate for certificate in certificates if _is_for(certificate, key)), None)
+    if leaf is None:
+        raise EstInvalid("is for another key than the one that was made here")
+    path, anchor = _find_path(leaf, certificates, anchors)
+    for certificate in (*path, anchor):
+        _require_valid(certificate, at)
+    return path
+
+
+def _is_for(certificate: x509.Certificate, key: CertificatePublicKeyTypes) -> bool:
     try:
         theirs = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm):
         return False
     form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-    return theirs.public_bytes(*form) == key.public_key().public_bytes(*form)
+    return theirs.public_bytes(*form) == key.public_bytes(*form)
 
 
 def _find_path(
-    leaf: x509.Certificate, certificates: Sequence[x509.Certificate], anchor: x509.Certificate
-) -> tuple[x509.Certificate, ...]:
+    leaf: x509.Certificate, certificates: Sequence[x509.Certificate], anchors: Sequence[x509.Certificate]
+) -> tuple[tuple[x509.Certificate, ...], x509.Certificate]:
     path = [leaf]
-    while not _has_signed(anchor, path[-1]):
+    while (anchor := next((one for one in anchors if _has_signed(one, path[-1])), None)) is None:
         issuer = next(
             (one for one in certificates if one not in path and _is_ca(one) and _has_signed(one, path[-1])), None
         )
         if issuer is None or len(path) == _MAX_PATH:
-            raise EstInvalid("does not lead to the root with that fingerprint")
+            raise EstInvalid("does not lead to the root that is trusted here")
         path.append(issuer)
-    return tuple(path)
+    return tuple(path), anchor
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:
@@ -256,12 +287,16 @@ def _require_valid(certificate: x509.Certificate, at: datetime) -> None:
         raise ClockOff(f"expired at {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}")
 
 
-def _identity(leaf: x509.Certificate) -> tuple[str, str | None, str] | None:
-    """(role, pool, name) of the one name that it has."""
+def _names(leaf: x509.Certificate) -> list[x509.GeneralName]:
     try:
-        names = list(leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+        return list(leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
-        return None
+        return []
+
+
+def identity_of(leaf: x509.Certificate) -> tuple[str, str | None, str] | None:
+    """(role, pool, name) of the one name that it has; None: it has another one, none, or several."""
+    names = _names(leaf)
     if len(names) != 1 or not isinstance(names[0], x509.UniformResourceIdentifier):
         return None
     match = _WORKER.fullmatch(names[0].value) or _OTHER.fullmatch(names[0].value)

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from rhttp.worker.bundle import BundleInvalid
 from rhttp.worker.bundle_texts import build_certificate_files
-from rhttp.worker.versions import KEY, write_version
+from rhttp.worker.versions import KEY, TRUST, write_version
 
 __all__ = ["Certified", "Obtain", "renew_files"]
 
@@ -37,8 +37,8 @@ class Certified:
 
     path: tuple[x509.Certificate, ...]
     """The leaf first, then its issuing CAs."""
-    trust: bytes
-    """PEM: the anchors to trust from now on."""
+    trust: bytes | None = None
+    """PEM: the anchors to trust from now on; None: those that are in the bundle."""
 
 
 Obtain = Callable[[bytes], Certified]
@@ -66,7 +66,10 @@ def renew_files(place: Path, present: x509.Certificate, obtain: Obtain, *, reque
         if certified.path[0].public_key() != key.public_key():
             raise BundleInvalid(f"what was issued for {place} is for another key than the one that was made; try again")
         files[KEY] = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    write_version(place, {**files, **build_certificate_files(certified.path, certified.trust)})
+    files |= build_certificate_files(certified.path, certified.trust or b"")
+    if certified.trust is None:
+        del files[TRUST]
+    write_version(place, files)
 
 
 def _key_like(place: Path, public: CertificatePublicKeyTypes) -> CertificateIssuerPrivateKeyTypes:

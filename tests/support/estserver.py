@@ -159,9 +159,12 @@ class EstServer:
             "cacerts": self.cacerts,
             "simpleenroll": self.simpleenroll,
             "credentials": self.credentials,
+            "simplereenroll": self.simplereenroll,
         }
         self.replies: dict[str, list[Reply | Act]] = {}
         self.certified: dict[bytes, x509.Certificate] = {}
+        self.lifetime = timedelta(hours=1)
+        """Of certificates that replace others."""
         self.keep_alive = True
         self._scratch = scratch
         self._nonces: set[bytes] = set()
@@ -226,12 +229,24 @@ class EstServer:
         leaf = self.certified.setdefault(der, self.cas.leaf(key, role, name))
         return self.reply_leaf(leaf, self.cas.issuing[role].certificate)
 
-    def challenge(self, seen: Seen) -> Reply | None:
-        """A challenge, or None when the credentials are the token's."""
+    def simplereenroll(self, seen: Seen) -> Reply:
+        """Digest with the password, and the next certificate of whoever shows one."""
+        (uri,) = (value for kind, value in seen.peer["subjectAltName"] if kind == "URI")
+        name, role = uri.rsplit("/", 1)[-1], Role(seen.target.split("/")[-2])
+        if (refused := self.challenge(seen, name, PASSWORD)) is not None:
+            return refused
+        request = x509.load_der_x509_csr(base64.b64decode(seen.content))
+        assert request.is_signature_valid
+        key: Any = request.public_key()
+        leaf = self.cas.leaf(key, role, name, at=datetime.now(UTC), lifetime=self.lifetime)
+        return self.reply_certificates(leaf, self.cas.issuing[role].certificate)
+
+    def challenge(self, seen: Seen, user: str = TOKEN_ID, secret: str = SECRET) -> Reply | None:
+        """A challenge, or None when the credentials are right: a token's, when no others are named."""
         value = seen.fields.get("Authorization")
         found = parse_authorization(value.encode()) if value is not None else None
         if isinstance(found, DigestCredentials) and found.nonce in self._nonces:
-            hashed = ha1(TOKEN_ID, REALM, SECRET, Algorithm.SHA_256).encode()
+            hashed = ha1(user, REALM, secret, Algorithm.SHA_256).encode()
             right = response(
                 Algorithm.SHA_256,
                 ha1=hashed,
@@ -241,7 +256,7 @@ class EstServer:
                 method=seen.method.encode(),
                 uri=seen.target.encode(),
             )
-            if found.username == TOKEN_ID.encode() and found.response == right and found.uri == seen.target.encode():
+            if found.username == user.encode() and found.response == right and found.uri == seen.target.encode():
                 return None
         nonce = secrets.token_hex(16).encode()
         self._nonces.add(nonce)
