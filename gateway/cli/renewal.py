@@ -12,6 +12,7 @@ from gateway.cli.common import Settings, common_options, fail, open_session, tel
 from gateway.cli.issued import read_request, say_issued
 from gateway.cli.options import LIFETIME, absolute
 from rhttp.worker.output import describe_failure
+from rhttp.worker.renew_command import est_options, renew_bundles
 
 if TYPE_CHECKING:
     from gateway.home.session import HomeSession
@@ -31,8 +32,17 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True, dir_okay=False, readable=True),
     help="Certify the key of this signing request: for a bundle whose key is kept elsewhere.",
 )
+@click.option("--est", is_flag=True, help="Have the gateway renew it, as where there is no home.")
+@est_options
 def renew(
-    settings: Settings, bundles: tuple[Path, ...], expiring: timedelta | None, ttl: timedelta | None, csr: Path | None
+    settings: Settings,
+    bundles: tuple[Path, ...],
+    expiring: timedelta | None,
+    ttl: timedelta | None,
+    csr: Path | None,
+    est: bool,
+    gateway: str | None,
+    daemon: bool,
 ) -> None:
     """Put a new key and certificate for the same identity into BUNDLE, and the root as it is now.
 
@@ -41,7 +51,15 @@ def renew(
 
     --expiring is for a timer: it renews what is due, passes over what was revoked, tells what cannot be renewed, goes
     on with the others, and then exits 1.
+
+    Where there is no home, and with --est, --gateway or --daemon, the gateway is asked (EST): the present certificate
+    and the password in BUNDLE are enough, and nothing of the home is needed. --daemon stays, and renews each BUNDLE at
+    two thirds of its life.
     """
+    is_homeless = "home" not in settings.given and settings.home == Settings().home and not settings.home.exists()
+    if est or daemon or gateway is not None or is_homeless:
+        _renew_over_est(bundles, expiring, ttl, csr, gateway, daemon)
+        return
     if not bundles and expiring is None:
         raise click.UsageError("name a BUNDLE, or give --expiring for all bundles of the home that are due")
     if csr is not None and (len(bundles) != 1 or expiring is not None):
@@ -58,6 +76,25 @@ def renew(
             issued = renew_bundle(session, absolute(bundle), ttl, request)
             say_issued(session, issued.record, f"in {click.format_filename(issued.place)}")
         tell_gateway(session, "/refresh", must=False)
+
+
+def _renew_over_est(
+    bundles: tuple[Path, ...],
+    expiring: timedelta | None,
+    ttl: timedelta | None,
+    csr: Path | None,
+    gateway: str | None,
+    daemon: bool,
+) -> None:
+    if not bundles:
+        raise click.UsageError("name a BUNDLE: without a home it is not known where they lie")
+    if ttl is not None:
+        raise click.UsageError("--ttl is for the home: over EST the certificate lives as long as the one before")
+    if csr is not None:
+        raise click.UsageError(
+            "--csr is for the home: over EST the gateway wants to see the present certificate, with its key in BUNDLE"
+        )
+    renew_bundles(bundles, expiring=expiring, gateway=gateway, daemon=daemon)
 
 
 def _renew_due(session: HomeSession, bundles: list[Path], within: timedelta, ttl: timedelta | None) -> None:

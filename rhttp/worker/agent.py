@@ -25,6 +25,7 @@ from rhttp.message import RequestHead
 from rhttp.reversal.upgrade import PTTH_1_0, UpgradeVariant
 from rhttp.timers import TimerWheel
 from rhttp.tls.tls_link import TlsLink
+from rhttp.worker.auto_renewal import AutoRenewal
 from rhttp.worker.backoff import REFUSAL, TROUBLE, wait_before_retry
 from rhttp.worker.bundle import Bundle
 from rhttp.worker.bundle_watch import LOOK, BundleWatch, date
@@ -60,6 +61,7 @@ class Agent:
         slots: how many requests at a time: a number, a callable that is asked a few times a second, or a `Slots`.
         variant: how to ask for the role switch.
         drain_timeout: seconds that `stop` gives to requests under way.
+        renew: have the gateway renew the bundle at two thirds of its certificate's life, unless ``rhttp.toml`` says no.
         on_status: called when slots or troubles changed, in the loop; not for every request. With it, the log does not
             say that trouble is over.
         chance: uniform in [0, 1).
@@ -75,12 +77,16 @@ class Agent:
         slots: int | Callable[[], int] | Slots = 1,
         variant: UpgradeVariant = PTTH_1_0,
         drain_timeout: float = 30.0,
+        renew: bool = True,
         on_status: Callable[[Status], None] | None = None,
         limits: Http1Limits = LIMITS,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._handler = handler
         self._watch = BundleWatch(Path(bundle), gateway=gateway, pool=pool)
+        self._renewal: AutoRenewal | None = None
+        if renew:
+            self._renewal = AutoRenewal(Path(bundle), gateway=gateway, done=self._renewed, chance=chance)
         self._slots = as_slots(slots)
         self._drain_timeout = drain_timeout
         self._on_status = on_status
@@ -212,6 +218,8 @@ class Agent:
         elif self._is_running and (self._wanted or type(self._slots) is not Slots):
             wait = min(max(self._retry_at - self._loop.time(), _TICK), LOOK)
             self._timer = self._loop.call_later(wait if self._wanted else _TICK, self._tick)
+        elif self._is_running and self._renewal is not None:
+            self._timer = self._loop.call_later(LOOK, self._tick)  # its certificate is kept for when it serves again
 
     def _adjust(self) -> None:
         """Open and close connections until there are as many as there should be."""
@@ -352,6 +360,14 @@ class Agent:
         if self._watch.look():
             self._turnover.begin()
             self._retry_at = 0.0
+        bundle = self._watch.session.bundle
+        if self._renewal is not None and bundle.renew:
+            self._renewal.look(bundle, self._loop)
+
+    def _renewed(self) -> None:
+        if self._is_running:
+            self._look()
+            self._adjust()
 
     # ---- telling ----
 

@@ -16,13 +16,12 @@ from typing import Final
 
 from rhttp.worker.bundle import BundleInvalid, bundle_stamp, load_bundle
 from rhttp.worker.dial import DialFailed, Session
+from rhttp.worker.renewal_schedule import SHORT
 
 log = logging.getLogger("rhttp.agent")
 
 LOOK: Final = 5.0
 """Seconds between two looks at the bundle's files."""
-_SHORT: Final = 3
-"""From a third of its life on a certificate that nobody renewed is spoken of."""
 _SOONEST: Final = 60.0
 """Seconds between two lines about it, at least."""
 _ENDED_EVERY: Final = 3600.0
@@ -88,7 +87,7 @@ class BundleWatch:
         bundle = self.session.bundle
         left = bundle.expires - self._clock()
         if self._told_of != bundle.expires:
-            self._told_of, self._next_line = bundle.expires, bundle.lifetime / _SHORT
+            self._told_of, self._next_line = bundle.expires, bundle.lifetime / SHORT
         if left > self._next_line:
             return
         if left > 0:

@@ -54,6 +54,7 @@ _OPTIONS = (
         show_default=True,
         help="Seconds that requests under way have after SIGTERM.",
     ),
+    click.option("--no-renew", is_flag=True, help="Leave it to others to renew the bundle."),
     click.option("--verbose", is_flag=True, help="Tell every try."),
 )
 
@@ -76,6 +77,7 @@ def serve_bundle(
     protocol: str,
     keep_host: bool,
     drain_timeout: float,
+    no_renew: bool,
     verbose: bool,
 ) -> None:
     """Be a worker until a signal ends it.
@@ -115,6 +117,7 @@ def serve_bundle(
         slots=slots,
         protocol=protocol,
         drain_timeout=drain_timeout,
+        renew=not no_renew,
         on_status=teller.status,
     )
     teller.worker = worker

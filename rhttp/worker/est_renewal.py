@@ -26,7 +26,7 @@ from cryptography import x509
 from OpenSSL import SSL
 
 from rhttp.tls.context import client_context
-from rhttp.worker.bundle import SETTINGS, Bundle, read_bundle
+from rhttp.worker.bundle import SETTINGS, Bundle, BundleInvalid, read_bundle
 from rhttp.worker.digest_post import DigestPost, certificates_of
 from rhttp.worker.enrolment_failure import LOOK_AT_THE_CLOCK, EnrolmentFailed
 from rhttp.worker.est import ClockOff, EstInvalid, identity_of, judge_renewal
@@ -34,7 +34,7 @@ from rhttp.worker.https import HttpsFailed
 from rhttp.worker.renewal import Certified, renew_files
 from rhttp.worker.renewal_failure import expired, renewal_connection_failure, renewal_refusal
 
-__all__ = ["renew_over_est"]
+__all__ = ["renew_over_est", "try_renewal"]
 
 _LOCK: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -82,6 +82,25 @@ def renew_over_est(
             raise EnrolmentFailed("place", message)
         renew_files(place, present, lambda request: _obtain(bundle, found[0], present, request, now))
         return read_bundle(place, gateway=gateway)
+
+
+def try_renewal(
+    place: Path, *, gateway: str | None = None, is_due: Callable[[Bundle], bool] = _always
+) -> Bundle | None:
+    """`renew_over_est` for those who go on when it fails: every failure is one kind.
+
+    Raises:
+        EnrolmentFailed: nothing was changed.
+    """
+    try:
+        return renew_over_est(place, gateway=gateway, is_due=is_due)
+    except BundleInvalid as error:
+        raise EnrolmentFailed("bundle", str(error)) from None
+    except OSError as fault:
+        where = fault.filename if isinstance(fault.filename, str) else place
+        why = fault.strerror or type(fault).__name__
+        message = f"cannot write to {where}: {why}; check its permissions and the disk. The old certificate stays"
+        raise EnrolmentFailed("disk", message, is_passing=True) from None
 
 
 @contextmanager

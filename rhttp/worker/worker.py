@@ -61,6 +61,7 @@ class Worker:
         protocol: how to switch roles; ``ptth/1.0``.
         drain_timeout: seconds that requests under way have when the worker stops.
         keep_host: when forwarding, leave ``Host`` as it came.
+        renew: have the gateway renew the bundle in time; also ``renew = false`` in ``rhttp.toml`` turns that off.
         on_status: called with a `rhttp.Status` when slots came or went, or trouble began or ended.
 
     Raises:
@@ -78,6 +79,7 @@ class Worker:
         protocol: str = PTTH_1_0.name,
         drain_timeout: float = 30.0,
         keep_host: bool = False,
+        renew: bool = True,
         on_status: Callable[[Status], None] | None = None,
     ) -> None:
         self._handler: Handler
@@ -95,6 +97,7 @@ class Worker:
             slots=slots,
             variant=find_variant(protocol),
             drain_timeout=drain_timeout,
+            renew=renew,
             on_status=on_status,
         )
 
@@ -149,6 +152,7 @@ class Options(TypedDict, total=False):
     protocol: str
     drain_timeout: float
     keep_host: bool
+    renew: bool
     on_status: Callable[[Status], None] | None
 
 
