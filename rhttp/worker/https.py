@@ -143,6 +143,8 @@ class _TlsSocket:
         name = None if _is_address(host) else host.encode("ascii")
         self._ssl: Any = record.dialling(context, sock.fileno(), name)
         self.deadline = time.monotonic() + HANDSHAKE_TIMEOUT
+        self._early = b""
+        """What came before we had said everything."""
 
     def shake(self) -> None:
         handshake = Handshake()
@@ -163,6 +165,9 @@ class _TlsSocket:
 
     def read(self) -> bytes:
         """What came, at most one record; nothing: the peer ended it."""
+        if self._early:
+            early, self._early = self._early, b""
+            return early
         try:
             while (data := record.read(self._ssl)) is None:
                 self._wait(select.POLLIN)
@@ -173,6 +178,12 @@ class _TlsSocket:
         return data
 
     def sendall(self, data: Any) -> None:
+        # A peer that does not take our certificate says so behind the handshake and goes away; its alert could not be
+        # read any more after a write that failed.
+        try:
+            self._early += record.read(self._ssl) or b""
+        except SSL.Error as error:
+            raise _broken(error) from None
         left = memoryview(data)
         while left:
             try:

@@ -66,6 +66,9 @@ def renewal_refusal(answer: Answer, bundle: Bundle, role: str) -> EnrolmentFaile
 
 def renewal_connection_failure(error: HttpsFailed, bundle: Bundle, role: str) -> EnrolmentFailed:
     """For a connection that failed."""
+    if error.code == "lost":
+        message = f"{bundle.gateway}: {error.detail}; if it does so again, its audit log says why"
+        return EnrolmentFailed("lost", message, is_passing=True)
     if error.code != "alert":
         return connection_failure(error, bundle.gateway, f"the root in {bundle.place / 'trust.pem'}")
     if "expired" in error.detail:
