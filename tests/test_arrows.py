@@ -168,6 +168,7 @@ EDGE = frozenset(
         "rhttp/worker/lifespan.py",
         "rhttp/worker/output.py",
         "rhttp/worker/renew_command.py",
+        "rhttp/worker/renewal_child.py",
         "rhttp/worker/renewal_daemon.py",
         "rhttp/worker/secret_file.py",
         "rhttp/worker/versions.py",

@@ -156,6 +156,8 @@ class Agent:
         if not self._is_running:
             return
         self._is_running, self._is_draining = False, True
+        if self._renewal is not None:
+            self._renewal.stop()
         for task in self._dials:
             task.cancel()
         await asyncio.gather(*self._dials, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The renewal of an agent's bundle by the agent itself (I/O): in a thread, so that nothing it serves waits.
+"""The renewal of an agent's bundle by the agent itself (I/O): in a child, so that nothing it serves waits.
 
 One at a time for all connections of the agent. It puts a new version into the bundle, which is then taken up as any
 other: see `rhttp.worker.bundle_watch`. What fails is tried again, and each kind of trouble is told once for each
@@ -20,7 +20,7 @@ from pathlib import Path
 from rhttp.worker.bundle import Bundle
 from rhttp.worker.bundle_watch import span
 from rhttp.worker.enrolment_failure import EnrolmentFailed
-from rhttp.worker.est_renewal import try_renewal
+from rhttp.worker.renewal_child import RenewalChild
 from rhttp.worker.renewal_schedule import RenewalSchedule
 
 log = logging.getLogger("rhttp.agent")
@@ -51,33 +51,40 @@ class AutoRenewal:
         self._clock = clock
         self._schedule = RenewalSchedule(chance)
         self._is_under_way = False
+        self._child: RenewalChild | None = None
 
     def look(self, bundle: Bundle, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin a renewal when it is time for one; never waits.
-
-        Nobody ends one that is under way: it ends by itself within some minutes, or with the process, and the bundle
-        is whole at any time.
-        """
+        """Begin a renewal when it is time for one; never waits."""
         if self._is_under_way or self._schedule.wait(bundle, date=self._clock(), elapsed=loop.time()):
             return
         self._is_under_way = True
-        # A daemon, since a process that ends is not to wait for a gateway that does not answer.
+        # The thread only waits for the child: `renewal_child` says why it does not ask itself.
         threading.Thread(target=self._run, args=(bundle, loop), name="renewal", daemon=True).start()
 
     def _run(self, bundle: Bundle, loop: asyncio.AbstractEventLoop) -> None:
         failure: EnrolmentFailed | None = None
         try:
-            try_renewal(self._place, gateway=self._gateway, is_due=lambda found: found.serial == bundle.serial)
+            self._child = RenewalChild(self._place, self._gateway, bundle.serial)
+            self._child.wait()
         except EnrolmentFailed as error:
             failure = error
-        except Exception as error:  # a bug must not end the renewals
+        except OSError as broken:
+            message = f"the process that renews cannot be started: {broken.strerror}"
+            failure = EnrolmentFailed("internal", message, is_passing=True)
+        except Exception as fault:  # a bug must not end the renewals
             log.exception("a renewal failed")
-            failure = EnrolmentFailed("internal", f"internal error ({type(error).__name__})")
+            failure = EnrolmentFailed("internal", f"internal error ({type(fault).__name__})")
         with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody wants to know
             loop.call_soon_threadsafe(self._finished, bundle, loop, failure)
 
+    def stop(self) -> None:
+        """End what is under way."""
+        if self._child is not None:
+            self._child.end()
+
     def _finished(self, bundle: Bundle, loop: asyncio.AbstractEventLoop, failure: EnrolmentFailed | None) -> None:
         self._is_under_way = False
+        self._child = None
         if failure is None:
             self._done()
             return

@@ -124,6 +124,8 @@ class Reply:
     content: bytes = b""
     fields: dict[str, str] = field(default_factory=dict)
     lost: bool = False
+    taken: Callable[[Any, Any], None] | None = None
+    """Goes on with the connection (and what is read of it) in place of an answer."""
 
 
 @dataclass(frozen=True)
@@ -306,6 +308,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         connection: Any = self.connection
         peer = connection.getpeercert() or {}
         reply = owner.answer(Seen(self.command, self.path, self.headers, content, peer))
+        if reply.taken is not None:
+            self.close_connection = True
+            reply.taken(connection, self.rfile)
+            return
         if reply.lost:
             self.close_connection = True
             return
