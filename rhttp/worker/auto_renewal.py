@@ -52,6 +52,7 @@ class AutoRenewal:
         self._schedule = RenewalSchedule(chance)
         self._is_under_way = False
         self._child: RenewalChild | None = None
+        self._is_over = False
 
     def look(self, bundle: Bundle, loop: asyncio.AbstractEventLoop) -> None:
         """Begin a renewal when it is time for one; never waits."""
@@ -64,8 +65,10 @@ class AutoRenewal:
     def _run(self, bundle: Bundle, loop: asyncio.AbstractEventLoop) -> None:
         failure: EnrolmentFailed | None = None
         try:
-            self._child = RenewalChild(self._place, self._gateway, bundle.serial)
-            self._child.wait()
+            child = self._child = RenewalChild(self._place, self._gateway, bundle.serial)
+            if self._is_over:
+                child.end()
+            child.wait()
         except EnrolmentFailed as error:
             failure = error
         except OSError as broken:
@@ -79,8 +82,9 @@ class AutoRenewal:
 
     def stop(self) -> None:
         """End what is under way."""
-        if self._child is not None:
-            self._child.end()
+        self._is_over = True
+        if (child := self._child) is not None:
+            child.end()
 
     def _finished(self, bundle: Bundle, loop: asyncio.AbstractEventLoop, failure: EnrolmentFailed | None) -> None:
         self._is_under_way = False
