@@ -185,6 +185,10 @@ def _process(one: dict[str, Any]) -> str:
     return " ".join(words)
 
 
+def _issuer(one: dict[str, Any]) -> str:
+    return f"pid {one.get('pid')}, {one.get('issued')} issued, {one.get('refused')} refused"
+
+
 def _gateway(status: dict[str, Any]) -> str:
     """What it does as a whole: who has no process that answers serves nobody."""
     processes = status.get("processes", ())
@@ -215,6 +219,7 @@ def _show(status: dict[str, Any]) -> None:
         ("audit log", _audit(status.get("audit", {}))),
         ("connections", ", ".join(f"{name} {count}" for name, count in status.get("connections", {}).items())),
         *(("process", _process(one)) for one in status.get("processes", ())),
+        *(("issuer", _issuer(one)) for one in (status.get("issuer"),) if one),
     )
     for name, value in facts:
         click.echo(f"{name:<14} {value}")
