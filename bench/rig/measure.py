@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rig.builds import command_interpreted, command_plain, interpreter
@@ -179,7 +180,7 @@ def _admitted(options: Options, target: Target) -> Callable[[float], dict[str, A
     worker = target.home.worker
 
     def once(seconds: float) -> dict[str, Any]:
-        script = [interpreter(target.home.command), "-P", options.bench / "rig" / "admitted.py"]
+        script: list[str | Path] = [interpreter(target.home.command), "-P", options.bench / "rig" / "admitted.py"]
         command = pinned(RIG_CORE, [*script, worker.folder, str(target.server.port), REVERSE_PATH, str(seconds)])
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds + 60, check=False)
         if not done.stdout:

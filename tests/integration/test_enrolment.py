@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,41 @@ def test_keys_of_other_kinds_enrol(rig: Rig, tmp_path: Path, kind: str) -> None:
     done = enroll(rig, file, tmp_path / kind, "--key-type", kind)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / kind / "password").exists()
+
+
+def test_worker_renews_its_certificate_and_loses_nothing(rig: Rig, tmp_path: Path) -> None:
+    """With a life of half a minute, of the gateway that it serves, while requests come without a pause."""
+    bundle = tmp_path / "brief"
+    rig.run(
+        "issue-worker", f"brief{len(rig.status()['processes'])}", "--pool", "render", "--ttl", "30s", "--out", bundle
+    )
+    settings = (bundle / "rhttp.toml").read_text().splitlines()
+    gateway = f'gateway = "{rig.served.listeners["tls"]}"'
+    told = [gateway if line.startswith("gateway") else line for line in settings]
+    (bundle / "rhttp.toml").write_text("\n".join(told) + "\n")
+    seen = [leaf(bundle).serial_number]
+    changed = 0.0
+    with Origin() as application:
+        worker = subprocess.Popen(
+            [*RHTTP_PKI, "worker", str(bundle), "--forward", f"http://127.0.0.1:{application.port}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            wait_for(lambda: [pool for pool in rig.status()["pools"] if pool["slots"]["total"]], bool)
+            deadline = time.monotonic() + 60
+            with rig.dispatch() as master:
+                while len(seen) == 1 or time.monotonic() < changed + 3:
+                    assert time.monotonic() < deadline, "it was not renewed"
+                    answer = master.ask("/-/pools/render/workers/brief/hello", "GET", "Prefer: wait=5")
+                    assert answer.status == 200, answer
+                    if (serial := leaf(bundle).serial_number) not in seen:
+                        seen.append(serial)
+                        changed = time.monotonic()
+        finally:
+            worker.send_signal(signal.SIGTERM)
+            worker.wait(30)
+    assert [line for line in lines(rig, "pki.renewed") if line["listener"] == "tls"]
 
 
 def test_token_is_used_as_often_as_it_may_be(rig: Rig, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -36,6 +36,7 @@ from rhttp.digest.formula import (
     parse_authorization,
     response,
 )
+from rhttp.worker.est import KEY_TYPES
 
 DOMAIN = "example.internal"
 TOKEN_ID = "et_0123456789abcdef"
@@ -48,6 +49,11 @@ NAMES = ("DNS:localhost", "IP:127.0.0.1")
 
 def entropy() -> bytes:
     return secrets.token_bytes(20)
+
+
+KNOWN_TO_SSL: Final = tuple(kind for kind in KEY_TYPES if not kind.startswith("mldsa"))
+"""Kinds of key that this server's TLS takes: the standard library's OpenSSL may know no ML-DSA. Those enrol in
+`tests/integration/test_enrolment.py`."""
 
 
 class Cas:

@@ -17,6 +17,7 @@ from support.estserver import EstServer, Reply, Seen, est_server, problem
 from support.homes import leaf_of
 from support.standin import SWITCH
 
+from pki.issue import serial_hex
 from rhttp.worker import agent, renewal_schedule, turnover
 from rhttp.worker.enrolment import enroll
 
@@ -95,7 +96,7 @@ async def test_agent_that_renews_itself_loses_no_request(
 ) -> None:
     """Certificates that live for a minute, two renewals and more: connections of the new ones take over, none fails."""
     server.lifetime = timedelta(minutes=1)
-    first = f"{leaf_of(place).serial_number:x}"
+    first = serial_hex(leaf_of(place).serial_number)
     async with running(place, server.gateway_url, slots=2) as (_, told):
         await told.until(lambda status: status.open == 2)
         await until(lambda: len(set(dispatcher.serials)) >= 3)

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from support.enrolments import clean, order, refused
 from support.estserver import (
     DOMAIN,
+    KNOWN_TO_SSL,
     PASSWORD,
     SECRET,
     EstServer,
@@ -35,7 +36,6 @@ from rhttp.worker import fresh_bundle
 from rhttp.worker.bundle import load_bundle
 from rhttp.worker.enrolment import NewBundle, enroll
 from rhttp.worker.enrolment_failure import PasswordMissing
-from rhttp.worker.est import KEY_TYPES
 from rhttp.worker.fresh_bundle import PlaceTaken
 
 FILES = {"cert.pem", "curl.conf", "key.pem", "leaf.pem", "password", "rhttp.toml", "trust.pem", "versions"}
@@ -50,7 +50,7 @@ def server() -> Iterator[EstServer]:
 # ---- what comes of it ----
 
 
-@pytest.mark.parametrize("key_type", KEY_TYPES)
+@pytest.mark.parametrize("key_type", KNOWN_TO_SSL)
 def test_enrolment_leaves_a_bundle_that_a_worker_can_use(key_type: str, server: EstServer, tmp_path: Path) -> None:
     """With a key made here, the chain, the root and the password: the files that `issue-worker` makes."""
     made = enroll(order(server, tmp_path, key_type=key_type))

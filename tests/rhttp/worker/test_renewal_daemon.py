@@ -12,6 +12,7 @@ from support.enrolments import order
 from support.estserver import EstServer, est_server, problem
 from support.homes import leaf_of
 
+from pki.issue import serial_hex
 from rhttp.worker import renewal_schedule
 from rhttp.worker.bundle import Bundle
 from rhttp.worker.enrolment import enroll
@@ -64,7 +65,7 @@ def server() -> Iterator[EstServer]:
 
 
 def serial(place: Path) -> str:
-    return f"{leaf_of(place).serial_number:x}"
+    return serial_hex(leaf_of(place).serial_number)
 
 
 def test_daemon_renews_each_bundle_when_it_is_due(server: EstServer, tmp_path: Path) -> None:
