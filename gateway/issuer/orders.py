@@ -50,7 +50,6 @@ class Refusal(StrEnum):
     """Why an order is refused, beside the reasons of `pki.enrolment.TokenReason`."""
 
     NAME_TAKEN = "name_taken"
-    NAME_MISSING = "name_missing"
     KEY_REFUSED = "key_refused"
     REVOKED = "revoked"
     EXPIRED = "expired"

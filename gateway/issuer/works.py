@@ -153,9 +153,8 @@ class Enrolment(Work):
             return self._order.name
         if token.name is not None:
             return token.name
-        if token.name_prefix is not None:
-            return f"{token.name_prefix}{self._key_hash[:_HASH_DIGITS]}"[:_MAX_NAME]
-        raise Refuse(Refusal.NAME_MISSING)
+        prefix = f"{token.role.value}-" if token.name_prefix is None else token.name_prefix
+        return f"{prefix}{self._key_hash[:_HASH_DIGITS]}"[:_MAX_NAME]
 
     def _owner(self) -> Identity:
         return Identity(name=self._wanted.name, role=self._token.role, pool=self._token.pool)

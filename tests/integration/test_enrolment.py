@@ -113,10 +113,11 @@ def test_machine_with_a_token_enrols_and_serves(rig: Rig, tmp_path: Path) -> Non
 @pytest.mark.parametrize("kind", ["rsa3072", "mldsa65"])
 def test_keys_of_other_kinds_enrol(rig: Rig, tmp_path: Path, kind: str) -> None:
     """The password comes over mutual TLS with the new key, so the bundle is whole only if all of it works."""
-    file = token(rig, tmp_path, "--role", "worker", "--pool", "render", "--name-prefix", f"{kind}-")
+    file = token(rig, tmp_path, "--role", "worker", "--pool", "render")
     done = enroll(rig, file, tmp_path / kind, "--key-type", kind)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / kind / "password").exists()
+    assert "worker-" in leaf(tmp_path / kind).subject.rfc4514_string()
 
 
 def test_worker_renews_its_certificate_and_loses_nothing(rig: Rig, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_enroll_certifies_the_key_as_the_token_says(home: Home, session: HomeSes
 
 
 def test_enroll_finds_the_name(session: HomeSession, issuer: Issuer) -> None:
-    """The one given, else the token's, else one by its prefix and the key's hash; without any it is refused."""
+    """The one given, else the token's, else one by its prefix or role and the key's hash."""
     key = key_info()
     assert certified(issuer, enroll(make_token(session, 1, name="solo"), key)).name == "solo"
     made = certified(issuer, enroll(make_token(session, 2, name_prefix="w-"), key))
@@ -97,9 +97,9 @@ def test_enroll_finds_the_name(session: HomeSession, issuer: Issuer) -> None:
     assert len(made.name) == 12
     longest = certified(issuer, enroll(make_token(session, 3, name_prefix="x" * 62), key))
     assert len(longest.name) == 63
-    anyone = make_token(session, 4)
-    assert one(issuer, enroll(anyone, key)) == refused(Refusal.NAME_MISSING)
-    assert certified(issuer, enroll(anyone, key, name="given")).name == "given"
+    client = make_token(session, 4, role=Role.CLIENT, pool=None, labels={})
+    assert certified(issuer, enroll(client, key, role="client")).name.startswith("client-")
+    assert certified(issuer, enroll(make_token(session, 7), key, name="given")).name == "given"
     assert one(issuer, enroll(make_token(session, 5, name="w5"), key, name="w6")) == refused(TokenReason.WRONG_NAME)
     assert one(issuer, enroll(make_token(session, 6), key, name="No Name")) == refused(TokenReason.WRONG_NAME)
 
