@@ -31,7 +31,7 @@ def origin() -> Iterator[Origin]:
         yield origin
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.long), 2])
 def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, origin: Origin) -> Iterator[Rig]:
     place = tmp_path_factory.mktemp("enrolment")
     with Rig(place, CONFIG.format(port=origin.port), processes=request.param) as rig:

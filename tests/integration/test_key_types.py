@@ -42,7 +42,13 @@ def make(place: Path, options: str, *more: str | Path) -> Path:
     return place
 
 
-@pytest.mark.parametrize(("options", "kind"), HOMES.values(), ids=list(HOMES))
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        pytest.param(*home, id=name, marks=() if name in ("post-quantum", "rsa", "mixed") else pytest.mark.long)
+        for name, home in HOMES.items()
+    ],
+)
 def test_home_of_each_mixture_serves_a_worker_until_it_is_revoked(options: str, kind: str, tmp_path: Path) -> None:
     """`init`, `issue-worker`, `gateway`, `worker`, a dispatch, `verify --crl`, `revoke`: all with keys of the types."""
     secret = tmp_path / "passphrase"

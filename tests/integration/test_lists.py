@@ -26,7 +26,10 @@ listen = "127.0.0.1:0"
 NAMES = ("root", "client", "worker", "master", "server")
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one-process", "two-processes"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(1, marks=pytest.mark.long, id="one-process"), pytest.param(2, id="two-processes")],
+)
 def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A gateway that publishes lists; alice is good, eve was revoked before it started."""
     peers = ("issue-client alice", "issue-client eve", "revoke eve --reason keyCompromise")
