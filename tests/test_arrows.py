@@ -141,6 +141,7 @@ EDGE = frozenset(
         "gateway/supervisor/list_publisher.py",
         "gateway/supervisor/load.py",
         "gateway/supervisor/main.py",
+        "gateway/supervisor/server_renewal.py",
         "gateway/supervisor/signer.py",
         "gateway/supervisor/sockets.py",
         "gateway/supervisor/supervisor.py",

@@ -11,6 +11,7 @@ import contextlib
 import os
 import resource
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -186,6 +187,7 @@ def _serve(
     import asyncio
 
     from gateway.audit.supervisor_log import SupervisorLog
+    from gateway.home.server_renewal import renew_server
     from gateway.supervisor.supervisor import Supervisor
 
     assert bound.admin is not None
@@ -200,6 +202,7 @@ def _serve(
             bound.admin,
             supervisor_log,
             sign_lists=sign,
+            renew_server=partial(renew_server, loaded.home, passphrase),
             say=say,
             log=log,
             version=build.version(),

@@ -32,6 +32,7 @@ from gateway.supervisor.issuer import IssuerKeeper
 from gateway.supervisor.launcher import COMMAND, Child
 from gateway.supervisor.list_publisher import ListPublisher, SignLists
 from gateway.supervisor.load import Loaded, fixed_changes
+from gateway.supervisor.server_renewal import ServerRenewal
 from gateway.supervisor.signer import Signer
 from gateway.supervisor.sockets import Listener, Purpose
 from rhttp import build
@@ -59,6 +60,7 @@ class Supervisor:
         supervisor_log: SupervisorLog,
         *,
         sign_lists: SignLists | None = None,
+        renew_server: Callable[[], object] | None = None,
         say: Callable[[str], None],
         log: Callable[[str], None],
         version: str,
@@ -72,8 +74,8 @@ class Supervisor:
 
         ``command`` starts a data process, those ``ahead`` were started by it already and are taken first. Each is
         handed the descriptors, that of the ``ledger`` which several processes share among them. ``sign_lists`` signs
-        revocation lists, when the configuration wants any. ``passphrase`` is for the issuer alone, and not held unless
-        the gateway is to have one (``with_issuer``).
+        revocation lists, when the configuration wants any; ``renew_server`` issues the next server certificate.
+        ``passphrase`` is for the issuer alone, and not held unless the gateway is to have one (``with_issuer``).
         """
         self._loaded = loaded
         self._load_again = load_again
@@ -124,6 +126,7 @@ class Supervisor:
         )
         record, send = self._signer.record, self._fleet.send
         self._lists = ListPublisher(sign_lists, lambda: self._loaded.config.pki, send=send, record=record, log=log)
+        self._server = ServerRenewal(renew_server, lambda: self._loaded.shared.server_cert, self._reload_and_tell, log)
         self._admin = AdminServer(
             {
                 "/status": {"GET": self._get_status},
@@ -144,7 +147,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end_signal)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload_by_signal()))
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload_and_tell()))
         note = self._loaded.home.run / "gateway.json"
         try:
             if not await self._start():
@@ -169,6 +172,7 @@ class Supervisor:
             return False
         self._spawn(self._watch.run(), vital=True)  # before they serve: what is revoked meanwhile is told them first
         self._spawn(self._lists.run())
+        self._spawn(self._server.run())
         start = asyncio.create_task(self._start_processes())
         asked = asyncio.create_task(self._drain_asked.wait())
         await asyncio.wait({start, asked}, return_when=asyncio.FIRST_COMPLETED)
@@ -193,7 +197,7 @@ class Supervisor:
         """The issuer first: who cannot enrol anybody, and is to, serves nobody."""
         return await self._issuer.start() or await self._fleet.start()
 
-    def _spawn(self, work: Awaitable[None], *, vital: bool = False) -> None:
+    def _spawn(self, work: Awaitable[object], *, vital: bool = False) -> None:
         async def guarded() -> None:
             try:
                 await work
@@ -320,9 +324,6 @@ class Supervisor:
         else:
             await self._signer.record("admin.reload")
         return problems
-
-    async def _reload_by_signal(self) -> None:
-        await self._reload_and_tell()
 
     # -- the admin socket's answers ----------------------------------------------------------------------------------
 
