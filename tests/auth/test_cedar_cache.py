@@ -41,6 +41,8 @@ contexts = st.builds(
     st.sampled_from([None, "/admin/x", "/x"]),
     st.sampled_from([None, "10.1.2.3", "::ffff:10.1.2.3", "fe80::1%e", "192.0.2.1"]),
     st.sampled_from([None, 1.7e9, 1_704_067_199.5, 1_704_067_260.25, 1_704_067_200.0]),
+    st.sampled_from([None, "p256", "mldsa65"]),
+    st.sampled_from([None, "x25519", "X25519MLKEM768"]),
 )
 questions = st.builds(
     query,

@@ -84,7 +84,7 @@ class Cas:
         name: str = "w1",
         *,
         at: datetime | None = None,
-        lifetime: timedelta = timedelta(hours=1),
+        lifetime: timedelta = timedelta(hours=8),
     ) -> x509.Certificate:
         who = SpiffeId(trust_domain=DOMAIN, role=role, name=name, pool="render" if role is Role.WORKER else None)
         return issue_leaf(
@@ -234,7 +234,8 @@ class EstServer:
         key: Any = request.public_key()
         name = str(asked[0].value) if asked else "w1"
         der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        leaf = self.certified.setdefault(der, self.cas.leaf(key, role, name))
+        made = self.cas.leaf(key, role, name, at=datetime.now(UTC), lifetime=self.lifetime)
+        leaf = self.certified.setdefault(der, made)
         return self.reply_leaf(leaf, self.cas.issuing[role].certificate)
 
     def simplereenroll(self, seen: Seen) -> Reply:

@@ -33,7 +33,7 @@ class Dispatcher:
         self._lock = threading.Lock()
 
     def switch(self, seen: Seen) -> Reply:
-        serial = seen.peer["serialNumber"].lower().lstrip("0")
+        serial = seen.peer["serialNumber"].lower()
         return Reply(taken=lambda sock, reader: self._drive(sock, reader, serial))
 
     def _drive(self, sock: Any, reader: Any, serial: str) -> None:
