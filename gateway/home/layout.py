@@ -47,6 +47,7 @@ class Basics:
     pools: frozenset[str] = frozenset()
     pki_url: str | None = None
     ocsp: bool = False
+    enroll_listen: str | None = None
 
     def pointers(self, role: Role) -> Pointers | None:
         """Where others ask whether a certificate of this role was revoked; None: it is not said."""
@@ -54,8 +55,6 @@ class Basics:
             return None
         ocsp = f"{self.pki_url}/-/pki/ocsp" if self.ocsp else None
         return Pointers(crl=f"{self.pki_url}/-/pki/{role.value}.crl", ocsp=ocsp)
-
-    enroll_listen: str | None = None
 
     def __repr__(self) -> str:
         # A database URL may hold a password.
@@ -236,11 +235,10 @@ class Home:
         names = digest.get("algorithms", [Algorithm.SHA_256]) if isinstance(digest, dict) else []
         if not isinstance(names, list) or not names or not set(map(str, names)) <= set(Algorithm):
             raise HomeInvalid(f"{self.config}: `digest.algorithms` must list some of {', '.join(Algorithm)}; mend it")
-        pools, pki = table.get("pools"), table.get("pki")
+        pools, pki, enroll = table.get("pools"), table.get("pki"), table.get("enroll")
         url = pki.get("url") if isinstance(pki, dict) else None
         if url is not None and (problem := public_url_problem(str(url))) is not None:
             raise HomeInvalid(f"{self.config}: `pki.url` {problem}")
-        pools, enroll = table.get("pools"), table.get("enroll")
         enroll_listen = enroll.get("listen") if isinstance(enroll, dict) else None
         return Basics(
             algorithms=tuple(map(str, names)),
