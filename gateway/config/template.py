@@ -69,6 +69,7 @@ realm = {realm}  # fixed: passwords are stored for this realm and fail under ano
 # list_lifetime = 86400                    # seconds that one is good
 # url = "http://pki.example.com:8088"      # where others reach it; in certificates for more than a day
 # ocsp = false                             # answer OCSP requests there, too
+
 # [enroll]
 # listen = "0.0.0.0:8444"                  # EST for machines with a token: rhttp-pki token create, rhttp-pki enroll
 # renew = false                            # renew certificates over the TLS listener also without `listen`
