@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-MINUTES = 2
+MINUTES = 1
 LONG_MINUTES = 10
 """With ``--long``; ``scripts/chaos MINUTES`` runs it for as long as you like."""
 _SLACK = 480
