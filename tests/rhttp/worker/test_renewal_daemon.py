@@ -73,11 +73,11 @@ def test_daemon_renews_each_bundle_when_it_is_due(server: EstServer, tmp_path: P
     places = [enroll(order(server, tmp_path, role=role, out=tmp_path / role)).place for role in ("worker", "client")]
     before = [serial(place) for place in places]
     days = Days()
-    days.is_over = lambda: len(days.told) == 2
+    # What is renewed is due again at once by this clock, which is ahead: the one may be so twice before the other.
+    days.is_over = lambda: not set(before) & {serial(place) for place in places}
     days.run(*places)
     after = [serial(place) for place in places]
-    assert sorted(days.told) == sorted(after)
-    assert not set(before) & set(after)
+    assert set(after) <= set(days.told)
     assert days.warned == []
     assert 3600 * (2 / 3 - 0.1) - 60 <= days.passed <= 3600 * 2 / 3
     assert max(days.pauses) <= 30
