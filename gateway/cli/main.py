@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from gateway.cli.common import Settings, common_options, fail
-from rhttp.worker.output import DEBUG, describe_failure, tolerate_closed_pipes, version_option
+from rhttp.worker.output import DEBUG, describe_failure, stop_on_sigterm, tolerate_closed_pipes, version_option
 
 __all__ = ["cli", "main"]
 
@@ -111,14 +110,9 @@ def cli(_settings: Settings) -> None:
     """Access-control gateway for Reverse HTTP: certificates by role, HTTP Digest, policies, audit."""
 
 
-def _terminated(_signal: int, _frame: object) -> None:
-    # As an exception, so that what is half made is cleaned up. `gateway` and `worker` put handlers of their own.
-    raise SystemExit(128 + signal.SIGTERM)
-
-
 def main() -> None:
     """The entry point of the installed command."""
-    signal.signal(signal.SIGTERM, _terminated)
+    stop_on_sigterm()  # `gateway` and `worker` put handlers of their own
     # Before anything opens: whatever is made without a mode of its own is the owner's alone.
     os.umask(0o077)
     tolerate_closed_pipes()

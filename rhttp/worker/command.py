@@ -12,12 +12,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from rhttp import build
-from rhttp.worker.output import DEBUG, describe_failure, tolerate_closed_pipes, version_option
+from rhttp.worker.output import fail, run_program, version_option
 
 if TYPE_CHECKING:
     from rhttp.worker.reversed import Status
@@ -89,7 +89,7 @@ def serve_bundle(
     if (forward is None) == (application is None):
         raise click.UsageError("give either --forward URL or --app MODULE:ATTR")
     if clash := build.find_clash():
-        _fail(clash)
+        fail(clash)
     # Here, not above: whoever asks for help needs none of it.
     from rhttp.worker.asgi import AsgiHandler
     from rhttp.worker.bundle import BundleInvalid
@@ -124,7 +124,7 @@ def serve_bundle(
     try:
         run_worker(worker)
     except (BundleInvalid, DialFailed, LifespanFailed) as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 def _load(name: str) -> Any:
@@ -137,11 +137,11 @@ def _load(name: str) -> Any:
     try:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        _fail(f"cannot import {module}: there is no module {error.name}; start from its directory, or install it")
+        fail(f"cannot import {module}: there is no module {error.name}; start from its directory, or install it")
     for part in attribute.split("."):
         found = getattr(found, part, None)
     if not callable(found):
-        _fail(f"{module} has no application {attribute}; name the attribute that holds it")
+        fail(f"{module} has no application {attribute}; name the attribute that holds it")
     return found
 
 
@@ -183,10 +183,6 @@ def _log_to_stderr(verbose: bool) -> None:
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-def _fail(message: str) -> NoReturn:
-    raise click.ClickException(" ".join(message.split()))
-
-
 @click.command("rhttp-worker", help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @version_option("rhttp-worker")
 @worker_options
@@ -195,16 +191,8 @@ def worker_command(**given: Any) -> None:
 
 
 def main() -> None:
-    """The entry point of ``rhttp-worker``. A traceback is never shown: its frames may hold keys and passwords."""
-    os.umask(0o077)
-    tolerate_closed_pipes()
-    try:
-        worker_command(prog_name="rhttp-worker")
-    except Exception as error:
-        if os.environ.get(DEBUG) == "1":
-            raise
-        click.echo(f"Error: {describe_failure(error, install='rhttp')}", err=True)
-        sys.exit(1)
+    """The entry point of ``rhttp-worker``."""
+    run_program(worker_command, "rhttp-worker")
 
 
 if __name__ == "__main__":

@@ -7,16 +7,14 @@ Nothing secret is in the arguments or in what is written.
 from __future__ import annotations
 
 import os
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from rhttp import build
-from rhttp.worker.output import DEBUG, describe_failure, tolerate_closed_pipes, version_option
+from rhttp.worker.output import fail, run_program, stop_on_sigterm, version_option
 from rhttp.worker.secret_file import exposure
 from rhttp.worker.text_file import NotText, decode_text, first_line
 
@@ -103,7 +101,7 @@ def enroll_bundle(
         click.ClickException: the token's file cannot be used, or there is no bundle, or one without its password.
     """
     if clash := build.find_clash():
-        _fail(clash)
+        fail(clash)
     # Here, not above: whoever asks for help needs none of it.
     from rhttp.worker.bundle import BundleInvalid, parse_gateway
     from rhttp.worker.enrolment import EnrolmentOrder, enroll
@@ -135,7 +133,7 @@ def enroll_bundle(
     try:
         made = enroll(order, tell=lambda line: click.echo(f"enroll: {line}", err=True))
     except (EnrolmentFailed, PlaceTaken) as error:
-        _fail(str(error))
+        fail(str(error))
     pool = f" of pool {made.pool}" if made.pool is not None else ""
     place = click.format_filename(made.place)
     click.echo(
@@ -151,23 +149,19 @@ def _read_token(path: Path) -> Token:
             exposed = exposure(path, file.fileno())
             data = file.read(_MAX_TOKEN_FILE)
     except OSError as error:
-        _fail(f"cannot read the token file {path}: {error.strerror}; name a readable file")
+        fail(f"cannot read the token file {path}: {error.strerror}; name a readable file")
     if exposed is not None:
-        _fail(f"the token file {exposed}")
+        fail(f"the token file {exposed}")
     try:
         found = parse_token(decode_text(first_line(data)).strip())
     except NotText as error:
-        _fail(f"the token file {path} {error}")
+        fail(f"the token file {path} {error}")
     if found is None:
-        _fail(
+        fail(
             f"the first line of {path} is no enrolment token (et_, 16 hex digits, a dot, the secret);"
             " put the line there that `rhttp-pki token create` printed"
         )
     return found
-
-
-def _fail(message: str) -> NoReturn:
-    raise click.ClickException(" ".join(message.split()))
 
 
 @click.command("rhttp-enroll", help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
@@ -177,23 +171,10 @@ def enroll_command(**given: Any) -> None:
     enroll_bundle(**given)
 
 
-def _terminated(_signal: int, _frame: object) -> None:
-    # As an exception, so that what is half made is cleaned up.
-    raise SystemExit(128 + signal.SIGTERM)
-
-
 def main() -> None:
-    """The entry point of ``rhttp-enroll``. A traceback is never shown: its frames may hold keys and passwords."""
-    signal.signal(signal.SIGTERM, _terminated)
-    os.umask(0o077)
-    tolerate_closed_pipes()
-    try:
-        enroll_command(prog_name="rhttp-enroll")
-    except Exception as error:
-        if os.environ.get(DEBUG) == "1":
-            raise
-        click.echo(f"Error: {describe_failure(error, install='rhttp')}", err=True)
-        sys.exit(1)
+    """The entry point of ``rhttp-enroll``."""
+    stop_on_sigterm()
+    run_program(enroll_command, "rhttp-enroll")
 
 
 if __name__ == "__main__":

@@ -8,22 +8,63 @@ because somebody had seen enough.
 from __future__ import annotations
 
 import io
+import os
 import select
+import signal
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["DEBUG", "describe_failure", "is_unread", "tolerate_closed_pipes", "version_option"]
+__all__ = [
+    "DEBUG",
+    "describe_failure",
+    "fail",
+    "is_unread",
+    "run_program",
+    "stop_on_sigterm",
+    "tolerate_closed_pipes",
+    "version_option",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEBUG = "RHTTP_PKI_DEBUG"
 """The environment variable that shows a traceback, when it is 1."""
+
+
+def fail(message: str) -> NoReturn:
+    """End a command with one line on stderr and exit status 1."""
+    raise click.ClickException(" ".join(message.split()))
+
+
+def stop_on_sigterm() -> None:
+    """From now on SIGTERM ends the process as an exception, so that what is half made is cleaned up."""
+
+    def terminated(_signal: int, _frame: object) -> NoReturn:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, terminated)
+
+
+def run_program(command: click.Command, name: str) -> None:
+    """Be the program of this name in the worker's distribution, which is this command alone.
+
+    A traceback is never shown: its frames may hold keys and passwords. What is made without a mode is its owner's.
+    """
+    os.umask(0o077)
+    tolerate_closed_pipes()
+    try:
+        command(prog_name=name)
+    except Exception as error:
+        if os.environ.get(DEBUG) == "1":
+            raise
+        click.echo(f"Error: {describe_failure(error, install='rhttp')}", err=True)
+        sys.exit(1)
 
 
 def describe_failure(error: Exception, *, install: str) -> str:

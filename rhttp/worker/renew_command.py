@@ -9,17 +9,16 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from rhttp import build
-from rhttp.worker.output import DEBUG, describe_failure, tolerate_closed_pipes, version_option
+from rhttp.worker.output import fail, run_program, stop_on_sigterm, version_option
 
 if TYPE_CHECKING:
     from rhttp.worker.bundle import Bundle
@@ -82,7 +81,7 @@ def renew_bundles(
     if daemon and expiring is not None:
         raise click.UsageError("--daemon knows by itself when to renew; leave --expiring out")
     if clash := build.find_clash():
-        _fail(clash)
+        fail(clash)
     # Here, not above: whoever asks for help needs none of it.
     from rhttp.worker.bundle import BundleInvalid, parse_gateway
     from rhttp.worker.enrolment_failure import EnrolmentFailed
@@ -121,9 +120,9 @@ def renew_bundles(
     if expiring is not None:
         click.echo(f"{renewed} renewed, {later} not due")
     if failures and len(places) == 1 and expiring is None:
-        _fail(failures[0])
+        fail(failures[0])
     if failures:
-        _fail(f"{len(failures)} of {len(places)} bundle(s) could not be renewed; the lines above say why")
+        fail(f"{len(failures)} of {len(places)} bundle(s) could not be renewed; the lines above say why")
 
 
 def _say(bundle: Bundle) -> None:
@@ -135,10 +134,6 @@ def _say(bundle: Bundle) -> None:
 
 def _warn(line: str) -> None:
     click.echo(f"renew: {' '.join(line.split())}", err=True)
-
-
-def _fail(message: str) -> NoReturn:
-    raise click.ClickException(" ".join(message.split()))
 
 
 def _ended(_signal: int, _frame: object) -> None:
@@ -157,22 +152,10 @@ def renew_command(bundles: tuple[Path, ...], **given: Any) -> None:
     renew_bundles(bundles, **given)
 
 
-def _terminated(_signal: int, _frame: object) -> None:
-    raise SystemExit(128 + signal.SIGTERM)
-
-
 def main() -> None:
-    """The entry point of ``rhttp-renew``. A traceback is never shown: its frames may hold keys and passwords."""
-    signal.signal(signal.SIGTERM, _terminated)
-    os.umask(0o077)
-    tolerate_closed_pipes()
-    try:
-        renew_command(prog_name="rhttp-renew")
-    except Exception as error:
-        if os.environ.get(DEBUG) == "1":
-            raise
-        click.echo(f"Error: {describe_failure(error, install='rhttp')}", err=True)
-        sys.exit(1)
+    """The entry point of ``rhttp-renew``."""
+    stop_on_sigterm()
+    run_program(renew_command, "rhttp-renew")
 
 
 if __name__ == "__main__":
