@@ -47,7 +47,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "exchange": "core admission http config",
         "pools": "core admission http exchange config",
         "cluster": "core pools exchange control",
-        "enrolment": "core",
+        "enrolment": "core http",
         "ingress": "core admission http exchange pools enrolment control config audit admin",
         "dataplane": "core admission http exchange pools cluster enrolment ingress control config audit state",
         "home": "config state audit admin",

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from gateway.core.context import ProcessContext
 from gateway.enrolment.est import MAX_REQUEST, certs_only, read_enrolment
+from gateway.http.upload import Upload
 from pki.errors import RequestInvalid
 from rhttp.ends import RequestEnd
 from rhttp.message import Fields, RequestHead
@@ -57,6 +58,7 @@ class Unissued:
 
 
 Outcome = Issued | Unissued
+_TOO_LARGE: Final = Unissued(413, "content-too-large", "content")
 
 
 class Requester(Protocol):
@@ -70,9 +72,9 @@ class Requester(Protocol):
 
 
 class Issuance:
-    """Collects the content of one request, asks the issuer, and tells. It is the request sink of its end."""
+    """Has one request's content collected, asks the issuer, and tells. Meanwhile it is the request sink of its end."""
 
-    __slots__ = ("_complete", "_content", "_end", "_is_gone", "_order", "_process", "_requester", "_task")
+    __slots__ = ("_end", "_is_over", "_order", "_process", "_requester", "_task")
 
     def __init__(
         self, process: ProcessContext, end: RequestEnd, order: Callable[[bytes], Order], requester: Requester
@@ -82,89 +84,70 @@ class Issuance:
         self._end = end
         self._order = order
         self._requester = requester
-        self._content = bytearray()
-        self._complete = False
-        self._is_gone = False
+        self._is_over = False
+        """It was answered, or whoever asked is gone."""
         self._task: asyncio.Task[None] | None = None
+        """With the issuer: what the loop alone would forget."""
 
     def start(self, head: RequestHead) -> None:
         """Take the content, and go on when all of it is here."""
-        length = head.length
-        self._end.sink = self
         self._process.exchanges += 1
-        if isinstance(length, int) and length > MAX_REQUEST:
-            self._over(_too_large())
-        elif head.has_content:
-            if head.expect is not None:
-                self._end.interim(100)
-        else:
-            self._go_on()
+        Upload(MAX_REQUEST, self._collected, self._left).begin(self._end, head)
 
-    # ---- RequestSink ----
+    def _collected(self, content: bytes | None) -> None:
+        if content is None:
+            self._tell(_TOO_LARGE)
+            return
+        try:
+            order = self._order(content)
+        except RequestInvalid as error:
+            self._tell(Unissued(400, "request-invalid", "request_invalid", str(error)))
+            return
+        issue = self._process.issue
+        if issue is None:
+            self._tell(Unissued(*_NO_ISSUER, "no_issuer"))
+            return
+        self._end.sink = self
+        self._task = self._process.loop.create_task(self._ask(issue(order)))
+
+    def _left(self, detail: str) -> None:
+        """Whoever asked is gone before the issuer was asked."""
+        self._process.exchange_over()
+        self._requester.gone(detail)
+
+    # ---- RequestSink, while the issuer is asked ----
 
     def request_content(self, data: bytes) -> None:
-        """A part of the content."""
-        if self._complete or self._is_gone:
-            return
-        self._content += data
-        if len(self._content) > MAX_REQUEST:
-            self._over(_too_large())
+        """There is none any more."""
+
+    def request_end(self, trailers: Fields) -> None:
+        """It has ended."""
+
+    def request_abort(self, detail: str) -> None:
+        """Whoever asked is gone. The order is carried out; what it gives may be asked for again."""
+        if not self._is_over:
+            self._is_over = True
+            self._requester.gone(detail)
 
     def request_flush(self) -> None:
         """Nothing is kept back."""
 
-    def request_end(self, trailers: Fields) -> None:
-        """All of the content is here."""
-        if not self._complete and not self._is_gone:
-            self._go_on()
-
-    def request_abort(self, detail: str) -> None:
-        """Whoever asked is gone. An order that is with the issuer is carried out; it may be asked for again."""
-        if self._is_gone:
-            return
-        self._is_gone = True
-        if self._task is None and not self._complete:
-            self._process.exchange_over()
-        self._complete = True
-        self._requester.gone(detail)
-
-    def request_half_closed(self) -> None:
-        """It may still read."""
-
-    def response_blocked(self) -> None:
-        """One answer is let out whole."""
-
-    def response_unblocked(self) -> None:
-        """One answer is let out whole."""
+    request_half_closed = response_blocked = response_unblocked = request_flush
 
     # ---- the issuer ----
-
-    def _go_on(self) -> None:
-        self._complete = True
-        try:
-            order = self._order(bytes(self._content))
-        except RequestInvalid as error:
-            self._over(Unissued(400, "request-invalid", "request_invalid", str(error)))
-            return
-        issue = self._process.issue
-        if issue is None:
-            self._over(Unissued(*_NO_ISSUER, "no_issuer"))
-            return
-        self._task = self._process.loop.create_task(self._ask(issue(order)))
 
     async def _ask(self, answer: Awaitable[Mapping[str, object]]) -> None:
         try:
             outcome = read_result(await answer)
         except Exception as fault:  # a fault of ours: nobody gets anything, and the line says so
             outcome = Unissued(*_NO_ISSUER, f"fault: {type(fault).__name__}")
-        self._over(outcome)
+        self._tell(outcome)
 
-    def _over(self, outcome: Outcome) -> None:
-        self._complete = True
+    def _tell(self, outcome: Outcome) -> None:
         self._process.exchange_over()
-        if self._is_gone:
+        if self._is_over:
             return
-        self._is_gone = True
+        self._is_over = True
         self._end.sink = None
         try:
             self._requester.answer(outcome)
@@ -223,7 +206,3 @@ def credentials_order(content: bytes, *, serial: str, common: Mapping[str, objec
     if content:
         raise RequestInvalid("this request takes no content")
     return {"kind": "credentials", "serial": serial, **common}
-
-
-def _too_large() -> Unissued:
-    return Unissued(413, "content-too-large", "content")

@@ -16,6 +16,7 @@ from gateway.core.peer import LocalPeer, Peer
 from gateway.enrolment.issuance import Issuance
 from gateway.exchange.exchange import Exchange
 from gateway.http.responses import answer_json, answer_options, answer_raw, fail, refuse
+from gateway.http.upload import Upload
 from gateway.ingress.endpoints import SWITCH
 from gateway.ingress.event_stream import EventStream
 from gateway.ingress.gather import ask_all
@@ -36,7 +37,6 @@ from gateway.ingress.outcomes import (
 )
 from gateway.ingress.resolve import ResolvedEach, ResolvedOne, ResolvedOpen, ResolvedRefusal, Resolver
 from gateway.ingress.serving import serving_of
-from gateway.ingress.upload import Upload
 from gateway.pools.relay import RelayPool
 from rhttp.http1.answer import CONTENT, READ
 from rhttp.http1.server import ServerEnd

@@ -15,12 +15,12 @@ from typing import Final
 from gateway.config.limits import Limits
 from gateway.core.context import ProcessContext, StatusService
 from gateway.core.counters import ListenerCounts
+from gateway.http.upload import Upload
 from gateway.ingress.handlers import attach
 from gateway.ingress.list_document import LIST_NAMES, list_document
 from gateway.ingress.listener import HTTP1, Arrival, Bounds, Listener, by_source
 from gateway.ingress.ocsp_message import OCSP, OCSP_GET, is_ocsp, ocsp_answer, request_in
 from gateway.ingress.outcomes import Raw
-from gateway.ingress.upload import Upload
 from pki.ocsp_codec import MAX_REQUEST
 from rhttp.http1.limits import Http1Limits
 from rhttp.http1.server import ServerEnd

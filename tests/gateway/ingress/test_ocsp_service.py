@@ -16,10 +16,10 @@ from support.certs import AT, authority, entropy, peer
 
 from gateway.config.limits import Limits
 from gateway.core.counters import Counters
+from gateway.http.upload import Upload
 from gateway.ingress import ocsp_service
 from gateway.ingress.ocsp_message import is_ocsp, request_in
 from gateway.ingress.ocsp_service import OcspService
-from gateway.ingress.upload import Upload
 from gateway.state.lists import PublishedLists, ResponderKey, RevocationList
 from pki.names import Role
 from pki.ocsp import build_responder

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rhttp.http1.server import ServerEnd
+from rhttp.ends import RequestEnd
 from rhttp.message import Fields, RequestHead
 
 
@@ -24,7 +24,7 @@ class Upload:
         self._then: Callable[[bytes | None], None] | None = then
         self._aborted = aborted
 
-    def begin(self, end: ServerEnd, head: RequestHead) -> None:
+    def begin(self, end: RequestEnd, head: RequestHead) -> None:
         """Take the content of the request that the end has just received."""
         if isinstance(head.length, int) and head.length > self._most:
             self._finish(None)
