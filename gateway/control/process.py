@@ -12,14 +12,17 @@ import re
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from gateway.control.descriptors import Inherited, receive_descriptors
 
 _ARGUMENT: Final = re.compile(r"descriptors=([0-9]{1,9})")
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
+BROKEN: Final = 70
+"""The exit status of a process that cannot go on."""
 
 
 def die_with_parent() -> None:
@@ -47,6 +50,23 @@ def withhold_memory() -> None:
     """Leave no core dump, and let no other process of this user read our memory (prctl(2), ``PR_SET_DUMPABLE``)."""
     with contextlib.suppress(OSError, AttributeError):  # not Linux
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+class ProcessLog:
+    """What a process says on stderr, and how it ends when it cannot go on."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def say(self, text: str) -> None:
+        """One line."""
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it: whoever logs still has to act
+            print(f"{self._name}[{os.getpid()}]: {' '.join(text.split())}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def break_off(self, text: str) -> NoReturn:
+        """Say why, and end now; the supervisor starts another."""
+        self.say(f"{text}; ending, the supervisor starts another")
+        os._exit(BROKEN)
 
 
 def read_inherited(arguments: Sequence[str]) -> Inherited | None:

@@ -12,7 +12,6 @@ the supervisor says with one data plane. It ends
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import sys
@@ -43,7 +42,7 @@ from gateway.control.channel import (
     StateFresh,
 )
 from gateway.control.descriptors import Inherited, Sockets
-from gateway.control.process import prepare_process, read_inherited
+from gateway.control.process import BROKEN, ProcessLog, prepare_process, read_inherited
 from gateway.control.process_inputs import ProcessInputs, ProcessInputsInvalid
 from gateway.state.lists import PublishedLists
 from gateway.state.snapshot import StateSnapshot
@@ -59,7 +58,7 @@ LINES_LOOK: Final = 0.1
 ORDER_TIMEOUT: Final = 20.0
 """Seconds for the answer to an order; the supervisor's own time for the issuer is shorter, so it answers before."""
 _QUEUE: Final = 64
-_BROKEN: Final = 70
+_LOG: Final = ProcessLog("gateway.process")
 
 
 class _Session:
@@ -96,7 +95,7 @@ class _Session:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _break(f"{type(error).__name__}: {error}")
+            _LOG.break_off(f"{type(error).__name__}: {error}")
 
     def _gone(self) -> None:
         if not self._drained:
@@ -117,17 +116,17 @@ class _Session:
                 self._spawn(self._drain(message))
             case ApplyState():
                 if len(self._tasks) >= _QUEUE:
-                    _break("the supervisor sent more than can be waiting")
+                    _LOG.break_off("the supervisor sent more than can be waiting")
                 self._spawn(self._apply(message))
             case Prepare() | Commit() | Rollback() | Start():
                 try:
                     self._queue.put_nowait(message)
                 except asyncio.QueueFull:
-                    _break("the supervisor sent more than can be waiting")
+                    _LOG.break_off("the supervisor sent more than can be waiting")
             case Hello() | Done() | Issue() | CheckpointDue():
-                _break(f"the supervisor sent {type(message).__name__}, which only a process says")
+                _LOG.break_off(f"the supervisor sent {type(message).__name__}, which only a process says")
             case StartIssuer():
-                _break("the supervisor sent StartIssuer, which is for the issuer alone")
+                _LOG.break_off("the supervisor sent StartIssuer, which is for the issuer alone")
 
     def _ask(self, number: int, question: Question) -> Done:
         try:
@@ -137,7 +136,7 @@ class _Session:
                 case Question.AUDIT_HEAD:
                     return Done(id=number, value=self._plane.audit_head())
         except Exception as error:  # a question that cannot be answered ends nobody's connection
-            _log(f"{question} cannot be told: {type(error).__name__}: {error}")
+            _LOG.say(f"{question} cannot be told: {type(error).__name__}: {error}")
             return Done(id=number, problems=(("", f"{question} cannot be told ({type(error).__name__})"),), value={})
 
     async def _work(self) -> None:
@@ -146,7 +145,7 @@ class _Session:
             try:
                 await self._obey(message)
             except Exception as error:
-                _break(f"{type(message).__name__} failed: {type(error).__name__}: {error}")
+                _LOG.break_off(f"{type(message).__name__} failed: {type(error).__name__}: {error}")
 
     async def _obey(self, message: Message) -> None:
         match message:
@@ -180,7 +179,7 @@ class _Session:
                 self._plane.process.issue = self._issue
             return problems
         except Exception as error:  # what runs is untouched, so this is a refusal, not an end
-            _log(f"prepare failed: {type(error).__name__}: {error}")
+            _LOG.say(f"prepare failed: {type(error).__name__}: {error}")
             return (("", f"preparing failed in {inputs.stream} ({type(error).__name__}); see the gateway's log"),)
 
     async def _issue(self, order: Mapping[str, object]) -> Mapping[str, object]:
@@ -189,21 +188,21 @@ class _Session:
         try:
             return (await self._channel.call(lambda number: Issue(id=number, order=order), within=ORDER_TIMEOUT)).value
         except (ControlError, TypeError) as error:  # TypeError: what cannot be JSON, a bug of whoever orders
-            _log(f"an order had no answer: {error}")
+            _LOG.say(f"an order had no answer: {error}")
             return {"unavailable": "no answer in time"}
 
     async def _lame_duck(self, message: LameDuck) -> None:
         try:
             await self._plane.lame_duck(message.at_least, message.timeout)
         except Exception as error:
-            _break(f"lame duck failed: {type(error).__name__}: {error}")
+            _LOG.break_off(f"lame duck failed: {type(error).__name__}: {error}")
         self._answer(Done(id=message.id, value={}))
 
     async def _drain(self, message: Drain) -> None:
         try:
             drained = await self._plane.drain(message.timeout)
         except Exception as error:
-            _break(f"drain failed: {type(error).__name__}: {error}")
+            _LOG.break_off(f"drain failed: {type(error).__name__}: {error}")
         self._drained = True
         value = {"cut": drained.cut, "head": self._plane.audit_head()}  # the last one: the stream is closed
         self._answer(Done(id=message.id, problems=drained.problems, value=value))
@@ -220,21 +219,11 @@ class _Session:
         try:
             self._channel_send(done)
         except (ControlError, TypeError) as error:  # too long, or a value that is no JSON
-            _break(f"an answer cannot be sent: {error}")
+            _LOG.break_off(f"an answer cannot be sent: {error}")
 
     def _channel_send(self, message: Message) -> None:
         assert self._channel is not None
         self._channel.send(message)
-
-
-def _log(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # nobody reads it: whoever logs still has to act
-        print(f"gateway.process[{os.getpid()}]: {' '.join(text.split())}", file=sys.stderr, flush=True)  # noqa: T201
-
-
-def _break(text: str) -> NoReturn:
-    _log(f"{text}; ending, the supervisor starts another")
-    os._exit(_BROKEN)
 
 
 def run(arguments: Sequence[str], make_plane: Callable[[Inherited], DataPlane]) -> int:
@@ -247,7 +236,7 @@ def run(arguments: Sequence[str], make_plane: Callable[[Inherited], DataPlane]) 
         control = socket.socket(fileno=inherited.control)
         sockets = inherited.sockets()
     except (ValueError, OSError) as error:
-        _log(str(error))
+        _LOG.say(str(error))
         return 2
 
     async def session() -> int:
@@ -263,8 +252,8 @@ def main() -> NoReturn:
         from gateway.dataplane.plane import DataPlane  # here, so that the tests' processes need not load the real one
     except UnfitLibrary as error:
         if read_inherited(sys.argv[1:]) is not None:  # else it was said by a start that came to nothing
-            _log(str(error))
-        sys.exit(_BROKEN)
+            _LOG.say(str(error))
+        sys.exit(BROKEN)
     sys.exit(run(sys.argv[1:], DataPlane))
 
 

@@ -10,7 +10,6 @@ Nobody else can read its memory, as far as the kernel keeps processes of one use
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from gateway.control.channel import ControlChannel, Done, Hello, Issue, Message, StartIssuer
-from gateway.control.process import prepare_process, read_inherited, withhold_memory
+from gateway.control.process import ProcessLog, prepare_process, read_inherited, withhold_memory
 from gateway.issuer.orders import Order, OrderMalformed, Result, Unavailable, parse_order
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ MAX_WAITING: Final = 1024
 """Orders that wait; the supervisor gives no more."""
 MAX_BATCH: Final = 64
 """Orders that are done together."""
-_BROKEN: Final = 70
+_LOG: Final = ProcessLog("gateway.issuer")
 
 
 class _Session:
@@ -58,19 +57,19 @@ class _Session:
                 try:
                     self._orders.put_nowait((number, parse_order(value)))
                 except OrderMalformed as error:
-                    _log(str(error))
+                    _LOG.say(str(error))
                     self._answer(number, Unavailable(what="malformed order"))
                 except asyncio.QueueFull:
                     self._answer(number, Unavailable(what="busy"))
             case _:
-                _break(f"the supervisor sent {type(message).__name__}, which is not for the issuer now")
+                _LOG.break_off(f"the supervisor sent {type(message).__name__}, which is not for the issuer now")
 
     async def _work(self, start: StartIssuer) -> None:
         from gateway.issuer.signing import CannotOpen
 
         loop = asyncio.get_running_loop()
         passphrase = None if start.passphrase is None else start.passphrase.encode("latin-1")
-        opened = partial(self._open_issuer, Path(start.home), start.state_url, passphrase, _log)
+        opened = partial(self._open_issuer, Path(start.home), start.state_url, passphrase, _LOG.say)
         try:
             issuer = await loop.run_in_executor(self._thread, opened)
         except CannotOpen as error:
@@ -96,17 +95,7 @@ class _Session:
 
 def _ended(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _break(f"{type(error).__name__}: {error}")
-
-
-def _log(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # nobody reads it: whoever logs still has to act
-        print(f"gateway.issuer[{os.getpid()}]: {' '.join(text.split())}", file=sys.stderr, flush=True)  # noqa: T201
-
-
-def _break(text: str) -> NoReturn:
-    _log(f"{text}; ending, the supervisor starts another")
-    os._exit(_BROKEN)
+        _LOG.break_off(f"{type(error).__name__}: {error}")
 
 
 def run(
@@ -119,7 +108,7 @@ def run(
             return 0
         control = socket.socket(fileno=inherited.control)
     except (ValueError, OSError) as error:
-        _log(str(error))
+        _LOG.say(str(error))
         return 2
 
     async def session() -> int:
