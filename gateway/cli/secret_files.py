@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import click
+
 from gateway.cli.common import fail
 from rhttp.worker.text_file import NotText, decode_text, first_line
 
-__all__ = ["new_file", "read_password"]
+__all__ = ["new_file", "read_password", "told_once"]
 
 _MAX_PASSWORD_FILE = 4096
 
@@ -50,3 +52,16 @@ def new_file(path: Path, option: str = "--out") -> Iterator[BinaryIO]:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def told_once(secret: str, out: Path | None) -> Iterator[None]:
+    """Tell a secret that was just made, if the block goes well: in a new file, or on standard output behind it."""
+    if out is None:
+        yield
+        click.echo(secret)
+        return
+    with new_file(out) as file:
+        file.write(f"{secret}\n".encode())
+        file.flush()
+        yield

@@ -18,7 +18,7 @@ import click
 from gateway.cli.common import Settings, common_options, open_session, tell_gateway
 from gateway.cli.listing import stamp
 from gateway.cli.options import LABEL, NAME, PREFIX, TOKEN_ID, TOKEN_LIFETIME, json_option, label_map, print_json
-from gateway.cli.secret_files import new_file
+from gateway.cli.secret_files import told_once
 
 if TYPE_CHECKING:
     from gateway.home.session import HomeSession
@@ -137,14 +137,7 @@ def _secret(made: EnrolmentToken, out: Path | None) -> Iterator[str]:
     from auth.passwords import GENERATED_ENTROPY, build_password
 
     secret = build_password(os.urandom(GENERATED_ENTROPY))
-    text = f"{made.id}.{secret}"
-    if out is None:
-        yield secret
-        click.echo(text)
-        return
-    with new_file(out) as file:
-        file.write(f"{text}\n".encode())
-        file.flush()
+    with told_once(f"{made.id}.{secret}", out):
         yield secret
 
 

@@ -20,7 +20,7 @@ import click
 from gateway.cli.common import Settings, common_options, open_session
 from gateway.cli.listing import stamp
 from gateway.cli.options import NAME, json_option
-from gateway.cli.secret_files import new_file, read_password
+from gateway.cli.secret_files import new_file, read_password, told_once
 
 if TYPE_CHECKING:
     from auth.store import StoredUser, UserStore
@@ -228,13 +228,7 @@ def _generated(out: Path | None) -> Iterator[str]:
     from auth.passwords import GENERATED_ENTROPY, build_password
 
     password = build_password(os.urandom(GENERATED_ENTROPY))
-    if out is None:
-        yield password
-        click.echo(password)
-        return
-    with new_file(out) as file:
-        file.write(f"{password}\n".encode())
-        file.flush()
+    with told_once(password, out):
         yield password
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pytest
+
 
 def server_folder() -> Path | None:
     """Where the newest installed server's programs lie, None when there is none."""
@@ -54,6 +56,16 @@ def postgres(programs: Path) -> Iterator[Callable[[], str]]:
             run("pg_ctl", "-m", "immediate", "stop")
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def installed_postgres() -> Iterator[Callable[[], str]]:
+    """As `postgres`, with the installed server; without one whoever needs it is skipped."""
+    programs = server_folder()
+    if programs is None:
+        pytest.skip("no PostgreSQL server is installed")
+    with postgres(programs) as make:
+        yield make
 
 
 def _make_database(place: Path) -> str:

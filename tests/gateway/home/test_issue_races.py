@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 from support.homes import new_home, run_cli
-from support.postgres import postgres, server_folder
+from support.postgres import installed_postgres
 
 from gateway.home import issue, renew
 from gateway.home.issue import IssueOrder, issue_bundle
@@ -26,10 +26,7 @@ W1 = Identity(name="w1", role=Role.WORKER, pool="render")
 @pytest.fixture(scope="module")
 def make_database() -> Iterator[Callable[[], str]]:
     """Empty PostgreSQL databases, of one server for all tests here."""
-    programs = server_folder()
-    if programs is None:
-        pytest.skip("no PostgreSQL server is installed")
-    with postgres(programs) as make:
+    with installed_postgres() as make:
         yield make
 
 

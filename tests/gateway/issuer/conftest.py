@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.homes import new_home, run_cli
-from support.postgres import postgres, server_folder
+from support.postgres import installed_postgres
 
 from gateway.home.layout import Home
 from gateway.home.session import HomeSession
@@ -17,10 +17,7 @@ from gateway.issuer.signing import Issuer
 @pytest.fixture(scope="package")
 def make_database() -> Iterator[Callable[[], str]]:
     """Empty PostgreSQL databases, of one server for all tests here."""
-    programs = server_folder()
-    if programs is None:
-        pytest.skip("no PostgreSQL server is installed")
-    with postgres(programs) as make:
+    with installed_postgres() as make:
         yield make
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.postgres import postgres, server_folder
+from support.postgres import installed_postgres
 
 from gateway.config.defaults import DEFAULT_STATE_URL
 
@@ -14,10 +14,7 @@ from gateway.config.defaults import DEFAULT_STATE_URL
 @pytest.fixture(scope="package")
 def make_postgres() -> Iterator[Callable[[], str]]:
     """What makes an empty PostgreSQL database and tells its URL."""
-    programs = server_folder()
-    if programs is None:
-        pytest.skip("no PostgreSQL server is installed")
-    with postgres(programs) as make:
+    with installed_postgres() as make:
         yield make
 
 
