@@ -73,3 +73,8 @@ class Credentials:
     def is_disabled(self, user: str) -> bool:
         """Whether there is such a user and it is disabled."""
         return user in self._disabled
+
+
+def token_credentials(grants: Iterable[TokenGrant]) -> Credentials:
+    """Enrolment tokens as Digest sees them."""
+    return Credentials(UserCredentials(name=one.id, enabled=True, ha1=one.ha1) for one in grants)

@@ -9,7 +9,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Final
 
-from auth.credentials import Credentials
+from auth.credentials import Credentials, token_credentials
 from auth.policy import Allowed
 from gateway.admission.checks import circumstances
 from gateway.audit.line import AuditUnavailable
@@ -34,13 +34,10 @@ from gateway.dataplane.metrics import measure, metrics_text
 from gateway.dataplane.wiring import join
 from gateway.ingress.acceptor import Acceptor
 from gateway.ingress.connection import Connection
-from gateway.ingress.enrolment_handler import enrolment_listener, token_credentials
 from gateway.ingress.event_stream import EventStream
 from gateway.ingress.gather import ask_all
 from gateway.ingress.handlers import dispatch_listener, tls_listener
 from gateway.ingress.metrics_handler import metrics_listener
-from gateway.ingress.ocsp_service import OcspService
-from gateway.ingress.pki_handler import pki_listener
 from gateway.ingress.serving import Serving, serving_of
 from gateway.pools.hosted import ReversedConnection
 from gateway.pools.relayed import Relayed
@@ -227,7 +224,11 @@ class DataPlane:
         process = self.process
         if lists.version > process.lists.version:
             process.lists = lists
-            process.ocsp = OcspService(process) if lists.responders else None
+            process.ocsp = None
+            if lists.responders:
+                from gateway.ingress.ocsp_service import OcspService  # here, as in `start`
+
+                process.ocsp = OcspService(process)
 
     # ---- serving ----
 
@@ -246,9 +247,14 @@ class DataPlane:
             self._acceptors.append(Acceptor(process, dispatch_listener(process, sockets)))
         if sockets.metrics is not None:
             self._acceptors.append(Acceptor(process, metrics_listener(process, sockets.metrics, self._scrape)))
+        # Few gateways have these listeners, and every start would load their code.
         if sockets.pki is not None:
+            from gateway.ingress.pki_handler import pki_listener
+
             self._acceptors.append(Acceptor(process, pki_listener(process, sockets.pki)))
         if sockets.enroll is not None:
+            from gateway.ingress.enrolment_handler import enrolment_listener
+
             self._acceptors.append(Acceptor(process, enrolment_listener(process, sockets)))
         for acceptor in self._acceptors:
             acceptor.start()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, pkcs7
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from pki.csr import read_request
@@ -63,6 +63,8 @@ def spki_of(key: PublicKey) -> bytes:
 
 def certs_only(certificates: Sequence[bytes]) -> bytes:
     """DER certificates as the content of an answer: a certs-only CMS message, base64 in lines of 64."""
+    from cryptography.hazmat.primitives.serialization import pkcs7  # here: with it comes all that mail needs
+
     parsed = [x509.load_der_x509_certificate(one) for one in certificates]
     return _armoured(pkcs7.serialize_certificates(parsed, Encoding.DER))
 

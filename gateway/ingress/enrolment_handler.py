@@ -9,12 +9,12 @@ Trust: meets strangers.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from OpenSSL import SSL
 
-from auth.credentials import Credentials, TokenGrant, UserCredentials
+from auth.credentials import TokenGrant
 from auth.policy import Allowed, Context, Denied
 from auth.principal import Principal
 from auth.verifier import Authenticated, Unauthenticated
@@ -49,11 +49,6 @@ _STALE: Final = Refusal(status=503, slug="state-stale", event="auth.refused", re
 _ABSENT: Final = Refusal(status=401, slug="unauthenticated", event="auth.refused", reason="absent")
 _MALFORMED: Final = Refusal(status=401, slug="unauthenticated", event="auth.refused", reason="malformed")
 _OPERATIONS: Final = {b"cacerts": (b"GET", b"HEAD"), b"csrattrs": (b"GET", b"HEAD"), b"simpleenroll": (b"POST",)}
-
-
-def token_credentials(grants: Iterable[TokenGrant]) -> Credentials:
-    """Tokens as Digest sees them."""
-    return Credentials(UserCredentials(name=one.id, enabled=True, ha1=one.ha1) for one in grants)
 
 
 class EnrolmentHandler:

@@ -16,9 +16,9 @@ from support.certs import authority, peer, requested
 from support.wire import Digest
 
 from auth.cedar import DEFAULT_POLICY
-from auth.credentials import TokenGrant
+from auth.credentials import TokenGrant, token_credentials
 from gateway.enrolment.est import MAX_REQUEST
-from gateway.ingress.enrolment_handler import EnrolmentHandler, token_credentials
+from gateway.ingress.enrolment_handler import EnrolmentHandler
 from gateway.ingress.listener import Arrival
 from pki.names import Role
 from rhttp.digest.formula import Algorithm, ha1
