@@ -143,7 +143,7 @@ def _secret(made: EnrolmentToken, out: Path | None) -> Iterator[str]:
 
 def _next_step(session: HomeSession, made: EnrolmentToken, out: Path | None) -> str:
     """The line that the other machine needs, ready to copy."""
-    from gateway.home.bundle import gateway_url
+    from gateway.config.address import gateway_url
     from gateway.home.issue import served_dns_names
 
     listen = session.basics.enroll_listen

@@ -44,6 +44,12 @@ def public_url(host: str, port: int | str, names: Sequence[str]) -> str:
     return f"https://{f'[{bare}]' if ':' in bare else bare}:{port}"
 
 
+def gateway_url(listen: str, names: Sequence[str] = ()) -> str:
+    """`public_url` of a listener as ``gateway.toml`` writes it."""
+    host, _, port = listen.rpartition(":")
+    return public_url(host, port, names)
+
+
 def _ip(host: str) -> IPv4Address | IPv6Address | None:
     try:
         return ip_address(host)

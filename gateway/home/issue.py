@@ -23,7 +23,7 @@ from cryptography import x509
 from sqlalchemy import Connection
 
 from auth.store import has_user
-from gateway.home.bundle import gateway_url
+from gateway.config.address import gateway_url
 from gateway.home.claim import Claim
 from gateway.home.locks import lock_name
 from gateway.home.session import HomeSession

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,21 @@ def enroll(
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=out.parent)
 
 
+@contextmanager
+def working(bundle: Path, application: Origin) -> Iterator[None]:
+    """``rhttp-pki worker`` in front of an application, for the block."""
+    worker = subprocess.Popen(
+        [*RHTTP_PKI, "worker", str(bundle), "--forward", f"http://127.0.0.1:{application.port}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(30)
+
+
 def leaf(bundle: Path) -> x509.Certificate:
     return x509.load_pem_x509_certificates((bundle / "cert.pem").read_bytes())[0]
 
@@ -86,21 +102,12 @@ def test_machine_with_a_token_enrols_and_serves(rig: Rig, tmp_path: Path) -> Non
     assert [name.value.rpartition("/worker/")[2] for name in uri] == ["render/w1"]
     secret = file.read_text().strip().partition(".")[2]
     password = (bundle / "password").read_text().strip()
-    with Origin() as application:
-        worker = subprocess.Popen(
-            [*RHTTP_PKI, "worker", str(bundle), "--forward", f"http://127.0.0.1:{application.port}"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+    with Origin() as application, working(bundle, application):
+        wait_for(
+            lambda: sum(pool["slots"]["total"] for pool in rig.status()["pools"] if pool["pool"] == "render"), bool
         )
-        try:
-            wait_for(
-                lambda: sum(pool["slots"]["total"] for pool in rig.status()["pools"] if pool["pool"] == "render"), bool
-            )
-            with rig.dispatch() as master:
-                assert master.ask("/-/pools/render/workers/w1/hello").status == 200
-        finally:
-            worker.send_signal(signal.SIGTERM)
-            worker.wait(30)
+        with rig.dispatch() as master:
+            assert master.ask("/-/pools/render/workers/w1/hello").status == 200
     (issued,) = [line for line in lines(rig, "pki.issued") if line["identity"] == "worker/w1"]
     assert issued["detail"]["token"] == file.read_text().partition(".")[0]
     (requested,) = [line for line in lines(rig, "request") if line["listener"] == "enroll" and "detail" in line]
@@ -130,26 +137,17 @@ def test_worker_renews_its_certificate_and_loses_nothing(rig: Rig, tmp_path: Pat
     (bundle / "rhttp.toml").write_text("\n".join(told) + "\n")
     seen = [leaf(bundle).serial_number]
     changed = 0.0
-    with Origin() as application:
-        worker = subprocess.Popen(
-            [*RHTTP_PKI, "worker", str(bundle), "--forward", f"http://127.0.0.1:{application.port}"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            wait_for(lambda: [pool for pool in rig.status()["pools"] if pool["slots"]["total"]], bool)
-            deadline = time.monotonic() + 60
-            with rig.dispatch() as master:
-                while len(seen) == 1 or time.monotonic() < changed + 3:
-                    assert time.monotonic() < deadline, "it was not renewed"
-                    answer = master.ask("/-/pools/render/workers/brief/hello", "GET", "Prefer: wait=5")
-                    assert answer.status == 200, answer.content
-                    if (serial := leaf(bundle).serial_number) not in seen:
-                        seen.append(serial)
-                        changed = time.monotonic()
-        finally:
-            worker.send_signal(signal.SIGTERM)
-            worker.wait(30)
+    with Origin() as application, working(bundle, application):
+        wait_for(lambda: [pool for pool in rig.status()["pools"] if pool["slots"]["total"]], bool)
+        deadline = time.monotonic() + 60
+        with rig.dispatch() as master:
+            while len(seen) == 1 or time.monotonic() < changed + 3:
+                assert time.monotonic() < deadline, "it was not renewed"
+                answer = master.ask("/-/pools/render/workers/brief/hello", "GET", "Prefer: wait=5")
+                assert answer.status == 200, answer.content
+                if (serial := leaf(bundle).serial_number) not in seen:
+                    seen.append(serial)
+                    changed = time.monotonic()
     assert [line for line in lines(rig, "pki.renewed") if line["listener"] == "tls"]
 
 

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.homes import new_home, run_cli
 
-from gateway.home.bundle import gateway_url
+from gateway.config.address import gateway_url
 from gateway.home.layout import Home
 from pki.names import Role
 from rhttp.toml_text import toml_text

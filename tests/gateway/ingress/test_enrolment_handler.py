@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from support.bench import POOL, Answer, Bench, BenchLink
-from support.certs import authority, peer, requested
+from support.certs import requested
+from support.standinissuer import StandinIssuer
 from support.wire import Digest
 
 from auth.cedar import DEFAULT_POLICY
@@ -20,7 +21,6 @@ from auth.credentials import TokenGrant, token_credentials
 from gateway.enrolment.est import MAX_REQUEST
 from gateway.ingress.enrolment_handler import EnrolmentHandler
 from gateway.ingress.listener import Arrival
-from pki.names import Role
 from rhttp.digest.formula import Algorithm, ha1
 
 CONFIG = POOL + '\n[enroll]\nlisten = "127.0.0.1:0"\n'
@@ -28,28 +28,6 @@ ID, SECRET = "et_0123456789abcdef", "correct-horse"
 EST = "/.well-known/est/worker/"
 KEY = ec.generate_private_key(ec.SECP256R1())
 CSR = base64.b64encode(requested(KEY, "w1"))
-
-
-class Issuer:
-    """Answers every order with `result`, when it is let."""
-
-    def __init__(self) -> None:
-        self.orders: list[dict[str, Any]] = []
-        chain = [peer().public_bytes(Encoding.DER), authority(Role.WORKER).certificate.public_bytes(Encoding.DER)]
-        self.chain = chain
-        self.result: Mapping[str, object] = {
-            "chain": [base64.b64encode(one).decode() for one in chain],
-            "serial": "0a",
-            "name": "w1",
-            "repeated": False,
-        }
-        self.may_answer = asyncio.Event()
-        self.may_answer.set()
-
-    async def __call__(self, order: Mapping[str, object]) -> Mapping[str, object]:
-        self.orders.append(dict(order))
-        await self.may_answer.wait()
-        return self.result
 
 
 @dataclass(frozen=True)
@@ -102,8 +80,8 @@ async def bench() -> AsyncIterator[Bench]:
 
 
 @pytest.fixture
-def issuer(bench: Bench) -> Issuer:
-    made = Issuer()
+def issuer(bench: Bench) -> StandinIssuer:
+    made = StandinIssuer()
     bench.process.issue = made
     return made
 
@@ -114,7 +92,7 @@ def applicant(bench: Bench) -> Applicant:
 
 
 async def test_enrolment_gives_the_path_that_the_issuer_made(
-    bench: Bench, issuer: Issuer, applicant: Applicant
+    bench: Bench, issuer: StandinIssuer, applicant: Applicant
 ) -> None:
     """The order holds the key and name of the request and who asks; the line says which token and policy."""
     answer = await applicant.enroll()
@@ -165,7 +143,7 @@ async def test_attributes_are_told(applicant: Applicant) -> None:
     ],
 )
 async def test_wrong_secret_is_one_401(
-    bench: Bench, issuer: Issuer, applicant: Applicant, replaced: dict[str, str], reason: str
+    bench: Bench, issuer: StandinIssuer, applicant: Applicant, replaced: dict[str, str], reason: str
 ) -> None:
     """The peer never learns what was wrong; the log does, and nothing is ordered."""
     answer = await applicant.enroll(**replaced)
@@ -174,7 +152,7 @@ async def test_wrong_secret_is_one_401(
     assert (line["reason"], line["listener"], line["status"]) == (reason, "enroll", 401)
 
 
-async def test_nonce_of_the_enrolment_listener_is_spent_once(issuer: Issuer, applicant: Applicant) -> None:
+async def test_nonce_of_the_enrolment_listener_is_spent_once(issuer: StandinIssuer, applicant: Applicant) -> None:
     """The very same credentials again are a replay."""
     assert (await applicant.enroll()).status == 200
     line = applicant.digest.line(EST + "simpleenroll", "POST", nc="00000001")
@@ -183,14 +161,14 @@ async def test_nonce_of_the_enrolment_listener_is_spent_once(issuer: Issuer, app
     assert len(issuer.orders) == 1
 
 
-async def test_token_of_another_role_is_refused(bench: Bench, issuer: Issuer, applicant: Applicant) -> None:
+async def test_token_of_another_role_is_refused(bench: Bench, issuer: StandinIssuer, applicant: Applicant) -> None:
     """Its secret is right, what it is asked for is not."""
     answer = await applicant.enroll("/.well-known/est/client/simpleenroll")
     assert (answer.status, issuer.orders) == (403, [])
     assert bench.audit.of("auth.refused")[-1]["reason"] == "wrong_role"
 
 
-async def test_policy_that_does_not_permit_it_refuses(issuer: Issuer) -> None:
+async def test_policy_that_does_not_permit_it_refuses(issuer: StandinIssuer) -> None:
     """A home whose policy is of an earlier release lets no token enrol."""
     bench = Bench(CONFIG, policy='@id("x") permit (principal is Worker, action, resource);')
     try:
@@ -218,7 +196,13 @@ async def test_policy_that_does_not_permit_it_refuses(issuer: Issuer) -> None:
     ],
 )
 async def test_refusal_of_the_issuer_is_told_to_the_log_alone(
-    bench: Bench, issuer: Issuer, applicant: Applicant, result: dict[str, object], status: int, slug: str, reason: str
+    bench: Bench,
+    issuer: StandinIssuer,
+    applicant: Applicant,
+    result: dict[str, object],
+    status: int,
+    slug: str,
+    reason: str,
 ) -> None:
     """The peer gets one answer for all of a kind."""
     issuer.result = result
@@ -236,7 +220,9 @@ async def test_without_an_issuer_nothing_is_issued(bench: Bench, applicant: Appl
     assert bench.audit.of("request")[-1]["reason"] == "no_issuer"
 
 
-async def test_content_that_is_no_request_is_explained(bench: Bench, issuer: Issuer, applicant: Applicant) -> None:
+async def test_content_that_is_no_request_is_explained(
+    bench: Bench, issuer: StandinIssuer, applicant: Applicant
+) -> None:
     """What is wrong with what it sent is no secret."""
     answer = await applicant.enroll(content=b"MIIB*")
     assert (answer.status, answer.problem, issuer.orders) == (400, "request-invalid", [])
@@ -245,12 +231,12 @@ async def test_content_that_is_no_request_is_explained(bench: Bench, issuer: Iss
 
 
 @pytest.mark.parametrize(("size", "status"), [(MAX_REQUEST, 400), (MAX_REQUEST + 1, 413)])
-async def test_content_is_bounded(issuer: Issuer, applicant: Applicant, size: int, status: int) -> None:
+async def test_content_is_bounded(issuer: StandinIssuer, applicant: Applicant, size: int, status: int) -> None:
     """To 16 KiB."""
     assert (await applicant.enroll(content=b"A" * size)).status == status
 
 
-async def test_chunks_are_bounded_too(issuer: Issuer, applicant: Applicant) -> None:
+async def test_chunks_are_bounded_too(issuer: StandinIssuer, applicant: Applicant) -> None:
     """A length that nobody told is counted."""
     target = EST + "simpleenroll"
     applicant.challenged(await applicant.ask(target, "POST", content=b""))
@@ -263,7 +249,7 @@ async def test_chunks_are_bounded_too(issuer: Issuer, applicant: Applicant) -> N
     assert Answer(applicant.link.take()).status == 413
 
 
-async def test_applicant_that_leaves_has_its_line(bench: Bench, issuer: Issuer, applicant: Applicant) -> None:
+async def test_applicant_that_leaves_has_its_line(bench: Bench, issuer: StandinIssuer, applicant: Applicant) -> None:
     """The order is carried out all the same, and the process counts nothing twice."""
     issuer.may_answer.clear()
     target = EST + "simpleenroll"

@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from support.bench import POOL, Answer, Bench, client_peer, master_peer, worker_peer
-from support.certs import authority, peer, requested
+from support.certs import requested
 from support.policies import OPEN
+from support.standinissuer import StandinIssuer
 
 from auth.cedar import DEFAULT_POLICY
 from gateway.core.peer import Peer
-from pki.names import Role
 
 CONFIG = POOL + "\n[enroll]\nrenew = true\n"
 KEY = ec.generate_private_key(ec.SECP256R1())
 CSR = base64.b64encode(requested(KEY, "w1"))
-CHAIN = [peer().public_bytes(Encoding.DER), authority(Role.WORKER).certificate.public_bytes(Encoding.DER)]
-
-
-class Issuer:
-    """Answers every order with `result`."""
-
-    def __init__(self) -> None:
-        self.orders: list[dict[str, Any]] = []
-        self.result: Mapping[str, object] = {
-            "chain": [base64.b64encode(one).decode() for one in CHAIN],
-            "serial": "0a",
-            "name": "w1",
-            "repeated": False,
-        }
-
-    async def __call__(self, order: Mapping[str, object]) -> Mapping[str, object]:
-        self.orders.append(dict(order))
-        return self.result
 
 
 @pytest.fixture
@@ -48,8 +29,8 @@ async def bench() -> AsyncIterator[Bench]:
 
 
 @pytest.fixture
-def issuer(bench: Bench) -> Issuer:
-    made = Issuer()
+def issuer(bench: Bench) -> StandinIssuer:
+    made = StandinIssuer()
     bench.process.issue = made
     return made
 
@@ -59,12 +40,12 @@ async def asked(bench: Bench, who: Peer, target: str, method: str = "POST", cont
     return requester.ask(target, method, content=content) or await requester.answered()
 
 
-async def test_renewal_is_for_whoever_showed_the_certificate(bench: Bench, issuer: Issuer) -> None:
+async def test_renewal_is_for_whoever_showed_the_certificate(bench: Bench, issuer: StandinIssuer) -> None:
     """The order names the serial of the certificate, and of the request the key alone."""
     answer = await asked(bench, worker_peer("w1"), "/.well-known/est/worker/simplereenroll")
     assert (answer.status, answer.fields["cache-control"]) == (200, "no-store")
     found = pkcs7.load_der_pkcs7_certificates(base64.b64decode(answer.content))
-    assert {one.public_bytes(Encoding.DER) for one in found} == set(CHAIN)
+    assert {one.public_bytes(Encoding.DER) for one in found} == set(issuer.chain)
     (order,) = issuer.orders
     line = bench.audit.of("request")[-1]
     assert (order["kind"], order["serial"], order["listener"]) == ("renew", line["serial"], "tls")
@@ -85,7 +66,7 @@ async def test_renewal_without_a_password_is_challenged(who: Peer, role: str, qu
     """The policy that init writes wants Digest for it, of every role."""
     bench = Bench(CONFIG, policy=DEFAULT_POLICY)
     try:
-        bench.process.issue = issuer = Issuer()
+        bench.process.issue = issuer = StandinIssuer()
         answer = await asked(bench, who, f"/.well-known/est/{role}/simplereenroll")
         assert (answer.status, issuer.orders) == (401, [])
         assert question in DEFAULT_POLICY
@@ -93,20 +74,20 @@ async def test_renewal_without_a_password_is_challenged(who: Peer, role: str, qu
         bench.close()
 
 
-async def test_renewal_in_another_role_is_refused(bench: Bench, issuer: Issuer) -> None:
+async def test_renewal_in_another_role_is_refused(bench: Bench, issuer: StandinIssuer) -> None:
     """The role in the path is that of the certificate, or nothing."""
     answer = await asked(bench, worker_peer("w1"), "/.well-known/est/client/simplereenroll")
     assert (answer.status, issuer.orders) == (403, [])
     assert bench.audit.of("request")[-1]["reason"] == "wrong_role"
 
 
-async def test_renewal_for_another_name_is_refused(bench: Bench, issuer: Issuer) -> None:
+async def test_renewal_for_another_name_is_refused(bench: Bench, issuer: StandinIssuer) -> None:
     """Whoever asks for somebody else is told, not given its own."""
     answer = await asked(bench, worker_peer("w2"), "/.well-known/est/worker/simplereenroll")
     assert (answer.status, answer.problem, issuer.orders) == (400, "request-invalid", [])
 
 
-async def test_renewal_of_what_ended_is_refused_by_the_issuer_too(bench: Bench, issuer: Issuer) -> None:
+async def test_renewal_of_what_ended_is_refused_by_the_issuer_too(bench: Bench, issuer: StandinIssuer) -> None:
     """The peer learns nothing but that it is refused."""
     issuer.result = {"refused": "revoked"}
     answer = await asked(bench, worker_peer("w1"), "/.well-known/est/worker/simplereenroll")
@@ -115,7 +96,7 @@ async def test_renewal_of_what_ended_is_refused_by_the_issuer_too(bench: Bench, 
     assert bench.audit.of("request")[-1]["reason"] == "revoked"
 
 
-async def test_password_comes_with_the_certificate_alone(bench: Bench, issuer: Issuer) -> None:
+async def test_password_comes_with_the_certificate_alone(bench: Bench, issuer: StandinIssuer) -> None:
     """There is none yet that could be asked for; it is never in the log."""
     issuer.result = {"user": "w1", "password": "very-secret"}
     answer = await asked(bench, worker_peer("w1"), "/-/credentials", content=None)
@@ -125,7 +106,7 @@ async def test_password_comes_with_the_certificate_alone(bench: Bench, issuer: I
     assert "very-secret" not in repr(bench.audit.of("request"))
 
 
-async def test_password_asked_for_with_content_is_refused(bench: Bench, issuer: Issuer) -> None:
+async def test_password_asked_for_with_content_is_refused(bench: Bench, issuer: StandinIssuer) -> None:
     """It would say nothing."""
     answer = await asked(bench, worker_peer("w1"), "/-/credentials", content=b"x")
     assert (answer.status, issuer.orders) == (400, [])
@@ -146,7 +127,7 @@ async def test_password_asked_for_with_content_is_refused(bench: Bench, issuer: 
     ],
 )
 async def test_paths_are_there_for_their_methods(
-    bench: Bench, issuer: Issuer, target: str, method: str, status: int
+    bench: Bench, issuer: StandinIssuer, target: str, method: str, status: int
 ) -> None:
     """And no others; none is ever routed."""
     answer = await asked(bench, worker_peer("w1"), target, method, b"" if method == "POST" else None)
